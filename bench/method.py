@@ -1,0 +1,178 @@
+"""The contract of a method: what a plug-in fills in, and what the engine does in which order.
+
+For every task of the stream the engine calls ``begin_task``, ``fit``, ``end_task``, then measures with ``classifier``.
+docs/methods.md teaches it with a complete example.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.clip import Clip
+from bench.pixels import Pixels
+from bench.progress import watched
+from bench.seeding import generator
+from bench.task import LabelSpace
+
+
+@dataclass(frozen=True)
+class ParityCard:
+    """How a method here relates to its paper; shown by ``python -m bench list methods NAME``.
+
+    Attributes
+    ----------
+    present, absent : tuple of str
+        Parts of the paper that are and are not implemented.
+    deviations : tuple of str
+        What differs, and why.
+    verified : tuple of str
+        What the implementation was checked against.
+    """
+
+    present: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    deviations: tuple[str, ...] = ()
+    verified: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may know about the run.
+
+    Attributes
+    ----------
+    tasks : int
+        Number of tasks in the stream.
+    batch_size : int
+        Batch size of training, for passes of the method's own.
+    init_seed, data_seed : int
+        Seeds of initialisations and of the order of images.
+    """
+
+    tasks: int
+    batch_size: int
+    init_seed: int
+    data_seed: int
+
+
+@dataclass
+class TaskData:
+    """The task at hand, as a method sees it.
+
+    Attributes
+    ----------
+    index : int
+        Position in the stream, from 0.
+    name : str
+    prompts : tuple of str
+        One prompt a class.
+    tokens : Tensor
+        The tokenised prompts, int64 [classes, context length].
+    train : Pixels
+    """
+
+    index: int
+    name: str
+    prompts: tuple[str, ...]
+    tokens: Tensor
+    train: Pixels
+    context: Context
+
+    def batches(self, purpose: str, epoch: int = 0, drop_last: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training images in an order that depends on (data seed, purpose, task, epoch) alone.
+
+        Yields
+        ------
+        pixels : Tensor [batch, 3, height, width]
+            Normalised.
+        labels : Tensor [batch]
+            int64, index into `prompts`.
+        """
+        size = self.context.batch_size
+        batches = self.train.batches(size, generator(self.context.data_seed, purpose, self.index, epoch), drop_last)
+        if purpose == "train":  # the training loop shows one bar for all its epochs
+            return batches
+        total = len(self.train) // size if drop_last else -(-len(self.train) // size)
+        return watched(f"{self.name}: {purpose}", batches, total)
+
+    def init_generator(self, purpose: str) -> torch.Generator:
+        """A generator for initial values that depends on (init seed, purpose, task) alone."""
+        return generator(self.context.init_seed, purpose, self.index)
+
+
+class Method:
+    """Base of all methods; a plug-in derives from it and is decorated with ``register("method", ...)``.
+
+    Attributes
+    ----------
+    Settings : type
+        Dataclass of `bench.config.setting` fields, with the paper's defaults.
+    defaults : mapping of str to value
+        Settings of the run that the method's paper prescribes, as dotted keys (``{"train.weight_decay": 0.0}``).
+    label_spaces : tuple of str
+        The label spaces it supports.
+    trains : bool
+        False for a method that never changes the model: its rows are then reused instead of measured again.
+    parity : ParityCard
+    """
+
+    @dataclass
+    class Settings:
+        """No settings."""
+
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    label_spaces: ClassVar[tuple[str, ...]] = ("task", "seen", "all")
+    trains: ClassVar[bool] = True
+    parity: ClassVar[ParityCard] = ParityCard()
+    registry_name: ClassVar[str]
+
+    def __init__(self, settings: Any, clip: Clip, context: Context):
+        self.settings = settings
+        self.clip = clip
+        self.context = context
+        self.setup()
+
+    def setup(self) -> None:
+        """Done once, before the untrained model is measured: what needs the pre-trained weights only."""
+
+    def begin_task(self, task: TaskData) -> None:
+        """Before training on a task: statistics, initialisation, attaching updates to `self.clip.maps`."""
+
+    def parameters(self) -> Sequence[Tensor]:
+        """The tensors to train on the current task; the engine makes them require gradients while training."""
+        return []
+
+    def loss(self, pixels: Tensor, labels: Tensor, task: TaskData) -> Tensor:
+        """The loss of one batch, a scalar. Default: cross-entropy over the task's prompts."""
+        images = self.clip.encode_images(pixels)
+        return F.cross_entropy(self.clip.logits(images, self.clip.encode_tokens(task.tokens)), labels)
+
+    def after_step(self) -> None:
+        """After every optimiser step, for methods that project or average their parameters."""
+
+    def end_task(self, task: TaskData) -> None:
+        """After training on a task: merging, memory. Default: merges every attached update."""
+        self.clip.merge()
+
+    def classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
+        """A function from normalised images [batch, 3, height, width] to logits [batch, prompts of the space].
+
+        Called once per test set, so that class features are encoded once.
+        """
+        features = self.clip.encode_prompts(space.prompts)
+        return lambda pixels: self.clip.logits(self.clip.encode_images(pixels), features)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that the method remembers from one task to the next, apart from the model's weights."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+
+    def stored_numbers(self) -> int:
+        """How many numbers the method keeps for later tasks, apart from the model itself."""
+        return sum(tensor.numel() for tensor in self.state_dict().values())

@@ -1,0 +1,26 @@
+"""Progress bars with the time left; silent when standard error is no terminal."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+@contextmanager
+def bar(label: str, total: int, unit: str = "batch") -> Iterator[Callable[[], None]]:
+    """Show a bar while open; call what it yields once for every unit done."""
+    # disable=None: only on a terminal.
+    with tqdm(total=total, desc=label, unit=unit, leave=False, disable=None, dynamic_ncols=True) as progress:
+
+        def advance() -> None:
+            progress.update(1)
+
+        yield advance
+
+
+def watched(label: str, items: Iterable[T], total: int) -> Iterator[T]:
+    """Pass items on while showing a bar."""
+    yield from tqdm(items, total=total, desc=label, unit="batch", leave=False, disable=None, dynamic_ncols=True)

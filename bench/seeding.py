@@ -1,0 +1,26 @@
+"""Random numbers: one generator for each (seed, purpose, task), so that one draw more never shifts another's."""
+
+import hashlib
+
+import torch
+
+
+def derived_seed(seed: int, purpose: str, task: int = 0, epoch: int = 0) -> int:
+    """A 63-bit seed that depends on all four arguments and on nothing else.
+
+    Parameters
+    ----------
+    seed : int
+        The run's seed for this kind of randomness (``seeds.task_order``, ``seeds.data_order`` or ``seeds.init``).
+    purpose : str
+        What is drawn, for example ``"train"`` or ``"lora"``.
+    task, epoch : int
+        Index of the task and of the pass over its data.
+    """
+    digest = hashlib.sha256(f"{seed}/{purpose}/{task}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator(seed: int, purpose: str, task: int = 0, epoch: int = 0) -> torch.Generator:
+    """A CPU generator seeded with `derived_seed`; draws are moved to the device, so that devices share them."""
+    return torch.Generator().manual_seed(derived_seed(seed, purpose, task, epoch))

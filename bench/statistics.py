@@ -1,0 +1,97 @@
+"""What methods measure on a task: second moments of activations and the mean gradient of the loss."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.clip import Clip
+from bench.linear_maps import LinearMap
+from bench.method import TaskData
+
+
+class SecondMoment:
+    """Sum of outer products of the rows of activations, in float64.
+
+    Attributes
+    ----------
+    gram : Tensor [width, width], float64
+        Sum of x x^T over all tokens x met.
+    count : int
+        Number of tokens.
+    """
+
+    def __init__(self, width: int, device: torch.device):
+        # MPS has no float64; there the sums stay in float32.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.gram = torch.zeros(width, width, dtype=dtype, device=device)
+        self.count = 0
+
+    def add(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Count the tokens of x [batch, tokens, width], only those where mask [batch, tokens] is true if given."""
+        rows = (x[mask] if mask is not None else x.flatten(0, -2)).detach().float()
+        self.gram += (rows.T @ rows).to(self.gram.dtype)
+        self.count += len(rows)
+
+    def mean(self) -> Tensor:
+        """The uncentred second moment E[x x^T], [width, width], float64."""
+        return self.gram / self.count
+
+
+@torch.no_grad()
+def second_moments(
+    clip: Clip, task: TaskData, maps: Sequence[LinearMap], padding: bool = False
+) -> dict[str, SecondMoment]:
+    """Second moments of the activations that `maps` read, over a task's training images and class prompts.
+
+    One pass over the images for the image tower's sites, one over the prompts for the text tower's.
+
+    Parameters
+    ----------
+    padding : bool
+        Count the text positions after the end-of-text token too. They influence neither the features nor the
+        gradients, so they are left out by default.
+
+    Returns
+    -------
+    dict of site name to SecondMoment
+    """
+    sites = {linear_map.site.name: linear_map.site for linear_map in maps}
+    moments = {name: SecondMoment(site.width, clip.device) for name, site in sites.items()}
+
+    def text_recorder(moment: SecondMoment):
+        return lambda x: moment.add(x, None if padding else clip.token_mask)
+
+    recorders = {n: m.add if n.startswith("image.") else text_recorder(m) for n, m in moments.items()}
+    with clip.recording(recorders):
+        if any(name.startswith("image.") for name in moments):
+            for pixels, _ in task.batches("statistics"):
+                clip.encode_images(pixels)
+        if any(name.startswith("text.") for name in moments):
+            clip.encode_tokens(task.tokens, cut=not padding)
+    return moments
+
+
+def mean_gradient(clip: Clip, task: TaskData, maps: Sequence[LinearMap]) -> dict[str, Tensor]:
+    """Gradient of the task's mean cross-entropy with respect to each map's weight, over all training images.
+
+    The class features do not depend on the images, so the text tower is run forward once and backward once, with the
+    gradient at its output averaged over all batches; by linearity this is the mean of the batches' gradients.
+
+    Returns
+    -------
+    dict of map name to Tensor [out, in], float32
+    """
+    total = len(task.train)
+    text_maps = [m for m in maps if m.tower == "text"]
+    with clip.trainable(m.parameter for m in maps):
+        with torch.set_grad_enabled(bool(text_maps)):
+            class_features = clip.encode_tokens(task.tokens)
+        upstream = class_features.detach().requires_grad_(bool(text_maps))
+        for pixels, labels in task.batches("gradient"):
+            logits = clip.logits(clip.encode_images(pixels), upstream)
+            (F.cross_entropy(logits, labels, reduction="sum") / total).backward()
+        if text_maps:
+            class_features.backward(upstream.grad)
+        return {linear_map.name: linear_map.grad.clone() for linear_map in maps}
