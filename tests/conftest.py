@@ -1,0 +1,121 @@
+"""Stand-in plug-ins for tests of the registry, the settings and the command line."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+METHOD = """
+from dataclasses import dataclass, field
+from bench.registry import register
+from bench.settings import setting
+
+@dataclass
+class PerTower:
+    image: float = setting(0.5, "image tower", above=0)
+    text: float = setting(0.5, "text tower")
+
+@register("method", "toy", title="A toy method", paper="arXiv 0000.00000")
+class Toy:
+    '''Does nothing.
+
+    At all.
+    '''
+
+    defaults = {"train.weight_decay": 0.0, "train.lr": 0.5}
+    label_spaces = ("task", "all")
+
+    class parity:
+        present = ("the name",)
+        deviations = ("it does not learn, because it is a toy",)
+
+    @dataclass
+    class Settings:
+        rank: int = setting(4, "columns", low=1, high=64, symbol="r")
+        energy: PerTower = setting(PerTower(image=0.9), "share kept", high=1, symbol="eps")
+        maps: list[str] = setting(["q", "v"], "maps", choices=("q", "k", "v"))
+        scale: float | None = setting(None, "scale", above=0)
+        note: str = setting("", "anything")
+        merge: bool = setting(True, "merge")
+
+        def check(self):
+            return ["rank must be even where merge is true"] if self.merge and self.rank % 2 else []
+"""
+STREAM = """
+from dataclasses import dataclass
+from bench.registry import register
+from bench.settings import setting
+
+@register("stream", "pocket", title="A toy stream")
+class Pocket:
+    label_space = "seen"
+    defaults = {"train.epochs": 3, "train.lr": 0.25}
+    tuned = {"toy": {"train.lr": 0.125, "method.rank": 8}}
+
+    @dataclass
+    class Settings:
+        shots: int = setting(16, "images a class", low=1)
+
+@register("dataset", "toys", title="A toy dataset")
+class Toys:
+    pass
+
+@register("model", "pocket", title="A toy model")
+class Model:
+    pass
+"""
+
+
+class StandIns:
+    """Plug-in folders of a test's own in place of ``methods/`` and ``datasets/``, and installed packages."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch):
+        self.root = root
+        self.monkeypatch = monkeypatch
+        for name in ("methods", "datasets"):
+            (root / name).mkdir()
+            monkeypatch.setattr(importlib.import_module(f"bench.{name}"), "__path__", [str(root / name)])
+
+    def write(self, path: str, text: str) -> Path:
+        """Write a file below the test's folder."""
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(textwrap.dedent(text), encoding="utf-8")
+        return file
+
+    def install(self, distribution: str, entry_points: str, summary: str = "A summary", **modules: str) -> None:
+        """Put a distribution with entry points and modules on the path."""
+        site = f"site-{distribution}"
+        info = f"{site}/{distribution.replace('-', '_')}-1.0.dist-info"
+        self.write(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\nSummary: {summary}\n"
+        )
+        self.write(f"{info}/entry_points.txt", entry_points)
+        for name, text in modules.items():
+            self.write(f"{site}/{name}.py", text)
+        self.monkeypatch.syspath_prepend(str(self.root / site))
+
+
+@pytest.fixture
+def standins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIns]:
+    """Empty plug-in folders; modules imported meanwhile are forgotten afterwards."""
+    before = set(sys.modules)
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    yield StandIns(folder, monkeypatch)
+    for name in set(sys.modules) - before:
+        if name.startswith(("bench.methods.", "bench.datasets.", "_bench_plugin_", "elsewhere_")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def toys(standins: StandIns) -> StandIns:
+    """Plug-in folders with a method "toy", and a stream, a dataset and a model."""
+    standins.write("methods/toy_method.py", METHOD)
+    standins.write("datasets/toy_data.py", STREAM)
+    return standins

@@ -1,0 +1,296 @@
+"""Settings of a run: parsing, layers, problems, fingerprint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.config import NoSettings, OpenClip, fingerprint, resolve, run_directory, run_settings
+from bench.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("toys")
+
+
+def problems(*pairs: str, **options: bool) -> list[str]:
+    """Return the sentences that resolving is refused with."""
+    with pytest.raises(UserError) as caught:
+        resolve(pairs, **options)
+    return str(caught.value).splitlines()
+
+
+# ---------------------------------------------------------------------------------------------------- parsing
+
+
+def test_defaults_are_those_of_the_contract():
+    resolved = resolve(["method=toy"])
+    assert (resolved.run.stream, resolved.run.model, resolved.run.method) == ("pocket", "pocket", "toy")
+    assert (resolved.run.seed, resolved.run.out, resolved.run.device, resolved.run.data) == (0, "runs", "auto", None)
+    assert (resolved.run.threads, resolved.run.precision, resolved.run.track.wandb) == (None, "fp32", "off")
+    assert (resolved.run.train.batch_size, resolved.run.train.optimizer) == (64, "adamw")
+    defaults = {key: one.default for key, one in run_settings().items() if key.startswith(("train.", "evaluate."))}
+    assert defaults == {
+        "train.epochs": 10,
+        "train.batch_size": 64,
+        "train.lr": 1e-3,
+        "train.optimizer": "adamw",
+        "train.schedule": "onecycle",
+        "train.weight_decay": 0.01,
+        "train.momentum": 0.9,
+        "train.grad_clip": None,
+        "train.warmup": 0.05,
+        "evaluate.batch_size": 256,
+        "evaluate.split": "test",
+    }
+
+
+def test_settings_are_typed_instances_of_the_chosen_classes():
+    resolved = resolve(["method=toy", "method.energy.text=0.25", "stream.shots=4"])
+    assert resolved.method_class is not None
+    assert resolved.method_class.__name__ == "Toy"
+    assert resolved.stream_class.__name__ == "Pocket"
+    assert resolved.model_class is not None
+    assert (resolved.method_settings.energy.image, resolved.method_settings.energy.text) == (0.9, 0.25)
+    assert resolved.stream_settings.shots == 4
+    assert isinstance(resolved.model_settings, NoSettings)
+    assert resolved.flat["method.energy.text"] == 0.25
+    assert resolved.flat["stream.shots"] == 4
+
+
+def test_values_are_yaml():
+    resolved = resolve(
+        ["method=toy", "method.maps=[k,q]", "method.scale=1e-3", "method.merge=no", "train.grad_clip=null", "data= "]
+    )
+    assert resolved.method_settings.maps == ["k", "q"]
+    assert (resolved.method_settings.scale, resolved.method_settings.merge) == (0.001, False)
+    assert (resolved.run.train.grad_clip, resolved.run.data) == (None, None)
+
+
+@pytest.mark.parametrize("text", ["off", "007", "1e3", "a: b", "[1,", "%x", "${seed}", "a=b", "{}", "2024-01-02"])
+def test_text_is_taken_as_it_is_written(text):
+    assert resolve(["method=toy", f"method.note={text}"]).flat["method.note"] == text
+    assert resolve(["method=toy", f"out={text}"]).run.out == text
+
+
+def test_quotes_around_text_are_yaml_quotes():
+    assert resolve(["method=toy", "method.note='8'"]).method_settings.note == "8"
+
+
+def test_wandb_off_is_not_taken_for_false():
+    assert resolve(["method=toy", "track.wandb=off"]).run.track.wandb == "off"
+    assert resolve(["method=toy", "track.wandb=online"]).run.track.wandb == "online"
+
+
+def test_order_does_not_matter():
+    words = ["method=toy", "method.rank=16", "train.lr=0.1", "stream.shots=2", "stream=pocket", "seed=3"]
+    first, second = resolve(words), resolve(words[::-1])
+    assert first.flat == second.flat
+    assert first.sources == second.sources
+    assert first.flat["method.rank"] == 16
+
+
+def test_dashes_and_the_long_form_mean_the_same():
+    expected = resolve(["method=toy", "method.rank=8", "stream=pocket"])
+    assert resolve(["--method=toy", "--method.rank=8", "--stream=pocket"]).flat == expected.flat
+    assert resolve(["method.name=toy", "method.rank=8", "stream.name=pocket"]).flat == expected.flat
+    assert resolve(["method.name=toy", "stream.name=pocket"]).sources["method.name"] == "user"
+
+
+def test_the_last_of_two_counts():
+    assert resolve(["method=toy", "seed=1", "seed=2"]).run.seed == 2
+    assert resolve(["method=nonsense", "method=toy"]).run.method == "toy"
+
+
+def test_a_mapping_sets_the_members_of_a_group():
+    resolved = resolve(["method=toy", "train={lr: 0.1, epochs: 2}", "method.energy={image: 0.5}"])
+    assert (resolved.run.train.lr, resolved.run.train.epochs) == (0.1, 2)
+    assert resolved.method_settings.energy.image == 0.5
+    assert resolved.sources["train.lr"] == "user"
+    assert problems("method=toy", "train={lrr: 0.1}") == ['unknown setting "train.lrr" (did you mean "train.lr"?)']
+
+
+# ----------------------------------------------------------------------------------------------------- layers
+
+
+def test_each_layer_wins_over_the_one_before_and_is_recorded():
+    resolved = resolve(["method=toy", "method.note=mine"])
+    where = {key: (resolved.flat[key], resolved.sources[key]) for key in resolved.flat}
+    assert where["train.batch_size"] == (64, "default")
+    assert where["train.weight_decay"] == (0.0, "method")
+    assert where["train.epochs"] == (3, "stream")
+    assert where["train.lr"] == (0.125, "stream")  # default < method 0.5 < stream 0.25 < tuned for toy
+    assert where["method.rank"] == (8, "stream")
+    assert where["method.note"] == ("mine", "user")
+    assert where["method.name"] == ("toy", "user")
+    assert where["stream.name"] == ("pocket", "default")
+    assert set(resolved.sources) == set(resolved.flat)
+    user = resolve(["method=toy", "train.lr=1", "train.epochs=7", "train.weight_decay=0.5", "method.rank=2"])
+    for key, value in {"train.lr": 1.0, "train.epochs": 7, "train.weight_decay": 0.5, "method.rank": 2}.items():
+        assert (user.flat[key], user.sources[key]) == (value, "user")
+
+
+def test_what_is_tuned_for_one_method_does_not_reach_another(toys):
+    toys.write("methods/other.py", OTHER)
+    resolved = resolve(["method=other"])
+    assert (resolved.flat["train.lr"], resolved.sources["train.lr"]) == (0.25, "stream")
+
+
+OTHER = """
+from bench.registry import register
+
+@register("method", "other", title="Another")
+class Other:
+    pass
+"""
+
+
+def test_bad_defaults_of_plugins_are_laid_at_their_door(toys):
+    toys.write("methods/other.py", f"{OTHER}    defaults = {{'train.lrr': 1, 'train.lr': -1, 'method.name': 'x'}}\n")
+    found = problems("method=other")
+    assert 'the defaults of method "other": unknown setting "train.lrr" (did you mean "train.lr"?)' in found
+    assert 'the defaults of method "other": train.lr=-1 is out of range: it must be > 0' in found
+    assert any(told.startswith('the defaults of method "other": unknown setting "method.name"') for told in found)
+    toys.write("methods/third.py", f"{OTHER.replace('other', 'third')}    defaults = ['train.lr']\n")
+    assert problems("method=third") == ['the defaults of method "third": it must map dotted keys to values']
+
+
+def test_seeds_follow_the_run_unless_set():
+    resolved = resolve(["method=toy", "seed=5", "seeds.init=2"])
+    assert vars(resolved.run.seeds) == {"task_order": 5, "data_order": 5, "init": 2}
+    assert (resolved.flat["seeds.init"], resolved.flat["seeds.task_order"]) == (2, None)
+    assert (resolved.sources["seeds.init"], resolved.sources["seeds.task_order"]) == ("user", "default")
+
+
+# --------------------------------------------------------------------------------------------------- problems
+
+
+@pytest.mark.parametrize(
+    ("pair", "told"),
+    [
+        ("method.rnak=8", 'unknown setting "method.rnak" (did you mean "method.rank"?)'),
+        ("rank=8", 'unknown setting "rank" (did you mean "method.rank"?)'),
+        ("lr=8", 'unknown setting "lr" (did you mean "train.lr"?)'),
+        ("epoch=8", 'unknown setting "epoch" (did you mean "train.epochs"?)'),
+        ("sed=8", 'unknown setting "sed" (did you mean "seed"?)'),
+        ("modle=pocket", 'unknown setting "modle" (did you mean "model"?)'),
+        ("method.lr=8", 'unknown setting "method.lr" (did you mean "train.lr"?)'),
+        ("method.energy.imag=1", 'unknown setting "method.energy.imag" (did you mean "method.energy.image"?)'),
+        ("qqqqq=8", 'unknown setting "qqqqq" (see "python -m bench run --help")'),
+        ("stream.qqqqq=8", 'unknown setting "stream.qqqqq" (valid: stream.shots)'),
+        ("model.qqqqq=8", 'unknown setting "model.qqqqq" (there are none)'),
+        ("train=5", '"train" is a group of settings: set train.epochs or another of it'),
+        ("method.energy=5", '"method.energy" is a group of settings: set method.energy.image or another of it'),
+        ("method.rank=eight", "method.rank=eight must be a whole number"),
+        ("method.rank=", "method.rank= needs a value: a whole number"),
+        ("method.rank=0", "method.rank=0 is out of range: it must be >= 1 and <= 64"),
+        ("method.energy.image=1.5", "method.energy.image=1.5 is out of range: it must be > 0 and <= 1"),
+        ("method.energy.text=1.5", "method.energy.text=1.5 is out of range: it must be <= 1"),
+        ("method.maps=q", "method.maps=q must be a list of str, written as method.maps=[q,k]"),
+        ("method.maps=[q,w]", "method.maps=[q,w] must be one of q, k, v"),
+        ("method.merge=maybe", "method.merge=maybe must be true or false"),
+        ("train.lr=0", "train.lr=0 is out of range: it must be > 0"),
+        ("train.epochs=0", "train.epochs=0 is out of range: it must be >= 1"),
+        ("train.lr=[1", "train.lr=[1 must be a number"),
+        ("device=cuda:1", 'device=cuda:1 must be one of auto, cpu, cuda, mps (did you mean "cuda"?)'),
+        ("precision=fp16", "precision=fp16 must be one of fp32"),
+        ("threads=0", "threads=0 is out of range: it must be >= 1"),
+        ("seed=-1", "seed=-1 is out of range: it must be >= 0"),
+        ("seed", '"seed" is not a setting: write KEY=VALUE, as in seed=1'),
+        ("--verbose", '"--verbose" is not a setting: write KEY=VALUE, as in seed=1'),
+        ("=3", '"=3" is not a setting: write KEY=VALUE, as in seed=1'),
+        ("stream=poket", 'unknown stream "poket" (did you mean "pocket"?)'),
+        ("model=poket", 'unknown model "poket" (did you mean "pocket"?)'),
+        ("model=ViT-B-16/opnai", 'unknown weights "opnai" of model "ViT-B-16" (did you mean "openai"?)'),
+        ("stream=", "stream= needs a value: text"),
+        ("out=null", "out=null needs a value: text"),
+        ("method.rank=7", 'method "toy": rank must be even where merge is true'),
+    ],
+)
+def test_one_sentence_for_one_problem(pair, told):
+    assert problems("method=toy", pair) == [told]
+
+
+def test_an_unknown_method_comes_with_the_nearest():
+    assert problems("method=tooy", "method.rank=8") == ['unknown method "tooy" (did you mean "toy"?)']
+
+
+def test_a_method_is_needed_unless_said_otherwise():
+    assert problems() == ["no method is chosen: add method=NAME, NAME being one of toy, or a file.py"]
+    resolved = resolve([], need_method=False)
+    assert (resolved.method_class, resolved.method_settings, resolved.run.method) == (None, None, "")
+    assert problems("method=tooy", need_method=False) == ['unknown method "tooy" (did you mean "toy"?)']
+
+
+def test_problems_are_reported_together():
+    found = problems("method=toy", "method.rnak=8", "stream=poket", "stream.shots=x", "train.lr=-1", "seed=x", "foo")
+    assert found == [
+        '"foo" is not a setting: write KEY=VALUE, as in seed=1',
+        'unknown stream "poket" (did you mean "pocket"?)',
+        'unknown setting "method.rnak" (did you mean "method.rank"?)',
+        "train.lr=-1 is out of range: it must be > 0",
+        "seed=x must be a whole number",
+    ]
+
+
+def test_cross_field_checks_do_not_speak_of_values_that_were_refused():
+    assert problems("method=toy", "method.rank=7", "method.note=x", "method.maps=7") == [
+        "method.maps=7 must be a list of str, written as method.maps=[q,k]"
+    ]
+
+
+def test_settings_that_are_not_declared_properly_are_laid_at_the_plugins_door(toys):
+    head = "from dataclasses import dataclass\n"
+    toys.write("methods/other.py", f"{head}{OTHER}    @dataclass\n    class Settings:\n        name: str = 'x'\n")
+    assert problems("method=other") == ['method "other" has a setting called "name", which is taken: rename it']
+    toys.write("methods/another.py", f"{head}{OTHER.replace('other', 'third')}    class Settings: ...\n")
+    assert "must be a dataclass" in problems("method=third")[0]
+
+
+# ----------------------------------------------------------------------------------- open_clip, files, identity
+
+
+def test_an_open_clip_model_has_its_own_settings():
+    resolved = resolve(["method=toy", "model=ViT-B-16/openai", "model.checkpoint=weights.pt"])
+    assert resolved.model_class is None
+    assert resolved.model_settings == OpenClip("weights.pt", "pretrained")
+    assert run_directory(resolved).parts[:4] == ("runs", "pocket", "ViT-B-16-openai", "toy")
+    assert problems("method=toy", "model=ViT-B-16", "model.weights=rnd") == [
+        'model.weights=rnd must be one of pretrained, random (did you mean "random"?)'
+    ]
+
+
+def test_a_method_from_a_file_is_known_by_its_name_and_content(toys):
+    file = toys.write("mine.py", OTHER)
+    first = resolve([f"method={file}"])
+    assert (first.run.method, first.flat["method.name"], first.flat["method.file"]) == ("other", "other", str(file))
+    assert first.sources["method.file"] == "user"
+    assert run_directory(first).parent.name == "other"
+    toys.write("elsewhere/mine.py", OTHER)
+    assert fingerprint(resolve([f"method={toys.root / 'elsewhere/mine.py'}"]).flat) == fingerprint(first.flat)
+    file.write_text(f"{OTHER}    changed = True\n", encoding="utf-8")
+    assert fingerprint(resolve([f"method={file}"]).flat) != fingerprint(first.flat)
+
+
+def test_the_fingerprint_leaves_out_what_does_not_decide_the_numbers():
+    base = fingerprint(resolve(["method=toy"]).flat)
+    assert len(base) == 10
+    assert int(base, 16) >= 0
+    for pair in ("out=x", "data=x", "device=cpu", "threads=2", "track.wandb=online", "seed=7"):
+        assert fingerprint(resolve(["method=toy", pair]).flat) == base, pair
+    for pair in ("method.rank=2", "method.energy.text=0.1", "train.lr=0.3", "stream.shots=1", "evaluate.batch_size=1"):
+        assert fingerprint(resolve(["method=toy", pair]).flat) != base, pair
+    assert fingerprint(resolve(["method=toy", "model=ViT-B-16"]).flat) != base
+    assert fingerprint(resolve(["method=toy", "train.lr=0.125"]).flat) == base  # the value counts, not its source
+
+
+def test_a_seed_of_its_own_is_part_of_the_fingerprint_for_every_run_seed():
+    base = fingerprint(resolve(["method=toy"]).flat)
+    fixed = {fingerprint(resolve(["method=toy", f"seed={seed}", "seeds.task_order=0"]).flat) for seed in range(3)}
+    assert len(fixed) == 1
+    assert base not in fixed
+
+
+def test_the_run_directory():
+    resolved = resolve(["method=toy", "seed=4", "out=elsewhere"])
+    expected = Path("elsewhere/pocket/pocket/toy") / f"{fingerprint(resolved.flat)}-s4"
+    assert run_directory(resolved) == expected
