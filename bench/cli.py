@@ -1,0 +1,247 @@
+"""The verbs of ``python -m bench``, their help and their errors.
+
+Verbs import what they need when they are called, so that a table of names does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import UserError, suggest
+
+HELP = ("-h", "--help")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: what it does in a line, how it is called, its help, and the function that returns an exit status."""
+
+    summary: str
+    usage: str
+    help: str
+    call: Callable[[list[str]], int]
+
+
+def _run(words: list[str]) -> int:
+    from bench.config import resolve
+
+    resolved = resolve(words)
+    from bench.run import run  # torch comes with it: mistakes are told before that
+
+    if resolved.run.track.wandb != "off":
+        print(f"note: track.wandb={resolved.run.track.wandb} does nothing yet; the run directory holds everything")
+    run(resolved, ["python", "-m", "bench", "run", *words])
+    return 0
+
+
+def _list(words: list[str]) -> int:
+    from bench import listing
+
+    kind = listing.KINDS.get(words[0]) if words else None
+    names = words[1:] if kind else words
+    if len(names) > 1:
+        raise UserError(f'"list" takes a kind and one name, not {" ".join(words)}')
+    if names:
+        print(listing.details(names[0], kind))
+    else:
+        print(listing.listing([kind]) if kind else listing.listing())
+    return 0
+
+
+def _compare(words: list[str]) -> int:
+    from bench import compare
+
+    # An existing path is a path even when its name holds an equals sign.
+    filters = [word for word in words if "=" in word and not Path(word).exists()]
+    paths = [_folder(word) for word in words if word not in filters]
+    if not paths:
+        raise UserError("compare needs a run directory or a folder of them: python -m bench compare runs")
+    pairs = (word.removeprefix("--").partition("=") for word in filters)
+    print(compare.table(paths, {key: value for key, _, value in pairs}))
+    return 0
+
+
+def _diff(words: list[str]) -> int:
+    from bench import compare
+
+    if len(words) != 2:
+        raise UserError(f"diff compares two run directories, not {len(words)}: python -m bench diff RUN_A RUN_B")
+    print(compare.diff(_folder(words[0]), _folder(words[1])))
+    return 0
+
+
+def _check(words: list[str]) -> int:
+    from bench import registry
+
+    pairs = dict(word.removeprefix("--").partition("=")[::2] for word in words)
+    if set(pairs) != {"method"} or not pairs["method"]:
+        raise UserError("check takes one word: python -m bench check method=NAME (or a file.py)")
+    registry.load("method", pairs["method"])
+    from bench import check
+
+    return int(check.check(pairs["method"]) or 0)
+
+
+def _folder(word: str) -> Path:
+    path = Path(word).expanduser()
+    if not path.is_dir():
+        raise UserError(f'there is no folder "{word}": give a run directory, or a folder that holds some')
+    return path
+
+
+def _all_run_settings() -> str:
+    from bench.config import run_settings
+    from bench.listing import settings_table
+
+    return "settings of every run\n" + settings_table(run_settings().values())
+
+
+VERBS = {
+    "run": Verb(
+        "learn a stream of tasks with a method, and record what is known after each",
+        "run method=NAME [KEY=VALUE...]",
+        """\
+Everything is KEY=VALUE, in any order; --KEY=VALUE means the same. method=NAME, stream=NAME and model=NAME pick
+entries of "python -m bench list"; method.KEY=VALUE sets one of the entry's own settings. The same line again
+continues an unfinished run and leaves a finished one alone.
+
+examples
+  python -m bench run method=keeplora
+  python -m bench run method=keeplora method.rank=8 train.epochs=5 seed=1 out=elsewhere
+  python -m bench run method=path/to/mine.py stream=pocket device=cpu
+  python -m bench run method=lora model=ViT-B-16/openai
+
+short names often reached for
+  out=DIR  seed=N  data=DIR  device=auto|cpu|cuda|mps  train.epochs=N  train.lr=X  track.wandb=off
+""",
+        _run,
+    ),
+    "list": Verb(
+        "show methods, streams, datasets and models, or everything about one",
+        "list [methods|streams|datasets|models] [NAME]",
+        """\
+Without NAME a table, for which nothing is imported. With NAME all settings with type, default, allowed values and
+the paper's symbols; for a method how it relates to its paper; for a stream its label space and training budget.
+
+examples
+  python -m bench list
+  python -m bench list methods
+  python -m bench list methods keeplora
+  python -m bench list models ViT-B-16
+  python -m bench list methods path/to/mine.py
+""",
+        _list,
+    ),
+    "compare": Verb(
+        "put runs side by side: mean and spread over seeds",
+        "compare RUNDIR... [KEY=VALUE...]",
+        """\
+RUNDIR is a run directory or any folder above some. KEY=VALUE keeps the runs with that setting.
+
+examples
+  python -m bench compare runs
+  python -m bench compare runs/pocket method=keeplora train.epochs=5
+""",
+        _compare,
+    ),
+    "diff": Verb(
+        "show only what differs between two runs",
+        "diff RUN_A RUN_B",
+        """\
+Settings, data, weights, prompts, code, packages and results; what is equal is left out.
+
+example
+  python -m bench diff runs/pocket/pocket/lora/0123456789-s0 runs/pocket/pocket/lora/0123456789-s1
+""",
+        _diff,
+    ),
+    "check": Verb(
+        "test anyone's method against the contract",
+        "check method=NAME",
+        """\
+Determinism, frozen parameters, saving and restoring its memory, merging, and a run over a toy stream.
+
+examples
+  python -m bench check method=keeplora
+  python -m bench check method=path/to/mine.py
+""",
+        _check,
+    ),
+}
+
+
+def _overview() -> str:
+    width = max(len(name) for name in VERBS)
+    verbs = "\n".join(f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items())
+    return f"""\
+usage: python -m bench VERB ...
+
+Continual learning of CLIP-like models: methods on streams of tasks, recorded and compared.
+
+verbs
+{verbs}
+
+examples
+  python -m bench run method=keeplora
+  python -m bench list
+  python -m bench compare runs
+
+"python -m bench VERB --help" tells more."""
+
+
+def _help(name: str) -> str:
+    verb = VERBS[name]
+    text = f"usage: python -m bench {verb.usage}\n\n{verb.summary}\n\n{verb.help}".rstrip()
+    return f"{text}\n\n{_all_run_settings()}" if name == "run" else text
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in HELP:
+        print(_overview())
+        return 0
+    name, rest = words[0], words[1:]
+    if name == "help":
+        name, rest = (rest[0], ["--help"]) if rest else ("run", [])
+        if not rest:
+            print(_overview())
+            return 0
+    if name not in VERBS:
+        raise UserError(f'unknown verb "{name}"{suggest(name, VERBS)}')
+    if any(word in HELP for word in rest):
+        print(_help(name))
+        return 0
+    return VERBS[name].call(rest)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what a command line says.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The words after ``python -m bench``; by default those of this process.
+
+    Returns
+    -------
+    int
+        The exit status: 0, 2 for a user's mistake, 130 when interrupted, 141 when the reader of the output is gone.
+    """
+    try:
+        status = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # here, where a closed pipe is caught, rather than when the interpreter ends
+        return status
+    except UserError as error:
+        for sentence in str(error).splitlines():
+            print(f"error: {sentence}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # "| head" has read enough. What is still buffered goes nowhere, instead of failing again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

@@ -1,0 +1,220 @@
+"""A whole run on the toy stream: its record, its rows, its determinism, its refusals."""
+
+import csv
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from toy import ToyStream
+
+from bench import run as engine
+from bench.config import Resolved, resolve
+from bench.errors import UserError
+from bench.metrics import AccuracyMatrix, summary
+from bench.run import run
+
+TOY = str(Path(__file__).parent / "toy.py")
+
+
+def toy(tmp_path: Path, *words: str) -> Resolved:
+    return resolve([f"stream={TOY}", f"model={TOY}", f"out={tmp_path}", "device=cpu", "method.rank=4", *words])
+
+
+def lines(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(toy(tmp_path_factory.mktemp("runs"), "method=keeplora", "seed=3"), ["the", "command"])
+
+
+def test_the_directory_names_what_ran(finished: Path) -> None:
+    assert finished.parts[-4:-1] == ("toy", "tiny", "keeplora")
+    assert finished.name.endswith("-s3")
+
+
+def test_the_record_is_whole(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        "config.yaml", "identity.json", "environment.json", "metrics.jsonl", "accuracy.csv", "summary.json",
+    }  # fmt: skip
+    identity = json.loads((finished / "identity.json").read_text())
+    assert identity["command"] == ["the", "command"]
+    assert identity["seeds"] == {"task_order": 3, "data_order": 3, "init": 3}
+    assert identity["settings"]["method.rank"] == {"value": 4, "source": "user"}
+    assert identity["settings"]["train.lr"] == {"value": 0.01, "source": "stream"}
+    assert identity["settings"]["method.alpha"] == {"value": 1.0, "source": "default"}
+    assert set(identity["manifests"]) == {"toy0", "toy1", "toy2"}
+    assert len(identity["weights_sha256"]) == len(identity["prompts_sha256"]) == 64
+    assert identity["code_revision"]
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    config = (finished / "config.yaml").read_text()
+    assert "rank: 4" in config and "weight_energy:\n    image: 0.85" in config
+    result = json.loads((finished / "summary.json").read_text())
+    assert result["status"] == "finished"
+    assert result["metrics"] == summary(AccuracyMatrix.from_csv(finished / "accuracy.csv"))
+    assert set(result["seconds"]) == {"total", "load", "statistics", "train", "evaluate"}
+    assert result["trainable_parameters"] > 0 and result["stored_numbers"] > 0 and result["peak_memory_mb"] > 0
+
+
+def test_every_cell_is_measured_unseen_test_sets_included(finished: Path) -> None:
+    with (finished / "accuracy.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 3 and {row["state"] for row in rows} == {"measured"}
+    assert all(int(row["total"]) == 24 for row in rows)
+    events = lines(finished)
+    assert [e["after"] for e in events if e["event"] == "row"] == ["zero-shot", "toy0", "toy1", "toy2"]
+    assert [e["epoch"] for e in events if e["event"] == "epoch"] == [0, 1] * 3
+
+
+def test_running_again_says_it_is_done(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
+    assert run(toy(finished.parents[3], "method=keeplora", "seed=3")) == finished
+    assert f"already done: {finished}" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+
+
+def test_an_unfinished_run_starts_again(finished: Path, tmp_path: Path) -> None:
+    directory = tmp_path / finished.relative_to(finished.parents[3])
+    directory.mkdir(parents=True)
+    (directory / "metrics.jsonl").write_text('{"event": "row"')
+    assert run(toy(tmp_path, "method=keeplora", "seed=3")) == directory
+    assert (directory / "accuracy.csv").read_text() == (finished / "accuracy.csv").read_text()
+    assert len(lines(directory)) == len(lines(finished))
+
+
+@pytest.mark.parametrize("method", ["zero-shot", "finetune", "lora", "inflora", "keeplora"])
+def test_same_line_same_bits(method: str, tmp_path: Path) -> None:
+    rank = [] if method in ("zero-shot", "finetune") else ["method.rank=4"]
+    words = [f"stream={TOY}", f"model={TOY}", "device=cpu", f"method={method}", *rank]
+    records = []
+    for name in ("a", "b"):
+        torch.manual_seed(len(records))  # the global generator must not matter
+        directory = run(resolve([*words, f"out={tmp_path / name}"]))
+        epochs = [event for event in lines(directory) if event["event"] == "epoch"]
+        records.append(((directory / "accuracy.csv").read_text(), epochs))
+    assert records[0] == records[1]
+
+
+def test_seeds_are_separate(tmp_path: Path) -> None:
+    """Another data order changes a run; naming the seeds that hold anyway does not."""
+    base = run(toy(tmp_path / "a", "method=lora"))
+    other = run(toy(tmp_path / "b", "method=lora", "seeds.data_order=1"))
+    same = run(toy(tmp_path / "c", "method=lora", "seed=9", "seeds.data_order=0", "seeds.init=0", "seeds.task_order=0"))
+    losses = [[e["loss"] for e in lines(d) if e["event"] == "epoch"] for d in (base, other, same)]
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_zero_shot_measures_once_and_reuses(tmp_path: Path) -> None:
+    directory = run(resolve([f"stream={TOY}", f"model={TOY}", f"out={tmp_path}", "device=cpu", "method=zero-shot"]))
+    matrix = AccuracyMatrix.from_csv(directory / "accuracy.csv")
+    for column in range(3):
+        assert matrix.state(0, column) == "measured"
+        assert {matrix.state(row, column) for row in (1, 2, 3)} == {"reused"}
+        assert len({matrix.accuracy(row, column) for row in range(4)}) == 1
+
+
+@pytest.mark.parametrize("method", ["lora", "zero-shot"])
+@pytest.mark.parametrize("space", ["seen", "all"])
+def test_other_label_spaces(method: str, space: str, tmp_path: Path) -> None:
+    resolved = resolve([f"stream={TOY}", f"model={TOY}", f"out={tmp_path}", "device=cpu", f"method={method}"])
+    stream = type("OtherSpace", (ToyStream,), {"label_space": space})
+    directory = run(dataclasses.replace(resolved, stream_class=stream))
+    matrix = AccuracyMatrix.from_csv(directory / "accuracy.csv")
+    missing = {(r, c) for r in range(4) for c in range(3) if matrix.state(r, c) == "missing"}
+    assert missing == ({(r, c) for r in range(4) for c in range(3) if c >= r} if space == "seen" else set())
+    metrics = json.loads((directory / "summary.json").read_text())["metrics"]
+    assert metrics["average_cil"] is not None
+    assert (metrics["transfer_by_column"] is None) == (space == "seen")
+
+
+def test_validation_images_take_the_place_of_test_images(tmp_path: Path) -> None:
+    directory = run(toy(tmp_path, "method=lora", "evaluate.split=validation"))
+    assert AccuracyMatrix.from_csv(directory / "accuracy.csv").cell(1, 0).total == 12
+    normal = run(toy(tmp_path, "method=lora"))
+    assert directory != normal
+
+
+def test_a_tasks_own_budget_yields_to_the_user(tmp_path: Path) -> None:
+    class Short(ToyStream):
+        def load(self, data_root, order_seed):
+            tasks = super().load(data_root, order_seed)
+            return [dataclasses.replace(tasks[0], train_settings={"epochs": 1}), tasks[1]]
+
+    for words, expected in (((), [0, 0, 1]), (("train.epochs=3",), [0, 1, 2] * 2)):
+        resolved = dataclasses.replace(toy(tmp_path / str(len(words)), "method=lora", *words), stream_class=Short)
+        assert [e["epoch"] for e in lines(run(resolved)) if e["event"] == "epoch"] == expected
+
+
+def test_threads_and_determinism_are_given_back(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    run(toy(tmp_path, "method=lora", f"threads={threads + 1}"))
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_an_unsupported_label_space_is_found_before_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = toy(tmp_path, "method=lora")
+    picky = type("Picky", (resolved.method_class,), {"label_spaces": ("seen",)})
+    monkeypatch.setattr(engine, "load_model", lambda resolved: pytest.fail("the model was loaded"))
+    with pytest.raises(UserError, match="method lora does not support the label space 'task' of stream toy"):
+        run(dataclasses.replace(resolved, method_class=picky))
+
+
+def test_a_missing_device_is_told(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        return
+    with pytest.raises(UserError, match="device=cuda is not available on this machine"):
+        run(toy(tmp_path, "method=lora", "device=cuda"))
+
+
+def test_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to .*taken.*: make room or choose another folder with out=DIR"):
+        run(toy(tmp_path / "taken", "method=lora"))
+
+
+def test_a_disk_that_fills_up_during_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third row cannot be written: one sentence, and the two before it stay on disk."""
+    real, calls = AccuracyMatrix.to_csv, []
+
+    def full(self: AccuracyMatrix, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device", str(path))
+        real(self, path)
+
+    monkeypatch.setattr(AccuracyMatrix, "to_csv", full)
+    with pytest.raises(UserError, match="cannot write to .*No space left on device"):
+        run(toy(tmp_path, "method=lora"))
+    matrix = AccuracyMatrix.from_csv(calls[0])
+    assert [matrix.state(row, 0) for row in range(4)] == ["measured", "measured", "missing", "missing"]
+    assert not (calls[0].parent / "summary.json").exists()
+
+
+def test_progress_bars_are_silent_when_not_on_a_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run(toy(tmp_path, "method=lora"))
+    captured = capfd.readouterr()
+    assert captured.err == ""
+    assert "[3/3] toy2" in captured.out and "zero-shot" in captured.out
+
+
+def test_nothing_is_read_or_set_at_import() -> None:
+    """Importing every module changes no directory, no seed and no thread count."""
+    import importlib
+    import pkgutil
+
+    import bench
+
+    folder, threads, state = Path.cwd(), torch.get_num_threads(), torch.get_rng_state()
+    environment = dict(os.environ)
+    for module in pkgutil.iter_modules([str(Path(bench.__file__).parent)]):
+        if module.name != "__main__":
+            importlib.import_module(f"bench.{module.name}")
+    assert Path.cwd() == folder and torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state) and dict(os.environ) == environment

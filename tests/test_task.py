@@ -1,0 +1,116 @@
+"""Tasks, streams, label spaces, and what is refused in them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from bench.errors import UserError
+from bench.evaluate import count_correct, evaluate_row
+from bench.method import Context, Method
+from bench.pixels import PixelStore
+from bench.task import ArrayImages, Stream, Subset, label_space
+from bench.toy import tiny_clip, toy_task
+
+TASKS = [dataclasses.replace(toy_task(i), classes=("a", "b", "c")[: 2 + i % 2]) for i in range(3)]
+
+
+def test_label_spaces() -> None:
+    """Three tasks of two, three and two classes."""
+    own = label_space("task", TASKS, seen=1, column=2)
+    assert own is not None and own.prompts == TASKS[2].prompts and own.offset == 0 and own.tasks == (2, 2)
+    seen = label_space("seen", TASKS, seen=2, column=1)
+    assert seen is not None and seen.prompts == TASKS[0].prompts + TASKS[1].prompts and seen.offset == 2
+    assert label_space("seen", TASKS, seen=2, column=2) is None
+    assert label_space("seen", TASKS, seen=0, column=0) is None
+    union = label_space("all", TASKS, seen=0, column=2)
+    assert union is not None and len(union.prompts) == 7 and union.offset == 5 and union.tasks == (0, 0, 1, 1, 1, 2, 2)
+
+
+class Oracle(Method):
+    """Always predicts one position of the label space."""
+
+    position = 0
+
+    def classifier(self, space):
+        return lambda pixels: torch.eye(len(space.prompts))[self.position].expand(len(pixels), -1)
+
+
+@pytest.mark.parametrize("position", range(7))
+def test_counts_use_the_offset_of_the_test_set(position: int) -> None:
+    tasks = [dataclasses.replace(task, test=ArrayImages(np.zeros((5, 36, 36, 3)), [0, 0, 0, 1, 1])) for task in TASKS]
+    clip = tiny_clip()
+    method = Oracle(None, clip, Context(3, 16, 0, 0))
+    method.position = position
+    row = list(evaluate_row(method, PixelStore(clip, 10**9), tasks, "all", seen=1, batch_size=2))
+    expected = {0: [3, 0, 0], 1: [2, 0, 0], 2: [0, 3, 0], 3: [0, 2, 0], 4: [0, 0, 0], 5: [0, 0, 3], 6: [0, 0, 2]}
+    assert row == [(column, correct, 5) for column, correct in enumerate(expected[position])]
+
+
+def test_accuracy_equals_a_plain_count() -> None:
+    clip, task = tiny_clip(), toy_task(0)
+    method = Method(None, clip, Context(1, 16, 0, 0))
+    space = label_space("task", [task], 1, 0)
+    assert space is not None
+    correct, total = count_correct(method, PixelStore(clip, 10**9), task, space, batch_size=5)
+    with torch.no_grad():
+        pixels = torch.stack([torch.from_numpy(clip.to_uint8(task.test.image(i)).copy()) for i in range(24)])
+        texts = clip.encode_prompts(task.prompts)
+        predictions = (clip.encode_images(clip.normalize(pixels)) @ texts.T).argmax(1).numpy()
+    assert (correct, total) == (int((predictions == task.test.labels).sum()), 24)
+
+
+def test_digests_follow_the_data() -> None:
+    task = toy_task(0)
+    assert task.digest() == toy_task(0).digest()
+    changes = [
+        dataclasses.replace(task, template="a {}"),
+        dataclasses.replace(task, classes=("x", "y", "z")),
+        dataclasses.replace(task, test=Subset(task.test, [0, 1, 2])),
+        dataclasses.replace(task, train=ArrayImages(task.train.pixels, task.train.labels[::-1])),
+    ]
+    assert len({task.digest(), *(t.digest() for t in changes)}) == 5
+
+
+def test_subset_selects_and_reorders() -> None:
+    images = toy_task(0).test
+    part = Subset(images, [5, 2])
+    assert len(part) == 2 and part.labels.tolist() == images.labels[[5, 2]].tolist()
+    assert np.array_equal(np.asarray(part.image(0)), images.pixels[5])
+
+
+BLANK = np.zeros((3, 4, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": ()}, "task toy0 has no classes"),
+        ({"classes": ("a", "a", "b")}, "names the class 'a' twice"),
+        ({"template": "no place"}, r'the template "no place" of task toy0 has no \{\}'),
+        ({"test": ArrayImages(BLANK[:0], [])}, "task toy0 has no test images"),
+        ({"train": ArrayImages(BLANK[:0], [])}, "task toy0 has no training images"),
+        ({"train": ArrayImages(BLANK, [0, 2, 2])}, "class 'green thing' of task toy0 has no training image"),
+        ({"test": ArrayImages(BLANK, [0, 1, 3])}, "test labels from 0 to 3 and 3 classes"),
+        ({"train": ArrayImages(BLANK, [0, -1, 2])}, "training labels from -1 to 2"),
+    ],
+)
+def test_unusable_tasks_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(toy_task(0), **change).validate()
+
+
+def test_labels_and_images_must_match() -> None:
+    with pytest.raises(UserError, match="3 images have 2 labels"):
+        ArrayImages(BLANK, [0, 1])
+
+
+@pytest.mark.parametrize(("tasks", "message"), [([], "has no tasks"), ([0, 1, 0], "task toy0 stands twice")])
+def test_unusable_streams_are_refused(tasks: list[int], message: str) -> None:
+    class Bad(Stream):
+        def load(self, data_root, order_seed):
+            return [toy_task(index) for index in tasks]
+
+    with pytest.raises(UserError, match=message):
+        Bad(None, None, 0)
