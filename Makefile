@@ -1,0 +1,44 @@
+# make demo   installs what is needed and runs KeepLoRA on the embedded stream
+# make test   installs what is needed and runs the tests (make slow: those that take minutes)
+# make lint   style and types
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+# Threads of an idle worker sleep instead of spinning: on shared cores this is several times faster.
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: demo test slow lint format clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m bench run method=keeplora
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q
+
+slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("keeplora-bench needs Python 3.10 or newer: make PYTHON=python3.11" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,figures]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,43 @@
+"""Continual full fine-tuning: every weight of both towers is trained on every task, nothing is protected."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bench.clip import TOWERS
+from bench.method import Method, ParityCard
+from bench.registry import register
+from bench.settings import setting
+
+
+@register(
+    "method",
+    "finetune",
+    title="Full fine-tuning, nothing protected",
+    paper="the usual baseline; ZSCL, arXiv 2303.06628",
+)
+class Finetune(Method):
+    """Trains all parameters of the chosen towers; the logit scale stays as it was pre-trained."""
+
+    @dataclass
+    class Settings:
+        towers: list[str] = setting(["image", "text"], "towers that are trained", choices=TOWERS)
+
+    parity = ParityCard(
+        present=("all weights, biases, norms and embeddings of both towers are trained",),
+        deviations=(
+            "cross-entropy over the task's prompts, the loss of all methods here; the logit scale is frozen, since its "
+            "gradient rewards over-confidence on the task at hand",
+        ),
+        verified=("every parameter but the logit scale moves, none moves outside the chosen towers (tests)",),
+    )
+
+    def parameters(self) -> Sequence[Tensor]:
+        """All parameters of the chosen towers."""
+        chosen = []
+        for name, parameter in self.clip.model.named_parameters():
+            tower = "image" if name.startswith("visual.") else "text"
+            if tower in self.settings.towers and not name.startswith("logit_"):
+                chosen.append(parameter)
+        return chosen

@@ -1,0 +1,190 @@
+"""InfLoRA: low-rank updates whose input directions avoid earlier tasks' inputs. Liang & Li, arXiv 2404.00228.
+
+For every input site with C_t the mean of x x^T over the inputs of task t:
+
+1. before task t: G = C_t off the protected subspace; A = its r leading left singular vectors / sqrt(3), one A for all
+   maps that read the site, frozen; B = 0 (the factor gives A's rows the expected norm of LoRA's usual start);
+2. B is trained and merged: W + B A;
+3. after task t: the protected subspace grows until it covers the share eps_t of the squared singular values of the new
+   C_t, with eps_t = eps_0 + (eps_end - eps_0) t / T (DualGPM: the smaller of subspace and complement is stored).
+
+The pre-trained model itself is not protected: the first task's A has the directions of highest energy.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from bench.linear_maps import Site
+from bench.method import Method, ParityCard, TaskData
+from bench.registry import register
+from bench.settings import setting
+from bench.statistics import second_moments
+
+from .low_rank import PerTower, Targets, attach, targets
+from .subspace import count_reaching, descending_eigh, empty_basis, leading_directions, outside
+
+
+class DualMemory:
+    """The protected input subspace of one site, stored as its basis or as the basis of its complement.
+
+    Parameters
+    ----------
+    basis : Tensor [width, k], float64
+        Orthonormal columns.
+    complement : bool
+        False ("remove" in the paper): `basis` spans the protected subspace. True ("retain"): it spans what is free.
+    """
+
+    def __init__(self, basis: Tensor, complement: bool = False):
+        self.basis = basis
+        self.complement = complement
+
+    @property
+    def free_dimension(self) -> int:
+        width, columns = self.basis.shape
+        return columns if self.complement else width - columns
+
+    def free(self, x: Tensor) -> Tensor:
+        """The part of the columns of x [width, n] that lies outside of the protected subspace."""
+        return self.basis @ (self.basis.T @ x) if self.complement else outside(self.basis, x)
+
+    def update(self, moment: Tensor, threshold: float) -> None:
+        """Protect what is needed to cover a share of a task's squared singular values.
+
+        Parameters
+        ----------
+        moment : Tensor [width, width]
+            C_t, the second moment of the site's input on the task just learned.
+        threshold : float
+            eps_t.
+        """
+        moment = moment.double()
+        total = (moment**2).sum()
+        rest = self.free(moment)
+        energies, vectors = descending_eigh(rest @ rest.T)
+        shares = energies / total
+        if self.complement:
+            # Peel directions off what is free while more than 1 - eps_t of the energy remains there.
+            remaining = torch.cat([shares.sum()[None], shares.sum() - shares.cumsum(0)])[:-1]
+            below = remaining < 1 - threshold
+            peeled = int(below.int().argmax()) if bool(below.any()) else len(below)
+            peeled = min(peeled, self.basis.shape[1])
+            if peeled:
+                u, _, _ = torch.linalg.svd(outside(vectors[:, :peeled], self.basis), full_matrices=False)
+                self.basis = u[:, : self.basis.shape[1] - peeled]
+        elif self.basis.shape[1] == 0:
+            # First task: one direction fewer than would reach the threshold, at least one.
+            self.basis = vectors[:, : max(1, int((shares.cumsum(0) < threshold).sum()))]
+        else:
+            added = min(count_reaching(shares, threshold, float(1 - shares.sum())), self.free_dimension)
+            fresh, _ = torch.linalg.qr(self.free(vectors[:, :added]))
+            self.basis = torch.cat([self.basis, fresh], dim=1)
+        if not self.complement and self.basis.shape[1] > self.basis.shape[0] / 2:
+            u, _, _ = torch.linalg.svd(self.basis, full_matrices=True)
+            self.basis = u[:, self.basis.shape[1] :]
+            self.complement = True
+
+
+@dataclass
+class FirstEnergy(PerTower):
+    """eps_0."""
+
+    image: float = setting(
+        0.95, "share of the image inputs' squared second moment covered after the first task", above=0, high=1
+    )
+    text: float = setting(
+        0.95, "share of the prompt inputs' squared second moment covered after the first task", above=0, high=1
+    )
+
+
+@dataclass
+class LastEnergy(PerTower):
+    """eps_end, which a stream of T tasks approaches to within one T-th of the difference."""
+
+    image: float = setting(1.0, "what the share for image inputs rises to", above=0, high=1)
+    text: float = setting(1.0, "what the share for prompt inputs rises to", above=0, high=1)
+
+
+@register("method", "inflora", title="Updates off earlier tasks' inputs", paper="InfLoRA, arXiv 2404.00228")
+class InfLora(Method):
+    """InfLoRA with a text-prompt classifier in the place of linear heads.
+
+    Attributes
+    ----------
+    memories : dict of site name to DualMemory
+    """
+
+    @dataclass
+    class Settings(Targets):
+        rank: int = setting(10, "rows of A", low=1, symbol="r")
+        energy_first: FirstEnergy = field(default_factory=FirstEnergy)
+        energy_last: LastEnergy = field(default_factory=LastEnergy)
+
+    defaults = {"train.weight_decay": 0.0}
+    parity = ParityCard(
+        present=(
+            "A from the task's own inputs, off the protected subspace, divided by sqrt(3); shared by q, k and v",
+            "B starts at zero and alone is trained; merged after the task",
+            "DualGPM memory with the threshold rising from eps_0 = 0.95 towards 1, on squared singular values of C_t",
+        ),
+        absent=(
+            "linear heads, class-mean alignment and k-means of the released learners (CLIP classifies with prompts)",
+        ),
+        deviations=(
+            "q, k, v, o of both towers by default, the maps that KeepLoRA adapts; the released code adapts k and v of "
+            "an image tower",
+            "statistics without augmentation and without padding; rows of A beyond the rank of G are dropped, since "
+            "they may lie inside the protected subspace",
+            "when the first task fills half of the width the complement is stored; the released code stores the "
+            "leading vectors under the complement's flag",
+        ),
+        verified=("float64 transcriptions of the definitions (tests)",),
+    )
+
+    def setup(self) -> None:
+        self.targets = targets(self.clip, self.settings, self.settings.rank)
+        self.sites: dict[str, Site] = {m.site.name: m.site for m in self.targets}
+        device = self.clip.device
+        self.memories = {name: DualMemory(empty_basis(site.width, device)) for name, site in self.sites.items()}
+
+    def begin_task(self, task: TaskData) -> None:
+        """Design A from the task's inputs and attach it with B = 0."""
+        moments = second_moments(self.clip, task, self.targets)
+        designed = {}
+        for name, memory in self.memories.items():
+            candidate = memory.free(moments[name].mean())
+            nothing = empty_basis(len(candidate), candidate.device)
+            directions = leading_directions(candidate, min(self.settings.rank, memory.free_dimension), nothing)
+            directions, _ = torch.linalg.qr(memory.free(directions))
+            designed[name] = directions.T / math.sqrt(3)
+        for linear_map in self.targets:
+            attach(linear_map, designed[linear_map.site.name], scale=1.0)
+
+    def parameters(self) -> Sequence[Tensor]:
+        """B of every update; A is frozen."""
+        return [linear_map.update.B for linear_map in self.targets if linear_map.update]
+
+    @torch.no_grad()
+    def end_task(self, task: TaskData) -> None:
+        """Merge, then protect what the merged model's inputs on this task need."""
+        self.clip.merge()
+        moments = second_moments(self.clip, task, self.targets)
+        progress = task.index / self.context.tasks
+        for name, memory in self.memories.items():
+            tower = name.split(".")[0]
+            first, last = (getattr(group, tower) for group in (self.settings.energy_first, self.settings.energy_last))
+            memory.update(moments[name].mean(), first + (last - first) * progress)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {f"{name}.basis": memory.basis for name, memory in self.memories.items()}
+        return state | {f"{n}.complement": torch.tensor(m.complement) for n, m in self.memories.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.memories = {
+            name: DualMemory(state[f"{name}.basis"].to(self.clip.device), bool(state[f"{name}.complement"]))
+            for name in self.sites
+        }

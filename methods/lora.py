@@ -1,0 +1,48 @@
+"""Plain LoRA: a new low-rank update for every task, merged after it; nothing is protected.
+
+Hu et al., arXiv 2106.09685: y = x W^T + (alpha / r) x A^T B^T with A random and B zero at the start, both trained.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bench.method import Method, ParityCard, TaskData
+from bench.registry import register
+from bench.settings import setting
+
+from .low_rank import Targets, attach, kaiming_uniform, targets
+
+
+@register("method", "lora", title="Low-rank updates, nothing protected", paper="LoRA, arXiv 2106.09685")
+class Lora(Method):
+    """Sequential LoRA: what low rank alone does for and against forgetting."""
+
+    @dataclass
+    class Settings(Targets):
+        rank: int = setting(16, "columns of the update", low=1, symbol="r")
+        alpha: float = setting(
+            16.0, "scale of the update times the rank; alpha = rank gives factor 1", above=0, symbol="alpha"
+        )
+
+    parity = ParityCard(
+        present=("A uniform as in the released code, B = 0, scale alpha / r, both trained, merged after each task",),
+        absent=("dropout on the update's input (0 in most configurations)",),
+        deviations=("both towers and q, k, v, o by default, the maps that KeepLoRA adapts",),
+        verified=("adapter and merged forward agree to 1e-5; only A and B move (tests)",),
+    )
+
+    def setup(self) -> None:
+        self.targets = targets(self.clip, self.settings, self.settings.rank)
+
+    def begin_task(self, task: TaskData) -> None:
+        """Attach a fresh update to every target."""
+        draw = task.init_generator("lora")
+        for linear_map in self.targets:
+            A = kaiming_uniform((self.settings.rank, linear_map.in_features), draw)
+            attach(linear_map, A, self.settings.alpha / self.settings.rank)
+
+    def parameters(self) -> Sequence[Tensor]:
+        """Both factors of every update."""
+        return [factor for m in self.targets if m.update for factor in (m.update.A, m.update.B)]

@@ -1,0 +1,76 @@
+"""What low-rank methods share: the settings that say which maps are adapted, and the attached updates themselves."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.clip import KINDS, TOWERS, Clip
+from bench.errors import UserError
+from bench.linear_maps import LinearMap, LowRank
+from bench.settings import setting
+
+
+@dataclass
+class PerTower:
+    """One number for each tower."""
+
+    image: float
+    text: float
+
+    def of(self, linear_map: LinearMap) -> float:
+        """The number for the tower of a map."""
+        return self.image if linear_map.tower == "image" else self.text
+
+
+@dataclass
+class Targets:
+    """Which linear maps a method adapts."""
+
+    maps: list[str] = setting(
+        ["q", "k", "v", "o"], "kinds of linear maps to adapt: attention q, k, v, o, and fc1, fc2", choices=KINDS
+    )
+    towers: list[str] = setting(["image", "text"], "towers whose maps are adapted", choices=TOWERS)
+
+
+def targets(clip: Clip, settings: Targets, rank: int) -> list[LinearMap]:
+    """The maps to adapt, in forward order.
+
+    Raises
+    ------
+    UserError
+        If no map is chosen or the rank exceeds the width of one of them.
+    """
+    chosen = clip.select(settings.maps, settings.towers)
+    if not chosen:
+        raise UserError("method.maps and method.towers choose no linear map: name at least one kind and one tower")
+    narrowest = min(chosen, key=lambda m: min(m.in_features, m.out_features))
+    width = min(narrowest.in_features, narrowest.out_features)
+    if rank > width:
+        raise UserError(f"method.rank={rank} is above the width {width} of {narrowest.name}: choose at most {width}")
+    return chosen
+
+
+def attach(linear_map: LinearMap, A: Tensor, scale: float, B: Tensor | None = None) -> LowRank | None:
+    """Attach an update with the given factors to a map, B = 0 by default; None (nothing attached) for rank zero.
+
+    Parameters
+    ----------
+    A : Tensor [rank, in]
+    scale : float
+    B : Tensor [out, rank], optional
+    """
+    if A.shape[0] == 0:
+        return None
+    like = linear_map.parameter
+    factor = A.to(like).contiguous()
+    up = torch.zeros(linear_map.out_features, A.shape[0]).to(like) if B is None else B.to(like).contiguous()
+    linear_map.update = LowRank(factor, up, scale)
+    return linear_map.update
+
+
+def kaiming_uniform(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """LoRA's usual start for A [rank, in]: uniform in +-1/sqrt(in) (Kaiming with a = sqrt 5), drawn on the CPU."""
+    bound = 1 / math.sqrt(shape[1])
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)

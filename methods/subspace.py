@@ -1,0 +1,133 @@
+"""Principal subspaces: orthonormal bases chosen by energy, grown task by task, and directions outside of them.
+
+A basis is a float64 tensor [width, dimension] with orthonormal columns; dimension 0 is the empty subspace. The energy
+of a matrix F [width, n] is the sum of its squared singular values. All decompositions are of symmetric width x width
+matrices (F F^T or W^T W), which have the same left singular vectors and energies as the tall matrices themselves.
+"""
+
+import torch
+from torch import Tensor
+
+
+def empty_basis(width: int, device: torch.device) -> Tensor:
+    """The basis of the zero subspace, [width, 0]."""
+    return torch.zeros(width, 0, dtype=torch.float64, device=device)
+
+
+def outside(basis: Tensor, x: Tensor) -> Tensor:
+    """The part of the columns of x [width, n] that lies outside the subspace: ``x - M M^T x``."""
+    return x - basis @ (basis.T @ x)
+
+
+def descending_eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (clamped at zero, largest first) and eigenvectors of a positive semidefinite matrix, float64."""
+    values, vectors = torch.linalg.eigh(symmetric.double())
+    return values.flip(0).clamp(min=0), vectors.flip(1)
+
+
+def count_reaching(energies: Tensor, threshold: float, already: float = 0.0) -> int:
+    """How many of the leading energies are needed to bring ``already + their sum`` to the threshold.
+
+    Parameters
+    ----------
+    energies : Tensor [n]
+        Shares of a total, largest first.
+    threshold : float
+        In (0, 1].
+    already : float
+        The share covered before.
+
+    Returns
+    -------
+    int
+        0 if the threshold is met already; n if it cannot be met.
+    """
+    if already >= threshold:
+        return 0
+    reached = (already + energies.cumsum(0)) >= threshold
+    return int(reached.int().argmax()) + 1 if bool(reached.any()) else len(energies)
+
+
+def principal_subspace(weight: Tensor, energy: float) -> Tensor:
+    """The input directions of a linear map that hold a share `energy` of its squared singular values.
+
+    The smallest number of leading right singular vectors of ``W`` [out, in] whose squared singular values sum to at
+    least ``energy`` times the total (KeepLoRA, W_p: the paper stores weights as [in, out] and takes left vectors).
+
+    Returns
+    -------
+    Tensor [in, p], p >= 1
+    """
+    weight = weight.double()
+    values, vectors = descending_eigh(weight.T @ weight)
+    total = values.sum()
+    if total == 0:
+        return empty_basis(weight.shape[1], weight.device)
+    return vectors[:, : count_reaching(values / total, energy)]
+
+
+def grow(basis: Tensor, gram: Tensor, energy: float) -> Tensor:
+    """Append the fewest directions to a basis so that it covers a share `energy` of a set of features.
+
+    The gradient projection memory rule (KeepLoRA step 10): with F the features, E = ||F||_F^2 and F^ = F - M M^T F,
+    append leading left singular vectors of F^ until the covered share of E reaches `energy`. Columns are only appended.
+
+    Parameters
+    ----------
+    basis : Tensor [width, k], float64
+    gram : Tensor [width, width]
+        ``F F^T``, up to a positive factor.
+    energy : float
+        In (0, 1].
+
+    Returns
+    -------
+    Tensor [width, k + g], float64
+    """
+    gram = gram.double()
+    total = gram.trace()
+    width, dimension = basis.shape
+    if total <= 0 or dimension >= width:
+        return basis
+    residual = outside(basis, outside(basis, gram).T)
+    values, vectors = descending_eigh((residual + residual.T) / 2)
+    already = float(1 - values.sum() / total)
+    # Directions without energy are rounding noise, not features.
+    usable = min(int((values > 1e-12 * total).sum()), width - dimension)
+    added = min(count_reaching(values / total, energy, already), usable)
+    if added == 0:
+        return basis
+    # Projected once more and orthonormalised: eigenvectors of a tiny residual are only orthogonal to M to rounding.
+    fresh, _ = torch.linalg.qr(outside(basis, vectors[:, :added]))
+    return torch.cat([basis, fresh], dim=1)
+
+
+def leading_directions(matrix: Tensor, rank: int, basis: Tensor, floor: float | None = None) -> Tensor:
+    """The leading left singular vectors of a matrix whose columns lie outside a subspace, none of them inside it.
+
+    A matrix of rank below `rank` has no further directions of its own: what a decomposition returns for them is
+    arbitrary and may lie inside the protected subspace. Such surplus columns are dropped.
+
+    Parameters
+    ----------
+    matrix : Tensor [width, n]
+        Already projected: ``outside(basis, ...)``.
+    rank : int
+        The most columns to return.
+    basis : Tensor [width, k]
+        The protected subspace.
+    floor : float, optional
+        Singular values up to this one are rounding, not directions; a millionth of the largest by default.
+
+    Returns
+    -------
+    Tensor [width, r], float64, r <= rank
+        Orthonormal columns, orthogonal to `basis`; r = 0 if nothing is left.
+    """
+    matrix = matrix.double()
+    energies, vectors = descending_eigh(matrix @ matrix.T)
+    floor = 1e-6 * float(energies[0]) ** 0.5 if floor is None else floor
+    rank_of_matrix = int((energies > floor**2).sum())
+    kept = min(rank, matrix.shape[0] - basis.shape[1], rank_of_matrix)
+    directions, _ = torch.linalg.qr(outside(basis, vectors[:, :kept]))
+    return directions

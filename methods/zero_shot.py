@@ -1,0 +1,16 @@
+"""Zero-shot: the pre-trained model, never trained. The line that every other method is measured against."""
+
+from bench.method import Method, ParityCard
+from bench.registry import register
+
+
+@register("method", "zero-shot", title="The pre-trained model, never trained", paper="CLIP, arXiv 2103.00020")
+class ZeroShot(Method):
+    """Classifies with the prompts of the label space and learns nothing."""
+
+    trains = False
+    parity = ParityCard(
+        present=("one prompt a class, cosine similarity, argmax",),
+        deviations=("one template a task instead of CLIP's ensembles, as every method of this suite",),
+        verified=("open_clip's own forward pass, to 1e-5",),
+    )
