@@ -107,7 +107,7 @@ VERBS = {
         """\
 Everything is KEY=VALUE, in any order; --KEY=VALUE means the same. method=NAME, stream=NAME and model=NAME pick
 entries of "python -m bench list"; method.KEY=VALUE sets one of the entry's own settings. The same line again
-continues an unfinished run and leaves a finished one alone.
+starts an unfinished run anew and leaves a finished one alone.
 
 examples
   python -m bench run method=keeplora

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -56,6 +57,51 @@ class ArrayImages:
 
     def image(self, index: int) -> Image.Image:
         return Image.fromarray(self.pixels[index])
+
+
+class FileImages:
+    """Images in files, opened when they are asked for.
+
+    The digest is of names, sizes and labels: reading whole datasets for a hash would take longer than many runs.
+
+    Parameters
+    ----------
+    root : Path
+        Folder that the names are relative to.
+    names : sequence of str
+    labels : int array [images]
+
+    Raises
+    ------
+    UserError
+        If a file is missing or cannot be decoded; the sentence names it.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], labels: Sequence[int] | np.ndarray):
+        self.root = root
+        self.names = list(names)
+        self.labels = np.asarray(labels, dtype=np.int64)
+        if len(self.names) != len(self.labels):
+            raise UserError(f"{len(self.names)} files in {root} have {len(self.labels)} labels: give one label a file")
+        try:
+            sizes = [(root / name).stat().st_size for name in self.names]
+        except OSError as error:
+            raise UserError(
+                f"the image {error.filename} cannot be read ({error.strerror}): check the dataset"
+            ) from error
+        self.digest = hashlib.sha256(json.dumps([self.names, sizes, self.labels.tolist()]).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        path = self.root / self.names[index]
+        try:
+            with Image.open(path) as image:
+                image.load()
+                return image
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
+            raise UserError(f"the image {path} cannot be decoded ({error}): restore or remove the file") from error
 
 
 class Subset:

@@ -1,16 +1,18 @@
 """Tasks, streams, label spaces, and what is refused in them."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bench.errors import UserError
 from bench.evaluate import count_correct, evaluate_row
 from bench.method import Context, Method
 from bench.pixels import PixelStore
-from bench.task import ArrayImages, Stream, Subset, label_space
+from bench.task import ArrayImages, FileImages, Stream, Subset, label_space
 from bench.toy import tiny_clip, toy_task
 
 TASKS = [dataclasses.replace(toy_task(i), classes=("a", "b", "c")[: 2 + i % 2]) for i in range(3)]
@@ -78,6 +80,41 @@ def test_subset_selects_and_reorders() -> None:
     part = Subset(images, [5, 2])
     assert len(part) == 2 and part.labels.tolist() == images.labels[[5, 2]].tolist()
     assert np.array_equal(np.asarray(part.image(0)), images.pixels[5])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for index, kind in enumerate(("png", "jpeg", "webp")):
+        Image.fromarray(toy_task(0).test.pixels[index]).save(tmp_path / f"{index}.{kind}")
+    return tmp_path
+
+
+def test_files_are_images(folder: Path) -> None:
+    names = ["0.png", "1.jpeg", "2.webp"]
+    images = FileImages(folder, names, [0, 1, 2])
+    assert np.array_equal(np.asarray(images.image(0)), toy_task(0).test.pixels[0])
+    assert images.image(1).size == (36, 36)
+    digests = [
+        FileImages(folder, n, y).digest for n, y in ((names, [0, 1, 2]), (names, [0, 2, 1]), (names[::-1], [0, 1, 2]))
+    ]
+    assert images.digest == digests[0]
+    assert len(set(digests)) == 3
+
+
+@pytest.mark.parametrize("damage", [b"", b"no image at all", "truncated"])
+def test_files_that_cannot_be_decoded_are_named(folder: Path, damage: bytes | str) -> None:
+    file = folder / "1.jpeg"
+    file.write_bytes(file.read_bytes()[:300] if isinstance(damage, str) else damage)
+    images = FileImages(folder, ["0.png", "1.jpeg"], [0, 1])
+    with pytest.raises(UserError, match=r"the image .*1\.jpeg cannot be decoded .*: restore or remove the file"):
+        list(PixelStore(tiny_clip(), 0).get(images).batches(4))
+
+
+def test_missing_files_are_named_at_once(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"the image .*9\.png cannot be read"):
+        FileImages(folder, ["0.png", "9.png"], [0, 1])
+    with pytest.raises(UserError, match="1 files in .* have 2 labels"):
+        FileImages(folder, ["0.png"], [0, 1])
 
 
 BLANK = np.zeros((3, 4, 4, 3))

@@ -1,0 +1,148 @@
+"""Makes the measured results on the pocket stream: learning rates, runs, docs/pocket-results.md and its picture.
+
+    python docs/pocket_results.py tune    # every method on the validation images over one grid of learning rates
+    python docs/pocket_results.py run     # every method, five seeds, with the settings that the stream carries
+    python docs/pocket_results.py page    # the page and the picture, from the runs
+
+Runs lie in runs/ and are skipped when finished, so any part can be interrupted and repeated.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from bench.config import resolve, run_directory
+from bench.matrix import AccuracyMatrix
+from bench.metrics import spread
+from bench.run import run
+
+DOCS = Path(__file__).parent
+TRAINED = ("finetune", "lora", "inflora", "keeplora")
+METHODS = ("zero-shot", *TRAINED)
+GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+SEEDS = (0, 1, 2, 3, 4)
+CHOSEN_BY = "average_mtil"
+COLORS = {"zero-shot": "#888888", "finetune": "#8c6bb1", "lora": "#d95f02", "inflora": "#1b9e77", "keeplora": "#2b6cb0"}
+
+
+def tuning_line(method: str, lr: float) -> list[str]:
+    return [f"method={method}", f"train.lr={lr:g}", "evaluate.split=validation", "seed=0"]
+
+
+def line(method: str, seed: int) -> list[str]:
+    return [f"method={method}", f"seed={seed}"]
+
+
+def summary(words: list[str]) -> dict:
+    directory = run_directory(resolve(words))
+    return json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+
+
+def matrices(method: str) -> list[AccuracyMatrix]:
+    return [AccuracyMatrix.from_csv(run_directory(resolve(line(method, seed))) / "accuracy.csv") for seed in SEEDS]
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]) + "\n"
+
+
+def results_table() -> str:
+    """Mean and standard error over the seeds, one row a method."""
+    rows = []
+    for method in METHODS:
+        results = [summary(line(method, seed)) for seed in SEEDS]
+        cells = [f"`{method}`"]
+        for name in ("transfer_by_column", "average_mtil", "last", "learning"):
+            found = spread([result["metrics"][name] for result in results])
+            cells.append(f"{found.mean:.1f} ± {found.standard_error:.1f}")
+        cells.append(f"{spread([result['seconds']['total'] for result in results]).mean:.0f} s")
+        rows.append(cells)
+    return table(["method", "Transfer", "Average", "Last", "just learned", "time"], rows)
+
+
+def tuning_table() -> str:
+    """The validation score of every method at every learning rate, the best in bold."""
+    rows = []
+    for method in TRAINED:
+        scores = [summary(tuning_line(method, lr))["metrics"][CHOSEN_BY] for lr in GRID]
+        rows.append([f"`{method}`", *(f"**{s:.1f}**" if s == max(scores) else f"{s:.1f}" for s in scores)])
+    return table(["method", *(f"{lr:g}" for lr in GRID)], rows)
+
+
+def matrix_table(method: str) -> str:
+    """The accuracy matrix, mean over the seeds."""
+    found = matrices(method)
+    mean = sum(matrix.array() for matrix in found) / len(found)
+    rows = [[found[0].label(i), *(f"{value:.1f}" for value in row)] for i, row in enumerate(mean)]
+    return table(["after", *found[0].tasks], rows)
+
+
+def page() -> str:
+    """The text of docs/pocket-results.md."""
+    parts = [
+        "# Results on the pocket stream\n",
+        "Made by `python docs/pocket_results.py tune`, `run` and `page`; percent correct on the test images, mean ± "
+        f"standard error over {len(SEEDS)} seeds. Time is that of one run on one thread.\n",
+        results_table(),
+        "![Transfer against Last, and accuracy after every task](pocket-results.png)\n",
+        "## How the learning rates were chosen\n",
+        "One grid for all methods, seed 0, trained on the training images and scored on the validation images; the "
+        f"rate with the highest Average (`{CHOSEN_BY}`) is what the stream carries (`Pocket.tuned`). Test images play "
+        "no part in it.\n",
+        tuning_table(),
+        "## Accuracy matrices\n",
+        f"Rows: after each task; columns: test sets; mean over {len(SEEDS)} seeds.\n",
+    ]
+    for method in METHODS:
+        parts += [f"### {method}\n", matrix_table(method)]
+    return "\n".join(parts)
+
+
+def picture(file: Path) -> None:
+    """Transfer against Last with standard errors, and the mean accuracy on learned tasks over the stream."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)
+    for method in METHODS:
+        results = [summary(line(method, seed))["metrics"] for seed in SEEDS]
+        x, y = (spread([result[name] for result in results]) for name in ("last", "transfer_by_column"))
+        left.errorbar(
+            x.mean, y.mean, xerr=x.standard_error, yerr=y.standard_error, fmt="o", color=COLORS[method], label=method
+        )
+        mean = sum(matrix.array() for matrix in matrices(method)) / len(SEEDS)
+        learned = [mean[row, :row].mean() for row in range(1, len(mean))]
+        right.plot(range(1, len(mean)), learned, "o-", color=COLORS[method], label=method, markersize=4)
+    left.set(xlabel="Last (%)", ylabel="Transfer (%)", title="What is kept of the tasks, and of zero-shot ability")
+    left.grid(alpha=0.3)
+    tasks = matrices("keeplora")[0].tasks
+    right.set_xticks(range(1, len(tasks) + 1), tasks, rotation=30, ha="right")
+    right.set(xlabel="after task", ylabel="accuracy (%)", title="Mean accuracy on the tasks met so far")
+    right.grid(alpha=0.3)
+    right.legend(frameon=False)
+    figure.savefig(file, dpi=140, metadata={"Software": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("tune", "run", "page"))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="only these methods")
+    arguments = parser.parse_args()
+    if arguments.part == "tune":
+        for method in (m for m in TRAINED if m in arguments.methods):
+            for lr in GRID:
+                run(resolve([*tuning_line(method, lr), "threads=1"]))
+    elif arguments.part == "run":
+        for seed in SEEDS:
+            for method in arguments.methods:
+                run(resolve([*line(method, seed), "threads=1"]), ["python", "-m", "bench", "run", *line(method, seed)])
+    else:
+        (DOCS / "pocket-results.md").write_text(page(), encoding="utf-8")
+        picture(DOCS / "pocket-results.png")
+
+
+if __name__ == "__main__":
+    main()

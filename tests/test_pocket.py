@@ -1,0 +1,160 @@
+"""The embedded stream and model: what is shipped is what is claimed."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bench.datasets import pocket
+
+from bench import registry
+from bench.clip import Clip
+from bench.config import resolve
+from bench.errors import UserError
+from bench.evaluate import evaluate_row
+from bench.method import Context, Method
+from bench.pixels import PixelStore
+from bench.run import run
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "datasets" / "pocket_data"
+INDEX = json.loads((DATA / "tasks.json").read_text(encoding="utf-8"))
+TASKS = [entry["name"] for entry in INDEX["tasks"]]
+
+
+@pytest.fixture(scope="module")
+def stream() -> pocket.Pocket:
+    return pocket.Pocket(pocket.Pocket.Settings(), None, 0)
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    return pocket.PocketModel().load(None)
+
+
+def test_six_to_eight_tasks_with_enough_of_everything(stream: pocket.Pocket) -> None:
+    assert 6 <= len(stream.tasks) <= 8
+    for task in stream.tasks:
+        assert len(task.test) >= 400 and task.validation is not None and len(task.validation) >= 80
+        for images in (task.train, task.validation, task.test):
+            assert set(images.labels.tolist()) == set(range(len(task.classes))), f"{task.name} lacks a class in a split"
+        assert task.test.image(0).size == (36, 36)
+
+
+def near_duplicates(first: np.ndarray, second: np.ndarray, limit: float = 5.0) -> int:
+    """Images of `first` that have one in `second` within a root-mean-square difference of `limit` grey levels."""
+    a, b = (torch.from_numpy(x.reshape(len(x), -1)).double() for x in (first, second))
+    squared = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
+    return int((squared.min(dim=1).values / a.shape[1] < limit**2).sum())
+
+
+def test_the_measure_of_near_duplicates() -> None:
+    image = np.full((1, 36, 36, 3), 100, dtype=np.uint8)
+    assert near_duplicates(image, image + 4) == 1
+    assert near_duplicates(image, image + 6) == 0
+
+
+@pytest.mark.parametrize("index", range(len(TASKS)), ids=TASKS)
+def test_no_near_duplicates_between_splits(index: int, stream: pocket.Pocket) -> None:
+    task = stream.tasks[index]
+    assert near_duplicates(task.test.pixels, task.train.pixels) == 0
+    assert near_duplicates(task.test.pixels, task.validation.pixels) == 0
+    assert near_duplicates(task.validation.pixels, task.train.pixels) == 0
+
+
+def test_everything_shipped_is_small_and_no_pickle() -> None:
+    files = [path for path in DATA.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 12e6
+    assert {path.suffix for path in files} <= {".webp", ".png", ".json", ".md", ".safetensors", ".gz", ".log", ""}
+    assert all(not path.read_bytes().startswith(b"\x80") for path in files), "a pickle begins with this byte"
+
+
+def test_every_source_has_a_licence_that_allows_shipping() -> None:
+    text = (DATA / "SOURCES.md").read_text(encoding="utf-8")
+    for forbidden in ("CC BY-SA", "CC-BY-SA", "GPL-2", "GPL-3", "NonCommercial"):
+        assert forbidden not in text
+    packages = json.loads((ROOT / "datasets/pocket_build/packages.json").read_text(encoding="utf-8"))
+    for group in packages.values():
+        for name in group:
+            assert name in text, f"SOURCES.md does not name {name}"
+
+
+def test_checksums_of_the_model() -> None:
+    for line in (DATA / "model" / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split()
+        assert hashlib.sha256((DATA / "model" / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_the_model_is_a_small_open_clip_model(clip: Clip) -> None:
+    parameters = sum(p.numel() for p in clip.model.parameters())
+    assert 1e6 < parameters < 3e6
+    assert clip.image_size == (36, 36)
+    assert {m.tower for m in clip.maps.values()} == {"image", "text"}
+
+
+def test_zero_shot_is_worth_keeping(stream: pocket.Pocket, clip: Clip) -> None:
+    """At least three times chance on every task, at least 45 % on average."""
+    method = Method(None, clip, Context(len(stream.tasks), 64, 0, 0))
+    store = PixelStore(clip, 10**9)
+    accuracies = []
+    for column, correct, total in evaluate_row(method, store, stream.tasks, "task", 0, 256):
+        task = stream.tasks[column]
+        assert correct / total >= 3 / len(task.classes), task.name
+        accuracies.append(100 * correct / total)
+    assert sum(accuracies) / len(accuracies) >= 45
+
+
+def test_tasks_can_be_chosen_ordered_and_shuffled() -> None:
+    def names(seed: int = 0, **settings) -> list[str]:
+        return [task.name for task in pocket.Pocket(pocket.Pocket.Settings(**settings), None, seed).tasks]
+
+    assert names() == TASKS == sorted(TASKS)
+    assert names(tasks=["flags", "digits"]) == ["flags", "digits"]
+    assert names(1, shuffle=True) == names(1, shuffle=True) != names(2, shuffle=True)
+    assert sorted(names(1, shuffle=True)) == TASKS
+    with pytest.raises(UserError, match=r'unknown task digit in stream.tasks \(did you mean "digits"\?\)'):
+        names(tasks=["digit"])
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(DATA, tmp_path / "data")
+    monkeypatch.setattr(pocket, "FOLDER", tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_damaged_images_are_named(copied: Path) -> None:
+    file = copied / INDEX["tasks"][0]["splits"]["train"]["file"]
+    other = copied / INDEX["tasks"][0]["splits"]["val"]["file"]
+    for content, message in ((b"no image", "cannot be decoded"), (other.read_bytes(), "is damaged")):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=f"{file.name} {message}"):
+            pocket.Pocket(pocket.Pocket.Settings(tasks=TASKS[:1]), None, 0)
+
+
+def test_damaged_weights_are_told(copied: Path) -> None:
+    weights = copied / "model" / "open_clip_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match="the embedded weights in .* are damaged"):
+        pocket.PocketModel().load(None)
+    weights.unlink()
+    with pytest.raises(UserError, match="cannot be read: reinstall"):
+        pocket.PocketModel().load(None)
+
+
+def test_a_short_run_learns(tmp_path: Path) -> None:
+    """Two tasks, three epochs: KeepLoRA gains on both."""
+    words = ["method=keeplora", "stream.tasks=[digits,flags]", "train.epochs=3", f"out={tmp_path}", "device=cpu"]
+    summary = json.loads((run(resolve(words)) / "summary.json").read_text())["metrics"]
+    assert summary["learning"] > summary["zero_shot"] + 5
+
+
+def test_it_is_the_default() -> None:
+    resolved = resolve(["method=keeplora"])
+    assert resolved.stream_class is registry.load("stream", "pocket")
+    assert resolved.model_class is registry.load("model", "pocket")
