@@ -8,6 +8,7 @@ BIN = $(VENV)/bin
 # Threads of an idle worker sleep instead of spinning: on shared cores this is several times faster.
 export OMP_WAIT_POLICY ?= passive
 
+.DELETE_ON_ERROR:
 .PHONY: demo test slow lint format clean
 
 demo: $(VENV)/.installed

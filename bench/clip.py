@@ -1,6 +1,7 @@
 """The model under study: any open_clip CLIP with native towers, its features, its linear maps and their sites."""
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -32,7 +33,7 @@ class Clip:
     tokenizer : callable
         open_clip's tokenizer of the model.
     preprocess : dict
-        open_clip's preprocessing settings: size, mean, std, interpolation, resize_mode.
+        open_clip's preprocessing settings: size (the image tower's by default), mean, std, interpolation, resize_mode.
     name : str
         What the model is called in records and messages.
 
@@ -62,7 +63,7 @@ class Clip:
         self.sites: dict[str, Site] = {site.name: site for site in sites}
         self.maps: dict[str, LinearMap] = {m.name: m for site in sites for m in site.maps}
         self.token_mask: Tensor | None = None
-        config = PreprocessCfg(**preprocess)
+        config = PreprocessCfg(**{"size": model.visual.image_size, **preprocess})
         *self._to_rgb, _, self._normalize = image_transform_v2(config, is_train=False).transforms
         self.image_size: tuple[int, int] = (config.size, config.size) if isinstance(config.size, int) else config.size
 
@@ -71,6 +72,11 @@ class Clip:
     @property
     def device(self) -> torch.device:
         return self.model.logit_scale.device
+
+    @property
+    def exact_device(self) -> torch.device:
+        """Where float64 is computed: the model's device, or the CPU where that has no float64 (MPS)."""
+        return torch.device("cpu") if self.device.type == "mps" else self.device
 
     @property
     def context_length(self) -> int:
@@ -257,7 +263,7 @@ def load_open_clip(name: str, checkpoint: str | None = None, weights: str = "pre
     name : str
         For example ``ViT-B-16/openai``.
     checkpoint : str, optional
-        File with weights of that architecture; no tag is needed then.
+        File with weights of that architecture. A tag, if given too, decides the activation (quick-gelu or not).
     weights : {"pretrained", "random"}
         ``random`` draws them from `seed`: costs without downloads.
 
@@ -277,22 +283,29 @@ def load_open_clip(name: str, checkpoint: str | None = None, weights: str = "pre
     if weights == "random":
         source = None
     elif source is None:
+        some = f" with a TAG such as {', '.join(tags[:4])}" if tags else ""
         raise UserError(
-            f"model {name} names no weights: write model={architecture}/TAG{suggest('', tags)}, "
-            "or give model.checkpoint=FILE or model.weights=random"
+            f"model {name} names no weights: write model={architecture}/TAG{some}, or give model.checkpoint=FILE or "
+            "model.weights=random"
         )
     quick_gelu = bool(tag) and bool((open_clip.get_pretrained_cfg(architecture, tag) or {}).get("quick_gelu"))
     try:
+        logging.disable(logging.ERROR)  # libraries report every retry; what matters is said below
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = open_clip.create_model(architecture, pretrained=source, force_quick_gelu=quick_gelu)
+        tokenizer = open_clip.get_tokenizer(architecture)
     except Exception as error:
+        if checkpoint:  # its text is advice for programmers, such as loading with pickle
+            raise UserError(
+                f"the file {checkpoint} cannot be loaded ({type(error).__name__}): check that it is a checkpoint of "
+                f"{architecture}"
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        what = f"the file {checkpoint}" if checkpoint else f"the weights of {name}"
-        remedy = (
-            "check that the file is a checkpoint of this architecture"
-            if checkpoint
-            else "run once on a machine with network access, or give model.checkpoint=FILE"
-        )
-        raise UserError(f"{what} cannot be loaded ({reason}): {remedy}") from error
-    return Clip(model, open_clip.get_tokenizer(architecture), model.visual.preprocess_cfg, name)
+        raise UserError(
+            f"model {name} cannot be loaded ({reason}): run once on a machine with network access, or give "
+            "model.checkpoint=FILE"
+        ) from error
+    finally:
+        logging.disable(logging.NOTSET)
+    return Clip(model, tokenizer, model.visual.preprocess_cfg, name)

@@ -25,9 +25,12 @@ ELSEWHERE = ("out", "data", "device", "threads", "seed", "method.file", "stream.
 # What else decides the numbers, as named in identity.json; runs that differ here are not averaged unawares.
 IDENTITY = {
     "weights_sha256": "weights",
+    "label_space": "label space",
+    "tasks": "order of tasks",
     "manifests": "manifests",
     "prompts_sha256": "prompts",
     "code_revision": "code",
+    "plugins_sha256": "plug-in files",
 }
 ABSENT = "(absent)"
 

@@ -3,41 +3,40 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from bench.method import Method
-from bench.pixels import PixelStore
+from bench.pixels import Pixels, PixelStore
 from bench.task import LabelSpace, Task, label_space
+
+Classifier = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
 def count_correct(
     method: Method,
-    store: PixelStore,
-    task: Task,
+    classifier: Classifier,
+    pixels: Pixels,
     space: LabelSpace,
     batch_size: int,
-    split: str = "test",
     on_batch: Callable[[], None] = lambda: None,
-) -> tuple[int, int]:
-    """Correctly classified images of one test set, and their number (plain top-1, ties to the first prompt).
+) -> int:
+    """Correctly classified images of one test set (plain top-1, ties to the first prompt).
 
     Parameters
     ----------
-    split : {"test", "validation"}
-        Which images of the task; validation images are for tuning.
+    classifier : callable
+        ``method.classifier(space)``.
     """
-    images = task.test if split == "test" else task.validation
-    if images is None:
-        raise ValueError(f"task {task.name} has no {split} images")
-    classifier = method.classifier(space)
-    pixels = store.get(images)
+    targets = torch.tensor(space.targets, device=method.clip.device)
     correct = torch.zeros((), dtype=torch.int64, device=method.clip.device)
     for batch, labels in pixels.batches(batch_size):
-        correct += (classifier(batch).argmax(dim=-1) == labels + space.offset).sum()
+        correct += (classifier(batch).argmax(dim=-1) == targets[labels]).sum()
         on_batch()
-    return int(correct), len(pixels)
+    return int(correct)
 
 
+@torch.no_grad()
 def evaluate_row(
     method: Method,
     store: PixelStore,
@@ -45,10 +44,11 @@ def evaluate_row(
     kind: str,
     seen: int,
     batch_size: int,
-    split: str = "test",
     on_batch: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, int, int]]:
     """Yield (column, correct, total) for every test set that has a label space after `seen` tasks.
+
+    Class features are encoded once for each distinct label space.
 
     Parameters
     ----------
@@ -57,7 +57,12 @@ def evaluate_row(
     seen : int
         Number of tasks learned so far; 0 for the untrained model.
     """
+    known: tuple[str, ...] | None = None
     for column, task in enumerate(tasks):
         space = label_space(kind, tasks, seen, column)
-        if space is not None:
-            yield column, *count_correct(method, store, task, space, batch_size, split, on_batch)
+        if space is None:
+            continue
+        if space.prompts != known:
+            classifier, known = method.classifier(space), space.prompts
+        pixels = store.get(task.test)
+        yield column, count_correct(method, classifier, pixels, space, batch_size, on_batch), len(pixels)

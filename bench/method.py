@@ -17,6 +17,7 @@ from bench.pixels import Pixels
 from bench.progress import watched
 from bench.seeding import generator
 from bench.task import LabelSpace
+from bench.train import EpochReport, Train, fit
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,15 @@ class TaskData:
     train: Pixels
     context: Context
 
-    def batches(self, purpose: str, epoch: int = 0, drop_last: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, purpose: str, epoch: int = 0, drop_last: bool = False, batch_size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """The training images in an order that depends on (data seed, purpose, task, epoch) alone.
+
+        Parameters
+        ----------
+        batch_size : int, optional
+            The run's by default.
 
         Yields
         ------
@@ -92,7 +100,7 @@ class TaskData:
         labels : Tensor [batch]
             int64, index into `prompts`.
         """
-        size = self.context.batch_size
+        size = batch_size or self.context.batch_size
         batches = self.train.batches(size, generator(self.context.data_seed, purpose, self.index, epoch), drop_last)
         if purpose == "train":  # the training loop shows one bar for all its epochs
             return batches
@@ -115,8 +123,8 @@ class Method:
         Settings of the run that the method's paper prescribes, as dotted keys (``{"train.weight_decay": 0.0}``).
     label_spaces : tuple of str
         The label spaces it supports.
-    trains : bool
-        False for a method that never changes the model: its rows are then reused instead of measured again.
+    constant : bool
+        True for a method whose classifier never changes: its rows are then reused instead of measured again.
     parity : ParityCard
     """
 
@@ -126,7 +134,7 @@ class Method:
 
     defaults: ClassVar[Mapping[str, Any]] = {}
     label_spaces: ClassVar[tuple[str, ...]] = ("task", "seen", "all")
-    trains: ClassVar[bool] = True
+    constant: ClassVar[bool] = False
     parity: ClassVar[ParityCard] = ParityCard()
     registry_name: ClassVar[str]
 
@@ -154,6 +162,16 @@ class Method:
     def after_step(self) -> None:
         """After every optimiser step, for methods that project or average their parameters."""
 
+    def fit(
+        self, task: TaskData, train: Train, on_step: Callable[[], None], on_epoch: Callable[[EpochReport], None]
+    ) -> int:
+        """Learn a task between `begin_task` and `end_task`; returns the number of trained values.
+
+        Default: `bench.train.fit`, gradient descent on `parameters()`. Methods that solve in closed form or step their
+        own way do it here.
+        """
+        return fit(self, task, train, on_step, on_epoch)
+
     def end_task(self, task: TaskData) -> None:
         """After training on a task: merging, memory. Default: merges every attached update."""
         self.clip.merge()
@@ -172,6 +190,10 @@ class Method:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
+
+    def report(self) -> dict[str, Any]:
+        """Figures about the task just learned for the record, made of numbers, texts, lists and dicts."""
+        return {}
 
     def stored_numbers(self) -> int:
         """How many numbers the method keeps for later tasks, apart from the model itself."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.clip import Clip
+from bench.errors import UserError
 from bench.task import Images
 
 
@@ -49,7 +50,14 @@ class Pixels:
         return self._decode(indices)
 
     def _decode(self, indices: Tensor) -> Tensor:
-        return torch.from_numpy(np.stack([self.clip.to_uint8(self.images.image(i)) for i in indices.tolist()]))
+        return torch.from_numpy(np.stack([self._one(index) for index in indices.tolist()]))
+
+    def _one(self, index: int) -> np.ndarray:
+        try:
+            return self.clip.to_uint8(self.images.image(index))
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
+            where = f"image {index} of class {int(self.labels[index])} in a set of {len(self)}"
+            raise UserError(f"{where} cannot be decoded ({error}): restore or remove it") from error
 
     def batches(
         self, batch_size: int, generator: torch.Generator | None = None, drop_last: bool = False

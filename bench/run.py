@@ -1,6 +1,7 @@
 """A whole run: the tasks in order, one row of the accuracy matrix after each, and the record on disk."""
 
 import dataclasses
+import json
 import os
 import time
 from collections import defaultdict
@@ -14,15 +15,16 @@ import torch
 from bench import metrics
 from bench.clip import Clip, load_open_clip
 from bench.config import Resolved, Train, fingerprint, run_directory
-from bench.errors import UserError
+from bench.errors import UserError, suggest
 from bench.evaluate import evaluate_row
 from bench.method import Context, Method, TaskData
 from bench.metrics import AccuracyMatrix
 from bench.pixels import PixelStore
 from bench.progress import bar
-from bench.task import Stream, Task
-from bench.track import Record, is_finished, peak_memory_mb, unwritable
-from bench.train import EpochReport, fit
+from bench.settings import describe
+from bench.task import LABEL_SPACES, Stream, Task
+from bench.track import Record, code_identity, data_identity, identity, is_finished, peak_memory_mb
+from bench.train import EpochReport
 
 DECODED_BYTES = 2**30
 """Decoded images kept in memory at most; larger sets are decoded on every pass."""
@@ -50,7 +52,7 @@ class Stopwatch:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device a run uses: CUDA before MPS before the CPU for ``auto``.
+    """The device a run uses; ``auto`` is CUDA where there is one, else the CPU (MPS only when asked for).
 
     Raises
     ------
@@ -59,7 +61,7 @@ def choose_device(wanted: str) -> torch.device:
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
+        return torch.device("cuda" if available["cuda"] else "cpu")
     if not available[wanted]:
         raise UserError(f"device={wanted} is not available on this machine: choose device=auto or device=cpu")
     return torch.device(wanted)
@@ -67,32 +69,61 @@ def choose_device(wanted: str) -> torch.device:
 
 @contextmanager
 def deterministic(threads: int | None) -> Iterator[None]:
-    """Deterministic kernels, and a thread count if one is given, for the time of a run; restored afterwards."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    """Deterministic kernels, and a thread count if one is given, for the time of a run; restored afterwards.
+
+    On CUDA an operation without a deterministic kernel warns and goes on: refusing it would refuse the run.
+    """
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.allow_tf32,
+        torch.get_num_threads(),
+    )
     # cuBLAS is deterministic only with a fixed workspace, which it reads from the environment at its first use.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+        torch.backends.cudnn.allow_tf32 = False
         if threads is not None:
             torch.set_num_threads(threads)
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.set_num_threads(before[1])
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.allow_tf32 = before[2]
+        torch.set_num_threads(before[3])
 
 
 def load_model(resolved: Resolved) -> Clip:
     """The model of a run, on the CPU: a registered one, or one of open_clip's."""
     if resolved.model_class is not None:
-        return resolved.model_class().load(resolved.model_settings)
+        clip = resolved.model_class().load(resolved.model_settings)
+        if not isinstance(clip, Clip):
+            raise UserError(f"model {resolved.run.model} gives no bench.clip.Clip from load(settings)")
+        return clip
     settings = resolved.model_settings
     return load_open_clip(resolved.run.model, settings.checkpoint, settings.weights, resolved.run.seeds.init or 0)
 
 
 def train_settings(resolved: Resolved, task: Task) -> Train:
-    """The training settings of one task: the run's, with the task's own where the user said nothing."""
-    own = {k: v for k, v in task.train_settings.items() if resolved.sources.get(f"train.{k}") != "user"}
-    return dataclasses.replace(resolved.run.train, **own)
+    """The training settings of one task: the run's, with the task's own where the user said nothing.
+
+    Raises
+    ------
+    UserError
+        If the task's own settings are unknown or out of range.
+    """
+    known = {key.removeprefix("train."): one for key, one in describe(Train, "train.").items()}
+    own = {}
+    for key, value in task.train_settings.items():
+        if key not in known:
+            raise UserError(f'task {task.name} sets "train.{key}", which is no setting{suggest(key, known)}')
+        try:
+            own[key] = known[key].convert(value, None)
+        except ValueError as error:
+            raise UserError(f"task {task.name} sets train.{key}={value}: it {error}") from error
+    return dataclasses.replace(
+        resolved.run.train, **{k: v for k, v in own.items() if resolved.sources.get(f"train.{k}") != "user"}
+    )
 
 
 def say(text: str = "") -> None:
@@ -118,55 +149,94 @@ def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
     Raises
     ------
     UserError
-        For everything a user can mend: see docs/errors in the pages of streams and methods.
+        For everything a user can mend.
     """
     directory = run_directory(resolved)
+    _check_plugins(resolved)
     if is_finished(directory):
-        say(f"already done: {directory}")
-        say(AccuracyMatrix.from_csv(directory / "accuracy.csv").render())
+        _repeat(directory, resolved)
         return directory
-    assert resolved.method_class is not None
-    if resolved.stream_class.label_space not in resolved.method_class.label_spaces:
-        raise UserError(
-            f"method {resolved.run.method} does not support the label space {resolved.stream_class.label_space!r} of "
-            f"stream {resolved.run.stream}: choose another stream"
-        )
     device = choose_device(resolved.run.device)
-    record = Record(directory)
     try:
         with deterministic(resolved.run.threads):
-            _run(resolved, command, record, device)
-    except OSError as error:
-        if str(getattr(error, "filename", "")).startswith(str(directory)):
-            raise unwritable(directory, error) from error
-        raise
+            _run(resolved, command, directory, device)
     except torch.cuda.OutOfMemoryError as error:
         raise UserError("the device ran out of memory: lower train.batch_size or evaluate.batch_size") from error
     return directory
 
 
-def _run(resolved: Resolved, command: Sequence[str], record: Record, device: torch.device) -> None:
+def _check_plugins(resolved: Resolved) -> None:
+    """What can be told before data or model are loaded."""
+    settings = resolved.run
+    for kind, cls, base in (("method", resolved.method_class, Method), ("stream", resolved.stream_class, Stream)):
+        if not (isinstance(cls, type) and issubclass(cls, base)):
+            raise UserError(f"{kind} {getattr(settings, kind)} is no subclass of {base.__module__}.{base.__name__}")
+    space = resolved.stream_class.label_space
+    if space in LABEL_SPACES and space not in resolved.method_class.label_spaces:
+        raise UserError(
+            f"method {settings.method} does not support the label space {space!r} of stream {settings.stream}: choose "
+            "another stream"
+        )
+    if settings.data is not None and not Path(settings.data).expanduser().is_dir():
+        raise UserError(f"data={settings.data} is no folder: give the folder that holds the datasets")
+
+
+def _load_stream(resolved: Resolved) -> Stream:
+    """The stream of a run, its test images replaced by validation images if those are to be scored."""
+    settings = resolved.run
+    stream: Stream = resolved.stream_class(resolved.stream_settings, settings.data, settings.seeds.task_order)
+    if settings.evaluate.split == "validation":
+        stream.tasks = [_with_validation(task) for task in stream.tasks]
+    return stream
+
+
+def _repeat(directory: Path, resolved: Resolved) -> None:
+    """Show a finished run again, unless its data are not those of this line.
+
+    Raises
+    ------
+    UserError
+        If the record was made from other images, class names, prompts or tasks.
+    """
+    stored = json.loads((directory / "identity.json").read_text(encoding="utf-8"))
+    stream = _load_stream(resolved)
+    for key, value in data_identity(stream, stream.tasks).items():
+        if stored.get(key) != value:
+            raise UserError(
+                f"{directory} holds a finished run with another {key} than this line would have: move it away or "
+                "choose another folder with out=DIR"
+            )
+    say(f"already done: {directory}")
+    if any(stored.get(key) != value for key, value in code_identity(resolved).items()):
+        say("note: it was made with another state of the code; move it away to run anew")
+    say(AccuracyMatrix.from_csv(directory / "accuracy.csv").render())
+
+
+def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: torch.device) -> None:
     watch = Stopwatch()
     settings = resolved.run
     with watch.phase("load"):
-        stream: Stream = resolved.stream_class(resolved.stream_settings, settings.data, settings.seeds.task_order)
+        stream = _load_stream(resolved)
         tasks = stream.tasks
-        if settings.evaluate.split == "validation":
-            tasks = [_with_validation(task) for task in tasks]
+        budgets = [train_settings(resolved, task) for task in tasks]
         clip = load_model(resolved)
-        record.identity(resolved, command, clip.weights_sha256(), tasks)
+        weights = clip.weights_sha256()
         clip.to(device)
-        record.environment(device)
         tokens = [clip.tokenize(task.prompts) for task in tasks]
     context = Context(len(tasks), settings.train.batch_size, settings.seeds.init or 0, settings.seeds.data_order or 0)
     store = PixelStore(clip, DECODED_BYTES)
     matrix = AccuracyMatrix([task.name for task in tasks])
-    trained = stored = 0
+    most_trained = stored = 0
 
     where = f"{settings.stream} ({len(tasks)} tasks), {settings.model}, seed {settings.seed}, {device.type}"
     say(f"{settings.method} on {where}")
     with watch.phase("statistics"):
         method = resolved.method_class(resolved.method_settings, clip, context)
+    # Only now, when everything that may be wrong has been looked at: a mistake leaves no run directory behind.
+    record = Record(directory)
+    record.settings(resolved)
+    record.json("identity.json", identity(resolved, command, weights, data_identity(stream, tasks)))
+    record.environment(device)
     with watch.phase("evaluate"):
         _measure(method, store, tasks, stream.label_space, 0, matrix, settings.evaluate.batch_size)
     _keep(matrix, record, 0)
@@ -177,19 +247,22 @@ def _run(resolved: Resolved, command: Sequence[str], record: Record, device: tor
         with watch.phase("statistics"):
             method.begin_task(data)
         with watch.phase("train"):
-            trained = max(trained, _train(method, data, train_settings(resolved, task), record, index, len(tasks)))
+            trained = _train(method, data, budgets[index], record, index, len(tasks))
         with watch.phase("statistics"):
             method.end_task(data)
-        stored = method.stored_numbers()
+        most_trained, stored = max(most_trained, trained), method.stored_numbers()
         with watch.phase("evaluate"):
-            # Where the label space grows, an untrained model's accuracies change too.
-            if method.trains or stream.label_space == "seen":
+            # Where the label space grows, the accuracies of a constant classifier change too.
+            if not method.constant or stream.label_space == "seen":
                 _measure(method, store, tasks, stream.label_space, index + 1, matrix, settings.evaluate.batch_size)
             else:
                 _reuse(matrix, index + 1)
-        _keep(matrix, record, index + 1, stored_numbers=stored, seconds=round(time.perf_counter() - start, 3))
+        took = time.perf_counter() - start
+        figures = {"trained": trained, "stored_numbers": stored, "seconds": round(took, 3), **method.report()}
+        _keep(matrix, record, index + 1, **figures)
         own = f"{matrix.accuracy(index + 1, index):5.1f}"
-        say(f"[{index + 1}/{len(tasks)}] {task.name:<14} accuracy {own} after {time.perf_counter() - start:5.1f} s")
+        nothing = "" if trained or method.constant else "  (nothing was left to train)"
+        say(f"[{index + 1}/{len(tasks)}] {task.name:<14} accuracy {own} after {took:5.1f} s{nothing}")
 
     seconds = {name: round(value, 3) for name, value in {"total": watch.total(), **watch.seconds}.items()}
     record.json(
@@ -203,7 +276,7 @@ def _run(resolved: Resolved, command: Sequence[str], record: Record, device: tor
             "seed": settings.seed,
             "metrics": metrics.summary(matrix),
             "seconds": seconds,
-            "trainable_parameters": trained,
+            "trainable_parameters": most_trained,
             "stored_numbers": stored,
             "peak_memory_mb": peak_memory_mb(device),
         },
@@ -228,7 +301,7 @@ def _train(method: Method, data: TaskData, train: Train, record: Record, index: 
 
     steps = -(-len(data.train) // train.batch_size) * train.epochs
     with bar(f"[{index + 1}/{count}] {data.name}: train", steps, "step") as advance:
-        return fit(method, data, train, advance, on_epoch)
+        return method.fit(data, train, advance, on_epoch)
 
 
 def _measure(
@@ -251,7 +324,7 @@ def _reuse(matrix: AccuracyMatrix, row: int) -> None:
 
 def _keep(matrix: AccuracyMatrix, record: Record, row: int, **values: Any) -> None:
     """Write the matrix and an event for one finished row."""
-    matrix.to_csv(record.directory / "accuracy.csv")
+    record.matrix(matrix)
     accuracies: Mapping[str, float] = {
         task: round(matrix.accuracy(row, column), 4)
         for column, task in enumerate(matrix.tasks)

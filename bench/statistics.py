@@ -23,15 +23,13 @@ class SecondMoment:
     """
 
     def __init__(self, width: int, device: torch.device):
-        # MPS has no float64; there the sums stay in float32.
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        self.gram = torch.zeros(width, width, dtype=dtype, device=device)
+        self.gram = torch.zeros(width, width, dtype=torch.float64, device=device)
         self.count = 0
 
     def add(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Count the tokens of x [batch, tokens, width], only those where mask [batch, tokens] is true if given."""
         rows = (x[mask] if mask is not None else x.flatten(0, -2)).detach().float()
-        self.gram += (rows.T @ rows).to(self.gram.dtype)
+        self.gram += (rows.T @ rows).to(self.gram.device).double()
         self.count += len(rows)
 
     def mean(self) -> Tensor:
@@ -58,7 +56,7 @@ def second_moments(
     dict of site name to SecondMoment
     """
     sites = {linear_map.site.name: linear_map.site for linear_map in maps}
-    moments = {name: SecondMoment(site.width, clip.device) for name, site in sites.items()}
+    moments = {name: SecondMoment(site.width, clip.exact_device) for name, site in sites.items()}
 
     def text_recorder(moment: SecondMoment):
         return lambda x: moment.add(x, None if padding else clip.token_mask)

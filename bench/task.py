@@ -23,7 +23,8 @@ class Images(Protocol):
     labels : int64 array [images]
         Index into the task's class names.
     digest : str
-        Hash that changes when the images, their order or their labels do; it identifies the data in records.
+        Hash that identifies the data in records: it changes when labels or order do, and when images do as far as that
+        shows without reading all of them.
     """
 
     labels: np.ndarray
@@ -149,15 +150,17 @@ class Task:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        return tuple(self.template.format(name) for name in self.classes)
+        return tuple(self.template.replace("{}", name) for name in self.classes)
 
     def digest(self) -> str:
         """Hash of everything in the task that can change a result."""
-        parts = [self.name, list(self.classes), self.template, self.train.digest, self.test.digest]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        parts = [self.name, self.classes, self.template, self.train.digest, self.test.digest, dict(self.train_settings)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def validate(self) -> None:
         """Raise UserError if the task cannot be learned or measured: no images, a class without any, wrong labels."""
+        if not self.name or not self.name.isprintable():
+            raise UserError(f"the task name {self.name!r} cannot be printed: give it another")
         if not self.classes:
             raise UserError(f"task {self.name} has no classes: give it a list of class names")
         if len(set(self.classes)) != len(self.classes):
@@ -165,7 +168,10 @@ class Task:
             raise UserError(f"task {self.name} names the class {twice[0]!r} twice: make its class names distinct")
         if "{}" not in self.template:
             raise UserError(f'the template "{self.template}" of task {self.name} has no {{}} for the class name')
-        for part, images in (("training", self.train), ("test", self.test)):
+        parts = {"training": self.train, "test": self.test}
+        if self.validation is not None:
+            parts["validation"] = self.validation
+        for part, images in parts.items():
             if len(images) == 0:
                 raise UserError(f"task {self.name} has no {part} images: check its dataset")
             low, high = int(images.labels.min()), int(images.labels.max())
@@ -174,10 +180,10 @@ class Task:
                     f"task {self.name} has {part} labels from {low} to {high} and {len(self.classes)} classes: "
                     "the label file and the class list disagree"
                 )
-        counts = np.bincount(self.train.labels, minlength=len(self.classes))
-        if (counts == 0).any():
-            name = self.classes[int(counts.argmin())]
-            raise UserError(f"class {name!r} of task {self.name} has no training image: add some or drop the class")
+            counts = np.bincount(images.labels, minlength=len(self.classes))
+            if (counts == 0).any():
+                name = self.classes[int(counts.argmin())]
+                raise UserError(f"class {name!r} of task {self.name} has no {part} image: add some or drop the class")
 
 
 class Stream:
@@ -209,6 +215,11 @@ class Stream:
 
     def __init__(self, settings: Any, data_root: str | None, order_seed: int):
         self.settings = settings
+        if self.label_space not in LABEL_SPACES:
+            raise UserError(
+                f"stream {type(self).__name__} has the label space {self.label_space!r}: write one of "
+                f"{', '.join(LABEL_SPACES)}"
+            )
         self.tasks = self.load(data_root, order_seed)
         if not self.tasks:
             raise UserError("the stream has no tasks: name at least one dataset")
@@ -231,15 +242,16 @@ class LabelSpace:
     Attributes
     ----------
     prompts : tuple of str
+        Each once: classes of several tasks that have the same prompt cannot be told apart and count as one.
     tasks : tuple of int
-        Index in the stream of the task that each prompt comes from.
-    offset : int
-        Position of the test set's first class among the prompts.
+        Index in the stream of the first task that each prompt comes from.
+    targets : tuple of int
+        Position among the prompts of each class of the test set.
     """
 
     prompts: tuple[str, ...]
     tasks: tuple[int, ...]
-    offset: int
+    targets: tuple[int, ...]
 
 
 def label_space(kind: str, tasks: Sequence[Task], seen: int, column: int) -> LabelSpace | None:
@@ -259,6 +271,10 @@ def label_space(kind: str, tasks: Sequence[Task], seen: int, column: int) -> Lab
         included = range(seen)
     else:
         included = range(len(tasks))
-    prompts = tuple(prompt for index in included for prompt in tasks[index].prompts)
-    owners = tuple(index for index in included for _ in tasks[index].classes)
-    return LabelSpace(prompts, owners, owners.index(column))
+    owners: dict[str, int] = {}
+    for index in included:
+        for prompt in tasks[index].prompts:
+            owners.setdefault(prompt, index)
+    position = {prompt: place for place, prompt in enumerate(owners)}
+    targets = tuple(position[prompt] for prompt in tasks[column].prompts)
+    return LabelSpace(tuple(owners), tuple(owners.values()), targets)

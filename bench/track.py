@@ -2,13 +2,15 @@
 
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,11 @@ from omegaconf import OmegaConf
 import bench
 from bench.config import Resolved, fingerprint
 from bench.errors import UserError
-from bench.task import Task
+from bench.matrix import AccuracyMatrix
+from bench.task import Stream, Task
+
+CODE = ("bench", "methods", "datasets")
+"""The folders of a checkout whose content is the code of a run."""
 
 PACKAGES = (
     "torch",
@@ -49,53 +55,60 @@ def is_finished(directory: Path) -> bool:
 
 
 class Record:
-    """Writes the record of one run.
+    """Writes the record of one run; every failure to write is a `UserError` that names the folder.
 
     Parameters
     ----------
     directory : Path
         Created if needed. Files of an unfinished attempt are replaced.
-
-    Raises
-    ------
-    UserError
-        If the directory cannot be written.
     """
 
     def __init__(self, directory: Path):
         self.directory = directory
-        try:
+        with self._writing():
             directory.mkdir(parents=True, exist_ok=True)
-            self.event_file = directory / "metrics.jsonl"
-            write_atomic(self.event_file, "")
-        except OSError as error:
-            raise unwritable(directory, error) from error
+            write_atomic(directory / "metrics.jsonl", "")
+            for stale in ("accuracy.csv", "summary.json"):
+                (directory / stale).unlink(missing_ok=True)
 
-    def identity(self, resolved: Resolved, command: Sequence[str], weights: str, tasks: Sequence[Task]) -> None:
-        """Write config.yaml, identity.json and environment.json: what decides the numbers, and where they were made."""
-        flat = resolved.flat
-        nested = OmegaConf.from_dotlist([])
-        for key, value in flat.items():
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.directory} ({error.strerror or error}): make room or choose another folder "
+                "with out=DIR"
+            ) from error
+
+    def text(self, name: str, content: str) -> None:
+        """Write one file of the record."""
+        with self._writing():
+            write_atomic(self.directory / name, content)
+
+    def json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one JSON file of the record."""
+        self.text(name, json.dumps(content, indent=1) + "\n")
+
+    def event(self, event: str, **values: Any) -> None:
+        """Append one line to metrics.jsonl."""
+        with self._writing(), (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": event, **values}) + "\n")
+
+    def matrix(self, matrix: AccuracyMatrix) -> None:
+        """Write accuracy.csv anew."""
+        with self._writing():
+            matrix.to_csv(self.directory / "accuracy.csv")
+
+    def settings(self, resolved: Resolved) -> None:
+        """Write config.yaml: all resolved settings, nested."""
+        nested = OmegaConf.create()
+        for key, value in resolved.flat.items():
             OmegaConf.update(nested, key, value, force_add=True)
-        write_atomic(self.directory / "config.yaml", OmegaConf.to_yaml(nested))
-        prompts = json.dumps({task.name: task.prompts for task in tasks}, sort_keys=True)
-        self.json(
-            "identity.json",
-            {
-                "fingerprint": fingerprint(flat),
-                "seed": resolved.run.seed,
-                "command": list(command),
-                "settings": {key: {"value": flat[key], "source": resolved.sources[key]} for key in sorted(flat)},
-                "seeds": vars(resolved.run.seeds),
-                "weights_sha256": weights,
-                "manifests": {task.name: task.digest() for task in tasks},
-                "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest(),
-                "code_revision": code_revision(),
-            },
-        )
+        self.text("config.yaml", OmegaConf.to_yaml(nested))
 
     def environment(self, device: torch.device) -> None:
-        """Write environment.json."""
+        """Write environment.json: where and with what the run is made."""
         self.json(
             "environment.json",
             {
@@ -110,21 +123,53 @@ class Record:
             },
         )
 
-    def json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write one JSON file of the record."""
-        write_atomic(self.directory / name, json.dumps(content, indent=1, sort_keys=False) + "\n")
 
-    def event(self, event: str, **values: Any) -> None:
-        """Append one line to metrics.jsonl."""
-        with self.event_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, **values}) + "\n")
+def data_identity(stream: Stream, tasks: Sequence[Task]) -> dict[str, Any]:
+    """What of the data decides the numbers: order of tasks, label space, hashes of images, labels and prompts."""
+    prompts = json.dumps({task.name: task.prompts for task in tasks}, sort_keys=True)
+    return {
+        "label_space": stream.label_space,
+        "tasks": [task.name for task in tasks],
+        "manifests": {task.name: task.digest() for task in tasks},
+        "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest(),
+    }
 
 
-def unwritable(directory: Path, error: OSError) -> UserError:
-    """The error of an output directory that cannot be written."""
-    return UserError(
-        f"cannot write to {directory} ({error.strerror or error}): make room or choose another folder with out=DIR"
-    )
+def code_identity(resolved: Resolved) -> dict[str, Any]:
+    """What of the code decides the numbers: the revision, and hashes of the plug-ins' own files."""
+    plugins = {}
+    for kind, cls in (
+        ("method", resolved.method_class),
+        ("stream", resolved.stream_class),
+        ("model", resolved.model_class),
+    ):
+        source = inspect.getsourcefile(cls) if cls is not None else None
+        if source is not None:
+            plugins[kind] = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    return {"code_revision": code_revision(), "plugins_sha256": plugins}
+
+
+def identity(resolved: Resolved, command: Sequence[str], weights: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of identity.json: all that decides the numbers of a run.
+
+    Parameters
+    ----------
+    weights : str
+        Hash of the backbone's weights.
+    data : mapping
+        `data_identity`.
+    """
+    flat = resolved.flat
+    return {
+        "fingerprint": fingerprint(flat),
+        "seed": resolved.run.seed,
+        "command": list(command),
+        "settings": {key: {"value": flat[key], "source": resolved.sources[key]} for key in sorted(flat)},
+        "seeds": vars(resolved.run.seeds),
+        "weights_sha256": weights,
+        **data,
+        **code_identity(resolved),
+    }
 
 
 def versions(names: Sequence[str]) -> dict[str, str]:
@@ -161,7 +206,7 @@ def code_revision() -> str:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
             raise ValueError("installed below another project's checkout")
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", *CODE) else "")
     except (OSError, ValueError, subprocess.SubprocessError):
         return f"keeplora-bench {bench.__version__}"
 

@@ -1,15 +1,23 @@
 """The ordinary training loop for one task."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from bench.config import Train
 from bench.errors import UserError
-from bench.method import Method, TaskData
+
+if TYPE_CHECKING:
+    from bench.method import Method, TaskData
+
+FEWEST_STEPS = 3
+"""OneCycle needs a step on the way up, one at the top and one on the way down."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +43,18 @@ def build_schedule(
     """The learning rate over `steps` optimiser steps; None for a constant one.
 
     ``onecycle`` has PyTorch's defaults, as in the code released with KeepLoRA: up to ``lr`` over 30 % of the steps from
-    lr/25, down to lr/250000, both along cosines, with beta1 (or the momentum) moving against it between 0.95 and 0.85.
+    lr/25, down to lr/250000, both along cosines, with Adam's beta1 moving against it between 0.95 and 0.85 (SGD keeps
+    its momentum).
     ``cosine`` rises linearly over the fraction ``warmup`` and falls to zero along a cosine.
     """
     if train.schedule == "onecycle":
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=train.lr, total_steps=steps)
+        if steps < FEWEST_STEPS:
+            raise UserError(
+                f"train.schedule=onecycle needs at least {FEWEST_STEPS} steps and a task has {steps}: raise "
+                "train.epochs, lower train.batch_size or choose train.schedule=constant"
+            )
+        cycle = train.optimizer != "sgd"
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=train.lr, total_steps=steps, cycle_momentum=cycle)
     if train.schedule == "cosine":
         warmup = round(train.warmup * steps)
 
@@ -91,7 +106,7 @@ def fit(
         for epoch in range(train.epochs):
             # Summed on the device: reading the loss at every step would make the device wait.
             total = torch.zeros((), device=task.tokens.device)
-            for pixels, labels in task.batches("train", epoch):
+            for pixels, labels in task.batches("train", epoch, batch_size=train.batch_size):
                 loss = method.loss(pixels, labels, task)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bench.clip import TOWERS
+from bench.errors import UserError
 from bench.method import Method, ParityCard
 from bench.registry import register
 from bench.settings import setting
@@ -32,6 +33,10 @@ class Finetune(Method):
         ),
         verified=("every parameter but the logit scale moves, none moves outside the chosen towers (tests)",),
     )
+
+    def setup(self) -> None:
+        if not self.settings.towers:
+            raise UserError("method.towers names no tower: name image, text or both")
 
     def parameters(self) -> Sequence[Tensor]:
         """All parameters of the chosen towers."""

@@ -14,6 +14,7 @@ The pre-trained model itself is not protected: the first task's A has the direct
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ from bench.statistics import second_moments
 
 from .low_rank import PerTower, Targets, attach, targets
 from .subspace import count_reaching, descending_eigh, empty_basis, leading_directions, outside
+
+EPSILON_FIRST: dict[str, Any] = {"above": 0, "high": 1, "symbol": "eps_0"}
+EPSILON_LAST: dict[str, Any] = {"above": 0, "high": 1, "symbol": "eps_end"}
 
 
 class DualMemory:
@@ -66,7 +70,7 @@ class DualMemory:
         total = (moment**2).sum()
         rest = self.free(moment)
         energies, vectors = descending_eigh(rest @ rest.T)
-        shares = energies / total
+        shares = (energies / total).cpu()  # cumsum is not deterministic on CUDA
         if self.complement:
             # Peel directions off what is free while more than 1 - eps_t of the energy remains there.
             remaining = torch.cat([shares.sum()[None], shares.sum() - shares.cumsum(0)])[:-1]
@@ -80,7 +84,9 @@ class DualMemory:
             # First task: one direction fewer than would reach the threshold, at least one.
             self.basis = vectors[:, : max(1, int((shares.cumsum(0) < threshold).sum()))]
         else:
-            added = min(count_reaching(shares, threshold, float(1 - shares.sum())), self.free_dimension)
+            # Directions without energy are rounding noise, not inputs.
+            usable = min(int((shares > 1e-12).sum()), self.free_dimension)
+            added = min(count_reaching(shares, threshold, float(1 - shares.sum())), usable)
             fresh, _ = torch.linalg.qr(self.free(vectors[:, :added]))
             self.basis = torch.cat([self.basis, fresh], dim=1)
         if not self.complement and self.basis.shape[1] > self.basis.shape[0] / 2:
@@ -93,20 +99,16 @@ class DualMemory:
 class FirstEnergy(PerTower):
     """eps_0."""
 
-    image: float = setting(
-        0.95, "share of the image inputs' squared second moment covered after the first task", above=0, high=1
-    )
-    text: float = setting(
-        0.95, "share of the prompt inputs' squared second moment covered after the first task", above=0, high=1
-    )
+    image: float = setting(0.95, "share of the images' energy protected after the first task", **EPSILON_FIRST)
+    text: float = setting(0.95, "share of the prompts' energy protected after the first task", **EPSILON_FIRST)
 
 
 @dataclass
 class LastEnergy(PerTower):
     """eps_end, which a stream of T tasks approaches to within one T-th of the difference."""
 
-    image: float = setting(1.0, "what the share for image inputs rises to", above=0, high=1)
-    text: float = setting(1.0, "what the share for prompt inputs rises to", above=0, high=1)
+    image: float = setting(1.0, "what that share rises to for images", **EPSILON_LAST)
+    text: float = setting(1.0, "what that share rises to for prompts", **EPSILON_LAST)
 
 
 @register("method", "inflora", title="Updates off earlier tasks' inputs", paper="InfLoRA, arXiv 2404.00228")
@@ -116,6 +118,8 @@ class InfLora(Method):
     Attributes
     ----------
     memories : dict of site name to DualMemory
+    effective_rank : dict of site name to int
+        Rows of A in the current task.
     """
 
     @dataclass
@@ -148,7 +152,8 @@ class InfLora(Method):
     def setup(self) -> None:
         self.targets = targets(self.clip, self.settings, self.settings.rank)
         self.sites: dict[str, Site] = {m.site.name: m.site for m in self.targets}
-        device = self.clip.device
+        self.effective_rank: dict[str, int] = {}
+        device = self.clip.exact_device
         self.memories = {name: DualMemory(empty_basis(site.width, device)) for name, site in self.sites.items()}
 
     def begin_task(self, task: TaskData) -> None:
@@ -161,6 +166,7 @@ class InfLora(Method):
             directions = leading_directions(candidate, min(self.settings.rank, memory.free_dimension), nothing)
             directions, _ = torch.linalg.qr(memory.free(directions))
             designed[name] = directions.T / math.sqrt(3)
+            self.effective_rank[name] = directions.shape[1]
         for linear_map in self.targets:
             attach(linear_map, designed[linear_map.site.name], scale=1.0)
 
@@ -179,12 +185,17 @@ class InfLora(Method):
             first, last = (getattr(group, tower) for group in (self.settings.energy_first, self.settings.energy_last))
             memory.update(moments[name].mean(), first + (last - first) * progress)
 
+    def report(self) -> dict[str, Any]:
+        """Rows of A in the task just learned and dimension of the protected subspace after it, per site."""
+        protected = {name: site.width - self.memories[name].free_dimension for name, site in self.sites.items()}
+        return {"effective_rank": dict(self.effective_rank), "protected": protected}
+
     def state_dict(self) -> dict[str, Tensor]:
         state = {f"{name}.basis": memory.basis for name, memory in self.memories.items()}
         return state | {f"{n}.complement": torch.tensor(m.complement) for n, m in self.memories.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.memories = {
-            name: DualMemory(state[f"{name}.basis"].to(self.clip.device), bool(state[f"{name}.complement"]))
+            name: DualMemory(state[f"{name}.basis"].to(self.clip.exact_device), bool(state[f"{name}.complement"]))
             for name in self.sites
         }

@@ -16,6 +16,7 @@ Since every row of the update lies in span(A), which is orthogonal to M, an inpu
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ from bench.statistics import mean_gradient, second_moments
 from .low_rank import PerTower, Targets, attach, targets
 from .subspace import empty_basis, grow, leading_directions, outside, principal_subspace
 
+EPSILON_W: dict[str, Any] = {"low": 0, "high": 1, "symbol": "eps_w"}
+EPSILON_F: dict[str, Any] = {"above": 0, "high": 1, "symbol": "eps_f"}
+
 ROUNDING = 1e-5
 """Share of a gradient's norm below which its singular values are rounding: fp32 sums over many tokens."""
 
@@ -36,16 +40,16 @@ ROUNDING = 1e-5
 class WeightEnergy(PerTower):
     """Share of the pre-trained weight's energy that is protected; 0 protects nothing."""
 
-    image: float = setting(0.85, "share of a pre-trained image-tower weight's energy that is protected", low=0, high=1)
-    text: float = setting(0.2, "share of a pre-trained text-tower weight's energy that is protected", low=0, high=1)
+    image: float = setting(0.85, "share of an image-tower weight's energy protected from the start", **EPSILON_W)
+    text: float = setting(0.2, "share of a text-tower weight's energy protected from the start", **EPSILON_W)
 
 
 @dataclass
 class FeatureEnergy(PerTower):
     """Share of a task's feature energy that is protected after it."""
 
-    image: float = setting(0.99, "share of a task's image-feature energy protected after it", above=0, high=1)
-    text: float = setting(0.99, "share of a task's prompt-feature energy protected after it", above=0, high=1)
+    image: float = setting(0.99, "share of a task's image-feature energy protected after it", **EPSILON_F)
+    text: float = setting(0.99, "share of a task's prompt-feature energy protected after it", **EPSILON_F)
 
 
 @register("method", "keeplora", title="Updates confined to the residual subspace", paper="KeepLoRA, arXiv 2601.19659")
@@ -83,7 +87,7 @@ class KeepLora(Method):
             "columns of A beyond the rank of the projected gradient are dropped; the released code keeps arbitrary "
             "ones, which may lie inside the protected subspace",
         ),
-        verified=("float64 transcriptions of the definitions, on random towers and on the pocket model (tests)",),
+        verified=("float64 transcriptions of the definitions, on small random towers (tests)",),
     )
 
     def setup(self) -> None:
@@ -94,9 +98,9 @@ class KeepLora(Method):
         for linear_map in self.targets:
             energy = self.settings.weight_energy.of(linear_map)
             self.bases[linear_map.name] = (
-                principal_subspace(linear_map.weight, energy)
+                principal_subspace(linear_map.weight.to(self.clip.exact_device), energy)
                 if energy > 0
-                else empty_basis(linear_map.in_features, linear_map.weight.device)
+                else empty_basis(linear_map.in_features, self.clip.exact_device)
             )
 
     def begin_task(self, task: TaskData) -> None:
@@ -105,7 +109,7 @@ class KeepLora(Method):
         gradients = mean_gradient(self.clip, task, self.targets)
         for linear_map in self.targets:
             basis = self.bases[linear_map.name]
-            gradient = gradients[linear_map.name].double().T
+            gradient = gradients[linear_map.name].to(self.clip.exact_device).double().T
             residual = outside(basis, gradient)
             # What is below the rounding of the fp32 gradient is no direction of it, however little was left over.
             directions = leading_directions(residual, self.settings.rank, basis, ROUNDING * float(gradient.norm()))
@@ -129,8 +133,15 @@ class KeepLora(Method):
             energy = self.settings.feature_energy.of(linear_map)
             self.bases[linear_map.name] = grow(self.bases[linear_map.name], gram, energy)
 
+    def report(self) -> dict[str, Any]:
+        """Columns of A in the task just learned and dimension of the protected subspace after it, per map."""
+        return {
+            "effective_rank": dict(self.effective_rank),
+            "protected": {name: basis.shape[1] for name, basis in self.bases.items()},
+        }
+
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self.bases)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.bases = {name: basis.to(self.clip.device) for name, basis in state.items()}
+        self.bases = {name: basis.to(self.clip.exact_device) for name, basis in state.items()}

@@ -44,7 +44,7 @@ def count_reaching(energies: Tensor, threshold: float, already: float = 0.0) -> 
     """
     if already >= threshold:
         return 0
-    reached = (already + energies.cumsum(0)) >= threshold
+    reached = (already + energies.cpu().cumsum(0)) >= threshold  # cumsum is not deterministic on CUDA
     return int(reached.int().argmax()) + 1 if bool(reached.any()) else len(energies)
 
 

@@ -8,7 +8,7 @@ from bench.registry import register
 class ZeroShot(Method):
     """Classifies with the prompts of the label space and learns nothing."""
 
-    trains = False
+    constant = True
     parity = ParityCard(
         present=("one prompt a class, cosine similarity, argmax",),
         deviations=("one template a task instead of CLIP's ensembles, as every method of this suite",),

@@ -160,7 +160,7 @@ def test_unsupported_towers_are_named() -> None:
     [
         ("ViT-B-61/openai", {}, r'unknown model ViT-B-61/openai \(did you mean "ViT-B-16"\?\)'),
         ("ViT-B-16/opnai", {}, r'open_clip has no weights opnai for ViT-B-16 \(did you mean "openai"\?\)'),
-        ("ViT-B-16", {}, "model ViT-B-16 names no weights: write model=ViT-B-16/TAG"),
+        ("ViT-B-16", {}, "model ViT-B-16 names no weights: write model=ViT-B-16/TAG with a TAG such as openai, "),
         ("ViT-B-32", {"checkpoint": "missing.pt"}, "the file missing.pt cannot be loaded"),
     ],
 )
@@ -174,7 +174,7 @@ def test_missing_network_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path) -> N
     monkeypatch.setattr(
         "open_clip.factory.download_pretrained", lambda *a, **k: (_ for _ in ()).throw(OSError("offline"))
     )
-    with pytest.raises(UserError, match="the weights of ViT-B-32/openai cannot be loaded .*model.checkpoint=FILE"):
+    with pytest.raises(UserError, match="model ViT-B-32/openai cannot be loaded .*model.checkpoint=FILE"):
         load_open_clip("ViT-B-32/openai")
 
 

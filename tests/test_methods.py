@@ -1,8 +1,6 @@
 """What each method promises, on small random towers, against definitions written here in float64."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -19,7 +17,11 @@ from bench.errors import UserError
 from bench.method import Context, Method, TaskData
 from bench.pixels import Pixels
 from bench.toy import tiny_clip, toy_task
-from bench.train import fit
+
+
+def nothing(*_: object) -> None:
+    """Hears of steps and epochs."""
+
 
 TRAIN = Train(epochs=2, batch_size=16, lr=0.02)
 LOW_RANK = [Lora, InfLora, KeepLora]
@@ -48,16 +50,9 @@ def weights(method: Method) -> dict[str, torch.Tensor]:
 def learn(method: Method, index: int) -> TaskData:
     task = data(method.clip, index)
     method.begin_task(task)
-    fit(method, task, TRAIN)
+    method.fit(task, TRAIN, nothing, nothing)
     method.end_task(task)
     return task
-
-
-@contextmanager
-def double(clip: Clip) -> Iterator[None]:
-    clip.model.double()
-    yield
-    clip.model.float()
 
 
 # ---- all methods
@@ -90,6 +85,11 @@ def test_finetune_moves_everything_but_the_logit_scale() -> None:
     learn(method, 0)
     still = [name for name, tensor in method.clip.model.state_dict().items() if torch.equal(tensor, before[name])]
     assert still == ["logit_scale"]
+
+
+def test_finetune_of_no_tower_is_refused() -> None:
+    with pytest.raises(UserError, match="method.towers names no tower"):
+        make(Finetune, towers=[])
 
 
 @pytest.mark.parametrize("tower", ["image", "text"])
@@ -136,7 +136,7 @@ def test_output_is_unchanged_before_training_and_by_merging(cls: type[Method]) -
     untrained = logits()
     method.begin_task(task)
     assert (logits() - untrained).abs().max() < 1e-4
-    fit(method, task, TRAIN)
+    method.fit(task, TRAIN, nothing, nothing)
     trained = logits()
     assert (trained - untrained).abs().max() > 1e-3
     method.end_task(task)
@@ -151,7 +151,7 @@ def test_frozen_factor_stays_and_the_change_lies_in_its_span(cls: type[Method]) 
     before = weights(method)
     method.begin_task(task)
     frozen = {m.name: m.update.A.clone() for m in method.targets if m.update}
-    trained = fit(method, task, TRAIN)
+    trained = method.fit(task, TRAIN, nothing, nothing)
     assert trained == sum(m.out_features * len(frozen[m.name]) for m in method.targets if m.update)
     for linear_map in method.targets:
         assert torch.equal(linear_map.update.A, frozen[linear_map.name])
@@ -198,7 +198,7 @@ def test_lora_starts_uniform_with_zero_up_projection_and_trains_both() -> None:
         assert 0.9 * bound < update.A.abs().max() <= bound
     start = {m.name: m.update.A.clone() for m in method.targets}
     assert len({float(a[0, 0]) for a in start.values()}) == len(start), "every map draws its own"
-    fit(method, task, TRAIN)
+    method.fit(task, TRAIN, nothing, nothing)
     assert all(not torch.equal(m.update.A, start[m.name]) and m.update.B.abs().max() > 0 for m in method.targets)
 
 
@@ -325,7 +325,7 @@ def test_keeplora_one_sgd_step_is_the_projected_gradient() -> None:
         epochs=1, batch_size=len(task.train), lr=0.5, optimizer="sgd", momentum=0.0, schedule="constant", weight_decay=0
     )
     one_batch = Context(tasks=3, batch_size=len(task.train), init_seed=0, data_seed=0)
-    fit(method, data(method.clip, 0, one_batch), step)
+    method.fit(data(method.clip, 0, one_batch), step, nothing, nothing)
     method.clip.merge()
     for linear_map in method.targets:
         A = factors[linear_map.name]
@@ -346,7 +346,7 @@ def test_keeplora_training_does_not_depend_on_where_b_starts() -> None:
             for linear_map in method.targets:
                 linear_map.add(linear_map.update.delta())
                 linear_map.update.B.zero_()
-        fit(method, task, train)
+        method.fit(task, train, nothing, nothing)
         method.clip.merge()
         results.append(weights(method))
     for name in results[0]:

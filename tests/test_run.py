@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,12 @@ from toy import ToyStream
 from bench import run as engine
 from bench.config import Resolved, resolve
 from bench.errors import UserError
+from bench.method import Method
 from bench.metrics import AccuracyMatrix, summary
 from bench.run import run
+from bench.toy import toy_task
 
+ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "toy.py")
 
 
@@ -51,6 +56,9 @@ def test_the_record_is_whole(finished: Path) -> None:
     assert set(identity["manifests"]) == {"toy0", "toy1", "toy2"}
     assert len(identity["weights_sha256"]) == len(identity["prompts_sha256"]) == 64
     assert identity["code_revision"]
+    assert set(identity["plugins_sha256"]) == {"method", "stream", "model"}
+    assert identity["label_space"] == "task"
+    assert identity["tasks"] == ["toy0", "toy1", "toy2"]
     environment = json.loads((finished / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
     config = (finished / "config.yaml").read_text()
@@ -186,7 +194,7 @@ def test_a_disk_that_fills_up_during_the_run(tmp_path: Path, monkeypatch: pytest
     def full(self: AccuracyMatrix, path: Path) -> None:
         calls.append(path)
         if len(calls) == 3:
-            raise OSError(28, "No space left on device", str(path))
+            raise OSError(28, "No space left on device")  # the kernel names no file when a write fails
         real(self, path)
 
     monkeypatch.setattr(AccuracyMatrix, "to_csv", full)
@@ -195,6 +203,111 @@ def test_a_disk_that_fills_up_during_the_run(tmp_path: Path, monkeypatch: pytest
     matrix = AccuracyMatrix.from_csv(calls[0])
     assert [matrix.state(row, 0) for row in range(4)] == ["measured", "measured", "missing", "missing"]
     assert not (calls[0].parent / "summary.json").exists()
+
+
+def test_a_file_system_that_refuses_large_files(tmp_path: Path) -> None:
+    """A real limit of the kernel instead of a pretended error: the record stops, with one sentence and status 2."""
+    code = (
+        "import resource, signal, sys; from bench.cli import main; import bench.run;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900));"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["run", "method=lora", "method.rank=4", f"stream={TOY}", f"model={TOY}", f"out={tmp_path}", "device=cpu"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: cannot write to ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_mistake_leaves_no_run_directory(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="method.rank=100 is above the width"):
+        run(toy(tmp_path, "method=lora", "method.rank=100"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_of_other_data_is_not_handed_back(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(self, data_root, order_seed):
+        return [toy_task(index + 1) for index in range(3)]
+
+    resolved = toy(finished.parents[3], "method=keeplora", "seed=3")
+    monkeypatch.setattr(resolved.stream_class, "load", other)
+    with pytest.raises(UserError, match=r"holds a finished run with another tasks than this line would have"):
+        run(resolved)
+
+
+def test_a_finished_run_of_other_code_is_shown_with_a_note(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engine, "code_identity", lambda resolved: {"code_revision": "another"})
+    run(toy(finished.parents[3], "method=keeplora", "seed=3"))
+    assert "note: it was made with another state of the code" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epoch": 3}, r'task toy0 sets "train.epoch", which is no setting \(did you mean "epochs"'),
+        ({"epochs": -1}, "task toy0 sets train.epochs=-1: it "),
+    ],
+)
+def test_a_tasks_own_budget_is_checked(settings: dict, message: str, tmp_path: Path) -> None:
+    class Odd(ToyStream):
+        def load(self, data_root, order_seed):
+            return [dataclasses.replace(task, train_settings=settings) for task in super().load(data_root, order_seed)]
+
+    with pytest.raises(UserError, match=message):
+        run(dataclasses.replace(toy(tmp_path, "method=lora"), stream_class=Odd))
+
+
+def test_what_is_no_method_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="method lora is no subclass of bench.method.Method"):
+        run(dataclasses.replace(toy(tmp_path, "method=lora"), method_class=dict))
+
+
+def test_a_data_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="data=.*nowhere is no folder"):
+        run(toy(tmp_path, "method=lora", f"data={tmp_path / 'nowhere'}"))
+
+
+class ClosedForm(Method):
+    """A class-mean head, solved without gradients: rows must be measured although nothing is trained."""
+
+    def setup(self):
+        self.heads = {}
+
+    def fit(self, task, train, on_step, on_epoch):
+        total = torch.zeros(len(task.prompts), 32)
+        for pixels, labels in task.batches("heads"):
+            total.index_add_(0, labels, self.clip.encode_images(pixels).detach())
+        self.heads[task.prompts] = torch.nn.functional.normalize(total, dim=1)
+        return 0
+
+    def classifier(self, space):
+        head = self.heads.get(space.prompts)
+        plain = super().classifier(space)
+        return plain if head is None else lambda pixels: self.clip.encode_images(pixels) @ head.T
+
+
+def test_a_method_in_closed_form_is_measured_after_every_task(tmp_path: Path) -> None:
+    resolved = dataclasses.replace(toy(tmp_path, "method=lora"), method_class=ClosedForm)
+    matrix = AccuracyMatrix.from_csv(run(resolved) / "accuracy.csv")
+    assert matrix.accuracy(3, 0) > matrix.accuracy(0, 0) + 20
+    assert {matrix.state(3, column) for column in range(3)} == {"measured"}
+
+
+def test_figures_of_every_task_are_recorded(finished: Path) -> None:
+    rows = [event for event in lines(finished) if event["event"] == "row"]
+    width = {"image": 64, "text": 48}
+    for event in rows[1:]:
+        ranks, protected = event["effective_rank"], event["protected"]
+        assert max(ranks.values()) == 4
+        assert event["trained"] == sum(rank * width[name.split(".")[0]] for name, rank in ranks.items())
+        assert event["stored_numbers"] == sum(k * width[name.split(".")[0]] for name, k in protected.items())
+
+
+def test_a_task_that_leaves_nothing_to_train_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(toy(tmp_path, "method=keeplora", "method.weight_energy.image=1", "method.weight_energy.text=1"))
+    assert capsys.readouterr().out.count("(nothing was left to train)") == 3
 
 
 def test_progress_bars_are_silent_when_not_on_a_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -207,3 +207,12 @@ def test_dual_memory_switches_to_the_complement_the_right_way_round() -> None:
     assert memory.basis.shape[1] < WIDTH / 2
     leading = torch.linalg.svd(moment)[0][:, 0]
     assert memory.free(leading[:, None]).norm() < 1e-8
+
+
+def test_dual_memory_protects_no_more_than_there_was() -> None:
+    """Inputs of rank 3 and a threshold of 1: three directions, not noise up to the width."""
+    thin = torch.tensor(matrix(WIDTH, 3, 5))
+    memory = DualMemory(empty_basis(WIDTH, thin.device))
+    for _ in range(2):
+        memory.update(thin @ thin.T, 1.0)
+    assert memory.free_dimension == WIDTH - 3

@@ -21,13 +21,18 @@ TASKS = [dataclasses.replace(toy_task(i), classes=("a", "b", "c")[: 2 + i % 2]) 
 def test_label_spaces() -> None:
     """Three tasks of two, three and two classes."""
     own = label_space("task", TASKS, seen=1, column=2)
-    assert own is not None and own.prompts == TASKS[2].prompts and own.offset == 0 and own.tasks == (2, 2)
+    assert own is not None and own.prompts == TASKS[2].prompts and own.targets == (0, 1) and own.tasks == (2, 2)
     seen = label_space("seen", TASKS, seen=2, column=1)
-    assert seen is not None and seen.prompts == TASKS[0].prompts + TASKS[1].prompts and seen.offset == 2
+    assert seen is not None and seen.prompts == TASKS[0].prompts + TASKS[1].prompts and seen.targets == (2, 3, 4)
     assert label_space("seen", TASKS, seen=2, column=2) is None
     assert label_space("seen", TASKS, seen=0, column=0) is None
     union = label_space("all", TASKS, seen=0, column=2)
-    assert union is not None and len(union.prompts) == 7 and union.offset == 5 and union.tasks == (0, 0, 1, 1, 1, 2, 2)
+    assert (
+        union is not None
+        and len(union.prompts) == 7
+        and union.targets == (5, 6)
+        and union.tasks == (0, 0, 1, 1, 1, 2, 2)
+    )
 
 
 class Oracle(Method):
@@ -55,12 +60,53 @@ def test_accuracy_equals_a_plain_count() -> None:
     method = Method(None, clip, Context(1, 16, 0, 0))
     space = label_space("task", [task], 1, 0)
     assert space is not None
-    correct, total = count_correct(method, PixelStore(clip, 10**9), task, space, batch_size=5)
+    correct = count_correct(method, method.classifier(space), PixelStore(clip, 10**9).get(task.test), space, 5)
     with torch.no_grad():
         pixels = torch.stack([torch.from_numpy(clip.to_uint8(task.test.image(i)).copy()) for i in range(24)])
         texts = clip.encode_prompts(task.prompts)
         predictions = (clip.encode_images(clip.normalize(pixels)) @ texts.T).argmax(1).numpy()
-    assert (correct, total) == (int((predictions == task.test.labels).sum()), 24)
+    assert correct == int((predictions == task.test.labels).sum())
+
+
+@pytest.mark.parametrize("kind", ["task", "all"])
+def test_equal_prompts_of_two_tasks_count_as_one_class(kind: str) -> None:
+    """The same task twice under one template: nothing can tell the copies apart, and none is called wrong for it."""
+    clip = tiny_clip()
+    tasks = [dataclasses.replace(toy_task(0), name=name, template="a {}") for name in ("first", "second")]
+    method = Method(None, clip, Context(2, 16, 0, 0))
+    row = list(evaluate_row(method, PixelStore(clip, 10**9), tasks, kind, 2, 16))
+    alone = list(evaluate_row(method, PixelStore(clip, 10**9), tasks[:1], "task", 1, 16))
+    assert [correct for _, correct, _ in row] == [alone[0][1]] * 2
+
+
+def test_class_features_are_encoded_once_for_each_label_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = tiny_clip()
+    method = Method(None, clip, Context(3, 16, 0, 0))
+    calls = []
+    real = clip.encode_prompts
+    monkeypatch.setattr(clip, "encode_prompts", lambda prompts: calls.append(prompts) or real(prompts))
+    for kind, expected in (("all", 1), ("task", 3)):
+        calls.clear()
+        list(evaluate_row(method, PixelStore(clip, 10**9), [toy_task(i) for i in range(3)], kind, 0, 16))
+        assert len(calls) == expected
+
+
+class Photos:
+    """Images of a plug-in's own that lets Pillow's errors through."""
+
+    labels = np.array([0, 1])
+    digest = "photos"
+
+    def __len__(self) -> int:
+        return 2
+
+    def image(self, index: int) -> Image.Image:
+        raise Image.UnidentifiedImageError("cannot identify image file 'cat.jpg'")
+
+
+def test_images_of_a_plugin_that_cannot_be_decoded() -> None:
+    with pytest.raises(UserError, match=r"image 0 of class 0 in a set of 2 cannot be decoded \(.*cat.jpg"):
+        list(PixelStore(tiny_clip(), 0).get(Photos()).batches(4))
 
 
 def test_digests_follow_the_data() -> None:
@@ -71,8 +117,14 @@ def test_digests_follow_the_data() -> None:
         dataclasses.replace(task, classes=("x", "y", "z")),
         dataclasses.replace(task, test=Subset(task.test, [0, 1, 2])),
         dataclasses.replace(task, train=ArrayImages(task.train.pixels, task.train.labels[::-1])),
+        dataclasses.replace(task, train_settings={"epochs": 3}),
     ]
-    assert len({task.digest(), *(t.digest() for t in changes)}) == 5
+    assert len({task.digest(), *(t.digest() for t in changes)}) == 6
+
+
+def test_templates_may_hold_braces() -> None:
+    task = dataclasses.replace(toy_task(0), template="a {} of {color}")
+    assert task.prompts[0] == "a red thing of {color}"
 
 
 def test_subset_selects_and_reorders() -> None:
@@ -129,6 +181,10 @@ BLANK = np.zeros((3, 4, 4, 3))
         ({"test": ArrayImages(BLANK[:0], [])}, "task toy0 has no test images"),
         ({"train": ArrayImages(BLANK[:0], [])}, "task toy0 has no training images"),
         ({"train": ArrayImages(BLANK, [0, 2, 2])}, "class 'green thing' of task toy0 has no training image"),
+        ({"name": "a\nb"}, "cannot be printed"),
+        ({"test": ArrayImages(BLANK, [0, 0, 2])}, "class 'green thing' of task toy0 has no test image"),
+        ({"validation": ArrayImages(BLANK, [0, 1, 7])}, "validation labels from 0 to 7 and 3 classes"),
+        ({"validation": ArrayImages(BLANK[:0], [])}, "task toy0 has no validation images"),
         ({"test": ArrayImages(BLANK, [0, 1, 3])}, "test labels from 0 to 3 and 3 classes"),
         ({"train": ArrayImages(BLANK, [0, -1, 2])}, "training labels from -1 to 2"),
     ],
