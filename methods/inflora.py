@@ -13,7 +13,7 @@ The pre-trained model itself is not protected: the first task's A has the direct
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,9 +27,6 @@ from bench.statistics import second_moments
 
 from .low_rank import PerTower, Targets, attach, targets
 from .subspace import count_reaching, descending_eigh, empty_basis, leading_directions, outside
-
-EPSILON_FIRST: dict[str, Any] = {"above": 0, "high": 1, "symbol": "eps_0"}
-EPSILON_LAST: dict[str, Any] = {"above": 0, "high": 1, "symbol": "eps_end"}
 
 
 class DualMemory:
@@ -95,22 +92,6 @@ class DualMemory:
             self.complement = True
 
 
-@dataclass
-class FirstEnergy(PerTower):
-    """eps_0."""
-
-    image: float = setting(0.95, "share of the images' energy protected after the first task", **EPSILON_FIRST)
-    text: float = setting(0.95, "share of the prompts' energy protected after the first task", **EPSILON_FIRST)
-
-
-@dataclass
-class LastEnergy(PerTower):
-    """eps_end, which a stream of T tasks approaches to within one T-th of the difference."""
-
-    image: float = setting(1.0, "what that share rises to for images", **EPSILON_LAST)
-    text: float = setting(1.0, "what that share rises to for prompts", **EPSILON_LAST)
-
-
 @register("method", "inflora", title="Updates off earlier tasks' inputs", paper="InfLoRA, arXiv 2404.00228")
 class InfLora(Method):
     """InfLoRA with a text-prompt classifier in the place of linear heads.
@@ -125,8 +106,20 @@ class InfLora(Method):
     @dataclass
     class Settings(Targets):
         rank: int = setting(10, "rows of A", low=1, symbol="r")
-        energy_first: FirstEnergy = field(default_factory=FirstEnergy)
-        energy_last: LastEnergy = field(default_factory=LastEnergy)
+        energy_first: PerTower = setting(
+            PerTower(0.95, 0.95),
+            "share of the inputs' squared second moment protected after the first task",
+            above=0,
+            high=1,
+            symbol="eps_0",
+        )
+        energy_last: PerTower = setting(
+            PerTower(1.0, 1.0),
+            "what that share rises to; T tasks come within one T-th of the difference",
+            above=0,
+            high=1,
+            symbol="eps_end",
+        )
 
     defaults = {"train.weight_decay": 0.0}
     parity = ParityCard(

@@ -15,7 +15,7 @@ Since every row of the update lies in span(A), which is orthogonal to M, an inpu
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,27 +29,8 @@ from bench.statistics import mean_gradient, second_moments
 from .low_rank import PerTower, Targets, attach, targets
 from .subspace import empty_basis, grow, leading_directions, outside, principal_subspace
 
-EPSILON_W: dict[str, Any] = {"low": 0, "high": 1, "symbol": "eps_w"}
-EPSILON_F: dict[str, Any] = {"above": 0, "high": 1, "symbol": "eps_f"}
-
 ROUNDING = 1e-5
 """Share of a gradient's norm below which its singular values are rounding: fp32 sums over many tokens."""
-
-
-@dataclass
-class WeightEnergy(PerTower):
-    """Share of the pre-trained weight's energy that is protected; 0 protects nothing."""
-
-    image: float = setting(0.85, "share of an image-tower weight's energy protected from the start", **EPSILON_W)
-    text: float = setting(0.2, "share of a text-tower weight's energy protected from the start", **EPSILON_W)
-
-
-@dataclass
-class FeatureEnergy(PerTower):
-    """Share of a task's feature energy that is protected after it."""
-
-    image: float = setting(0.99, "share of a task's image-feature energy protected after it", **EPSILON_F)
-    text: float = setting(0.99, "share of a task's prompt-feature energy protected after it", **EPSILON_F)
 
 
 @register("method", "keeplora", title="Updates confined to the residual subspace", paper="KeepLoRA, arXiv 2601.19659")
@@ -68,8 +49,16 @@ class KeepLora(Method):
     class Settings(Targets):
         rank: int = setting(16, "columns of the update", low=1, symbol="r")
         alpha: float = setting(1.0, "scale of the update times the rank", above=0, symbol="alpha")
-        weight_energy: WeightEnergy = field(default_factory=WeightEnergy)
-        feature_energy: FeatureEnergy = field(default_factory=FeatureEnergy)
+        weight_energy: PerTower = setting(
+            PerTower(0.85, 0.2),
+            "share of a pre-trained weight's energy protected from the start; 0 protects nothing",
+            low=0,
+            high=1,
+            symbol="eps_w",
+        )
+        feature_energy: PerTower = setting(
+            PerTower(0.99, 0.99), "share of a task's feature energy protected after it", above=0, high=1, symbol="eps_f"
+        )
 
     parity = ParityCard(
         present=(

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from bench.methods.finetune import Finetune
-from bench.methods.inflora import FirstEnergy, InfLora, LastEnergy
-from bench.methods.keeplora import FeatureEnergy, KeepLora, WeightEnergy
+from bench.methods.inflora import InfLora
+from bench.methods.keeplora import KeepLora
 from bench.methods.lora import Lora
+from bench.methods.low_rank import PerTower
 from bench.methods.zero_shot import ZeroShot
 
 from bench.clip import Clip
@@ -234,7 +235,7 @@ def projector(basis: torch.Tensor) -> torch.Tensor:
 
 def test_keeplora_protects_the_input_side_of_the_pre_trained_weights() -> None:
     """Invariant 3, paper: the smallest p with energy(p) >= eps_w, p >= 1; right singular vectors of [out, in]."""
-    method = make(KeepLora, maps=["q", "o", "fc1"], weight_energy=WeightEnergy(0.6, 0.3))
+    method = make(KeepLora, maps=["q", "o", "fc1"], weight_energy=PerTower(0.6, 0.3))
     for linear_map in method.targets:
         _, s, vt = torch.linalg.svd(linear_map.weight.double(), full_matrices=False)
         energy = (s**2).cumsum(0) / (s**2).sum()
@@ -246,14 +247,14 @@ def test_keeplora_protects_the_input_side_of_the_pre_trained_weights() -> None:
 
 
 def test_keeplora_without_weight_energy_protects_nothing_at_first() -> None:
-    method = make(KeepLora, weight_energy=WeightEnergy(0.0, 0.0))
+    method = make(KeepLora, weight_energy=PerTower(0.0, 0.0))
     assert all(basis.shape[1] == 0 for basis in method.bases.values())
     learn(method, 0)
 
 
 def test_keeplora_factors_equal_their_definition() -> None:
     """Invariants 4, 5, 6: A spans the top of the residual gradient, s A B0 is its best approximation, W compensates."""
-    method = make(KeepLora, weight_energy=WeightEnergy(0.5, 0.4))
+    method = make(KeepLora, weight_energy=PerTower(0.5, 0.4))
     learn(method, 0)
     task = data(method.clip, 1)
     gradients = transcribed_gradients(method.clip, task, [m.name for m in method.targets])
@@ -281,7 +282,7 @@ def test_keeplora_factors_equal_their_definition() -> None:
 
 def test_keeplora_keeps_outputs_inside_the_protected_subspace() -> None:
     """Invariant 7: whatever B has become, an input inside span(M) keeps its output."""
-    method = make(KeepLora, weight_energy=WeightEnergy(0.5, 0.4))
+    method = make(KeepLora, weight_energy=PerTower(0.5, 0.4))
     learn(method, 0)
     before, bases = weights(method), dict(method.bases)
     learn(method, 1)
@@ -293,7 +294,7 @@ def test_keeplora_keeps_outputs_inside_the_protected_subspace() -> None:
 
 def test_keeplora_memory_grows_as_defined_and_only_appends() -> None:
     """Invariants 1 and 2, from all tokens as columns, with SVDs."""
-    method = make(KeepLora, weight_energy=WeightEnergy(0.5, 0.4), feature_energy=FeatureEnergy(0.9, 0.8))
+    method = make(KeepLora, weight_energy=PerTower(0.5, 0.4), feature_energy=PerTower(0.9, 0.8))
     for index in range(3):
         before = dict(method.bases)
         task = learn(method, index)
@@ -366,7 +367,7 @@ def test_keeplora_drops_what_the_gradient_does_not_have() -> None:
 
 
 def test_keeplora_with_everything_protected_changes_nothing() -> None:
-    method = make(KeepLora, weight_energy=WeightEnergy(1.0, 1.0))
+    method = make(KeepLora, weight_energy=PerTower(1.0, 1.0))
     before = weights(method)
     learn(method, 0)
     assert all(torch.equal(weight, before[name]) for name, weight in weights(method).items())
@@ -377,7 +378,7 @@ def test_keeplora_with_everything_protected_changes_nothing() -> None:
 
 
 def test_inflora_factors_equal_their_definition() -> None:
-    method = make(InfLora, energy_first=FirstEnergy(0.6, 0.6), energy_last=LastEnergy(0.9, 0.9))
+    method = make(InfLora, energy_first=PerTower(0.6, 0.6), energy_last=PerTower(0.9, 0.9))
     learn(method, 0)
     task = data(method.clip, 1)
     memory = {name: (m.basis.clone(), m.complement) for name, m in method.memories.items()}
@@ -416,7 +417,7 @@ def test_inflora_threshold_rises_with_the_task(monkeypatch: pytest.MonkeyPatch) 
     """eps_t = eps_0 + (eps_end - eps_0) t / T, each tower with its own."""
     asked: list[tuple[int, float]] = []
     monkeypatch.setattr("bench.methods.inflora.DualMemory.update", lambda self, m, t: asked.append((len(m), t)))
-    method = make(InfLora, energy_first=FirstEnergy(0.6, 0.8), energy_last=LastEnergy(0.9, 1.0), maps=["q"])
+    method = make(InfLora, energy_first=PerTower(0.6, 0.8), energy_last=PerTower(0.9, 1.0), maps=["q"])
     for index in range(3):
         method.end_task(data(method.clip, index))
     image = [t for width, t in asked if width == 64][::2]

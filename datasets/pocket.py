@@ -1,0 +1,120 @@
+"""The embedded default: seven small tasks of real images and a CLIP of 1.7 million parameters, shipped with it.
+
+Where the images and the model come from, and under which licences, is told in pocket_data/SOURCES.md; the scripts that
+built both are in pocket_build/.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from bench.errors import UserError, suggest
+from bench.registry import register
+from bench.seeding import generator
+from bench.settings import setting
+from bench.task import ArrayImages, Stream, Task
+
+FOLDER = Path(__file__).parent / "pocket_data"
+
+
+def _read(name: str) -> bytes:
+    try:
+        return (FOLDER / name).read_bytes()
+    except OSError as error:
+        raise UserError(f"the embedded file {FOLDER / name} cannot be read: reinstall keeplora-bench") from error
+
+
+def read_split(entry: Mapping[str, Any], size: int) -> ArrayImages:
+    """The images of one split: a lossless sheet of square cells, row by row, checked against its hash.
+
+    Parameters
+    ----------
+    entry : mapping
+        ``file``, ``count``, ``sha256`` of the decoded pixels [count, size, size, 3], ``labels``.
+    size : int
+        Width and height of an image.
+    """
+    path = FOLDER / entry["file"]
+    try:
+        with Image.open(path) as image:
+            sheet = np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise UserError(f"the embedded file {path} cannot be decoded: reinstall keeplora-bench") from error
+    rows, columns = sheet.shape[0] // size, sheet.shape[1] // size
+    cells = sheet.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)[: entry["count"]]
+    pixels = np.ascontiguousarray(cells)
+    if hashlib.sha256(pixels.tobytes()).hexdigest() != entry["sha256"]:
+        raise UserError(f"the embedded file {path} is damaged (its checksum differs): reinstall keeplora-bench")
+    return ArrayImages(pixels, entry["labels"])
+
+
+@register("stream", "pocket", title="Seven small tasks of real images, embedded", paper="this project")
+class Pocket(Stream):
+    """clipart, digits, emoji, flags, icons, letters, satellite, in alphabetical order; 36 x 36 pixels."""
+
+    @dataclass
+    class Settings:
+        tasks: list[str] = setting([], "names of the tasks, in order; empty takes all of them in alphabetical order")
+        shuffle: bool = setting(False, "shuffle the tasks by seeds.task_order")
+
+    label_space = "task"
+    description = "7 tasks: real images of 36 x 36 pixels, embedded"
+    defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 5, "train.batch_size": 32}
+    # Learning rates chosen on the validation images from one grid for all methods; docs/pocket.md tells how.
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def load(self, data_root: str | None, order_seed: int) -> list[Task]:
+        """The chosen tasks; `data_root` is not needed."""
+        index = json.loads(_read("tasks.json"))
+        known = {entry["name"]: entry for entry in index["tasks"]}
+        names = self.settings.tasks or list(known)
+        for name in names:
+            if name not in known:
+                raise UserError(f"unknown task {name} in stream.tasks{suggest(name, known)}")
+        if self.settings.shuffle:
+            import torch
+
+            order = torch.randperm(len(names), generator=generator(order_seed, "task order"))
+            names = [names[i] for i in order.tolist()]
+        return [self._task(known[name], index["image_size"]) for name in names]
+
+    @staticmethod
+    def _task(entry: Mapping[str, Any], size: int) -> Task:
+        train, validation, test = (read_split(entry["splits"][split], size) for split in ("train", "val", "test"))
+        return Task(entry["name"], tuple(entry["classes"]), entry["template"], train, test, validation)
+
+
+@register("model", "pocket", title="A CLIP of 1.7 million parameters, embedded", paper="this project")
+class PocketModel:
+    """Pre-trained on drawings, icons, glyphs and maps; pocket_data/model/RECIPE.md tells how."""
+
+    @dataclass
+    class Settings:
+        """No settings."""
+
+    def load(self, settings: Any) -> Any:
+        """The model as `bench.clip.Clip`, in fp32 on the CPU."""
+        import open_clip
+        from open_clip.tokenizer import SimpleTokenizer
+        from safetensors.torch import load
+
+        from bench.clip import Clip
+
+        weights = _read("model/open_clip_model.safetensors")
+        sums = _read("model/SHA256SUMS").decode()
+        if f"{hashlib.sha256(weights).hexdigest()}  open_clip_model.safetensors" not in sums:
+            raise UserError(f"the embedded weights in {FOLDER / 'model'} are damaged: reinstall keeplora-bench")
+        config = json.loads(_read("model/open_clip_config.json"))
+        model_config = config["model_cfg"]
+        tokenizer = SimpleTokenizer(
+            bpe_path=str(FOLDER / "model" / "bpe.txt.gz"), context_length=model_config["text_cfg"]["context_length"]
+        )
+        model = open_clip.CLIP(**model_config)
+        model.load_state_dict({name: tensor.float() for name, tensor in load(weights).items()})
+        return Clip(model, tokenizer, config["preprocess_cfg"], "pocket")
