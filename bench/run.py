@@ -196,9 +196,14 @@ def _repeat(directory: Path, resolved: Resolved) -> None:
     Raises
     ------
     UserError
-        If the record was made from other images, class names, prompts or tasks.
+        If the record was made from other images, class names, prompts or tasks, or does not say from which.
     """
-    stored = json.loads((directory / "identity.json").read_text(encoding="utf-8"))
+    try:
+        stored = dict(json.loads((directory / "identity.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{directory / 'identity.json'} of a finished run cannot be read: move {directory} away to run anew"
+        ) from error
     stream = _load_stream(resolved)
     for key, value in data_identity(stream, stream.tasks).items():
         if stored.get(key) != value:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -233,6 +234,17 @@ def test_a_finished_run_of_other_data_is_not_handed_back(finished: Path, monkeyp
     monkeypatch.setattr(resolved.stream_class, "load", other)
     with pytest.raises(UserError, match=r"holds a finished run with another tasks than this line would have"):
         run(resolved)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", None])
+def test_a_finished_run_whose_identity_is_damaged_is_told(content: str | None, finished: Path, tmp_path: Path) -> None:
+    directory = tmp_path / finished.relative_to(finished.parents[3])
+    shutil.copytree(finished, directory)
+    (directory / "identity.json").unlink()
+    if content is not None:
+        (directory / "identity.json").write_text(content)
+    with pytest.raises(UserError, match=r"identity.json of a finished run cannot be read: move .* away to run anew"):
+        run(toy(tmp_path, "method=keeplora", "seed=3"))
 
 
 def test_a_finished_run_of_other_code_is_shown_with_a_note(
