@@ -53,4 +53,4 @@ def test_trained_transfer_stays_sane(results: dict[tuple[str, int], Path]) -> No
 def test_every_method_learns(results: dict[tuple[str, int], Path]) -> None:
     for (method, _), directory in results.items():
         if method != "zero-shot":
-            assert metric(directory, "learning") > metric(directory, "zero_shot") + 2, method
+            assert metric(directory, "learning") > metric(directory, "zero_shot") + 5, method
