@@ -68,9 +68,9 @@ class Pocket(Stream):
     defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 5, "train.batch_size": 32}
     # The rate with the highest accuracy on tasks just learned, on the validation images; docs/pocket.md tells more.
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "finetune": {"train.lr": 1e-4},
+        "finetune": {"train.lr": 3e-4},
         "lora": {"train.lr": 3e-3},
-        "inflora": {"train.lr": 1e-3},
+        "inflora": {"train.lr": 3e-3},
         "keeplora": {"train.lr": 0.1},
     }
 
