@@ -1,6 +1,9 @@
 """The model under study: any open_clip CLIP with native towers, its features, its linear maps and their sites."""
 
+import dataclasses
 import hashlib
+import importlib.metadata
+import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +39,9 @@ class Clip:
         open_clip's preprocessing settings: size (the image tower's by default), mean, std, interpolation, resize_mode.
     name : str
         What the model is called in records and messages.
+    cut_prompts : bool
+        Cut prompts that do not fit into the context and tell of them in `too_long`, instead of refusing them: for
+        models so small that the prompts of real streams do not fit.
 
     Attributes
     ----------
@@ -43,6 +49,10 @@ class Clip:
         ``image.3.q`` and so on, in forward order, image tower first.
     sites : dict of str to Site
         The activations that the maps read, in the same order.
+    too_long : list of str
+        Prompts that were cut.
+    transform_id : str
+        Says all that decides what `to_uint8` makes of an image.
     token_mask : Tensor or None
         During `encode_tokens`: bool [texts, tokens], true up to and including the end-of-text token, for recorders.
 
@@ -52,10 +62,12 @@ class Clip:
         If a tower is not open_clip's own (ResNet, timm, Hugging Face) or has another kind of block.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, preprocess: dict[str, Any], name: str):
+    def __init__(self, model: Any, tokenizer: Any, preprocess: dict[str, Any], name: str, cut_prompts: bool = False):
         self.model: Any = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
+        self.cut_prompts = cut_prompts
+        self.too_long: list[str] = []
         self.text: Any = getattr(model, "text", model)
         _check_native(model, self.text, name)
         sites = replace_linear_maps(self.model.visual.transformer.resblocks, "image")
@@ -65,6 +77,9 @@ class Clip:
         self.token_mask: Tensor | None = None
         config = PreprocessCfg(**{"size": model.visual.image_size, **preprocess})
         *self._to_rgb, _, self._normalize = image_transform_v2(config, is_train=False).transforms
+        self.transform_id = json.dumps(
+            [dataclasses.asdict(config), *(importlib.metadata.version(name) for name in ("pillow", "torchvision"))]
+        )
         self.image_size: tuple[int, int] = (config.size, config.size) if isinstance(config.size, int) else config.size
 
     # ---- places and sizes
@@ -115,15 +130,19 @@ class Clip:
         Raises
         ------
         UserError
-            If a prompt does not fit into the context: nothing is cut silently.
+            If a prompt does not fit into the context, unless `cut_prompts` is set: nothing is cut silently.
         """
         for prompt in prompts:
             length = self._token_count(prompt)
-            if length is not None and length > self.context_length:
+            if length is None or length <= self.context_length:
+                continue
+            if not self.cut_prompts:
                 raise UserError(
                     f'the prompt "{prompt}" takes {length} tokens and the context of {self.name} holds '
                     f"{self.context_length}: shorten the class name or the template"
                 )
+            if prompt not in self.too_long:
+                self.too_long.append(prompt)
         return self.tokenizer(list(prompts)).long().to(self.device)
 
     def _token_count(self, prompt: str) -> int | None:

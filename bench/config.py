@@ -57,6 +57,14 @@ class Seeds:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """Decoded images on disk."""
+
+    gb: float = setting(100.0, "largest size in GB (1e9 bytes); 0 keeps none on disk", low=0)
+    dir: str | None = setting(None, "folder; null is keeplora-bench in the user's cache folder")
+
+
+@dataclass(frozen=True)
 class Track:
     """Where a run is mirrored."""
 
@@ -74,11 +82,15 @@ class Run:
     evaluate: Evaluate = field(default_factory=Evaluate)
     seeds: Seeds = field(default_factory=Seeds)
     track: Track = field(default_factory=Track)
+    cache: Cache = field(default_factory=Cache)
     seed: int = setting(0, "seed of the run", low=0)
     data: str | None = setting(None, "folder with the stream's images; null where they are embedded")
     out: str = setting("runs", "folder for run directories")
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     threads: int | None = setting(None, "CPU threads; null leaves torch's own number", low=1)
+    gate: str = setting(
+        "on", "before training, hold data and untrained model against published values", choices=("on", "off")
+    )
     precision: str = setting("fp32", "arithmetic of weights and activations", choices=("fp32",))
 
 
@@ -218,14 +230,16 @@ def resolve(pairs: Sequence[str], *, need_method: bool = True) -> Resolved:
 def fingerprint(flat: Mapping[str, Any]) -> str:
     """Return the ten hexadecimal digits that name a run's settings.
 
-    What does not decide the numbers is left out: where results and data lie, device, threads and tracking; so is the
-    run's seed, which the folder's name carries, with the seeds that follow it (None in ``Resolved.flat``).
+    What does not decide the numbers is left out: where results and data lie, device, threads, tracking, cache and gate;
+    so is the run's seed, which the folder's name carries, with the seeds that follow it (None in ``Resolved.flat``).
     """
-    left_out = {"out", "data", "device", "threads", "seed"} | {f"{kind}.file" for kind in CHOICES}
+    left_out = {"out", "data", "device", "threads", "seed", "gate"} | {f"{kind}.file" for kind in CHOICES}
     kept = {
         key: value
         for key, value in flat.items()
-        if key not in left_out and not key.startswith("track.") and not (key.startswith("seeds.") and value is None)
+        if key not in left_out
+        and not key.startswith(("track.", "cache."))
+        and not (key.startswith("seeds.") and value is None)
     }
     return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]
 

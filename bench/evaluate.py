@@ -45,6 +45,7 @@ def evaluate_row(
     seen: int,
     batch_size: int,
     on_batch: Callable[[], None] = lambda: None,
+    shared_prompts: str = "either",
 ) -> Iterator[tuple[int, int, int]]:
     """Yield (column, correct, total) for every test set that has a label space after `seen` tasks.
 
@@ -56,10 +57,12 @@ def evaluate_row(
         The stream's label space.
     seen : int
         Number of tasks learned so far; 0 for the untrained model.
+    shared_prompts : {"either", "first"}
+        As for `bench.task.Stream`.
     """
     known: tuple[str, ...] | None = None
     for column, task in enumerate(tasks):
-        space = label_space(kind, tasks, seen, column)
+        space = label_space(kind, tasks, seen, column, shared_prompts)
         if space is None:
             continue
         if space.prompts != known:

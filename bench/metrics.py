@@ -120,6 +120,19 @@ def average_cil(matrix: AccuracyMatrix) -> float:
     return mean([mean(stage) for stage in stages])
 
 
+@_scalar("mean_{i>=1} (sum_{j<=i} correct[i,j] / sum_{j<=i} total[j])")
+def average_cil_pooled(matrix: AccuracyMatrix) -> float:
+    """Mean of A_t of class-incremental papers: per stage, accuracy over all test images of the tasks learned so far."""
+    stages = range(1, len(matrix.tasks) + 1)
+    return mean([_pooled(matrix, "average_cil_pooled", row) for row in stages])
+
+
+@_scalar("sum_j correct[T,j] / sum_j total[j]")
+def last_pooled(matrix: AccuracyMatrix) -> float:
+    """A_T of class-incremental papers: accuracy over all test images after the last task."""
+    return _pooled(matrix, "last_pooled", len(matrix.tasks))
+
+
 @_scalar("mean_j a[T,j]")
 def last(matrix: AccuracyMatrix) -> float:
     """Mean accuracy over all test sets after the last task."""
@@ -169,6 +182,15 @@ def zero_shot_loss(matrix: AccuracyMatrix) -> float:
     start = _cells(matrix, "zero_shot_loss", ((0, column) for column in range(1, tasks)))
     kept = [mean(_before(matrix, "zero_shot_loss", column)) for column in range(1, tasks)]
     return mean([before - after for before, after in zip(start, kept, strict=True)])
+
+
+def _pooled(matrix: AccuracyMatrix, name: str, row: int) -> float:
+    """Accuracy in percent over the images of all tasks learned by a row; refused where counts are not known."""
+    _cells(matrix, name, ((row, column) for column in range(row)))
+    cells = [matrix.cell(row, column) for column in range(row)]
+    if any(cell.total is None for cell in cells):
+        raise MissingCell(f"{name} needs counts of images, and this matrix was published without them")
+    return 100 * sum(cell.correct or 0 for cell in cells) / sum(cell.total or 0 for cell in cells)
 
 
 def _before(matrix: AccuracyMatrix, name: str, column: int) -> list[float]:

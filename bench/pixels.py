@@ -1,7 +1,11 @@
 """Images as the model reads them: decoded, resized and cropped once, then served as batches."""
 
+import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -9,7 +13,12 @@ from torch import Tensor
 
 from bench.clip import Clip
 from bench.errors import UserError
-from bench.task import Images
+from bench.images import DAMAGE, ArrayImages, Images, Subset, to_rgb
+from bench.pixel_cache import PixelCache
+from bench.progress import watched
+
+DECODED_TOGETHER = 256
+"""Images decoded at a time when a whole set is; bounds the memory that takes."""
 
 
 class Pixels:
@@ -22,40 +31,73 @@ class Pixels:
         Its transform is applied; it is deterministic, so the result can be kept.
     keep : bool
         Hold the uint8 result in memory after the first pass instead of decoding anew on every pass.
+    cache : PixelCache, optional
+        Keeps the result on disk instead.
+    base : Pixels, optional
+        Of the set that `images`, a `Subset`, selects from, if that is kept for all its subsets together.
     """
 
-    def __init__(self, images: Images, clip: Clip, keep: bool):
+    def __init__(
+        self,
+        images: Images,
+        clip: Clip,
+        keep: bool,
+        cache: PixelCache | None = None,
+        base: "Pixels | None" = None,
+    ):
         self.images = images
         self.clip = clip
         self.keep = keep
+        # Images that lie in memory already cost little to decode.
+        self.cache = None if isinstance(images, ArrayImages) else cache
+        self.base = base
         self.labels = torch.from_numpy(np.asarray(images.labels, dtype=np.int64))
+        self._chosen = torch.from_numpy(images.indices) if base is not None and isinstance(images, Subset) else None
         self._decoded: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of all images as the model reads them: (images, 3, height, width)."""
+        return (len(self), 3, *self.clip.image_size)
+
+    @property
     def nbytes(self) -> int:
-        """Size of all images as the model reads them, in bytes."""
-        height, width = self.clip.image_size
-        return len(self) * 3 * height * width
+        """Bytes that keeping the images takes; none where another set holds them."""
+        return 0 if self.base is not None else int(np.prod(self.shape))
 
     def uint8(self, indices: Tensor) -> Tensor:
         """The chosen images, uint8 [images, 3, height, width], on the CPU."""
+        if self.base is not None:
+            assert self._chosen is not None
+            return self.base.uint8(self._chosen[indices])
+        if self._decoded is None and self.cache is not None:
+            stored = self.cache.get(self._key(), self.shape, self._parts)
+            self._decoded = None if stored is None else torch.from_numpy(stored)
+            self.cache = None
+        if self._decoded is None and self.keep:
+            self._decoded = torch.from_numpy(np.concatenate(list(self._parts())))
         if self._decoded is not None:
             return self._decoded[indices]
-        if self.keep:
-            self._decoded = self._decode(torch.arange(len(self)))
-            return self._decoded[indices]
-        return self._decode(indices)
+        return torch.from_numpy(self._decode(indices.tolist()))
 
-    def _decode(self, indices: Tensor) -> Tensor:
-        return torch.from_numpy(np.stack([self._one(index) for index in indices.tolist()]))
+    def _key(self) -> str:
+        return hashlib.sha256(f"{self.images.digest} {self.clip.transform_id}".encode()).hexdigest()[:32]
+
+    def _parts(self) -> Iterator[np.ndarray]:
+        starts = range(0, len(self), DECODED_TOGETHER)
+        for start in watched("decode images", starts, len(starts)):
+            yield self._decode(range(start, min(start + DECODED_TOGETHER, len(self))))
+
+    def _decode(self, indices: "list[int] | range") -> np.ndarray:
+        return np.stack(list(_threads().map(self._one, indices)))
 
     def _one(self, index: int) -> np.ndarray:
         try:
-            return self.clip.to_uint8(self.images.image(index))
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
+            return self.clip.to_uint8(to_rgb(self.images.image(index)))
+        except DAMAGE as error:
             where = f"image {index} of class {int(self.labels[index])} in a set of {len(self)}"
             raise UserError(f"{where} cannot be decoded ({error}): restore or remove it") from error
 
@@ -79,26 +121,36 @@ class Pixels:
             yield self.clip.normalize(self.uint8(chosen)), self.labels[chosen].to(self.clip.device)
 
 
+@lru_cache(maxsize=1)
+def _threads() -> ThreadPoolExecutor:
+    """Pillow works outside of Python's lock, so threads decode in parallel."""
+    return ThreadPoolExecutor(os.cpu_count(), "decode")
+
+
 class PixelStore:
-    """Keeps decoded image sets in memory while they fit, the least recently used ones leaving first.
+    """Keeps decoded image sets while they fit into memory, the least recently used ones leaving first.
 
     Parameters
     ----------
     clip : Clip
     budget : int
-        Bytes that all kept sets may take together; a set larger than this is decoded on every pass.
+        Bytes that all sets kept in memory may take together; a set larger than this is read from the cache, or else
+        decoded on every pass.
+    cache : PixelCache, optional
     """
 
-    def __init__(self, clip: Clip, budget: int):
+    def __init__(self, clip: Clip, budget: int, cache: PixelCache | None = None):
         self.clip = clip
         self.budget = budget
+        self.cache = cache
         self._sets: OrderedDict[int, Pixels] = OrderedDict()
 
     def get(self, images: Images) -> Pixels:
         """The `Pixels` of an image set; the same object as long as it is kept."""
         key = id(images)
         if key not in self._sets:
-            pixels = Pixels(images, self.clip, keep=False)
+            base = self.get(images.images) if isinstance(images, Subset) and images.whole else None
+            pixels = Pixels(images, self.clip, False, self.cache, base)
             pixels.keep = pixels.nbytes <= self.budget
             self._sets[key] = pixels
         self._sets.move_to_end(key)

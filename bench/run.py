@@ -12,17 +12,18 @@ from typing import Any
 
 import torch
 
-from bench import metrics
+from bench import gate, metrics
 from bench.clip import Clip, load_open_clip
-from bench.config import Resolved, Train, fingerprint, run_directory
+from bench.config import Resolved, Run, Train, fingerprint, run_directory
 from bench.errors import UserError, suggest
 from bench.evaluate import evaluate_row
 from bench.method import Context, Method, TaskData
 from bench.metrics import AccuracyMatrix
+from bench.pixel_cache import PixelCache
 from bench.pixels import PixelStore
 from bench.progress import bar
 from bench.settings import describe
-from bench.task import LABEL_SPACES, Stream, Task
+from bench.task import LABEL_SPACES, Stream, Task, ZeroShot
 from bench.track import Record, code_identity, data_identity, identity, is_finished, peak_memory_mb
 from bench.train import EpochReport
 
@@ -171,7 +172,7 @@ def _check_plugins(resolved: Resolved) -> None:
     for kind, cls, base in (("method", resolved.method_class, Method), ("stream", resolved.stream_class, Stream)):
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise UserError(f"{kind} {getattr(settings, kind)} is no subclass of {base.__module__}.{base.__name__}")
-    space = resolved.stream_class.label_space
+    space = resolved.stream_class.label_space_of(resolved.stream_settings)
     if space in LABEL_SPACES and space not in resolved.method_class.label_spaces:
         raise UserError(
             f"method {settings.method} does not support the label space {space!r} of stream {settings.stream}: choose "
@@ -188,6 +189,23 @@ def _load_stream(resolved: Resolved) -> Stream:
     if settings.evaluate.split == "validation":
         stream.tasks = [_with_validation(task) for task in stream.tasks]
     return stream
+
+
+def _published_zero_shot(resolved: Resolved, stream: Stream) -> ZeroShot | None:
+    """What is known of the untrained model on this stream; None where the gate is off or nothing is comparable."""
+    settings = resolved.run
+    comparable = settings.gate == "on" and settings.evaluate.split == "test"
+    if not comparable or getattr(resolved.model_settings, "weights", "") == "random":
+        return None
+    return stream.zero_shot(settings.model)
+
+
+def pixel_cache(settings: Run) -> PixelCache | None:
+    """The cache of decoded images that the settings mean; None if they want none."""
+    if settings.cache.gb == 0:
+        return None
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "keeplora-bench"
+    return PixelCache(Path(settings.cache.dir or home).expanduser(), int(settings.cache.gb * 1e9), say)
 
 
 def _repeat(directory: Path, resolved: Resolved) -> None:
@@ -223,18 +241,27 @@ def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: to
     with watch.phase("load"):
         stream = _load_stream(resolved)
         tasks = stream.tasks
+        expected = _published_zero_shot(resolved, stream)
+        gate.check_data(stream, expected)
         budgets = [train_settings(resolved, task) for task in tasks]
         clip = load_model(resolved)
         weights = clip.weights_sha256()
         clip.to(device)
         tokens = [clip.tokenize(task.prompts) for task in tasks]
     context = Context(len(tasks), settings.train.batch_size, settings.seeds.init or 0, settings.seeds.data_order or 0)
-    store = PixelStore(clip, DECODED_BYTES)
+    store = PixelStore(clip, DECODED_BYTES, pixel_cache(settings))
     matrix = AccuracyMatrix([task.name for task in tasks])
     most_trained = stored = 0
 
     where = f"{settings.stream} ({len(tasks)} tasks), {settings.model}, seed {settings.seed}, {device.type}"
     say(f"{settings.method} on {where}")
+    if clip.too_long:
+        say(
+            f"note: {len(clip.too_long)} prompts are longer than the {clip.context_length} tokens that {clip.name} "
+            f'reads and lose their end, such as "{clip.too_long[0]}"'
+        )
+    for note in stream.notes:
+        say(f"note: {note}")
     with watch.phase("statistics"):
         method = resolved.method_class(resolved.method_settings, clip, context)
     # Only now, when everything that may be wrong has been looked at: a mistake leaves no run directory behind.
@@ -242,9 +269,13 @@ def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: to
     record.settings(resolved)
     record.json("identity.json", identity(resolved, command, weights, data_identity(stream, tasks)))
     record.environment(device)
+    if stream.facts:
+        record.json("stream.json", stream.facts)
     with watch.phase("evaluate"):
-        _measure(method, store, tasks, stream.label_space, 0, matrix, settings.evaluate.batch_size)
+        _measure(method, store, stream, 0, matrix, settings.evaluate.batch_size)
     _keep(matrix, record, 0)
+    for line in gate.check_zero_shot(matrix, expected):
+        say(line)
 
     for index, task in enumerate(tasks):
         start = time.perf_counter()
@@ -259,7 +290,7 @@ def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: to
         with watch.phase("evaluate"):
             # Where the label space grows, the accuracies of a constant classifier change too.
             if not method.constant or stream.label_space == "seen":
-                _measure(method, store, tasks, stream.label_space, index + 1, matrix, settings.evaluate.batch_size)
+                _measure(method, store, stream, index + 1, matrix, settings.evaluate.batch_size)
             else:
                 _reuse(matrix, index + 1)
         took = time.perf_counter() - start
@@ -309,13 +340,12 @@ def _train(method: Method, data: TaskData, train: Train, record: Record, index: 
         return method.fit(data, train, advance, on_epoch)
 
 
-def _measure(
-    method: Method, store: PixelStore, tasks: Sequence[Task], kind: str, seen: int, matrix: AccuracyMatrix, batch: int
-) -> None:
+def _measure(method: Method, store: PixelStore, stream: Stream, seen: int, matrix: AccuracyMatrix, batch: int) -> None:
     """Measure one row of the matrix."""
-    total = sum(-(-len(task.test) // batch) for task in tasks)
+    total = sum(-(-len(task.test) // batch) for task in stream.tasks)
     with bar(f"after {matrix.label(seen)}: evaluate", total) as advance:
-        for column, correct, count in evaluate_row(method, store, tasks, kind, seen, batch, on_batch=advance):
+        row = evaluate_row(method, store, stream.tasks, stream.label_space, seen, batch, advance, stream.shared_prompts)
+        for column, correct, count in row:
             matrix.set(seen, column, correct, count)
 
 

@@ -4,121 +4,18 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
 from bench.errors import UserError
+from bench.images import Images
+from bench.published import Published
 
 LABEL_SPACES = ("task", "seen", "all")
 
-
-class Images(Protocol):
-    """Labelled images, opened one at a time.
-
-    Attributes
-    ----------
-    labels : int64 array [images]
-        Index into the task's class names.
-    digest : str
-        Hash that identifies the data in records: it changes when labels or order do, and when images do as far as that
-        shows without reading all of them.
-    """
-
-    labels: np.ndarray
-    digest: str
-
-    def __len__(self) -> int: ...
-
-    def image(self, index: int) -> Image.Image:
-        """The image at `index`; a UserError names the file if it cannot be decoded."""
-        ...
-
-
-class ArrayImages:
-    """Images held in memory.
-
-    Parameters
-    ----------
-    pixels : uint8 array [images, height, width, 3]
-    labels : int array [images]
-    """
-
-    def __init__(self, pixels: np.ndarray, labels: Sequence[int] | np.ndarray):
-        self.pixels = np.ascontiguousarray(pixels, dtype=np.uint8)
-        self.labels = np.asarray(labels, dtype=np.int64)
-        if len(self.pixels) != len(self.labels):
-            raise UserError(f"{len(self.pixels)} images have {len(self.labels)} labels: give one label for each image")
-        self.digest = hashlib.sha256(self.pixels.tobytes() + self.labels.tobytes()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def image(self, index: int) -> Image.Image:
-        return Image.fromarray(self.pixels[index])
-
-
-class FileImages:
-    """Images in files, opened when they are asked for.
-
-    The digest is of names, sizes and labels: reading whole datasets for a hash would take longer than many runs.
-
-    Parameters
-    ----------
-    root : Path
-        Folder that the names are relative to.
-    names : sequence of str
-    labels : int array [images]
-
-    Raises
-    ------
-    UserError
-        If a file is missing or cannot be decoded; the sentence names it.
-    """
-
-    def __init__(self, root: Path, names: Sequence[str], labels: Sequence[int] | np.ndarray):
-        self.root = root
-        self.names = list(names)
-        self.labels = np.asarray(labels, dtype=np.int64)
-        if len(self.names) != len(self.labels):
-            raise UserError(f"{len(self.names)} files in {root} have {len(self.labels)} labels: give one label a file")
-        try:
-            sizes = [(root / name).stat().st_size for name in self.names]
-        except OSError as error:
-            raise UserError(
-                f"the image {error.filename} cannot be read ({error.strerror}): check the dataset"
-            ) from error
-        self.digest = hashlib.sha256(json.dumps([self.names, sizes, self.labels.tolist()]).encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def image(self, index: int) -> Image.Image:
-        path = self.root / self.names[index]
-        try:
-            with Image.open(path) as image:
-                image.load()
-                return image
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
-            raise UserError(f"the image {path} cannot be decoded ({error}): restore or remove the file") from error
-
-
-class Subset:
-    """A selection of other images, in the given order."""
-
-    def __init__(self, images: Images, indices: Sequence[int] | np.ndarray):
-        self.images = images
-        self.indices = np.asarray(indices, dtype=np.int64)
-        self.labels = images.labels[self.indices]
-        self.digest = hashlib.sha256(images.digest.encode() + self.indices.tobytes()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def image(self, index: int) -> Image.Image:
-        return self.images.image(int(self.indices[index]))
+NEVER = -1
+"""Target of a class whose prompt is taken by an earlier task and counts for that one only."""
 
 
 @dataclass(frozen=True)
@@ -201,20 +98,36 @@ class Stream:
         Settings chosen for single methods on this stream's validation images.
     description : str
         One sentence for listings.
+    prompt_family, budget : str
+        For listings: whose prompts, and which training budget after which paper. Literal texts in the class's own body,
+        like `label_space`, since listings do not import it.
+    shared_prompts : {"either", "first"}
+        What counts as right where classes of several tasks have the same prompt in one label space: the prompt,
+        whichever task it comes from; or only the first task's copy, as in papers that take one argmax over all copies.
+    notes : list of str
+        What a user should know about the data, told at the start of a run.
+    facts : dict
+        What the record keeps of how the tasks were made: drawn images, order of classes; plain values.
     """
 
     @dataclass
     class Settings:
         """No settings."""
 
-    label_space: ClassVar[str] = "task"
+    label_space: str = "task"
+    shared_prompts: ClassVar[str] = "either"
     defaults: ClassVar[Mapping[str, Any]] = {}
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     description: ClassVar[str] = ""
+    prompt_family: ClassVar[str] = ""
+    budget: ClassVar[str] = ""
     registry_name: ClassVar[str]
 
     def __init__(self, settings: Any, data_root: str | None, order_seed: int):
         self.settings = settings
+        self.label_space = type(self).label_space_of(settings)
+        self.notes: list[str] = []
+        self.facts: dict[str, Any] = {}
         if self.label_space not in LABEL_SPACES:
             raise UserError(
                 f"stream {type(self).__name__} has the label space {self.label_space!r}: write one of "
@@ -229,6 +142,33 @@ class Stream:
                 raise UserError(f"task {name} stands twice in the stream: name every task once")
         for task in self.tasks:
             task.validate()
+        shared = shared_classes(self.tasks) if self.label_space != "task" else {}
+        if shared:
+            told = "; ".join(f'"{name}" ({", ".join(owners)})' for name, owners in sorted(shared.items()))
+            rule = (
+                "an image of any of them is right" if self.shared_prompts == "either" else "only the first can be right"
+            )
+            self.notes.append(f"{len(shared)} class names stand in several tasks, {rule} when it wins: {told}")
+
+    @classmethod
+    def label_space_of(cls, settings: Any) -> str:
+        """The label space under these settings: their own ``label_space``, if they have one, else the class's."""
+        return str(getattr(settings, "label_space", cls.label_space))
+
+    def zero_shot(self, model: str) -> "ZeroShot | None":
+        """The published accuracies of an untrained model on this stream, to be held against row 0; None if unknown.
+
+        Parameters
+        ----------
+        model : str
+            As in ``model=``.
+        """
+        return None
+
+    @classmethod
+    def published(cls) -> Published | None:
+        """What papers published on this stream; None if nothing is known."""
+        return None
 
     def load(self, data_root: str | None, order_seed: int) -> list[Task]:
         """The tasks in order; `order_seed` is for streams that shuffle their tasks or classes."""
@@ -246,7 +186,7 @@ class LabelSpace:
     tasks : tuple of int
         Index in the stream of the first task that each prompt comes from.
     targets : tuple of int
-        Position among the prompts of each class of the test set.
+        Position among the prompts of each class of the test set; `NEVER` for a class that cannot win.
     """
 
     prompts: tuple[str, ...]
@@ -254,7 +194,32 @@ class LabelSpace:
     targets: tuple[int, ...]
 
 
-def label_space(kind: str, tasks: Sequence[Task], seen: int, column: int) -> LabelSpace | None:
+@dataclass(frozen=True)
+class ZeroShot:
+    """Published accuracies of an untrained model.
+
+    Attributes
+    ----------
+    source : str
+    expected : mapping of task name to (accuracy, tolerance), both in percent
+    """
+
+    source: str
+    expected: Mapping[str, tuple[float, float]]
+
+
+def shared_classes(tasks: Sequence[Task]) -> dict[str, list[str]]:
+    """Class names that stand in several tasks under the same prompt, with the names of those tasks."""
+    owners: dict[str, dict[str, str]] = {}
+    for task in tasks:
+        for name, prompt in zip(task.classes, task.prompts, strict=True):
+            owners.setdefault(prompt, {})[task.name] = name
+    return {next(iter(found.values())): list(found) for found in owners.values() if len(found) > 1}
+
+
+def label_space(
+    kind: str, tasks: Sequence[Task], seen: int, column: int, shared_prompts: str = "either"
+) -> LabelSpace | None:
     """The label space of test set `column` when `seen` tasks have been met; None where it is not defined.
 
     Parameters
@@ -262,6 +227,8 @@ def label_space(kind: str, tasks: Sequence[Task], seen: int, column: int) -> Lab
     kind : {"task", "seen", "all"}
         ``task``: the test set's own classes. ``seen``: the classes of the first `seen` tasks, undefined for test sets
         of tasks not met yet. ``all``: the classes of all tasks of the stream.
+    shared_prompts : {"either", "first"}
+        As for `Stream`.
     """
     if kind == "task":
         included: Sequence[int] = [column]
@@ -276,5 +243,8 @@ def label_space(kind: str, tasks: Sequence[Task], seen: int, column: int) -> Lab
         for prompt in tasks[index].prompts:
             owners.setdefault(prompt, index)
     position = {prompt: place for place, prompt in enumerate(owners)}
-    targets = tuple(position[prompt] for prompt in tasks[column].prompts)
+    targets = tuple(
+        position[prompt] if shared_prompts == "either" or owners[prompt] == column else NEVER
+        for prompt in tasks[column].prompts
+    )
     return LabelSpace(tuple(owners), tuple(owners.values()), targets)

@@ -7,7 +7,8 @@ import open_clip
 import torch
 
 from bench.clip import Clip
-from bench.task import ArrayImages, Task
+from bench.images import ArrayImages
+from bench.task import Task
 
 CLASSES = ("red thing", "green thing", "blue thing")
 CONTEXT_LENGTH = 16

@@ -47,6 +47,9 @@ def by_hand(rows=HAND):
         ("average_mtil", (80 + 40 + 20 + 90 + 90 + 10 + 70 + 50 + 100) / 9),
         # After A: 80. After B: (90 + 90) / 2. After C: (70 + 50 + 100) / 3.
         ("average_cil", (80 + 90 + 220 / 3) / 3),
+        # Ten images a cell: pooling weighs the tasks the same here.
+        ("average_cil_pooled", (80 + 90 + 220 / 3) / 3),
+        ("last_pooled", (70 + 50 + 100) / 3),
         ("last", (70 + 50 + 100) / 3),
         ("learning", (80 + 90 + 100) / 3),
         # A: 70 - 80 = -10. B: 50 - 90 = -40. The last task is not counted.
@@ -66,6 +69,17 @@ def test_scalar_by_hand(name, value):
 def test_every_scalar_is_worked_out_by_hand():
     (mark,) = [mark for mark in test_scalar_by_hand.pytestmark if mark.name == "parametrize"]
     assert {name for name, _ in mark.args[1]} == set(metrics.SCALARS) == set(metrics.FORMULAS)
+
+
+def test_pooled_scalars_weigh_images():
+    matrix = AccuracyMatrix(["A", "B"])
+    for row, column, correct, total in ((1, 0, 9, 10), (2, 0, 5, 10), (2, 1, 30, 90)):
+        matrix.set(row, column, correct, total)
+    assert metrics.last_pooled(matrix) == 35  # 5 + 30 of 100; the mean over tasks is 41.7
+    assert metrics.average_cil_pooled(matrix) == (90 + 35) / 2
+    without_counts = AccuracyMatrix.from_percent(["A", "B"], [[90, 1], [50, 33]])
+    with pytest.raises(metrics.MissingCell, match="last_pooled needs counts of images"):
+        metrics.last_pooled(without_counts)
 
 
 def test_columns_by_hand():
@@ -229,6 +243,9 @@ def test_from_percent_refuses(rows):
 
 # ----------------------------------------------------------------------------------------- properties
 
+POOLED = ("average_cil_pooled", "last_pooled")
+"""Scalars over images rather than tasks: not known where a matrix was published without counts."""
+
 names = st.text(st.characters(exclude_categories=["C", "Z"]) | st.just(" "), min_size=1, max_size=12)
 
 
@@ -252,6 +269,9 @@ def test_a_constant_matrix_gives_the_constant(tasks, value):
     row = [value] * tasks
     matrix = AccuracyMatrix.from_percent([str(task) for task in range(tasks)], [row] * tasks, zero_shot=row)
     for name, scalar in metrics.summary(matrix).items():
+        if name in POOLED:
+            assert scalar is None
+            continue
         assert scalar == pytest.approx(0 if name in DIFFERENCES else value, abs=1e-9)
 
 
@@ -280,7 +300,7 @@ def test_the_order_of_columns_matters_only_where_it_should(matrix, random):
     for name in ("zero_shot", "average_mtil", "last"):
         assert metrics.SCALARS[name](other) == pytest.approx(metrics.SCALARS[name](matrix))
     if order == sorted(order):
-        assert metrics.summary(other) == metrics.summary(matrix)
+        assert metrics.summary(other) == {**metrics.summary(matrix), **dict.fromkeys(POOLED)}
 
 
 @few

@@ -10,9 +10,10 @@ from PIL import Image
 
 from bench.errors import UserError
 from bench.evaluate import count_correct, evaluate_row
+from bench.images import ArrayImages, FileImages, Subset
 from bench.method import Context, Method
 from bench.pixels import PixelStore
-from bench.task import ArrayImages, FileImages, Stream, Subset, label_space
+from bench.task import Stream, label_space
 from bench.toy import tiny_clip, toy_task
 
 TASKS = [dataclasses.replace(toy_task(i), classes=("a", "b", "c")[: 2 + i % 2]) for i in range(3)]

@@ -1,0 +1,91 @@
+"""The gate before training: published data and published zero-shot accuracy, or a reason to stop."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from toy import ToyStream
+
+from bench import gate
+from bench.config import resolve
+from bench.errors import UserError
+from bench.matrix import AccuracyMatrix
+from bench.registry import load
+from bench.run import run
+from bench.task import ZeroShot
+
+TOY = str(Path(__file__).parent / "toy.py")
+
+
+def toy(tmp_path: Path, *words: str) -> Any:
+    return resolve(["method=zero-shot", f"stream={TOY}", f"model={TOY}", f"out={tmp_path}", "device=cpu", *words])
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Give the toy stream published values; the toy model has 25 % to 50 %."""
+
+    def give(value: float, tolerance: float) -> None:
+        expected = ZeroShot("a paper", {"toy0": (value, tolerance), "elsewhere": (1.0, 0.1)})
+        cls = toy(Path("x")).stream_class
+        monkeypatch.setattr(cls, "zero_shot", lambda self, model: expected)
+
+    return give
+
+
+def test_a_model_in_its_band_passes(tmp_path: Path, published: Any, capsys: pytest.CaptureFixture) -> None:
+    published(40, 40)
+    run(toy(tmp_path))
+    assert "within the published band on 1 test sets" in capsys.readouterr().out
+
+
+def test_a_model_out_of_its_band_is_stopped_before_training(tmp_path: Path, published: Any) -> None:
+    published(99, 2)
+    with pytest.raises(
+        UserError, match=r"published band \(a paper\) on toy0 .* instead of 99.0 ± 2: look for .*gate=off"
+    ):
+        run(toy(tmp_path))
+    (directory,) = (path.parent for path in tmp_path.rglob("accuracy.csv"))
+    matrix = AccuracyMatrix.from_csv(directory / "accuracy.csv")
+    assert matrix.state(0, 0) == "measured" and matrix.state(1, 0) == "missing"
+    assert not (directory / "summary.json").exists()
+
+
+@pytest.mark.parametrize("words", [["gate=off"], ["evaluate.split=validation"]])
+def test_the_gate_can_be_off(words: list[str], tmp_path: Path, published: Any) -> None:
+    published(99, 2)
+    assert (run(toy(tmp_path, *words)) / "summary.json").exists()
+
+
+def test_the_gate_is_no_part_of_the_fingerprint(tmp_path: Path) -> None:
+    from bench.config import run_directory
+
+    plain = run_directory(toy(tmp_path))
+    assert plain == run_directory(toy(tmp_path, "gate=off", "cache.gb=1", "cache.dir=x"))
+
+
+def test_other_data_stop_a_comparable_run() -> None:
+    dataset = SimpleNamespace(registry_name="dtd")
+    status = SimpleNamespace(state="differs", dataset=dataset, problem="12 of 1880 training images")
+    stream: Any = SimpleNamespace(statuses=[status], registry_name="mtil-order1")
+    gate.check_data(stream, None)
+    with pytest.raises(
+        UserError, match=r"mtil-order1 would be compared .*dtd has 12 of 1880 training images.*gate=off"
+    ):
+        gate.check_data(stream, ZeroShot("a paper", {}))
+    status.state = "present"
+    gate.check_data(stream, ZeroShot("a paper", {}))
+
+
+def test_mtil_knows_its_zero_shot_values() -> None:
+    cls = load("stream", "mtil-order2")
+    stream: Any = cls.__new__(cls)
+    stream.label_space = "task"
+    found = stream.zero_shot("ViT-B-16/openai")
+    assert found.expected["Aircraft"] == (24.3, 5) and len(found.expected) == 11 and "ZSCL" in found.source
+    assert sum(value for value, _ in found.expected.values()) / 11 == pytest.approx(65.3, abs=0.05)
+    assert stream.zero_shot("pocket") is None and stream.zero_shot("ViT-L-14/openai") is None
+    stream.label_space = "all"
+    assert stream.zero_shot("ViT-B-16/openai") is None
+    assert ToyStream.zero_shot(stream, "ViT-B-16/openai") is None

@@ -1,0 +1,240 @@
+"""Decoded images on disk: the same bits as decoding, decoded once, never trusted when damaged, bounded."""
+
+import errno
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fake_trees
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bench import pixel_cache
+from bench.dataset import load_dataset
+from bench.images import FileImages, Subset
+from bench.pixel_cache import PixelCache
+from bench.pixels import Pixels, PixelStore
+from bench.toy import tiny_clip, toy_task
+
+SHAPE = (4, 3, 2, 2)
+DATA = np.arange(48, dtype=np.uint8).reshape(SHAPE)
+
+
+class Decoder:
+    """Counts how often a set is decoded."""
+
+    def __init__(self, data: np.ndarray = DATA):
+        self.data = data
+        self.calls = 0
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        self.calls += 1
+        yield from np.array_split(self.data, 2)
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def cache(tmp_path: Path, told: list[str]) -> PixelCache:
+    return PixelCache(tmp_path / "cache", 10**6, told.append)
+
+
+def images(folder: Path) -> FileImages:
+    fake_trees.plants(folder)
+    found = load_dataset("plants", folder).open(folder).train
+    assert isinstance(found, FileImages)
+    return found
+
+
+def test_bits_are_those_of_decoding(tmp_path: Path, cache: PixelCache) -> None:
+    found, clip = images(tmp_path), tiny_clip()
+    fresh = Pixels(found, clip, keep=False)
+    for _ in range(2):
+        cached = Pixels(found, clip, keep=False, cache=cache)
+        for (a, x), (b, y) in zip(fresh.batches(3), cached.batches(3), strict=True):
+            assert torch.equal(a, b) and torch.equal(x, y)
+        order = torch.tensor([5, 0, 5])
+        assert torch.equal(fresh.uint8(order), cached.uint8(order))
+
+
+def test_a_set_is_decoded_once_for_all_runs(tmp_path: Path, cache: PixelCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, clip = images(tmp_path), tiny_clip()
+    list(Pixels(found, clip, False, cache).batches(3))
+    monkeypatch.setattr(FileImages, "image", None)
+    again = PixelCache(cache.folder, cache.limit, cache.say)
+    assert sum(len(labels) for _, labels in PixelStore(clip, 0, again).get(found).batches(3)) == 8
+
+
+def test_another_transform_or_set_is_another_entry(tmp_path: Path, cache: PixelCache) -> None:
+    found, clip = images(tmp_path), tiny_clip()
+    other = tiny_clip()
+    other.transform_id += " "
+    for images_, model in ((found, clip), (found, other), (Subset(found, [1, 0]), clip)):
+        list(Pixels(images_, model, False, cache).batches(3))
+    assert len(list(cache.folder.glob("*.pixels"))) == 3
+
+
+def test_images_in_memory_need_no_cache(cache: PixelCache) -> None:
+    list(Pixels(toy_task(0).train, tiny_clip(), True, cache).batches(16))
+    assert not cache.folder.exists()
+
+
+def test_selections_of_one_set_share_an_entry(tmp_path: Path, cache: PixelCache) -> None:
+    found, clip = images(tmp_path), tiny_clip()
+    store = PixelStore(clip, 10**9, cache)
+    for indices in ([0, 2], [5, 1, 4]):
+        part = Subset(found, indices, labels=range(len(indices)), whole=True)
+        pixels = store.get(part)
+        ((batch, labels),) = pixels.batches(8)
+        ((expected, _),) = Pixels(part, clip, False).batches(8)
+        assert torch.equal(batch, expected) and labels.tolist() == list(range(len(indices)))
+        assert pixels.nbytes == 0
+    assert len(list(cache.folder.glob("*.pixels"))) == 1
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[7] ^= 16
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "bit": lambda pixels, seal: flip(pixels),
+    "short": lambda pixels, seal: pixels.write_bytes(pixels.read_bytes()[:-1]),
+    "long": lambda pixels, seal: pixels.write_bytes(pixels.read_bytes() + b"x"),
+    "empty": lambda pixels, seal: pixels.write_bytes(b""),
+    "gone": lambda pixels, seal: pixels.unlink(),
+    "no seal": lambda pixels, seal: seal.unlink(),
+    "torn seal": lambda pixels, seal: seal.write_text(seal.read_text()[:-9]),
+    "other shape": lambda pixels, seal: seal.write_text(json.dumps({**json.loads(seal.read_text()), "shape": [48]})),
+    "other version": lambda pixels, seal: seal.write_text(json.dumps({**json.loads(seal.read_text()), "version": 0})),
+    "no object": lambda pixels, seal: seal.write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_entries_are_made_anew(damage: str, cache: PixelCache, told: list[str]) -> None:
+    first = cache.get("k", SHAPE, Decoder())
+    assert first is not None and np.array_equal(first, DATA)
+    DAMAGE[damage](cache.folder / "k.pixels", cache.folder / "k.json")
+    decoder = Decoder()
+    again = PixelCache(cache.folder, cache.limit, told.append).get("k", SHAPE, decoder)
+    assert again is not None and np.array_equal(again, DATA) and decoder.calls == 1 and told == []
+    assert sorted(path.suffix for path in cache.folder.iterdir()) == [".json", ".lock", ".pixels"]
+
+
+def test_what_a_caller_writes_stays_its_own(cache: PixelCache) -> None:
+    first = cache.get("k", SHAPE, Decoder())
+    assert first is not None
+    first[:] = 0
+    second = cache.get("k", SHAPE, Decoder())
+    assert second is not None and np.array_equal(second, DATA)
+
+
+def test_an_interrupted_decoding_leaves_nothing(cache: PixelCache) -> None:
+    def interrupted() -> Iterator[np.ndarray]:
+        yield DATA[:2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.get("k", SHAPE, interrupted)
+    assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
+    with pytest.raises(ValueError, match="24 bytes were decoded"):
+        cache.get("k", SHAPE, lambda: iter([DATA[:2]]))
+    assert cache.get("k", SHAPE, Decoder()) is not None
+
+
+def test_the_longest_unused_make_room(cache: PixelCache, told: list[str]) -> None:
+    cache.limit = 100  # two entries of 48 bytes
+    for number, key in enumerate(("a", "b")):
+        cache.get(key, SHAPE, Decoder())
+        old = time.time() - pixel_cache.IN_USE * (3 - number)
+        os.utime(cache.folder / f"{key}.json", (old, old))
+    assert cache.get("c", SHAPE, Decoder()) is not None
+    assert sorted(path.stem for path in cache.folder.glob("*.pixels")) == ["b", "c"]
+    # b is used now and c was just made: neither may go.
+    assert cache.get("b", SHAPE, Decoder()) is not None
+    assert cache.get("d", SHAPE, Decoder()) is None
+    assert "no room for 4 decoded images" in told[-1] and "cache.gb" in told[-1]
+    assert cache.get("e", (400, 3, 2, 2), Decoder()) is None
+
+
+def test_half_written_files_of_dead_runs_are_removed(cache: PixelCache) -> None:
+    cache.folder.mkdir()
+    for name, age in (("old", 2 * pixel_cache.IN_USE), ("new", 0)):
+        path = cache.folder / f"{name}.part"
+        path.write_bytes(b"x")
+        os.utime(path, (time.time() - age,) * 2)
+    cache.get("k", SHAPE, Decoder())
+    assert [path.name for path in cache.folder.glob("*.part")] == ["new.part"]
+
+
+@pytest.mark.parametrize("place", ["fsync", "mkstemp"])
+def test_a_full_disk_stops_the_cache_and_not_the_run(
+    place: str, tmp_path: Path, cache: PixelCache, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pixel_cache.os if place == "fsync" else pixel_cache.tempfile, place, full)
+    found, clip = images(tmp_path), tiny_clip()
+    assert sum(len(labels) for _, labels in Pixels(found, clip, False, cache).batches(3)) == 8
+    assert len(told) == 1 and "No space left on device" in told[0] and "cache.dir" in told[0] and cache.trouble
+    assert list(cache.folder.glob("*.part")) == []
+    assert cache.get("k", SHAPE, Decoder()) is None and len(told) == 1
+
+
+def test_a_disk_without_room_is_left_alone(cache: PixelCache, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixel_cache, "SPARE", 2**60)
+    assert cache.get("k", SHAPE, Decoder()) is None and "no room" in told[0]
+
+
+def build(folder: Path, calls: Any, answers: Any) -> None:
+    def decode() -> Iterator[np.ndarray]:
+        with calls.get_lock():
+            calls.value += 1
+        time.sleep(0.3)
+        yield DATA
+
+    found = PixelCache(folder, 10**6, lambda line: None).get("k", SHAPE, decode)
+    answers.put(found is not None and bool(np.array_equal(found, DATA)))
+
+
+def test_runs_at_once_decode_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    calls, answers = context.Value("i", 0), context.Queue()
+    runs = [context.Process(target=build, args=(tmp_path, calls, answers)) for _ in range(4)]
+    for run in runs:
+        run.start()
+    assert [answers.get(timeout=60) for _ in runs] == [True] * 4
+    for run in runs:
+        run.join(timeout=60)
+    assert calls.value == 1
+
+
+def test_waiting_for_another_run_is_told(cache: PixelCache, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from filelock import FileLock
+
+    monkeypatch.setattr(pixel_cache, "WAIT", 0.05)
+    cache.folder.mkdir()
+    lock = FileLock(cache.folder / "k.lock")
+    lock.acquire()
+    monkeypatch.setattr(cache, "say", lambda line: (told.append(line), lock.release()))
+    assert cache.get("k", SHAPE, Decoder()) is not None
+    assert told == ["another run decodes the same 4 images: waiting for it"]
+
+
+def test_grey_and_palette_files_are_kept_as_rgb(tmp_path: Path, cache: PixelCache) -> None:
+    for name, mode in (("0.png", "L"), ("1.png", "P"), ("2.png", "RGBA")):
+        Image.fromarray(fake_trees.picture(1, 1)).convert(mode).save(tmp_path / name)
+    found = FileImages(tmp_path, ["0.png", "1.png", "2.png"], [0, 0, 0])
+    assert Pixels(found, tiny_clip(), False, cache).uint8(torch.arange(3)).shape == (3, 3, 36, 36)
