@@ -86,6 +86,14 @@ def _check(words: list[str]) -> int:
     return int(check.check(pairs["method"]) or 0)
 
 
+def _data(words: list[str]) -> int:
+    if not words or "=" in words[0]:
+        raise UserError("say which stream: python -m bench data mtil-order1 data=DIR")
+    from bench import doctor
+
+    return doctor.data(words[0], words[1:])
+
+
 def _folder(word: str) -> Path:
     path = Path(word).expanduser()
     if not path.is_dir():
@@ -135,6 +143,21 @@ examples
   python -m bench list methods path/to/mine.py
 """,
         _list,
+    ),
+    "data": Verb(
+        "say which datasets of a stream are there, and where to get the others",
+        "data STREAM data=DIR [KEY=VALUE...]",
+        """\
+For every dataset: present, incomplete, missing, or differing from the published one; images and classes found and
+expected; size, licence, how to get it, and which official download is known not to work. The exit status is 0 when all
+are ready, else 1.
+
+examples
+  python -m bench data mtil-order1 data=/data/MTIL
+  python -m bench data xtail data=/data/MTIL stream.splits=torchvision
+  python -m bench data custom data=/data stream.datasets=[dtd,plants]
+""",
+        _data,
     ),
     "compare": Verb(
         "put runs side by side: mean and spread over seeds",

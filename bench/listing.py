@@ -14,6 +14,9 @@ from bench.errors import UserError, suggest
 KINDS = {f"{kind}{ending}": kind for ending in ("s", "") for kind in registry.KINDS}
 """What a user may call a kind: ``methods`` or ``method``."""
 
+FACT_TITLES = {"label_space": "classes", "prompt_family": "prompts", "budget": "training budget"}
+"""Headers for what the registry tells of a stream."""
+
 NARROWEST = 8
 """Columns as narrow as this are not wrapped any further."""
 
@@ -47,8 +50,13 @@ def listing(kinds: Iterable[str] = registry.KINDS) -> str:
     parts = []
     for kind in kinds:
         named = everything[kind]
-        rows = [(entry.name, _title(entry), entry.paper, _origin(entry)) for entry in named.values()]
-        body = table(("name", "title", "paper", "from"), rows) if rows else "  none"
+        facts = registry.FACTS if kind == "stream" else ()
+        rows = [
+            (entry.name, _title(entry), *(entry.facts.get(f, "") for f in facts), entry.paper, _origin(entry))
+            for entry in named.values()
+        ]
+        headers = ("name", "title", *(FACT_TITLES[fact] for fact in facts), "paper", "from")
+        body = table(headers, rows) if rows else "  none"
         parts.append(f"{kind}s\n{body}")
         if kind == "model":
             parts.append(_open_clip())
@@ -103,8 +111,8 @@ def _open_clip() -> str:
     if not known:
         return "models of open_clip\n  none: open_clip is not installed"
     rows = [(one.name, "?" if one.tags is None else ", ".join(one.tags) or "-") for one in usable.values()]
-    usage = _wrap("model=ARCHITECTURE/WEIGHTS, or model=ARCHITECTURE with model.checkpoint=FILE")
-    left = _wrap(
+    usage = wrap("model=ARCHITECTURE/WEIGHTS, or model=ARCHITECTURE with model.checkpoint=FILE")
+    left = wrap(
         f"{len(known) - len(usable)} more are not supported: "
         "a tower is a ResNet, or comes from timm or Hugging Face, or there is a third one for captions"
     )
@@ -151,7 +159,7 @@ def _class_details(entry: registry.Entry, cls: Any) -> str:
     parts[0] += f"\n  from: {_origin(entry)}{file}"
     about = inspect.cleandoc(cls.__doc__ or getattr(cls, "description", "") or "").split("\n\n")[0]
     if about:
-        parts.append(_wrap(" ".join(about.split())))
+        parts.append(wrap(" ".join(about.split())))
     settings = describe(class_settings(cls), f"{entry.kind}.")
     if settings:
         rows = settings_table(settings.values(), f"{entry.kind}.")
@@ -172,7 +180,7 @@ def _method(cls: Any) -> list[str]:
     lines = []
     for part in ("present", "absent", "deviations", "verified"):
         lines.append(f"  {part}")
-        lines += [_wrap(text, "    - ", "      ") for text in getattr(card, part, ())] or ["    - nothing said"]
+        lines += [wrap(text, "    - ", "      ") for text in getattr(card, part, ())] or ["    - nothing said"]
     return [*parts, "parity with the paper\n" + "\n".join(lines)]
 
 
@@ -191,7 +199,8 @@ def _pairs(values: Mapping[str, Any]) -> str:
     return "\n".join(f"  {key}={show(value)}" for key, value in values.items())
 
 
-def _wrap(text: str, first: str = "  ", rest: str = "  ") -> str:
+def wrap(text: str, first: str = "  ", rest: str = "  ") -> str:
+    """Text wrapped to the terminal, with an indent for its first and for its other lines."""
     return textwrap.fill(text, _width(), initial_indent=first, subsequent_indent=rest)
 
 

@@ -16,7 +16,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -29,6 +29,9 @@ GROUPS = {f"keeplora_bench.{kind}": kind for kind in KINDS}
 
 FOLDERS = {"methods": "method", "datasets": "stream"}
 """The mounted plug-in folders, and the kind a file there is taken for when it is too broken to say."""
+
+FACTS = ("label_space", "prompt_family", "budget")
+"""Class attributes that listings show; read without importing, so literal texts only."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _DECORATION = re.compile(r"""@(?:\w+\.)*register\(\s*["'](\w+)["']\s*,\s*["']([^"']+)["']""")
@@ -53,6 +56,8 @@ class Entry:
         Why it cannot be used, as far as that shows without importing it.
     hides : tuple of str
         Where other entries of the same kind and name come from; they lose to this one.
+    facts : mapping of str to str
+        Those `FACTS` that the class itself sets to literal texts.
     """
 
     kind: str
@@ -65,6 +70,7 @@ class Entry:
     path: Path | None = None
     broken: str | None = None
     hides: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def register(kind: str, name: str, *, title: str, paper: str = "") -> Callable[[_Class], _Class]:
@@ -267,9 +273,20 @@ def _read(path: Path, node: ast.ClassDef, call: ast.Call, fallback: str) -> Entr
     if len(plain) < len(given) or not {"kind", "name", "title"} <= set(plain):
         broken = f'line {call.lineno}: write it as @register("kind", "name", title="...") with literal strings'
     kind = kind if kind in KINDS else fallback
-    return Entry(
-        kind, name, str(plain.get("title", "")), str(plain.get("paper", "")), attr=node.name, path=path, broken=broken
-    )
+    title, paper = str(plain.get("title", "")), str(plain.get("paper", ""))
+    return Entry(kind, name, title, paper, attr=node.name, path=path, broken=broken, facts=dict(_facts(node)))
+
+
+def _facts(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    """The literal texts that a class body gives to `FACTS`."""
+    for line in node.body:
+        targets = (
+            line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
+        )
+        value = getattr(line, "value", None)
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id in FACTS and isinstance(value, ast.Constant):
+                yield target.id, str(value.value)
 
 
 def _in_file(kind: str, path: Path) -> Entry:

@@ -1,0 +1,176 @@
+"""Class-incremental streams: the classes of one dataset, a few at a time, in one growing label space."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bench.dataset import DatasetStream, Part, Splits, load_dataset
+from bench.errors import UserError
+from bench.images import Images, Subset
+from bench.registry import register
+from bench.settings import setting
+from bench.task import LABEL_SPACES, Task
+
+
+@dataclass
+class Order:
+    """In which order classes come, and among which an image is classified."""
+
+    class_order: str = setting(
+        "natural",
+        "natural; shuffled by seeds.task_order; or numpy's RandomState(seeds.task_order), as PILOT and LoDA do",
+        choices=("natural", "shuffled", "numpy"),
+    )
+    label_space: str = setting("seen", "classes among which a test image is classified", choices=LABEL_SPACES)
+
+
+def class_order(kind: str, count: int, seed: int) -> list[int]:
+    """Class numbers in the order in which they are learned.
+
+    Parameters
+    ----------
+    kind : {"natural", "shuffled", "numpy"}
+        ``shuffled`` is NumPy's PCG64 seeded with `seed`, as in VPT-NSP2 and SplitLoRA; ``numpy`` its legacy generator,
+        as in LAMDA-PILOT and LoDA (seeds 1993, 1996, 1997).
+    """
+    order = np.arange(count)
+    if kind == "shuffled":
+        np.random.Generator(np.random.PCG64(seed)).shuffle(order)
+    elif kind == "numpy":
+        order = np.random.RandomState(seed % 2**32).permutation(count)
+    return order.tolist()
+
+
+class ClassIncremental(DatasetStream):
+    """`count` tasks of equally many classes of `dataset`."""
+
+    dataset: ClassVar[str]
+    count: ClassVar[int]
+
+    @dataclass
+    class Settings(Order):
+        """Order of classes and label space."""
+
+    @classmethod
+    def parts(cls, settings: Any, root: Path | None) -> list[Part]:
+        dataset = load_dataset(cls.dataset)
+        return [Part(dataset, dataset.registry_name, dataset.template)]
+
+    def tasks_of(self, part: Part, splits: Splits, seed: int) -> list[Task]:
+        total = len(splits.classes)
+        if total < self.count:
+            raise UserError(
+                f"{part.name} has {total} classes, too few for the {self.count} tasks of {self.registry_name}: "
+                "complete it"
+            )
+        order = class_order(self.settings.class_order, total, seed)
+        self.facts["class_order"] = [splits.classes[number] for number in order]
+        tasks, start = [], 0
+        # Equal chunks; where the number of classes does not divide, the first ones are larger.
+        for chunk in np.array_split(np.asarray(order), self.count):
+            numbers = chunk.tolist()
+            train, test = (chosen_classes(images, numbers) for images in (splits.train, splits.test))
+            names = tuple(splits.classes[number] for number in numbers)
+            tasks.append(Task(f"{start + 1}-{start + len(numbers)}", names, part.template, train, test))
+            start += len(numbers)
+        return tasks
+
+
+def chosen_classes(images: Images, numbers: list[int]) -> Subset:
+    """The images of some classes, numbered anew in the given order."""
+    position = {number: label for label, number in enumerate(numbers)}
+    indices = np.flatnonzero(np.isin(images.labels, numbers))
+    labels = [position[int(label)] for label in images.labels[indices]]
+    return Subset(images, indices, labels, whole=True)
+
+
+class _Cifar100(ClassIncremental):
+    dataset = "cifar100"
+    defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 20, "train.batch_size": 128}
+
+
+class _ImageNetR(ClassIncremental):
+    dataset = "imagenet-r"
+    defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 50, "train.batch_size": 128}
+
+
+@register("stream", "cifar100-10", title="CIFAR-100 in 10 tasks of 10 classes", paper="InfLoRA, arXiv 2404.00228")
+class Cifar100In10(_Cifar100):
+    """The usual class-incremental CIFAR-100."""
+
+    label_space = "seen"
+    description = "10 tasks, 100 classes"
+    budget: ClassVar[str] = "20 epochs, batch 128 (InfLoRA)"
+    prompt_family: ClassVar[str] = '"a photo of a {}."'
+    count = 10
+
+
+@register("stream", "cifar100-5", title="CIFAR-100 in 5 tasks of 20 classes", paper="InfLoRA, arXiv 2404.00228")
+class Cifar100In5(_Cifar100):
+    """Fewer, larger tasks."""
+
+    label_space = "seen"
+    description = "5 tasks, 100 classes"
+    budget: ClassVar[str] = "20 epochs, batch 128 (InfLoRA)"
+    prompt_family: ClassVar[str] = '"a photo of a {}."'
+    count = 5
+
+
+@register("stream", "cifar100-20", title="CIFAR-100 in 20 tasks of 5 classes", paper="InfLoRA, arXiv 2404.00228")
+class Cifar100In20(_Cifar100):
+    """More, smaller tasks."""
+
+    label_space = "seen"
+    description = "20 tasks, 100 classes"
+    budget: ClassVar[str] = "20 epochs, batch 128 (InfLoRA)"
+    prompt_family: ClassVar[str] = '"a photo of a {}."'
+    count = 20
+
+
+@register("stream", "imagenet-r-5", title="ImageNet-R in 5 tasks of 40 classes", paper="InfLoRA, arXiv 2404.00228")
+class ImageNetRIn5(_ImageNetR):
+    """Fewer, larger tasks."""
+
+    label_space = "seen"
+    description = "5 tasks, 200 classes"
+    budget: ClassVar[str] = "50 epochs, batch 128 (InfLoRA)"
+    prompt_family: ClassVar[str] = '"a photo of a {}."'
+    count = 5
+
+
+@register("stream", "imagenet-r-10", title="ImageNet-R in 10 tasks of 20 classes", paper="InfLoRA, arXiv 2404.00228")
+class ImageNetRIn10(_ImageNetR):
+    """The usual class-incremental ImageNet-R."""
+
+    label_space = "seen"
+    description = "10 tasks, 200 classes"
+    budget: ClassVar[str] = "50 epochs, batch 128 (InfLoRA)"
+    prompt_family: ClassVar[str] = '"a photo of a {}."'
+    count = 10
+
+
+@register("stream", "imagenet-r-20", title="ImageNet-R in 20 tasks of 10 classes", paper="InfLoRA, arXiv 2404.00228")
+class ImageNetRIn20(_ImageNetR):
+    """More, smaller tasks."""
+
+    label_space = "seen"
+    description = "20 tasks, 200 classes"
+    budget: ClassVar[str] = "50 epochs, batch 128 (InfLoRA)"
+    prompt_family: ClassVar[str] = '"a photo of a {}."'
+    count = 20
+
+
+@register("stream", "cub200-10", title="CUB-200-2011 in 10 tasks of 20 classes", paper="LoDA, ICML 2026")
+class Cub200In10(ClassIncremental):
+    """Official split; LoDA and PILOT use a split of their own."""
+
+    label_space = "seen"
+    description = "10 tasks, 200 classes"
+    budget: ClassVar[str] = "20 epochs, batch 48 (LoDA)"
+    prompt_family: ClassVar[str] = '"a photo of a {}, a type of bird."'
+    dataset = "cub200"
+    count = 10
+    defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 20, "train.batch_size": 48}

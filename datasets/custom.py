@@ -1,0 +1,87 @@
+"""A stream of anybody's choice: datasets in the order in which they are named, on the command line or in a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from bench.dataset import Dataset, DatasetStream, Part, load_dataset
+from bench.errors import UserError, suggest
+from bench.registry import register
+from bench.settings import setting
+from bench.task import LABEL_SPACES
+
+KEYS = ("dataset", "folder", "name", "template", "epochs")
+
+
+@register("stream", "custom", title="Datasets of your choice, in your order", paper="")
+class Custom(DatasetStream):
+    """`datasets=[dtd,plants]` names registered datasets, or folders below ``data=`` with train/ and test/.
+
+    `tasks_file=tasks.yaml` says more: a list of entries with ``dataset`` (or ``folder``), and if wanted ``name``,
+    ``template`` with ``{}`` for the class name, and ``epochs``.
+    """
+
+    @dataclass
+    class Settings:
+        datasets: list[str] = setting([], "names of datasets, or of folders below data=, in order")
+        tasks_file: str = setting("", "YAML file that lists the tasks, instead of datasets")
+        template: str = setting("", "prompt with {} for the class name, instead of each dataset's own")
+        label_space: str = setting("task", "classes among which a test image is classified", choices=LABEL_SPACES)
+
+        def check(self) -> list[str]:
+            if bool(self.datasets) == bool(self.tasks_file):
+                return ["give stream.datasets=[NAME,...] or stream.tasks_file=FILE, one of both"]
+            return []
+
+    label_space = "task"
+    description = "tasks from stream.datasets or stream.tasks_file"
+    budget: ClassVar[str] = "the run's, or each task's own"
+    prompt_family: ClassVar[str] = "each dataset's, or your own"
+
+    @classmethod
+    def parts(cls, settings: Any, root: Path | None) -> list[Part]:
+        entries = (
+            _entries(Path(settings.tasks_file).expanduser())
+            if settings.tasks_file
+            else [{"dataset": name} for name in settings.datasets]
+        )
+        found = []
+        for entry in entries:
+            dataset = _dataset(entry, root)
+            template = str(entry.get("template") or settings.template or dataset.template)
+            name = str(entry.get("name") or dataset.short or dataset.registry_name)
+            found.append(Part(dataset, name, template, entry.get("epochs")))
+        return found
+
+
+def _dataset(entry: dict[str, Any], root: Path | None) -> Dataset:
+    if "dataset" in entry:
+        dataset = load_dataset(str(entry["dataset"]), root)
+        return type(dataset)((str(entry["folder"]),)) if "folder" in entry else dataset
+    return load_dataset(str(entry["folder"]), root)
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """The entries of a file of tasks, checked."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the file {path} of stream.tasks_file cannot be read ({error}): give a YAML file") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"the file {path} is no YAML ({' '.join(str(error).split())}): mend it") from error
+    entries = content.get("tasks") if isinstance(content, dict) else content
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f'the file {path} lists no tasks: write lines such as "- dataset: dtd"')
+    for number, entry in enumerate(entries, start=1):
+        where = f"task {number} in {path}"
+        if not isinstance(entry, dict) or not ({"dataset", "folder"} & entry.keys()):
+            raise UserError(f'{where} names no dataset: write "- dataset: NAME" or "- folder: NAME"')
+        for key in entry:
+            if key not in KEYS:
+                raise UserError(f'{where} has the unknown key "{key}"{suggest(str(key), KEYS)}')
+        epochs = entry.get("epochs")
+        if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1):
+            raise UserError(f"{where} has epochs: {epochs}; write a whole number from 1")
+    return entries

@@ -1,0 +1,57 @@
+"""Few-shot training sets: a fixed number of images a class, drawn independently of everything but their own class."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from bench.errors import UserError
+from bench.images import Images, Subset
+
+Fewer = Literal["error", "all", "repeat"]
+
+
+def draw(
+    dataset: str, classes: Sequence[str], labels: np.ndarray, shots: int, seed: int, fewer: Fewer
+) -> dict[str, list[int]]:
+    """Draw `shots` images of every class.
+
+    The draw depends on (dataset, class, seed) and on the order of the class's images alone: not on other classes, on
+    the order of tasks, or on what was drawn before.
+
+    Parameters
+    ----------
+    labels : int array [images]
+    fewer : {"error", "all", "repeat"}
+        What happens to a class with fewer images: it is refused, all of them are taken, or images are repeated.
+
+    Returns
+    -------
+    dict of class name to indices of images, in ascending order
+
+    Raises
+    ------
+    UserError
+        If a class has fewer images and `fewer` is ``error``.
+    """
+    found = {}
+    for label, name in enumerate(classes):
+        own = np.flatnonzero(labels == label)
+        if len(own) < shots and fewer == "error":
+            raise UserError(
+                f"class {name!r} of {dataset} has {len(own)} training images and stream.shots={shots}: lower it, or "
+                "set stream.fewer to all or repeat"
+            )
+        digest = hashlib.sha256(f"{seed}/shots/{dataset}/{name}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:16], "big"))
+        chosen = rng.permutation(own)[:shots]
+        if len(own) < shots and fewer == "repeat":
+            chosen = np.concatenate([own, rng.choice(own, shots - len(own))])
+        found[name] = sorted(chosen.tolist())
+    return found
+
+
+def take(images: Images, chosen: Mapping[str, Sequence[int]]) -> Subset:
+    """The drawn images, class by class."""
+    return Subset(images, [index for indices in chosen.values() for index in indices])

@@ -1,0 +1,414 @@
+"""Streams of real datasets: orders, prompts, budgets, shots, label spaces, and whole runs on small trees."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import fake_trees
+import numpy as np
+import pytest
+from bench.datasets.class_incremental import class_order
+from bench.datasets.mtil import KEEPLORA_TEMPLATES, ORDER_1, ORDER_2
+from bench.datasets.shots import draw
+from bench.datasets.xtail import ORDER as XTAIL
+
+from bench import cli, registry
+from bench.config import resolve
+from bench.dataset import DatasetStream, load_dataset
+from bench.errors import UserError
+from bench.images import Subset
+from bench.matrix import AccuracyMatrix
+from bench.metrics import SCALARS
+from bench.published import METRICS
+from bench.run import train_settings
+from bench.task import NEVER, Stream, label_space, shared_classes
+
+REAL = [name for name, entry in registry.entries("stream").items() if name not in ("pocket", "custom")]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_trees.everything(tmp_path_factory.mktemp("data"))
+
+
+def stream(tree: Path, *words: str) -> Any:
+    resolved = resolve([*words, f"data={tree}"], need_method=False)
+    run = resolved.run
+    return resolved.stream_class(resolved.stream_settings, run.data, run.seeds.task_order)
+
+
+# ---- orders, prompts, budgets
+
+
+def test_order_2_is_the_known_permutation() -> None:
+    assert [ORDER_1.index(name) for name in ORDER_2] == [9, 6, 7, 8, 5, 10, 0, 1, 3, 4, 2]
+    assert tuple(name for name in ORDER_1 if name != "cifar100") == XTAIL
+
+
+def test_class_counts() -> None:
+    expected = {name: load_dataset(name).expected for name in ORDER_1}
+    assert sum(counts.classes for counts in expected.values() if counts) == 1201
+    assert sum(counts.train for counts in expected.values() if counts) == 319_352
+    assert sum(counts.test for counts in expected.values() if counts) == 97_209
+
+
+def test_mtil_tasks_have_the_names_of_published_tables(tree: Path) -> None:
+    golden = json.loads((Path(__file__).parent / "golden" / "zscl_matrices.json").read_text())
+    assert [task.name for task in stream(tree, "stream=mtil-order1").tasks] == golden["datasets"]
+
+
+def test_prompt_families_differ_in_three_templates(tree: Path) -> None:
+    ours, zscl = (stream(tree, "stream=mtil-order1", f"stream.prompts={f}").tasks for f in ("keeplora", "zscl"))
+    differing = {a.name for a, b in zip(ours, zscl, strict=True) if a.template != b.template}
+    assert differing == {"DTD", "StanfordCars", "SUN397"} and len(KEEPLORA_TEMPLATES) == 3
+    assert {t.name: t.prompts[0] for t in ours}["StanfordCars"] == (
+        "a photo of the AM General Hummer SUV 2000, a type of car."
+    )
+    assert {t.name: t.prompts[0] for t in zscl}["DTD"] == "a photo of a banded texture."
+    assert {t.name: t.prompts[0] for t in zscl}["MNIST"] == 'a photo of the number: "0 - zero".'
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs"),
+    [("mtil-order1", [10] * 10 + [5]), ("mtil-order2", [5, 2, 5, 5, 5, 5, 10, 10, 10, 10, 10])],
+)
+def test_budgets_are_those_of_the_released_code(name: str, epochs: list[int], tree: Path) -> None:
+    resolved = resolve(["method=keeplora", f"stream={name}", f"data={tree}"])
+    tasks = stream(tree, f"stream={name}").tasks
+    assert [train_settings(resolved, task).epochs for task in tasks] == epochs
+    assert resolved.run.train.batch_size == 64 and resolved.run.train.lr == 1e-3
+    mine = resolve(["method=keeplora", f"stream={name}", f"data={tree}", "train.epochs=3"])
+    assert {train_settings(mine, task).epochs for task in tasks} == {3}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_table_of_streams_is_true(name: str) -> None:
+    """What the table tells without importing is what the classes hold."""
+    entry, cls = registry.entries("stream")[name], registry.load("stream", name)
+    assert set(entry.facts) == {"label_space", "prompt_family", "budget"}
+    assert {key: getattr(cls, key) for key in entry.facts} == entry.facts
+    assert issubclass(cls, DatasetStream) and entry.paper and cls.description
+    assert str(cls.defaults["train.epochs"]) in entry.facts["budget"]
+    assert f"batch {cls.defaults['train.batch_size']}" in entry.facts["budget"]
+    assert cls.label_space_of(cls.Settings()) == entry.facts["label_space"]
+
+
+# ---- shots
+
+
+def test_shots_depend_on_dataset_class_and_seed_alone() -> None:
+    labels = np.repeat(np.arange(4), 20)
+    names = ["a", "b", "c", "d"]
+    first = draw("dtd", names, labels, 5, 0, "error")
+    assert all(len(found) == 5 and set(labels[found]) == {names.index(name)} for name, found in first.items())
+    # Another class more, other images of other classes: the draws of the rest stay.
+    more = draw("dtd", [*names, "e"], np.concatenate([labels, [4] * 9]), 5, 0, "error")
+    assert {name: more[name] for name in names} == first
+    assert draw("dtd", names, labels, 5, 1, "error") != first
+    assert draw("sun", names, labels, 5, 0, "error") != first
+    assert {name: found[:] for name, found in draw("dtd", names, labels, 20, 0, "error").items()} == {
+        name: list(range(20 * label, 20 * label + 20)) for label, name in enumerate(names)
+    }
+
+
+def test_fewer_images_than_shots() -> None:
+    labels = np.array([0, 0, 0, 1])
+    with pytest.raises(UserError, match=r"class 'b' of x has 1 training images and stream.shots=2: lower it"):
+        draw("x", ["a", "b"], labels, 2, 0, "error")
+    assert draw("x", ["a", "b"], labels, 2, 0, "all")["b"] == [3]
+    assert draw("x", ["a", "b"], labels, 3, 0, "repeat")["b"] == [3, 3, 3]
+
+
+def test_few_shot_mtil_takes_and_records_them(tree: Path) -> None:
+    found = stream(tree, "stream=mtil-fewshot", "stream.shots=2", "seed=4")
+    for task in found.tasks:
+        assert np.bincount(task.train.labels).tolist() == [2] * len(task.classes)
+        assert found.facts["shots"][task.name].keys() == set(task.classes)
+    assert found.facts == stream(tree, "stream=mtil-fewshot", "stream.shots=2", "seed=4").facts
+    assert found.facts != stream(tree, "stream=mtil-fewshot", "stream.shots=2", "seed=5").facts
+    with pytest.raises(UserError, match="has 4 training images and stream.shots=5"):
+        stream(tree, "stream=mtil-fewshot")
+    with pytest.raises(UserError, match=r"stream.shots=0 is out of range: it must be >= 1"):
+        stream(tree, "stream=mtil-fewshot", "stream.shots=0")
+
+
+# ---- X-TAIL
+
+
+def test_xtail_is_one_label_space(tree: Path) -> None:
+    found = stream(tree, "stream=xtail")
+    assert found.label_space == "all" and found.shared_prompts == "first"
+    assert all(np.bincount(task.train.labels).tolist() == [16] * len(task.classes) for task in found.tasks)
+    prompts = {task.name: task.prompts for task in found.tasks}
+    assert prompts["MNIST"][3] == 'a photo of a number: "3 - three".'
+    assert prompts["EuroSAT"][1] == "a photo of a Forest satellite location."
+    assert prompts["DTD"][0] == "a photo of a banded."
+    space = label_space("all", found.tasks, 0, 9, "first")
+    assert space is not None and len(space.prompts) == sum(len(task.classes) for task in found.tasks)
+    assert space.targets == tuple(range(len(space.prompts) - 3, len(space.prompts)))
+
+
+def test_xtail_without_coops_files(tree: Path, tmp_path: Path) -> None:
+    for make in fake_trees.MTIL.values():
+        make(tmp_path)
+    with pytest.raises(UserError, match="8 of 10 datasets of stream xtail are not ready.*split_zhou_Caltech101.json"):
+        stream(tmp_path, "stream=xtail")
+    found = stream(tmp_path, "stream=xtail", "stream.splits=torchvision")
+    assert found.tasks[1].classes == ("off-center face", "ant", "yin and yang symbol")
+
+
+def test_equal_names_in_a_union() -> None:
+    """Two tasks share "lotus": merged, or the first one's only, and told once by name."""
+    from bench.images import ArrayImages
+    from bench.task import Task
+
+    def task(name: str, *classes: str) -> Task:
+        images = ArrayImages(np.zeros((len(classes), 4, 4, 3)), list(range(len(classes))))
+        return Task(name, classes, "a photo of a {}.", images, images)
+
+    tasks = [task("objects", "lotus", "chair"), task("flowers", "rose", "lotus")]
+    assert shared_classes(tasks) == {"lotus": ["objects", "flowers"]}
+    for kind, seen in (("all", 0), ("seen", 2)):
+        merged, first = (label_space(kind, tasks, seen, 1, rule) for rule in ("either", "first"))
+        assert merged is not None and first is not None and merged.prompts == first.prompts
+        assert merged.targets == (2, 0) and first.targets == (2, NEVER)
+        earlier = label_space(kind, tasks, seen, 0, "first")
+        assert earlier is not None and earlier.targets == (0, 1)
+
+    class Union(Stream):
+        label_space, shared_prompts = "all", "first"
+
+        def load(self, data_root, order_seed):
+            return tasks
+
+    assert Union(None, None, 0).notes == [
+        '1 class names stand in several tasks, only the first can be right when it wins: "lotus" (objects, flowers)'
+    ]
+
+    class Own(Union):
+        label_space = "task"
+
+    assert Own(None, None, 0).notes == []
+
+
+# ---- class-incremental streams
+
+
+@pytest.mark.parametrize("kind", ["natural", "shuffled", "numpy"])
+def test_class_orders_are_permutations(kind: str) -> None:
+    order = class_order(kind, 100, 1993)
+    assert sorted(order) == list(range(100)) and order == class_order(kind, 100, 1993)
+    if kind != "natural":
+        assert order != class_order(kind, 100, 1996)
+
+
+def test_the_order_of_pilot() -> None:
+    """LAMDA-PILOT draws with NumPy's global generator after seeding it."""
+    np.random.seed(1993)
+    assert class_order("numpy", 100, 1993) == np.random.permutation(100).tolist()
+
+
+@pytest.mark.parametrize(("name", "count"), [("cifar100-10", 10), ("cifar100-5", 5), ("cifar100-20", 20)])
+def test_chunks_cover_all_classes_once(name: str, count: int, tree: Path) -> None:
+    found = stream(tree, f"stream={name}", "stream.class_order=shuffled", "seeds.task_order=3")
+    whole = load_dataset("cifar100").open(tree)
+    assert len(found.tasks) == count and found.label_space == "seen"
+    assert sorted(c for task in found.tasks for c in task.classes) == sorted(whole.classes)
+    assert found.facts["class_order"] == [c for task in found.tasks for c in task.classes]
+    for part in ("train", "test"):
+        base = getattr(whole, part)
+        seen = []
+        for task in found.tasks:
+            images = getattr(task, part)
+            assert isinstance(images, Subset) and images.whole
+            for index, label in zip(images.indices, images.labels, strict=True):
+                assert whole.classes[base.labels[index]] == task.classes[label]
+                seen.append(int(index))
+        assert sorted(seen) == list(range(len(base)))
+
+
+def test_too_few_classes_for_the_tasks(tree: Path) -> None:
+    with pytest.raises(UserError, match="imagenet-r has 10 classes, too few for the 20 tasks"):
+        stream(tree, "stream=imagenet-r-20")
+
+
+# ---- custom streams
+
+
+def test_custom_streams_by_name(tree: Path) -> None:
+    found = stream(tree, "stream=custom", "stream.datasets=[dtd,plants]", "stream.label_space=seen")
+    assert [task.name for task in found.tasks] == ["DTD", "plants"] and found.label_space == "seen"
+    assert found.tasks[1].prompts == ("a photo of a moss.", "a photo of a oak tree.")
+
+
+def test_custom_streams_from_a_file(tree: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tasks.yaml"
+    file.write_text(
+        "tasks:\n- dataset: cifar10\n  epochs: 3\n- folder: plants\n  name: green\n  template: 'a {}, a plant'\n"
+    )
+    found = stream(tree, "stream=custom", f"stream.tasks_file={file}")
+    assert [task.name for task in found.tasks] == ["CIFAR10", "green"]
+    assert found.tasks[1].prompts[1] == "a oak tree, a plant" and found.tasks[0].train_settings == {"epochs": 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- dataset: dtd\n- dataset: dtd\n", "task DTD stands twice in the stream"),
+        ("- dataset: dtdd\n", r'no dataset "dtdd" \(did you mean "dtd"'),
+        ("- name: dtd\n", "task 1 in .* names no dataset"),
+        ("- dataset: dtd\n  epoch: 3\n", r'unknown key "epoch" \(did you mean "epochs"'),
+        ("- dataset: dtd\n  epochs: 0\n", "epochs: 0; write a whole number from 1"),
+        ("- dataset: dtd\n  template: no place\n", r'the template "no place" of task DTD has no \{\}'),
+        ("tasks: []\n", "lists no tasks"),
+        ("a: [", "is no YAML"),
+    ],
+)
+def test_unusable_files_are_refused(content: str, message: str, tree: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tasks.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        stream(tree, "stream=custom", f"stream.tasks_file={file}")
+
+
+def test_custom_needs_one_of_both(tree: Path) -> None:
+    for words in ([], ["stream.datasets=[dtd]", "stream.tasks_file=x.yaml"]):
+        with pytest.raises(UserError, match=r"give stream.datasets=\[NAME,...\] or stream.tasks_file=FILE"):
+            stream(tree, "stream=custom", *words)
+    with pytest.raises(UserError, match="cannot be read"):
+        stream(tree, "stream=custom", "stream.tasks_file=nowhere.yaml")
+
+
+# ---- published numbers
+
+
+@pytest.mark.parametrize("name", ["mtil-order1", "mtil-order2"])
+def test_published_means_are_those_of_their_columns(name: str) -> None:
+    table = registry.load("stream", name).published()
+    assert table is not None and len(table.rows) >= 13 and table.notes
+    assert all(row.source for row in table.rows)
+    for row in table.rows:
+        for metric, columns in row.columns.items():
+            stated = getattr(row, metric)
+            wanted = len(table.tasks) - (metric == "transfer")
+            if len(columns) == wanted and stated is not None:
+                assert sum(columns.values()) / wanted == pytest.approx(stated, abs=0.11), (row.method, metric)
+
+
+def test_published_order_1_is_what_its_matrices_give() -> None:
+    golden = json.loads((Path(__file__).parent / "golden" / "zscl_matrices.json").read_text())
+    table = registry.load("stream", "mtil-order1").published()
+    rows = {row.method: row for row in table.rows}
+    for method, entry in golden["matrices"].items():
+        matrix = AccuracyMatrix.from_percent(golden["datasets"], entry["accuracy"])
+        for name, scalar in METRICS.items():
+            assert SCALARS[scalar](matrix) == pytest.approx(getattr(rows[method], name), abs=0.06), (method, name)
+
+
+def test_zero_shot_rows_give_the_known_constants() -> None:
+    """A constant row: 69.4/65.3/65.3 in order I, 65.4/65.3/65.3 in order II."""
+    for name, transfer in (("mtil-order1", 69.4), ("mtil-order2", 65.4)):
+        table = registry.load("stream", name).published()
+        row = next(row for row in table.rows if row.method == "zero-shot")
+        values = [row.columns["last"][task] for task in table.tasks]
+        matrix = AccuracyMatrix.from_percent(list(table.tasks), [values] * len(values))
+        found = [SCALARS[METRICS[metric]](matrix) for metric in ("transfer", "average", "last")]
+        assert [row.transfer, row.average, row.last] == [transfer, 65.3, 65.3]
+        assert found == pytest.approx([transfer, 65.3, 65.3], abs=0.051)
+
+
+# ---- whole runs and the doctor, from the command line
+
+MADE = {"mtil-order1": 11, "xtail": 10, "cifar100-10": 10}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_runs_on_the_pocket_model(
+    name: str, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    line = ["run", "method=keeplora", f"stream={name}", f"data={tree}", "model=pocket", f"out={tmp_path / 'runs'}"]
+    assert cli.main([*line, "train.epochs=3"]) == 0
+    told = capsys.readouterr().out
+    assert "is not the published one" in told
+    (directory,) = (path.parent for path in (tmp_path / "runs").rglob("summary.json"))
+    matrix = AccuracyMatrix.from_csv(directory / "accuracy.csv")
+    assert len(matrix.tasks) == MADE[name]
+    facts = json.loads((directory / "stream.json").read_text())
+    assert set(facts) == {"folders", *{"xtail": ["shots"], "cifar100-10": ["class_order"]}.get(name, [])}
+    summary = json.loads((directory / "summary.json").read_text())["metrics"]
+    if name == "cifar100-10":
+        assert matrix.state(1, 1) == "missing" and summary["transfer_by_column"] is None
+        assert summary["average_cil_pooled"] is not None
+        last = [matrix.cell(10, column) for column in range(10)]
+        assert summary["last_pooled"] == 100 * sum(c.correct for c in last) / sum(c.total for c in last)  # type: ignore
+    else:
+        assert summary["transfer_by_column"] is not None
+    assert list((tmp_path / "cache" / "keeplora-bench").glob("*.pixels"))
+
+
+def test_every_other_dataset_runs_too(tree: Path, tmp_path: Path) -> None:
+    words = ["stream.datasets=[cifar10,imagenet-r,cub200,plants]", f"data={tree}", f"out={tmp_path}", "cache.gb=0"]
+    assert cli.main(["run", "method=zero-shot", "stream=custom", *words]) == 0
+
+
+def test_data_says_what_is_ready(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in ("dtd", "mnist"):
+        fake_trees.MAKERS[name](tmp_path)
+    (tmp_path / "dtd" / "dtd" / "images" / "banded" / "banded_0001.jpg").unlink()
+    assert cli.main(["data", "mtil-order1", f"data={tmp_path}"]) == 1
+    told = capsys.readouterr().out
+    assert "0 of 11 datasets are ready" in told and "40 / 60000" in told
+    for state in ("missing", "incomplete", "differs"):
+        assert state in told
+    assert "banded_0001.jpg" in told and "2.8 GB" in told and "does not work" in told and "KeepLoRA" not in told
+
+
+def test_data_is_content_with_the_published_counts(
+    tree: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry.load("dataset", "dtd"), "expected", None)
+    assert cli.main(["data", "custom", f"data={tree}", "stream.datasets=[dtd,plants]"]) == 0
+    assert "2 of 2 datasets are ready" in capsys.readouterr().out
+    assert cli.main(["data", "pocket"]) == 0
+    assert "needs no data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data"], "say which stream"),
+        (["data", "mtil-order1"], "say where the datasets lie"),
+        (["data", "mtil-order1", "data=/nowhere/at/all"], "is no folder"),
+        (["data", "mtil-order3", "data=."], 'did you mean "mtil-order'),
+        (["data", "xtail", "data=.", "stream.splts=coop"], 'did you mean "stream.splits"'),
+        (["run", "method=lora", "stream=mtil-order1"], "stream mtil-order1 needs data=DIR"),
+        (["run", "method=lora", "stream=mtil-order1", "data=/nowhere/at/all"], "is no folder"),
+    ],
+)
+def test_wrong_words(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_incomplete_stream_fails_before_anything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for make in fake_trees.MTIL.values():
+        make(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "SUN397")
+    (tmp_path / "data" / "food-101" / "meta" / "test.json").write_text("{")
+    words = ["run", "method=lora", "stream=mtil-order1", f"data={tmp_path / 'data'}", f"out={tmp_path / 'runs'}"]
+    assert cli.main(words) == 2
+    told = capsys.readouterr().err
+    assert "2 of 11 datasets of stream mtil-order1 are not ready" in told and len(told.splitlines()) == 1
+    assert "food101 is incomplete" in told and "sun397 is missing" in told and "python -m bench data" in told
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_truncated_image_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    fake_trees.plants(tmp_path)
+    file = tmp_path / "plants" / "test" / "moss" / "1.png"
+    file.write_bytes(file.read_bytes()[:200])
+    words = ["run", "method=zero-shot", "stream=custom", "stream.datasets=[plants]", f"data={tmp_path}"]
+    assert cli.main([*words, f"out={tmp_path / 'runs'}", f"cache.dir={tmp_path / 'cache'}"]) == 2
+    assert f"the image {file} cannot be decoded" in capsys.readouterr().err
