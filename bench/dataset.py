@@ -12,6 +12,9 @@ from bench.errors import UserError, nearest
 from bench.images import Images
 from bench.task import Stream, Task
 
+OWN_IMAGES = "folder"
+"""The dataset that reads anybody's own folder of images."""
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -85,13 +88,16 @@ class Dataset:
         raise TypeError(f"{type(self).__name__} does not say how to read its folder")
 
     def manifest_problem(self, splits: Splits) -> str:
-        """How the split differs from the published one, for datasets whose manifest is known; empty if it does not."""
+        """How classes or split differ from the published ones, where these are known; empty if they do not."""
         return ""
 
     def locate(self, root: Path) -> Path | None:
         """The folder of the dataset below `root`; None if there is none."""
         found = (root / folder for folder in self.folders)
-        return next((folder for folder in found if folder.is_dir() and any(folder.iterdir())), None)
+        try:
+            return next((folder for folder in found if folder.is_dir() and any(folder.iterdir())), None)
+        except OSError as error:
+            raise _unreadable(error) from error
 
     def open(self, root: Path) -> Splits:
         """What is in the dataset below `root`.
@@ -107,7 +113,14 @@ class Dataset:
                 f"there is no dataset {self.registry_name} in {root} (looked for {', '.join(self.folders)}): put it "
                 "there"
             )
-        return self.read(folder)
+        try:
+            return self.read(folder)
+        except OSError as error:
+            raise _unreadable(error) from error
+
+
+def _unreadable(error: OSError) -> UserError:
+    return UserError(f"{error.filename} cannot be read ({error.strerror}): mend its permissions")
 
 
 def names_hash(names: Sequence[str]) -> str:
@@ -139,25 +152,26 @@ class Status:
 
 def inspect(dataset: Dataset, root: Path) -> tuple[Status, Splits | None]:
     """Look a dataset over; what could be read of it comes with the verdict."""
-    folder = dataset.locate(root)
-    if folder is None:
-        return Status(dataset, "missing", None, None, f"looked for {', '.join(dataset.folders)}"), None
+    folder = None
     try:
-        splits = dataset.read(folder)
+        folder = dataset.locate(root)
+        if folder is None:
+            return Status(dataset, "missing", None, None, f"looked for {', '.join(dataset.folders)}"), None
+        splits = dataset.open(root)
         Task(dataset.registry_name, splits.classes, "{}", splits.train, splits.test, splits.validation).validate()
     except UserError as error:
         return Status(dataset, "incomplete", None, folder, str(error)), None
     found = Counts(len(splits.train), len(splits.test), len(splits.classes))
-    problem = ""
+    problems = []
     if dataset.expected is not None and found != dataset.expected:
         parts = (("training images", "train"), ("test images", "test"), ("classes", "classes"))
         counted = ((title, getattr(found, name), getattr(dataset.expected, name)) for title, name in parts)
-        problem = ", ".join(f"{here} of {there} {title}" for title, here, there in counted if here != there)
+        problems += [f"{here} of {there} {title}" for title, here, there in counted if here != there]
     elif dataset.names_sha256 and names_hash(splits.classes) != dataset.names_sha256:
-        problem = "other class names than the published ones"
-    elif dataset.expected is not None:
-        problem = dataset.manifest_problem(splits)
-    return Status(dataset, "differs" if problem else "present", found, folder, problem), splits
+        problems.append("other class names than the published ones")
+    if dataset.expected is not None:
+        problems += [text for text in [dataset.manifest_problem(splits)] if text]
+    return Status(dataset, "differs" if problems else "present", found, folder, ", ".join(problems)), splits
 
 
 @dataclass(frozen=True)
@@ -208,12 +222,12 @@ class DatasetStream(Stream):
         if data_root is None:
             raise UserError(f"stream {name} needs data=DIR, the folder that holds its datasets")
         root = Path(data_root).expanduser()
-        self.statuses, tasks = [], []
+        self.statuses, read = [], []
         for part in self.parts(self.settings, root):
             status, splits = inspect(part.dataset, root)
             self.statuses.append(status)
             if splits is not None:
-                tasks += self.tasks_of(part, splits, order_seed)
+                read.append((part, splits))
         broken = [status for status in self.statuses if status.state in ("missing", "incomplete")]
         if broken:
             told = "; ".join(f"{status.dataset.registry_name} is {status.state}: {status.problem}" for status in broken)
@@ -225,7 +239,7 @@ class DatasetStream(Stream):
             if status.state == "differs":
                 self.notes.append(f"dataset {status.dataset.registry_name} is not the published one: {status.problem}")
         self.facts["folders"] = {s.dataset.registry_name: str(s.folder) for s in self.statuses}
-        return tasks
+        return [task for part, splits in read for task in self.tasks_of(part, splits, order_seed)]
 
 
 def load_dataset(name: str, root: Path | None = None) -> Dataset:
@@ -239,18 +253,21 @@ def load_dataset(name: str, root: Path | None = None) -> Dataset:
     known = registry.entries("dataset")
     if not name.endswith(".py") and name not in known:
         if root is not None and (root / name / "train").is_dir():
-            return _folder(name)
+            return folder_dataset(name)
         near = nearest(name, known)
         hint = f'did you mean "{near}"?' if near else 'see "python -m bench list datasets"'
         where = f", nor a folder {root / name} with train/ and test/" if root is not None else ""
         raise UserError(f'there is no dataset "{name}" ({hint}){where}')
+    if name == OWN_IMAGES:
+        raise UserError(f"dataset {name} stands for images of your own: name their folder instead")
     cls = registry.load("dataset", name)
     if not issubclass(cls, Dataset):
         raise UserError(f"dataset {name} is no subclass of bench.dataset.Dataset")
     return cls()
 
 
-def _folder(name: str) -> Dataset:
-    dataset: Dataset = registry.load("dataset", "folder")((name,))
+def folder_dataset(name: str) -> Dataset:
+    """Somebody's own images in the folder `name`."""
+    dataset: Dataset = registry.load("dataset", OWN_IMAGES)((name,))
     dataset.registry_name = name  # type: ignore[misc]  # it is called what its folder is called
     return dataset

@@ -44,7 +44,14 @@ def data(stream: str, words: list[str]) -> int:
         datasets.setdefault((part.dataset.registry_name, part.dataset.folders), part.dataset)
     statuses = [inspect(dataset, root)[0] for dataset in datasets.values()]
     print(report(stream, root, statuses))
-    return 0 if all(status.state == "present" for status in statuses) else 1
+    ready = all(status.state == "present" for status in statuses)
+    if not any(status.state in ("missing", "incomplete") for status in statuses):
+        try:  # whether tasks can be made of them: enough images for the shots, enough classes
+            cls(resolved.stream_settings, str(root), resolved.run.seeds.task_order)
+        except UserError as error:
+            print(f"\nnot ready: {error}")
+            ready = False
+    return 0 if ready else 1
 
 
 def report(stream: str, root: Path, statuses: list[Status]) -> str:
@@ -56,7 +63,7 @@ def report(stream: str, root: Path, statuses: list[Status]) -> str:
             *_counted(status.found, status.dataset.expected),
             status.dataset.size,
             status.dataset.licence,
-            str(status.folder.relative_to(root)) if status.folder else "-",
+            _place(status.folder, root),
         )
         for status in statuses
     ]
@@ -68,6 +75,12 @@ def report(stream: str, root: Path, statuses: list[Status]) -> str:
     ready = sum(status.state == "present" for status in statuses)
     parts.append(f"{ready} of {len(statuses)} datasets are ready")
     return "\n\n".join(parts)
+
+
+def _place(folder: Path | None, root: Path) -> str:
+    if folder is None:
+        return "-"
+    return str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
 
 
 def _counted(found: Counts | None, expected: Counts | None) -> tuple[str, str, str]:
@@ -85,7 +98,7 @@ def _advice(status: Status) -> list[str]:
     dataset = status.dataset
     lines = [wrap(f"{dataset.registry_name}, {status.state}: {status.problem}", "  ", "    ")]
     if status.state == "differs":
-        lines.append(wrap("runs go on with it, but not where they are compared with published numbers", "    ", "    "))
+        lines.append(wrap("runs of models with real weights refuse it, unless told gate=off", "    ", "    "))
     else:
         lines.append(wrap(f"put it into {' or '.join(dataset.folders)}", "    ", "      "))
     if dataset.obtain:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bench.errors import UserError
 
-DAMAGE = (OSError, SyntaxError, ValueError)
+DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for files that it cannot decode."""
 
 PACKS_HELD = 2
@@ -28,8 +28,13 @@ class Images(Protocol):
     labels : int64 array [images]
         Index into the task's class names.
     digest : str
-        Hash that identifies the data in records and caches: it changes when labels or order do, and when images do as
-        far as that shows without reading all of them.
+        Hash that identifies the data in records: it changes when labels or order do, and when images do as far as that
+        shows without reading all of them, wherever they lie.
+
+    Notes
+    -----
+    An attribute ``cache_id``, where there is one, identifies the pixels in the cache of decoded images instead: it may
+    change with places and times, so that a change that `digest` cannot see is no danger.
     """
 
     labels: np.ndarray
@@ -90,12 +95,15 @@ class FileImages:
         if len(self.names) != len(self.labels):
             raise UserError(f"{len(self.names)} files in {root} have {len(self.labels)} labels: give one label a file")
         try:
-            sizes = [(root / name).stat().st_size for name in self.names]
+            found = [(root / name).stat() for name in self.names]
         except OSError as error:
             raise UserError(
                 f"the image {error.filename} cannot be read ({error.strerror}): check the dataset"
             ) from error
+        sizes = [status.st_size for status in found]
         self.digest = hashlib.sha256(json.dumps([self.names, sizes, self.labels.tolist()]).encode()).hexdigest()
+        state = [str(root.resolve()), self.names, sizes, [status.st_mtime_ns for status in found]]
+        self.cache_id = hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -139,6 +147,11 @@ class PackedImages:
 _UNPACKING = threading.Lock()
 
 
+def let_go() -> None:
+    """Let go of the packed files that are held."""
+    _unpacked.cache_clear()
+
+
 @lru_cache(maxsize=PACKS_HELD)
 def _unpacked(read: Callable[[], np.ndarray]) -> np.ndarray:
     return read()
@@ -172,12 +185,26 @@ class Subset:
         if labels is not None:
             content += self.labels.tobytes()
         self.digest = hashlib.sha256(content).hexdigest()
+        pixels = cache_id(images).encode() + self.indices.tobytes()
+        self.cache_id = hashlib.sha256(pixels).hexdigest()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
         return self.images.image(int(self.indices[index]))
+
+
+def cache_id(images: Images) -> str:
+    """What identifies the pixels of a set in the cache of decoded images."""
+    return str(getattr(images, "cache_id", images.digest))
+
+
+def alone(images: Images) -> Images:
+    """A selection whose decoded images are kept without those that it leaves out."""
+    return (
+        Subset(images.images, images.indices, images.labels) if isinstance(images, Subset) and images.whole else images
+    )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -80,7 +80,10 @@ class PixelCache:
             None if it cannot be stored: too large for the limit or the disk, or the folder cannot be written to.
         """
         size = int(np.prod(shape))
-        if self.trouble or size > self.limit:
+        if self.trouble:
+            return None
+        if size > self.limit:
+            self._no_room(shape)
             return None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -88,15 +91,15 @@ class PixelCache:
                 found = self._open(key, shape)
                 if found is not None:
                     return found
-                if not self._make_room(size):
-                    self.say(
-                        f"note: no room for {shape[0]} decoded images ({size / 1e9:.1f} GB) in {self.folder}: every "
-                        "pass decodes them anew; raise cache.gb or set cache.dir to a folder with room"
-                    )
+                # One run at a time takes room: what the others are about to fill is already counted.
+                with self._lock("room", shape):
+                    scratch = self._reserve(key, size)
+                if scratch is None:
+                    self._no_room(shape)
                     return None
                 if size > WORTH_TELLING:
                     self.say(f"decoding {shape[0]} images once, into {self.folder} ({size / 1e9:.1f} GB)")
-                self._store(key, shape, decode())
+                self._store(key, shape, decode(), scratch)
                 return self._open(key, shape)
         except OSError as error:
             self.trouble = True
@@ -105,6 +108,12 @@ class PixelCache:
                 "folder with room, or cache.gb=0"
             )
             return None
+
+    def _no_room(self, shape: tuple[int, ...]) -> None:
+        self.say(
+            f"note: no room for {shape[0]} decoded images ({np.prod(shape) / 1e9:.1f} GB) in {self.folder}: every pass "
+            "decodes them anew; raise cache.gb or set cache.dir to a folder with room"
+        )
 
     # ---- one entry
 
@@ -116,27 +125,36 @@ class PixelCache:
         pixels, seal = self._paths(key)
         try:
             told = json.loads(seal.read_text(encoding="utf-8"))
+            with suppress(PermissionError):  # a folder of somebody else's may be read
+                os.utime(seal)  # before the checksum, which may take long: what is in use is not removed
             status = pixels.stat()
             stamp = (key, status.st_ino, status.st_mtime_ns)
             if told["version"] != VERSION or tuple(told["shape"]) != shape or status.st_size != int(np.prod(shape)):
                 return None
             if stamp not in self._verified and _checksum(pixels) != told["crc32"]:
                 return None
+            # Copy on write: what a caller does to the array never reaches the file.
+            found = np.memmap(pixels, dtype=np.uint8, mode="c", shape=shape)
         except (OSError, ValueError, KeyError, TypeError):
             return None
         self._verified.add(stamp)
-        with suppress(OSError):  # a folder of somebody else's may be read
-            os.utime(seal)
-        # Copy on write: what a caller does to the array never reaches the file.
-        return np.memmap(pixels, dtype=np.uint8, mode="c", shape=shape)
+        return found
 
-    def _store(self, key: str, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
-        pixels, seal = self._paths(key)
-        seal.unlink(missing_ok=True)
-        crc = written = 0
+    def _reserve(self, key: str, size: int) -> Path | None:
+        """An empty file of the size of an entry, once there is room for it; None if there is none."""
+        if not self._make_room(key, size):
+            return None
         handle, scratch = tempfile.mkstemp(prefix=f"{key}.", suffix=".part", dir=self.folder)
+        with os.fdopen(handle, "wb") as file:
+            file.truncate(size)
+        return Path(scratch)
+
+    def _store(self, key: str, shape: tuple[int, ...], parts: Iterable[np.ndarray], scratch: Path) -> None:
+        pixels, seal = self._paths(key)
+        crc = written = 0
         try:
-            with os.fdopen(handle, "wb") as file:
+            seal.unlink(missing_ok=True)
+            with scratch.open("r+b") as file:
                 for part in parts:
                     block = np.ascontiguousarray(part, dtype=np.uint8).data.cast("B")
                     crc = zlib.crc32(block, crc)
@@ -145,15 +163,14 @@ class PixelCache:
                 os.fsync(file.fileno())
             if written != int(np.prod(shape)):
                 raise ValueError(f"{written} bytes were decoded for an array of shape {shape}")
-            Path(scratch).replace(pixels)
-            handle, scratch = tempfile.mkstemp(prefix=f"{key}.", suffix=".part", dir=self.folder)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"version": VERSION, "shape": list(shape), "crc32": crc}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(scratch).replace(seal)
+            scratch.replace(pixels)
+            with scratch.open("w", encoding="utf-8") as text:
+                json.dump({"version": VERSION, "shape": list(shape), "crc32": crc}, text)
+                text.flush()
+                os.fsync(text.fileno())
+            scratch.replace(seal)
         finally:
-            Path(scratch).unlink(missing_ok=True)
+            scratch.unlink(missing_ok=True)
 
     # ---- the folder
 
@@ -175,21 +192,27 @@ class PixelCache:
             if held:
                 lock.release()
 
-    def _make_room(self, size: int) -> bool:
+    def _make_room(self, key: str, size: int) -> bool:
         """Remove what was not used for longest until `size` bytes fit; False if they cannot."""
-        now = time.time()
-        for abandoned in self.folder.glob("*.part"):
+        now, taken = time.time(), 0
+        for scratch in self.folder.glob("*.part"):
             with suppress(OSError):
-                if now - abandoned.stat().st_mtime > IN_USE:
-                    abandoned.unlink()
+                status = scratch.stat()
+                if now - status.st_mtime > IN_USE:
+                    scratch.unlink()
+                else:
+                    taken += status.st_size
         entries = []
         for pixels in self.folder.glob("*.pixels"):
             with suppress(OSError):
+                if pixels.stem == key:  # damaged, and about to be replaced
+                    pixels.unlink()
+                    continue
                 seal = pixels.with_suffix(".json")
                 used = (seal if seal.exists() else pixels).stat().st_mtime
                 entries.append((used, pixels.stat().st_size, pixels, seal))
         entries.sort()
-        taken = sum(entry[1] for entry in entries)
+        taken += sum(entry[1] for entry in entries)
         free = shutil.disk_usage(self.folder).free - SPARE
         while taken + size > self.limit or size > free:
             if not entries or now - entries[0][0] < IN_USE:

@@ -13,9 +13,12 @@ from torch import Tensor
 
 from bench.clip import Clip
 from bench.errors import UserError
-from bench.images import DAMAGE, ArrayImages, Images, Subset, to_rgb
+from bench.images import DAMAGE, ArrayImages, Images, Subset, cache_id, let_go, to_rgb
 from bench.pixel_cache import PixelCache
 from bench.progress import watched
+
+DECODING = 1
+"""Version of `to_rgb` and of the rest of the way from a file to bytes that no library's version tells."""
 
 DECODED_TOGETHER = 256
 """Images decoded at a time when a whole set is; bounds the memory that takes."""
@@ -84,12 +87,13 @@ class Pixels:
         return torch.from_numpy(self._decode(indices.tolist()))
 
     def _key(self) -> str:
-        return hashlib.sha256(f"{self.images.digest} {self.clip.transform_id}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{cache_id(self.images)} {self.clip.transform_id} {DECODING}".encode()).hexdigest()[:32]
 
     def _parts(self) -> Iterator[np.ndarray]:
         starts = range(0, len(self), DECODED_TOGETHER)
         for start in watched("decode images", starts, len(starts)):
             yield self._decode(range(start, min(start + DECODED_TOGETHER, len(self))))
+        let_go()
 
     def _decode(self, indices: "list[int] | range") -> np.ndarray:
         return np.stack(list(_threads().map(self._one, indices)))
@@ -153,7 +157,21 @@ class PixelStore:
             pixels = Pixels(images, self.clip, False, self.cache, base)
             pixels.keep = pixels.nbytes <= self.budget
             self._sets[key] = pixels
+        found = self._sets[key]
+        if found.base is not None:
+            self._sets.move_to_end(id(found.base.images))
         self._sets.move_to_end(key)
         while sum(p.nbytes for p in self._sets.values() if p.keep) > self.budget and len(self._sets) > 1:
-            self._sets.popitem(last=False)
-        return self._sets[key]
+            self._forget(next(iter(self._sets)))
+        return found
+
+    def release(self, images: Images) -> None:
+        """Let go of a set that will not be needed again soon."""
+        self._forget(id(images))
+
+    def _forget(self, key: int) -> None:
+        """Drop a set and the selections from it, which would hold on to it."""
+        gone = self._sets.pop(key, None)
+        if gone is not None:
+            for other in [k for k, pixels in self._sets.items() if pixels.base is gone]:
+                del self._sets[other]

@@ -191,6 +191,11 @@ def _load_stream(resolved: Resolved) -> Stream:
     return stream
 
 
+def _is_real(resolved: Resolved) -> bool:
+    """Whether the model is one of open_clip's with its weights, whose results somebody may want to compare."""
+    return resolved.model_class is None and resolved.model_settings.weights != "random"
+
+
 def _published_zero_shot(resolved: Resolved, stream: Stream) -> ZeroShot | None:
     """What is known of the untrained model on this stream; None where the gate is off or nothing is comparable."""
     settings = resolved.run
@@ -242,7 +247,8 @@ def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: to
         stream = _load_stream(resolved)
         tasks = stream.tasks
         expected = _published_zero_shot(resolved, stream)
-        gate.check_data(stream, expected)
+        if settings.gate == "on" and _is_real(resolved):
+            gate.check_data(stream)
         budgets = [train_settings(resolved, task) for task in tasks]
         clip = load_model(resolved)
         weights = clip.weights_sha256()
@@ -286,6 +292,7 @@ def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: to
             trained = _train(method, data, budgets[index], record, index, len(tasks))
         with watch.phase("statistics"):
             method.end_task(data)
+        store.release(task.train)
         most_trained, stored = max(most_trained, trained), method.stored_numbers()
         with watch.phase("evaluate"):
             # Where the label space grows, the accuracies of a constant classifier change too.

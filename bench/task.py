@@ -145,10 +145,11 @@ class Stream:
         shared = shared_classes(self.tasks) if self.label_space != "task" else {}
         if shared:
             told = "; ".join(f'"{name}" ({", ".join(owners)})' for name, owners in sorted(shared.items()))
-            rule = (
-                "an image of any of them is right" if self.shared_prompts == "either" else "only the first can be right"
+            rule = "an image of any of them is right" if self.shared_prompts == "either" else "only the first can be"
+            self.notes.append(
+                f"{len(shared)} class names stand in several tasks (where their prompts are equal too, {rule} when it "
+                f"wins): {told}"
             )
-            self.notes.append(f"{len(shared)} class names stand in several tasks, {rule} when it wins: {told}")
 
     @classmethod
     def label_space_of(cls, settings: Any) -> str:
@@ -209,11 +210,11 @@ class ZeroShot:
 
 
 def shared_classes(tasks: Sequence[Task]) -> dict[str, list[str]]:
-    """Class names that stand in several tasks under the same prompt, with the names of those tasks."""
+    """Class names that stand in several tasks, whatever their case, with the names of those tasks."""
     owners: dict[str, dict[str, str]] = {}
     for task in tasks:
-        for name, prompt in zip(task.classes, task.prompts, strict=True):
-            owners.setdefault(prompt, {})[task.name] = name
+        for name in task.classes:
+            owners.setdefault(name.lower(), {})[task.name] = name
     return {next(iter(found.values())): list(found) for found in owners.values() if len(found) > 1}
 
 

@@ -128,7 +128,7 @@ def data_identity(stream: Stream, tasks: Sequence[Task]) -> dict[str, Any]:
     """What of the data decides the numbers: order of tasks, label space, hashes of images, labels and prompts."""
     prompts = json.dumps({task.name: task.prompts for task in tasks}, sort_keys=True)
     return {
-        "label_space": stream.label_space,
+        "label_space": stream.label_space + (", first of equal prompts" if stream.shared_prompts == "first" else ""),
         "tasks": [task.name for task in tasks],
         "manifests": {task.name: task.digest() for task in tasks},
         "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest(),

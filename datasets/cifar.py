@@ -66,13 +66,13 @@ class _Cifar(Dataset):
 
     def _part(self, paths: tuple[Path, ...]) -> PackedImages:
         pixels = parsed(paths[0], lambda: _pixels(paths))
-        labels = [int(label) for path in paths for label in parsed(path, partial(self._labels, path))]
+        labels = [label for path in paths for label in parsed(path, partial(self._labels, path))]
         if len(labels) != len(pixels):
             raise UserError(f"{paths[0]} holds {len(pixels)} images for {len(labels)} labels: unpack the dataset again")
         return PackedImages(partial(_pixels, paths), labels, hashlib.sha256(pixels.tobytes()).hexdigest())
 
-    def _labels(self, path: Path) -> Any:
-        return _batch(path)[self.labels_key]
+    def _labels(self, path: Path) -> list[int]:
+        return [int(label) for label in _batch(path)[self.labels_key]]
 
 
 @register("dataset", "cifar100", title="100 kinds of things, 32 x 32 pixels", paper="CIFAR-100, 2009")

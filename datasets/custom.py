@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench.dataset import Dataset, DatasetStream, Part, load_dataset
+from bench.dataset import Dataset, DatasetStream, Part, folder_dataset, load_dataset
 from bench.errors import UserError, suggest
 from bench.registry import register
 from bench.settings import setting
@@ -58,7 +58,7 @@ def _dataset(entry: dict[str, Any], root: Path | None) -> Dataset:
     if "dataset" in entry:
         dataset = load_dataset(str(entry["dataset"]), root)
         return type(dataset)((str(entry["folder"]),)) if "folder" in entry else dataset
-    return load_dataset(str(entry["folder"]), root)
+    return folder_dataset(str(entry["folder"]))
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

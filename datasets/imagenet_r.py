@@ -81,7 +81,7 @@ class ImageNetR(Dataset):
 
             try:
                 content = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-                entries = content["data"]
+                entries = list(content["data"])
             except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
                 raise UserError(f"the split list {path} cannot be read: it needs the key data with paths") from error
         found = ["/".join(PurePosixPath(str(entry)).parts[-2:]) for entry in entries]

@@ -12,7 +12,7 @@ from bench.registry import register
 from bench.settings import setting
 from bench.task import LABEL_SPACES, Task, ZeroShot
 
-from .shots import Fewer, draw, take
+from .shots import Fewer, draw, few_shot
 
 PUBLISHED = Path(__file__).parent / "published"
 
@@ -67,7 +67,8 @@ class Mtil(DatasetStream):
         if model not in MODELS or self.label_space != "task":
             return None
         table = json.loads((PUBLISHED / "mtil-zero-shot.json").read_text(encoding="utf-8"))
-        return ZeroShot(table["source"], {task: (row[0], row[1]) for task, row in table["accuracy"].items()})
+        family = table["families"][self.settings.prompts]
+        return ZeroShot(family["source"], {task: (row[0], row[1]) for task, row in family["accuracy"].items()})
 
     @classmethod
     def published(cls) -> Published | None:
@@ -121,4 +122,4 @@ class MtilFewShot(Mtil):
         fewer: Fewer = self.settings.fewer
         chosen = draw(part.name, splits.classes, splits.train.labels, self.settings.shots, seed, fewer)
         self.facts.setdefault("shots", {})[part.name] = chosen
-        return [Task(part.name, splits.classes, part.template, take(splits.train, chosen), splits.test)]
+        return [Task(part.name, splits.classes, part.template, *few_shot(splits, chosen))]

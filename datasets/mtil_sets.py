@@ -22,8 +22,11 @@ from .reading import (
     class_names,
     images_by_class,
     json_file,
+    lacking,
     mat_file,
+    numbered,
     parsed,
+    random_split_problem,
     split_randomly,
     spoken,
     text_lines,
@@ -84,6 +87,10 @@ class Caltech101(Dataset):
             raise UserError(f"the class folder {folder / unknown[0]} is none of Caltech101: move it away")
         return split_randomly((names[name] for name in classes), images_by_class(folder, classes))
 
+    def manifest_problem(self, splits: Splits) -> str:
+        missing = lacking(class_names("caltech101"), splits.classes)
+        return missing or random_split_problem(splits, (8512, 5748, 7753), (6301, 3455))
+
 
 @register("dataset", "dtd", title="47 kinds of textures", paper="DTD, CVPR 2014")
 class Dtd(Dataset):
@@ -131,6 +138,10 @@ class EuroSat(Dataset):
             raise UserError(f"the class folder {folder / unknown[0]} is none of EuroSAT: move it away")
         return split_randomly((names[name] for name in classes), images_by_class(folder, classes))
 
+    def manifest_problem(self, splits: Splits) -> str:
+        missing = lacking(class_names("eurosat"), splits.classes)
+        return missing or random_split_problem(splits, (4542, 1781, 1366), (5805, 24544))
+
 
 @register("dataset", "flowers102", title="102 kinds of flowers", paper="Oxford Flowers 102, ICVGIP 2008")
 class Flowers102(Dataset):
@@ -148,8 +159,8 @@ class Flowers102(Dataset):
     def read(self, folder: Path) -> Splits:
         numbers_file, split_file = folder / "imagelabels.mat", folder / "setid.mat"
         content, lists = mat_file(numbers_file), mat_file(split_file)
-        numbers = parsed(numbers_file, lambda: np.atleast_1d(content["labels"]).astype(int) - 1)
-        ids = parsed(split_file, lambda: {key: np.atleast_1d(lists[key]) for key in ("trnid", "tstid", "valid")})
+        numbers = parsed(numbers_file, lambda: numbered(content["labels"]) - 1)
+        ids = parsed(split_file, lambda: {key: numbered(lists[key]) for key in ("trnid", "tstid", "valid")})
         names = class_names("flowers102")
 
         def part(split: str) -> FileImages:
@@ -158,7 +169,7 @@ class Flowers102(Dataset):
                     f"{split_file} names image {int(ids[split].max())} and {numbers_file} has {len(numbers)} labels: "
                     "unpack the dataset again"
                 )
-            labels = numbers[ids[split].astype(int) - 1]
+            labels = numbers[ids[split] - 1]
             return FileImages(folder, [f"jpg/image_{number:05d}.jpg" for number in ids[split].tolist()], labels)
 
         if int(numbers.max()) >= len(names) or int(numbers.min()) < 0:
@@ -317,5 +328,8 @@ class Sun397(Dataset):
         names = sorted(found.relative_to(folder).as_posix() for found in folder.rglob("sun_*.jpg"))
         if not names:
             raise UserError(f"there are no images sun_*.jpg below {folder}: unpack the dataset again")
-        labels = _labels([name.split("/", 1)[1].rpartition("/")[0] for name in names], classes, path)
+        labels = _labels([name.partition("/")[2].rpartition("/")[0] for name in names], classes, path)
         return split_randomly(spoken(classes), FileImages(folder, names, labels))
+
+    def manifest_problem(self, splits: Splits) -> str:
+        return random_split_problem(splits, (57128, 82947, 84286), (8201, 36443))

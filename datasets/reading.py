@@ -1,7 +1,7 @@
 """What readers of datasets share: text and MATLAB files, folders of classes, and the random 80/20 split of MTIL."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,32 @@ def split_randomly(classes: Iterable[str], images: Images) -> Splits:
     """A dataset without an official split, split by `random_split`."""
     train, test = random_split(len(images))
     return Splits(tuple(classes), Subset(images, train, whole=True), Subset(images, test, whole=True))
+
+
+def random_split_problem(splits: Splits, train: Sequence[int], test: Sequence[int]) -> str:
+    """Compare the beginning of a random split with the known one: another PyTorch might draw another order."""
+    if len(splits.train) + len(splits.test) <= max(*train, *test):
+        return ""  # fewer images than in the published dataset, which is told by their count
+    same = all(
+        isinstance(images, Subset) and images.indices[: len(known)].tolist() == list(known)
+        for images, known in ((splits.train, train), (splits.test, test))
+    )
+    return "" if same else "another random split than the published one"
+
+
+def lacking(names: Mapping[str, str], classes: Sequence[str]) -> str:
+    """Say which class folders of a dataset are not there."""
+    missing = [folder for folder, name in names.items() if name not in classes]
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return f"no class folder {', '.join(missing[:3])}{more}" if missing else ""
+
+
+def numbered(values: Any) -> np.ndarray:
+    """Numbers from a MATLAB file, int64 [n]; ValueError if there are none."""
+    found = np.atleast_1d(values).astype(np.int64)
+    if found.ndim != 1 or len(found) == 0:
+        raise ValueError("it holds no list of numbers")
+    return found
 
 
 def spoken(names: Iterable[str]) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+from bench.dataset import Splits
 from bench.errors import UserError
-from bench.images import Images, Subset
+from bench.images import Images, Subset, alone
 
 Fewer = Literal["error", "all", "repeat"]
 
@@ -50,6 +51,11 @@ def draw(
             chosen = np.concatenate([own, rng.choice(own, shots - len(own))])
         found[name] = sorted(chosen.tolist())
     return found
+
+
+def few_shot(splits: Splits, chosen: Mapping[str, Sequence[int]]) -> tuple[Images, Images]:
+    """The drawn training images, and the test images without those training images that were not drawn."""
+    return take(splits.train, chosen), alone(splits.test)
 
 
 def take(images: Images, chosen: Mapping[str, Sequence[int]]) -> Subset:

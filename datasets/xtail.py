@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.dataset import Dataset, DatasetStream, Part, Splits, load_dataset
+from bench.dataset import Counts, Dataset, DatasetStream, Part, Splits, load_dataset
 from bench.errors import UserError
 from bench.images import FileImages
 from bench.registry import register
@@ -15,7 +15,7 @@ from bench.settings import setting
 from bench.task import LABEL_SPACES, Task
 
 from .reading import json_file, parsed, spoken
-from .shots import Fewer, draw, take
+from .shots import Fewer, draw, few_shot
 
 ORDER = (
     "aircraft", "caltech101", "dtd", "eurosat", "flowers102", "food101", "mnist", "oxford-pet", "stanford-cars",
@@ -26,16 +26,16 @@ TEMPLATE = "a photo of a {}."
 """RAIL's, for every dataset."""
 
 SPLITS = {
-    "caltech101": ("split_zhou_Caltech101.json", "."),
-    "dtd": ("split_zhou_DescribableTextures.json", "images"),
-    "eurosat": ("split_zhou_EuroSAT.json", "."),
-    "flowers102": ("split_zhou_OxfordFlowers.json", "jpg"),
-    "food101": ("split_zhou_Food101.json", "images"),
-    "oxford-pet": ("split_zhou_OxfordPets.json", "images"),
-    "stanford-cars": ("split_zhou_StanfordCars.json", "."),
-    "sun397": ("split_zhou_SUN397.json", "."),
+    "caltech101": ("split_zhou_Caltech101.json", ".", Counts(4128, 2465, 100)),
+    "dtd": ("split_zhou_DescribableTextures.json", "images", Counts(2820, 1692, 47)),
+    "eurosat": ("split_zhou_EuroSAT.json", ".", Counts(13500, 8100, 10)),
+    "flowers102": ("split_zhou_OxfordFlowers.json", "jpg", Counts(4093, 2463, 102)),
+    "food101": ("split_zhou_Food101.json", "images", Counts(50500, 30300, 101)),
+    "oxford-pet": ("split_zhou_OxfordPets.json", "images", Counts(2944, 3669, 37)),
+    "stanford-cars": ("split_zhou_StanfordCars.json", ".", Counts(6509, 8041, 196)),
+    "sun397": ("split_zhou_SUN397.json", ".", Counts(15880, 19850, 397)),
 }
-"""CoOp's split file and the folder, below the dataset's own, that its paths start from."""
+"""CoOp's split file, the folder below the dataset's own that its paths start from, and what it holds."""
 
 COOP_FOLDERS = (
     "caltech-101", "caltech101", "dtd", "eurosat", "oxford_flowers", "flowers-102", "food-101", "oxford_pets",
@@ -50,7 +50,7 @@ class CoopSplit(Dataset):
     def __init__(self, name: str):
         self.original = load_dataset(name)
         self.registry_name = self.original.registry_name  # type: ignore[misc]
-        self.file, self.images = SPLITS[name]
+        self.file, self.images, self.expected = SPLITS[name]
         super().__init__(self.original.folders)
         for told in ("short", "size", "licence", "obtain", "broken"):
             setattr(self, told, getattr(self.original, told))
@@ -127,4 +127,4 @@ class XTail(DatasetStream):
         fewer: Fewer = self.settings.fewer
         chosen = draw(part.name, classes, np.asarray(splits.train.labels), self.settings.shots, seed, fewer)
         self.facts.setdefault("shots", {})[part.name] = chosen
-        return [Task(part.name, classes, part.template, take(splits.train, chosen), splits.test)]
+        return [Task(part.name, classes, part.template, *few_shot(splits, chosen))]

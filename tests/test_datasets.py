@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torchvision.datasets as tv
 from bench.datasets import imagenet_r
-from bench.datasets.reading import class_names, random_split
+from bench.datasets.reading import class_names, random_split, random_split_problem
 from PIL import Image
 
 from bench import registry
-from bench.dataset import Counts, inspect, load_dataset, names_hash
+from bench.dataset import Counts, Splits, inspect, load_dataset, names_hash
 from bench.errors import UserError
 from bench.images import FileImages, Images, Subset, to_rgb
 
@@ -226,6 +226,26 @@ def test_folder_names_of_coop(name: str, before: str, after: str, own: Callable[
     assert found.classes == expected.classes and found.train.labels.tolist() == expected.train.labels.tolist()
 
 
+def test_another_random_split_is_told() -> None:
+    """Where all images of a dataset are there, the split must begin as the published one does."""
+    images = FileImages(Path(), ["."] * 27000, [0] * 27000)
+    train, test = random_split(27000)
+    for order, problem in ((train, ""), (train[::-1], "another random split than the published one")):
+        splits = Splits(("forest",), Subset(images, order), Subset(images, test))
+        assert random_split_problem(splits, (4542, 1781, 1366), (5805, 24544)) == problem
+
+
+def test_unreadable_folders_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_trees.plants(tmp_path)
+
+    def refuse(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    status, _ = inspect(load_dataset("plants", tmp_path), tmp_path)
+    assert status.state == "incomplete" and "plants cannot be read (Permission denied)" in status.problem
+
+
 def test_published_class_names_have_their_hash() -> None:
     for name, names in (
         ("caltech101", class_names("caltech101").values()),
@@ -250,8 +270,10 @@ def test_states(own: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> 
     dataset = load_dataset("eurosat")
     status, splits = inspect(dataset, root)
     assert status.state == "differs" and splits is not None and "21 of 21600 training images" in status.problem
+    assert "no class folder HerbaceousVegetation, Highway, Industrial and 4 more" in status.problem
     monkeypatch.setattr(dataset, "expected", Counts(21, 6, 3))
-    assert inspect(dataset, root)[0].problem == "other class names than the published ones"
+    assert "other class names than the published ones" in inspect(dataset, root)[0].problem
+    monkeypatch.setattr("bench.datasets.mtil_sets.lacking", lambda *_: "")
     monkeypatch.setattr(type(dataset), "names_sha256", names_hash(splits.classes))
     assert inspect(dataset, root)[0].state == "present"
     shutil.rmtree(root / "eurosat" / "2750" / "Forest")
@@ -268,6 +290,10 @@ def gone(path: str) -> Callable[[Path], None]:
 
 def written(path: str, content: bytes) -> Callable[[Path], None]:
     return lambda root: (root / path).write_bytes(content)  # type: ignore[return-value]
+
+
+def matlab(name: str, **variables: Any) -> Callable[[Path], None]:
+    return lambda root: fake_trees.savemat(root / "flowers-102" / name, variables)  # type: ignore[return-value]
 
 
 class Evil:
@@ -287,6 +313,17 @@ DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
     ("eurosat", lambda root: (root / "eurosat/2750/Sea").mkdir(), r"Sea is none of EuroSAT"),
     ("flowers102", written("flowers-102/setid.mat", b"no matlab"), r"setid\.mat cannot be read"),
     ("flowers102", gone("flowers-102/imagelabels.mat"), r"imagelabels\.mat is missing"),
+    (
+        "flowers102",
+        matlab("setid.mat", trnid=[1.0], tstid=[2]),
+        "as",
+    ),
+    ("flowers102", matlab("imagelabels.mat", labels=[]), "as this dataset has it"),
+    (
+        "flowers102",
+        lambda root: fake_trees.savemat(root / "flowers-102/imagelabels.mat", {"labels": [1, 2]}),
+        "has 2 l",
+    ),
     ("food101", written("food-101/meta/test.json", b'{"waffles": ["waffles/1"'), r"test\.json cannot be read"),
     ("food101", written("food-101/meta/test.json", b'{"soup": ["soup/1"]}'), r"test\.json names the class 'soup'"),
     ("food101", written("food-101/meta/train.json", b"[]"), r"train\.json is not as this dataset has it"),
@@ -300,6 +337,9 @@ DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
     ("oxford-pet", written("oxford-iiit-pet/annotations/test.txt", b"Bengal_1"), "is not as this dataset has it"),
     ("stanford-cars", gone("stanford_cars/cars_test_annos_withlabels.mat"), r"withlabels\.mat is missing"),
     ("sun397", written("SUN397/ClassName.txt", b"/a/abbey\n"), r"ClassName\.txt names the class 'apartment_building"),
+    ("sun397", lambda root: fake_trees.save(root / "SUN397" / "sun_x.jpg", 0, 0), "names the class ''"),
+    ("cifar100", written("cifar-100-python/test", pickle.dumps({"data": [[0] * 3072], "fine_labels": 5})), "as this"),
+    ("imagenet-r", written("imagenet-r/imagenet-r_test.yaml", b"data: 5"), "it needs the key data"),
     ("cifar100", written("cifar-100-python/test", b"junk"), r"cifar-100-python/test is damaged"),
     ("cifar100", written("cifar-100-python/test", pickle.dumps(Evil())), r"it wants to use builtins\.print"),
     ("cifar100", written("cifar-100-python/meta", pickle.dumps({})), "is not as this dataset has it"),

@@ -58,6 +58,8 @@ def test_documented_lines_are_understood(
     words = [re.sub(r"\$\{?\w+\}?", "0" if "seed" in word else "lora", word) for word in words]
     if verb == "run" and "--help" not in words:
         resolve(words)
+    elif verb == "data":
+        resolve([f"stream={words[0]}", *words[1:]], need_method=False)
     elif verb == "check":
         registry.load("method", words[0].removeprefix("method="))
 

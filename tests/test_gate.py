@@ -4,10 +4,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fake_trees
 import pytest
 from toy import ToyStream
 
-from bench import gate
+from bench import cli
 from bench.config import resolve
 from bench.errors import UserError
 from bench.matrix import AccuracyMatrix
@@ -65,25 +66,28 @@ def test_the_gate_is_no_part_of_the_fingerprint(tmp_path: Path) -> None:
     assert plain == run_directory(toy(tmp_path, "gate=off", "cache.gb=1", "cache.dir=x"))
 
 
-def test_other_data_stop_a_comparable_run() -> None:
-    dataset = SimpleNamespace(registry_name="dtd")
-    status = SimpleNamespace(state="differs", dataset=dataset, problem="12 of 1880 training images")
-    stream: Any = SimpleNamespace(statuses=[status], registry_name="mtil-order1")
-    gate.check_data(stream, None)
-    with pytest.raises(
-        UserError, match=r"mtil-order1 would be compared .*dtd has 12 of 1880 training images.*gate=off"
-    ):
-        gate.check_data(stream, ZeroShot("a paper", {}))
-    status.state = "present"
-    gate.check_data(stream, ZeroShot("a paper", {}))
+@pytest.mark.parametrize("model", ["ViT-B-16/openai", "ViT-B-32/openai"])
+def test_other_data_stop_a_run_of_a_real_model(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Told before weights are looked for, which nobody has here."""
+    fake_trees.cifar100(tmp_path)
+    fake_trees.dtd(tmp_path)
+    stream = ["stream=custom", "stream.datasets=[cifar100,dtd]", f"data={tmp_path}", f"out={tmp_path / 'runs'}"]
+    assert cli.main(["run", "method=lora", *stream, f"model={model}"]) == 2
+    told = capsys.readouterr().err
+    assert "the data of stream custom are not the published ones (cifar100 has 80 of 50000" in told
+    assert "dtd has 12 of 1880 training images" in told and "gate=off" in told and len(told.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_mtil_knows_its_zero_shot_values() -> None:
     cls = load("stream", "mtil-order2")
     stream: Any = cls.__new__(cls)
-    stream.label_space = "task"
+    stream.label_space, stream.settings = "task", SimpleNamespace(prompts="keeplora")
     found = stream.zero_shot("ViT-B-16/openai")
-    assert found.expected["Aircraft"] == (24.3, 5) and len(found.expected) == 11 and "ZSCL" in found.source
+    assert found.expected["Aircraft"] == (24.3, 5) and len(found.expected) == 11
+    assert "KeepLoRA's single prompts" in found.source
+    stream.settings.prompts = "zscl"
+    assert stream.zero_shot("ViT-B-16/openai").source.startswith("ZSCL (ICCV 2023)")
     assert sum(value for value, _ in found.expected.values()) / 11 == pytest.approx(65.3, abs=0.05)
     assert stream.zero_shot("pocket") is None and stream.zero_shot("ViT-L-14/openai") is None
     stream.label_space = "all"

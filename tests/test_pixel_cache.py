@@ -129,7 +129,7 @@ def test_damaged_entries_are_made_anew(damage: str, cache: PixelCache, told: lis
     decoder = Decoder()
     again = PixelCache(cache.folder, cache.limit, told.append).get("k", SHAPE, decoder)
     assert again is not None and np.array_equal(again, DATA) and decoder.calls == 1 and told == []
-    assert sorted(path.suffix for path in cache.folder.iterdir()) == [".json", ".lock", ".pixels"]
+    assert sorted(path.name for path in cache.folder.iterdir()) == ["k.json", "k.lock", "k.pixels", "room.lock"]
 
 
 def test_what_a_caller_writes_stays_its_own(cache: PixelCache) -> None:
@@ -147,7 +147,7 @@ def test_an_interrupted_decoding_leaves_nothing(cache: PixelCache) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         cache.get("k", SHAPE, interrupted)
-    assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
+    assert {path.suffix for path in cache.folder.iterdir()} == {".lock"}
     with pytest.raises(ValueError, match="24 bytes were decoded"):
         cache.get("k", SHAPE, lambda: iter([DATA[:2]]))
     assert cache.get("k", SHAPE, Decoder()) is not None
@@ -165,7 +165,38 @@ def test_the_longest_unused_make_room(cache: PixelCache, told: list[str]) -> Non
     assert cache.get("b", SHAPE, Decoder()) is not None
     assert cache.get("d", SHAPE, Decoder()) is None
     assert "no room for 4 decoded images" in told[-1] and "cache.gb" in told[-1]
-    assert cache.get("e", (400, 3, 2, 2), Decoder()) is None
+    told.clear()
+    assert cache.get("e", (400, 3, 2, 2), Decoder()) is None and "no room for 400" in told[0]
+
+
+def test_a_damaged_entry_gives_its_own_room(cache: PixelCache) -> None:
+    cache.limit = 60  # one entry of 48 bytes
+    cache.get("k", SHAPE, Decoder())
+    flip(cache.folder / "k.pixels")
+    again = PixelCache(cache.folder, 60, cache.say)
+    assert again.get("k", SHAPE, Decoder()) is not None
+
+
+def test_what_others_are_writing_takes_room(cache: PixelCache, told: list[str]) -> None:
+    cache.limit = 100
+    cache.folder.mkdir()
+    (cache.folder / "other.part").write_bytes(b"x" * 60)
+    assert cache.get("k", SHAPE, Decoder()) is None and "no room" in told[0]
+
+
+def test_other_places_and_other_times_are_other_entries(tmp_path: Path, cache: PixelCache) -> None:
+    """Uncompressed files of one name and size in two datasets, and one that is changed in place."""
+    clip, grey = tiny_clip(), {"a": 10, "b": 200}
+    sets = {}
+    for name, level in grey.items():
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (36, 36), (level,) * 3).save(tmp_path / name / "0.bmp")
+        sets[name] = FileImages(tmp_path / name, ["0.bmp"], [0])
+        assert int(Pixels(sets[name], clip, False, cache).uint8(torch.tensor([0])).max()) == level
+    assert sets["a"].digest == sets["b"].digest  # records do not tell places apart
+    Image.new("RGB", (36, 36), (77,) * 3).save(tmp_path / "a" / "0.bmp")
+    changed = FileImages(tmp_path / "a", ["0.bmp"], [0])
+    assert int(Pixels(changed, clip, False, cache).uint8(torch.tensor([0])).max()) == 77
 
 
 def test_half_written_files_of_dead_runs_are_removed(cache: PixelCache) -> None:
@@ -237,4 +268,33 @@ def test_grey_and_palette_files_are_kept_as_rgb(tmp_path: Path, cache: PixelCach
     for name, mode in (("0.png", "L"), ("1.png", "P"), ("2.png", "RGBA")):
         Image.fromarray(fake_trees.picture(1, 1)).convert(mode).save(tmp_path / name)
     found = FileImages(tmp_path, ["0.png", "1.png", "2.png"], [0, 0, 0])
-    assert Pixels(found, tiny_clip(), False, cache).uint8(torch.arange(3)).shape == (3, 3, 36, 36)
+    clip = tiny_clip()
+    pixels = Pixels(found, clip, False, cache).uint8(torch.arange(3)).numpy()
+    for index, image in enumerate(pixels):
+        with Image.open(tmp_path / f"{index}.png") as file:
+            assert np.array_equal(image, clip.to_uint8(file.convert("RGB")))
+    assert np.array_equal(pixels[0][0], pixels[0][2]) and not np.array_equal(pixels[2][0], pixels[2][2])
+
+
+def test_a_store_lets_go_of_what_is_released_and_of_selections_of_it() -> None:
+    clip, images_ = tiny_clip(), toy_task(0).train
+    store = PixelStore(clip, 10**9)
+    parts = [Subset(images_, [0, 1], whole=True), Subset(images_, [2], whole=True)]
+    first = store.get(parts[0])
+    assert store.get(parts[1]).base is first.base and len(store._sets) == 3
+    store.release(parts[0])
+    assert store.get(parts[1]).base is first.base and len(store._sets) == 2
+    store.release(images_)
+    assert len(store._sets) == 0
+    store.release(images_)
+
+
+def test_packed_files_are_let_go_once_their_set_is_stored(tmp_path: Path, cache: PixelCache) -> None:
+    from bench import images as module
+
+    fake_trees.mnist(tmp_path)
+    splits = load_dataset("mnist").open(tmp_path)
+    splits.train.image(0)
+    assert module._unpacked.cache_info().currsize > 0
+    Pixels(splits.train, tiny_clip(), False, cache).uint8(torch.tensor([0]))
+    assert module._unpacked.cache_info().currsize == 0

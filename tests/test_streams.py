@@ -1,5 +1,6 @@
 """Streams of real datasets: orders, prompts, budgets, shots, label spaces, and whole runs on small trees."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,10 +13,11 @@ from bench.datasets.class_incremental import class_order
 from bench.datasets.mtil import KEEPLORA_TEMPLATES, ORDER_1, ORDER_2
 from bench.datasets.shots import draw
 from bench.datasets.xtail import ORDER as XTAIL
+from bench.datasets.xtail import SPLITS, CoopSplit
 
 from bench import cli, registry
 from bench.config import resolve
-from bench.dataset import DatasetStream, load_dataset
+from bench.dataset import Counts, DatasetStream, load_dataset
 from bench.errors import UserError
 from bench.images import Subset
 from bench.matrix import AccuracyMatrix
@@ -47,6 +49,9 @@ def test_order_2_is_the_known_permutation() -> None:
 
 
 def test_class_counts() -> None:
+    coop = [CoopSplit(name).expected for name in SPLITS]
+    both = [load_dataset(name).expected for name in ("aircraft", "mnist")]
+    assert sum(counts.classes for counts in [*coop, *both] if counts) == 1100
     expected = {name: load_dataset(name).expected for name in ORDER_1}
     assert sum(counts.classes for counts in expected.values() if counts) == 1201
     assert sum(counts.train for counts in expected.values() if counts) == 319_352
@@ -127,6 +132,7 @@ def test_few_shot_mtil_takes_and_records_them(tree: Path) -> None:
         assert found.facts["shots"][task.name].keys() == set(task.classes)
     assert found.facts == stream(tree, "stream=mtil-fewshot", "stream.shots=2", "seed=4").facts
     assert found.facts != stream(tree, "stream=mtil-fewshot", "stream.shots=2", "seed=5").facts
+    assert not any(isinstance(task.test, Subset) and task.test.whole for task in found.tasks)
     with pytest.raises(UserError, match="has 4 training images and stream.shots=5"):
         stream(tree, "stream=mtil-fewshot")
     with pytest.raises(UserError, match=r"stream.shots=0 is out of range: it must be >= 1"):
@@ -169,6 +175,8 @@ def test_equal_names_in_a_union() -> None:
 
     tasks = [task("objects", "lotus", "chair"), task("flowers", "rose", "lotus")]
     assert shared_classes(tasks) == {"lotus": ["objects", "flowers"]}
+    other = dataclasses.replace(tasks[1], classes=("rose", "Lotus"), template="a photo of a {}, a type of flower.")
+    assert shared_classes([tasks[0], other]) == {"lotus": ["objects", "flowers"]}
     for kind, seen in (("all", 0), ("seen", 2)):
         merged, first = (label_space(kind, tasks, seen, 1, rule) for rule in ("either", "first"))
         assert merged is not None and first is not None and merged.prompts == first.prompts
@@ -183,7 +191,8 @@ def test_equal_names_in_a_union() -> None:
             return tasks
 
     assert Union(None, None, 0).notes == [
-        '1 class names stand in several tasks, only the first can be right when it wins: "lotus" (objects, flowers)'
+        "1 class names stand in several tasks (where their prompts are equal too, only the first can be when it wins): "
+        '"lotus" (objects, flowers)'
     ]
 
     class Own(Union):
@@ -250,6 +259,15 @@ def test_custom_streams_from_a_file(tree: Path, tmp_path: Path) -> None:
     found = stream(tree, "stream=custom", f"stream.tasks_file={file}")
     assert [task.name for task in found.tasks] == ["CIFAR10", "green"]
     assert found.tasks[1].prompts[1] == "a oak tree, a plant" and found.tasks[0].train_settings == {"epochs": 3}
+
+
+def test_a_folder_may_be_called_like_a_dataset(tree: Path, tmp_path: Path) -> None:
+    shutil.copytree(tree / "plants", tmp_path / "mnist")
+    file = tmp_path / "tasks.yaml"
+    file.write_text("- folder: mnist\n")
+    assert stream(tmp_path, "stream=custom", f"stream.tasks_file={file}").tasks[0].classes == ("moss", "oak tree")
+    with pytest.raises(UserError, match="dataset folder stands for images of your own"):
+        stream(tmp_path, "stream=custom", "stream.datasets=[folder]")
 
 
 @pytest.mark.parametrize(
@@ -366,11 +384,18 @@ def test_data_says_what_is_ready(tree: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_data_is_content_with_the_published_counts(
-    tree: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry.load("dataset", "dtd"), "expected", None)
-    assert cli.main(["data", "custom", f"data={tree}", "stream.datasets=[dtd,plants]"]) == 0
-    assert "2 of 2 datasets are ready" in capsys.readouterr().out
+    shutil.copytree(tree / "plants", tmp_path / "elsewhere")
+    for counts, status in ((Counts(12, 6, 3), 0), (Counts(12, 7, 3), 1)):
+        monkeypatch.setattr(registry.load("dataset", "dtd"), "expected", counts)
+        words = [f"data={tree}", f"stream.datasets=[dtd,plants,{tmp_path / 'elsewhere'}]"]
+        assert cli.main(["data", "custom", *words]) == status
+        assert f"{3 - status} of 3 datasets are ready" in capsys.readouterr().out
+    # All is there, and the tasks cannot be made of it.
+    monkeypatch.setattr(registry.load("dataset", "dtd"), "expected", Counts(12, 6, 3))
+    assert cli.main(["data", "custom", f"data={tree}", "stream.datasets=[dtd]", "stream.template=none"]) == 1
+    assert "not ready: the template" in capsys.readouterr().out
     assert cli.main(["data", "pocket"]) == 0
     assert "needs no data" in capsys.readouterr().out
 
