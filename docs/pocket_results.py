@@ -2,7 +2,7 @@
 
     python docs/pocket_results.py tune    # every method on the validation images over one grid of learning rates
     python docs/pocket_results.py run     # every method, five seeds, with the settings that the stream carries
-    python docs/pocket_results.py page    # the page and the picture, from the runs
+    python docs/pocket_results.py page    # the page, the picture and the README's table, from the runs
 
 Runs lie in runs/ and are skipped when finished, so any part can be interrupted and repeated.
 """
@@ -17,6 +17,9 @@ from bench.metrics import spread
 from bench.run import run
 
 DOCS = Path(__file__).parent
+README = DOCS.parent / "README.md"
+MARKS = ("<!-- results, made by docs/pocket_results.py -->", "<!-- end of results -->")
+"""What stands between them in the README is written by `page`."""
 TRAINED = ("finetune", "lora", "inflora", "keeplora")
 METHODS = ("zero-shot", *TRAINED)
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -86,7 +89,7 @@ def page() -> str:
     parts = [
         "# Results on the pocket stream\n",
         "Made by `python docs/pocket_results.py tune`, `run` and `page`; percent correct on the test images, mean ± "
-        f"standard error over {len(SEEDS)} seeds. Time is that of one run on one thread.\n",
+        f"standard error over {len(SEEDS)} seeds. Time is that of one run on one thread, another run beside it.\n",
         results_table(),
         "![Transfer against Last, and accuracy after every task](pocket-results.png)\n",
         "## How the learning rates were chosen\n",
@@ -102,6 +105,13 @@ def page() -> str:
     for method in METHODS:
         parts += [f"### {method}\n", matrix_table(method)]
     return "\n".join(parts)
+
+
+def fill_readme() -> None:
+    """Put the table of results between the marks of the README."""
+    before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    README.write_text(f"{before}{MARKS[0]}\n{results_table()}{MARKS[1]}{after}", encoding="utf-8")
 
 
 def picture(file: Path) -> None:
@@ -148,6 +158,7 @@ def main() -> None:
     else:
         (DOCS / "pocket-results.md").write_text(page(), encoding="utf-8")
         picture(DOCS / "pocket-results.png")
+        fill_readme()
 
 
 if __name__ == "__main__":
