@@ -68,6 +68,8 @@ class DualMemory:
         rest = self.free(moment)
         energies, vectors = descending_eigh(rest @ rest.T)
         shares = (energies / total).cpu()  # cumsum is not deterministic on CUDA
+        # Directions without energy are rounding noise, not inputs.
+        usable = min(int((shares > 1e-12).sum()), self.free_dimension)
         if self.complement:
             # Peel directions off what is free while more than 1 - eps_t of the energy remains there.
             remaining = torch.cat([shares.sum()[None], shares.sum() - shares.cumsum(0)])[:-1]
@@ -79,10 +81,8 @@ class DualMemory:
                 self.basis = u[:, : self.basis.shape[1] - peeled]
         elif self.basis.shape[1] == 0:
             # First task: one direction fewer than would reach the threshold, at least one.
-            self.basis = vectors[:, : max(1, int((shares.cumsum(0) < threshold).sum()))]
+            self.basis = vectors[:, : max(1, min(int((shares.cumsum(0) < threshold).sum()), usable))]
         else:
-            # Directions without energy are rounding noise, not inputs.
-            usable = min(int((shares > 1e-12).sum()), self.free_dimension)
             added = min(count_reaching(shares, threshold, float(1 - shares.sum())), usable)
             fresh, _ = torch.linalg.qr(self.free(vectors[:, :added]))
             self.basis = torch.cat([self.basis, fresh], dim=1)
