@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bench.errors import UserError, suggest
-from bench.linear_maps import LinearMap, Recorder, Site, replace_linear_maps
+from bench.linear_maps import LinearMap, Recorder, Site, read_last_block, replace_linear_maps
 
 TOWERS = ("image", "text")
 KINDS = ("q", "k", "v", "o", "fc1", "fc2")
@@ -75,6 +75,7 @@ class Clip:
         self.sites: dict[str, Site] = {site.name: site for site in sites}
         self.maps: dict[str, LinearMap] = {m.name: m for site in sites for m in site.maps}
         self.token_mask: Tensor | None = None
+        self._batch_first = bool(model.visual.transformer.batch_first and self.text.transformer.batch_first)
         config = PreprocessCfg(**{"size": model.visual.image_size, **preprocess})
         *self._to_rgb, _, self._normalize = image_transform_v2(config, is_train=False).transforms
         self.transform_id = json.dumps(
@@ -120,7 +121,24 @@ class Clip:
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Normalised float images [batch, 3, height, width] -> features of unit length, [batch, width of embedding]."""
-        return F.normalize(self.model.visual(pixels), dim=-1)
+        visual = self.model.visual
+        if visual.attn_pool is not None or visual.pool_type != "tok" or not self._batch_first:
+            return F.normalize(visual(pixels), dim=-1)
+        x = visual.ln_post(self._through(visual.transformer, "image", visual._embeds(pixels), None, None))
+        return F.normalize(x if visual.proj is None else x @ visual.proj, dim=-1)
+
+    def _through(
+        self, transformer: Any, tower: str, x: Tensor, read: Tensor | None, attn_mask: Tensor | None
+    ) -> Tensor:
+        """Through the blocks of a tower, [batch, tokens, width] -> its last output at the positions `read`."""
+        *blocks, last = transformer.resblocks
+        for block in blocks:
+            x = block(x, attn_mask=attn_mask)
+        prefix = f"{tower}.{len(blocks)}."
+        if any(site.recorder is not None for name, site in self.sites.items() if name.startswith(prefix)):
+            x = last(x, attn_mask=attn_mask)  # somebody wants its activations at all positions
+            return x[:, 0] if read is None else x[torch.arange(len(x), device=x.device), read]
+        return read_last_block(last, x, read, attn_mask)
 
     # ---- texts
 
@@ -170,9 +188,12 @@ class Clip:
         if end is not None:
             self.token_mask = torch.arange(length, device=tokens.device) <= end[:, None]
         x = text.token_embedding(tokens) + text.positional_embedding[:length]
-        x = text.ln_final(text.transformer(x, attn_mask=mask))
+        if end is not None and self._batch_first:
+            x = text.ln_final(self._through(text.transformer, "text", x, end, mask))
+        else:
+            x = text.ln_final(text.transformer(x, attn_mask=mask))
+            x = text_global_pool(x, tokens, self._pool_type, eos_token_id=self._end_id)
         self.token_mask = None
-        x = text_global_pool(x, tokens, self._pool_type, eos_token_id=self._end_id)
         projection = text.text_projection
         if isinstance(projection, nn.Linear):
             x = projection(x)

@@ -65,25 +65,34 @@ class Site:
     maps: list["LinearMap"] = field(default_factory=list)
     recorder: Recorder | None = None
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """``x W^T + b`` for all maps of the site at once, plus their updates."""
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, chosen: slice = slice(None)) -> Tensor:
+        """``x W^T + b`` for all maps of the site at once, plus their updates.
+
+        Parameters
+        ----------
+        weight, bias : Tensor
+            Their rows of the common parameter.
+        chosen : slice
+            Some of the site's maps, where not all of them are wanted.
+        """
         if self.recorder is not None:
             self.recorder(x)
         y = F.linear(x, weight, bias)
-        updates = [linear_map.update for linear_map in self.maps]
+        maps = self.maps[chosen]
+        updates = [linear_map.update for linear_map in maps]
         present = [update for update in updates if update is not None]
         if not present:
             return y
-        if len(self.maps) == 1:
+        if len(maps) == 1:
             (update,) = present
-            return y + update.scale * F.linear(F.linear(x, update.A), update.B)
+            return y + F.linear(F.linear(x, update.A), update.scale * update.B)
         # One product for all down-projections of the site: the activation is read once.
         low = iter(F.linear(x, torch.cat([update.A for update in present])).split([u.rank for u in present], dim=-1))
         parts = [
             x.new_zeros(*x.shape[:-1], linear_map.out_features)
             if update is None
-            else update.scale * F.linear(next(low), update.B)
-            for linear_map, update in zip(self.maps, updates, strict=True)
+            else F.linear(next(low), update.scale * update.B)
+            for linear_map, update in zip(maps, updates, strict=True)
         ]
         return y + torch.cat(parts, dim=-1)
 
@@ -189,6 +198,30 @@ class MapAttention(nn.Module):
         heads = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         return self.out_proj(heads.transpose(1, 2).reshape(batch, tokens, width)), None
 
+    def read(self, query: Tensor, x: Tensor, attn_mask: Tensor | None) -> Tensor:
+        """Attend from single positions to all of them.
+
+        Parameters
+        ----------
+        query : Tensor [batch, 1, width]
+            The input at the position of interest.
+        x : Tensor [batch, tokens, width]
+        attn_mask : Tensor [batch, 1, 1, tokens] or None
+
+        Returns
+        -------
+        Tensor [batch, 1, width]
+        """
+        batch, tokens, width = x.shape
+        head = width // self.heads
+        bias = (None, None) if self.in_proj_bias is None else (self.in_proj_bias[:width], self.in_proj_bias[width:])
+        q = self.qkv.linear(query, self.in_proj_weight[:width], bias[0], slice(0, 1))
+        kv = self.qkv.linear(x, self.in_proj_weight[width:], bias[1], slice(1, 3))
+        q = q.view(batch, 1, self.heads, head).transpose(1, 2)
+        k, v = kv.view(batch, tokens, 2, self.heads, head).permute(2, 0, 3, 1, 4)
+        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        return self.out_proj(heads.transpose(1, 2).reshape(batch, 1, width))
+
 
 class MapLinear(nn.Module):
     """A linear layer with the parameters of the one it replaces, holding a single map with a site of its own."""
@@ -202,6 +235,35 @@ class MapLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.site.linear(x, self.weight, self.bias)
+
+
+def read_last_block(block: Any, x: Tensor, read: Tensor | None, attn_mask: Tensor | None) -> Tensor:
+    """The output of a tower's last block at one position of each sequence, which is all that is read of it.
+
+    Everything but keys and values is computed at that position alone: the same values, at a fraction of the cost.
+
+    Parameters
+    ----------
+    block : open_clip's ResidualAttentionBlock
+        With its linear maps replaced.
+    x : Tensor [batch, tokens, width]
+    read : int64 Tensor [batch] or None
+        The positions; None for the first one.
+    attn_mask : Tensor [tokens, tokens] or None
+
+    Returns
+    -------
+    Tensor [batch, width]
+    """
+    sequences = torch.arange(len(x), device=x.device)
+
+    def at(y: Tensor) -> Tensor:
+        return y[:, :1] if read is None else y[sequences, read][:, None]
+
+    mask = None if attn_mask is None or read is None else attn_mask.to(x.dtype)[read][:, None, None]
+    normed = block.ln_1(x)
+    y = at(x) + block.ls_1(block.attn.read(at(normed), normed, mask))
+    return (y + block.ls_2(block.mlp(block.ln_2(y))))[:, 0]
 
 
 def replace_linear_maps(blocks: Iterable[Any], tower: str) -> list[Site]:

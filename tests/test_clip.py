@@ -284,3 +284,31 @@ def test_mean_gradient_of_one_tower_equals_that_of_both() -> None:
         one = mean_gradient(clip, task_data(clip), clip.select(("v",), (tower,)))
         for name, gradient in one.items():
             assert torch.allclose(gradient, both[name], rtol=1e-4, atol=1e-7), name
+
+
+@pytest.mark.parametrize("custom_text", [False, True])
+@pytest.mark.parametrize("kinds", [["q", "k", "v", "o"], ["k"], ["q", "fc1"]])
+def test_the_last_block_is_the_same_where_only_one_position_is_computed(custom_text: bool, kinds: list[str]) -> None:
+    """Recording the last block's input asks for all positions; features and gradients must not change by it."""
+    model = tiny_model(custom_text=custom_text)
+    clip = Clip(model, open_clip.SimpleTokenizer(context_length=16), {"mean": (0.5,) * 3, "std": (0.3,) * 3}, "tiny")
+    draw = torch.Generator().manual_seed(0)
+    for linear_map in clip.select(kinds, ["image", "text"]):
+        A = 0.1 * torch.randn(3, linear_map.in_features, generator=draw)
+        B = torch.randn(linear_map.out_features, 3, generator=draw).requires_grad_(True)
+        linear_map.update = LowRank(A, B, 0.5)
+    factors = [m.update.B for m in clip.maps.values() if m.update is not None]
+    pixels = torch.randn(5, 3, 36, 36, generator=draw)
+    tokens = clip.tokenize(["a", "a longer prompt of words", "two words"])
+
+    def features_and_gradients(record: list[str]) -> list[torch.Tensor]:
+        with clip.recording({name: lambda x: None for name in record}):
+            found = [clip.encode_images(pixels), clip.encode_tokens(tokens), clip.encode_tokens(tokens, cut=False)]
+        weights = [torch.linspace(-1, 1, f.numel()).view_as(f) for f in found]
+        total = torch.stack([(f * w).sum() for f, w in zip(found, weights, strict=True)]).sum()
+        return [*(f.detach() for f in found), *torch.autograd.grad(total, factors)]
+
+    short = features_and_gradients([])
+    long = features_and_gradients(["image.1.qkv", "text.1.fc2"])
+    for a, b in zip(short, long, strict=True):
+        assert torch.allclose(a, b, atol=1e-5), float((a - b).abs().max())
