@@ -86,6 +86,13 @@ def _check(words: list[str]) -> int:
     return int(check.check(pairs["method"]) or 0)
 
 
+def _profile(words: list[str]) -> int:
+    from bench.profile import profile
+
+    print(profile(words))
+    return 0
+
+
 def _data(words: list[str]) -> int:
     if not words or "=" in words[0]:
         raise UserError("say which stream: python -m bench data mtil-order1 data=DIR")
@@ -181,6 +188,19 @@ example
   python -m bench diff runs/pocket/pocket/lora/0123456789-s0 runs/pocket/pocket/lora/0123456789-s1
 """,
         _diff,
+    ),
+    "profile": Verb(
+        "say what a method costs on a model: seconds by phase, memory, trained and stored numbers",
+        "profile method=NAME [KEY=VALUE...]",
+        """\
+One synthetic task of noise images, on a model with its weights or with random ones, so that costs are known without
+downloads. classes=N prompts (100), batch=N images a step (8), steps=N training steps (3); everything else as for a run.
+
+examples
+  python -m bench profile method=keeplora
+  python -m bench profile method=keeplora model=ViT-B-16 weights=random classes=100 batch=8
+""",
+        _profile,
     ),
     "check": Verb(
         "test anyone's method against the contract",

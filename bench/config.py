@@ -57,6 +57,14 @@ class Seeds:
 
 
 @dataclass(frozen=True)
+class Batches:
+    """The order of batches as a record."""
+
+    record: bool = setting(False, "keep the images of every batch of every pass in batches.jsonl")
+    replay: str | None = setting(None, "file of such a record to follow, instead of drawing an order")
+
+
+@dataclass(frozen=True)
 class Cache:
     """Decoded images on disk."""
 
@@ -83,6 +91,7 @@ class Run:
     seeds: Seeds = field(default_factory=Seeds)
     track: Track = field(default_factory=Track)
     cache: Cache = field(default_factory=Cache)
+    batches: Batches = field(default_factory=Batches)
     seed: int = setting(0, "seed of the run", low=0)
     data: str | None = setting(None, "folder with the stream's images; null where they are embedded")
     out: str = setting("runs", "folder for run directories")
@@ -233,13 +242,16 @@ def fingerprint(flat: Mapping[str, Any]) -> str:
     What does not decide the numbers is left out: where results and data lie, device, threads, tracking, cache and gate;
     so is the run's seed, which the folder's name carries, with the seeds that follow it (None in ``Resolved.flat``).
     """
-    left_out = {"out", "data", "device", "threads", "seed", "gate"} | {f"{kind}.file" for kind in CHOICES}
+    left_out = {"out", "data", "device", "threads", "seed", "gate", "batches.record", "method.dump"} | {
+        f"{kind}.file" for kind in CHOICES
+    }
     kept = {
         key: value
         for key, value in flat.items()
         if key not in left_out
         and not key.startswith(("track.", "cache."))
         and not (key.startswith("seeds.") and value is None)
+        and not (key == "batches.replay" and value is None)
     }
     return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]
 

@@ -5,13 +5,15 @@ docs/methods.md teaches it with a complete example.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.batch_order import BatchOrder
 from bench.clip import Clip
 from bench.pixels import Pixels
 from bench.progress import watched
@@ -40,6 +42,10 @@ class ParityCard:
     verified: tuple[str, ...] = ()
 
 
+def _no_phase(name: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class Context:
     """What a method may know about the run.
@@ -52,12 +58,24 @@ class Context:
         Batch size of training, for passes of the method's own.
     init_seed, data_seed : int
         Seeds of initialisations and of the order of images.
+    label_space : {"task", "seen", "all"}
+        Of the stream.
+    say : callable
+        Tells the user one sentence.
+    phase : callable
+        Context in which time counts as a named phase of the run.
+    order : BatchOrder
+        Records or replays the batches of every pass.
     """
 
     tasks: int
     batch_size: int
     init_seed: int
     data_seed: int
+    label_space: str = "task"
+    say: Callable[[str], None] = print
+    phase: Callable[[str], AbstractContextManager[None]] = _no_phase
+    order: BatchOrder = field(default_factory=BatchOrder)
 
 
 @dataclass
@@ -101,11 +119,11 @@ class TaskData:
             int64, index into `prompts`.
         """
         size = batch_size or self.context.batch_size
-        batches = self.train.batches(size, generator(self.context.data_seed, purpose, self.index, epoch), drop_last)
-        if purpose == "train":  # the training loop shows one bar for all its epochs
-            return batches
-        total = len(self.train) // size if drop_last else -(-len(self.train) // size)
-        return watched(f"{self.name}: {purpose}", batches, total)
+        drawn = self.train.plan(size, generator(self.context.data_seed, purpose, self.index, epoch), drop_last)
+        planned = self.context.order.plan(self.name, purpose, epoch, drawn, len(self.train))
+        batches = self.train.take(planned)
+        # The training loop shows one bar for all its epochs.
+        return batches if purpose == "train" else watched(f"{self.name}: {purpose}", batches, len(planned))
 
     def init_generator(self, purpose: str) -> torch.Generator:
         """A generator for initial values that depends on (init seed, purpose, task) alone."""
@@ -198,3 +216,7 @@ class Method:
     def stored_numbers(self) -> int:
         """How many numbers the method keeps for later tasks, apart from the model itself."""
         return sum(tensor.numel() for tensor in self.state_dict().values())
+
+    def stored_bytes(self) -> int:
+        """How many bytes those numbers take as they are kept."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())

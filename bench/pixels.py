@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -117,11 +117,20 @@ class Pixels:
         drop_last : bool
             Leave out the last batch if it is smaller than `batch_size`.
         """
-        count = len(self)
-        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-        stop = count - count % batch_size if drop_last else count
-        for start in range(0, stop, batch_size):
-            chosen = order[start : min(start + batch_size, stop)]
+        return self.take(self.plan(batch_size, generator, drop_last))
+
+    def plan(
+        self, batch_size: int, generator: torch.Generator | None = None, drop_last: bool = False
+    ) -> Sequence[Tensor]:
+        """The indices of the images of each batch; parameters as for `batches`."""
+        order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
+        if drop_last:
+            order = order[: len(order) - len(order) % batch_size]
+        return order.split(batch_size) if len(order) else ()
+
+    def take(self, planned: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches with the given indices, as from `batches`."""
+        for chosen in planned:
             yield self.clip.normalize(self.uint8(chosen)), self.labels[chosen].to(self.clip.device)
 
 

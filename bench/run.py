@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from bench import gate, metrics
+from bench.batch_order import BatchOrder
 from bench.clip import Clip, load_open_clip
 from bench.config import Resolved, Run, Train, fingerprint, run_directory
 from bench.errors import UserError, suggest
@@ -27,6 +28,9 @@ from bench.task import LABEL_SPACES, Stream, Task, ZeroShot
 from bench.track import Record, code_identity, data_identity, identity, is_finished, peak_memory_mb
 from bench.train import EpochReport
 
+BATCHES = "batches.jsonl"
+"""The record of the order of batches in a run directory."""
+
 DECODED_BYTES = 2**30
 """Decoded images kept in memory at most; larger sets are decoded on every pass."""
 
@@ -36,6 +40,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self.parts: dict[str, float] = defaultdict(float)
         self._start = time.perf_counter()
 
     @contextmanager
@@ -46,6 +51,15 @@ class Stopwatch:
             yield
         finally:
             self.seconds[name] += time.perf_counter() - start
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the time in here as `name`, a part of whatever phase it lies in."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.parts[name] += time.perf_counter() - start
 
     def total(self) -> float:
         """Seconds since the stopwatch was made."""
@@ -254,7 +268,18 @@ def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: to
         weights = clip.weights_sha256()
         clip.to(device)
         tokens = [clip.tokenize(task.prompts) for task in tasks]
-    context = Context(len(tasks), settings.train.batch_size, settings.seeds.init or 0, settings.seeds.data_order or 0)
+    replay = settings.batches.replay
+    order = BatchOrder(Path(replay).expanduser() if replay else None)
+    context = Context(
+        len(tasks),
+        settings.train.batch_size,
+        settings.seeds.init or 0,
+        settings.seeds.data_order or 0,
+        stream.label_space,
+        say,
+        watch.part,
+        order,
+    )
     store = PixelStore(clip, DECODED_BYTES, pixel_cache(settings))
     matrix = AccuracyMatrix([task.name for task in tasks])
     most_trained = stored = 0
@@ -275,6 +300,9 @@ def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: to
     record.settings(resolved)
     record.json("identity.json", identity(resolved, command, weights, data_identity(stream, tasks)))
     record.environment(device)
+    if settings.batches.record:
+        record.text(BATCHES, "")
+        order.record = lambda entry: record.line(BATCHES, entry)
     if stream.facts:
         record.json("stream.json", stream.facts)
     with watch.phase("evaluate"):
@@ -301,7 +329,13 @@ def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: to
             else:
                 _reuse(matrix, index + 1)
         took = time.perf_counter() - start
-        figures = {"trained": trained, "stored_numbers": stored, "seconds": round(took, 3), **method.report()}
+        figures = {
+            "trained": trained,
+            "stored_numbers": stored,
+            "stored_bytes": method.stored_bytes(),
+            "seconds": round(took, 3),
+            **method.report(),
+        }
         _keep(matrix, record, index + 1, **figures)
         own = f"{matrix.accuracy(index + 1, index):5.1f}"
         nothing = "" if trained or method.constant else "  (nothing was left to train)"
@@ -319,8 +353,10 @@ def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: to
             "seed": settings.seed,
             "metrics": metrics.summary(matrix),
             "seconds": seconds,
+            "seconds_of_parts": {name: round(value, 3) for name, value in watch.parts.items()},
             "trainable_parameters": most_trained,
             "stored_numbers": stored,
+            "stored_bytes": method.stored_bytes(),
             "peak_memory_mb": peak_memory_mb(device),
         },
     )

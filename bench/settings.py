@@ -159,6 +159,30 @@ class Setting:
         return f"a list of {self.type.__name__}" if self.many else _WORDS[self.type]
 
 
+def with_defaults(group: type, **defaults: Any) -> Any:
+    """A group of settings like another, with other defaults: what a preset is.
+
+    Parameters
+    ----------
+    group : type
+        A dataclass of `setting` fields.
+    **defaults
+        New defaults by field name.
+
+    Returns
+    -------
+    type
+        A dataclass; typed ``Any`` so that it can stand where a class body declares its ``Settings``.
+    """
+    hints = typing.get_type_hints(group)
+    fields = {field.name: field for field in dataclasses.fields(group)}
+    body: dict[str, Any] = {"__annotations__": {}, "__module__": group.__module__, "__doc__": group.__doc__}
+    for name, default in defaults.items():
+        body["__annotations__"][name] = hints[name]
+        body[name] = setting(default, **{**fields[name].metadata})
+    return dataclass(type("Settings", (group,), body))
+
+
 def describe(group: type, prefix: str = "") -> dict[str, Setting]:
     """Return all settings of a group by dotted key, those of nested groups included, in the order of declaration.
 

@@ -39,7 +39,7 @@ class SecondMoment:
 
 @torch.no_grad()
 def second_moments(
-    clip: Clip, task: TaskData, maps: Sequence[LinearMap], padding: bool = False
+    clip: Clip, task: TaskData, maps: Sequence[LinearMap], padding: bool = False, drop_last: bool = False
 ) -> dict[str, SecondMoment]:
     """Second moments of the activations that `maps` read, over a task's training images and class prompts.
 
@@ -50,6 +50,8 @@ def second_moments(
     padding : bool
         Count the text positions after the end-of-text token too. They influence neither the features nor the
         gradients, so they are left out by default.
+    drop_last : bool
+        Leave out the images of the last batch if it is not full.
 
     Returns
     -------
@@ -64,30 +66,69 @@ def second_moments(
     recorders = {n: m.add if n.startswith("image.") else text_recorder(m) for n, m in moments.items()}
     with clip.recording(recorders):
         if any(name.startswith("image.") for name in moments):
-            for pixels, _ in task.batches("statistics"):
+            for pixels, _ in task.batches("statistics", drop_last=drop_last):
                 clip.encode_images(pixels)
         if any(name.startswith("text.") for name in moments):
             clip.encode_tokens(task.tokens, cut=not padding)
     return moments
 
 
-def mean_gradient(clip: Clip, task: TaskData, maps: Sequence[LinearMap]) -> dict[str, Tensor]:
+@torch.no_grad()
+def slot_means(clip: Clip, task: TaskData, maps: Sequence[LinearMap], padding: bool = False) -> dict[str, SecondMoment]:
+    """Second moments of activations averaged over batches by token position and place in the batch.
+
+    The feature matrix of the code released with KeepLoRA has a column for every position and place in the batch, the
+    mean over all full batches of the activation there (shared order of images matters); this is its second moment. Of
+    the text tower, where there is one batch, it is the plain one.
+
+    Returns
+    -------
+    dict of site name to SecondMoment
+    """
+    sites = {linear_map.site.name: linear_map.site for linear_map in maps}
+    image_sites = [name for name in sites if name.startswith("image.")]
+    sums: dict[str, Tensor] = {}
+
+    def summing(name: str):
+        def record(x: Tensor) -> None:
+            sums[name] = x.float().clone() if name not in sums else sums[name].add_(x)
+
+        return record
+
+    if image_sites:
+        with clip.recording({name: summing(name) for name in image_sites}):
+            for pixels, _ in task.batches("statistics", drop_last=True):
+                clip.encode_images(pixels)
+    text_maps = [linear_map for linear_map in maps if linear_map.tower == "text"]
+    moments = second_moments(clip, task, text_maps, padding) if text_maps else {}
+    for name, total in sums.items():
+        moments[name] = SecondMoment(total.shape[-1], clip.exact_device)
+        moments[name].add(total)
+    return moments
+
+
+def mean_gradient(clip: Clip, task: TaskData, maps: Sequence[LinearMap], drop_last: bool = False) -> dict[str, Tensor]:
     """Gradient of the task's mean cross-entropy with respect to each map's weight, over all training images.
 
     The class features do not depend on the images, so the text tower is run forward once and backward once, with the
     gradient at its output averaged over all batches; by linearity this is the mean of the batches' gradients.
 
+    Parameters
+    ----------
+    drop_last : bool
+        Leave out the images of the last batch if it is not full.
+
     Returns
     -------
     dict of map name to Tensor [out, in], float32
     """
-    total = len(task.train)
+    total = len(task.train) - (len(task.train) % task.context.batch_size if drop_last else 0)
     text_maps = [m for m in maps if m.tower == "text"]
     with clip.trainable(m.parameter for m in maps):
         with torch.set_grad_enabled(bool(text_maps)):
             class_features = clip.encode_tokens(task.tokens)
         upstream = class_features.detach().requires_grad_(bool(text_maps))
-        for pixels, labels in task.batches("gradient"):
+        for pixels, labels in task.batches("gradient", drop_last=drop_last):
             logits = clip.logits(clip.encode_images(pixels), upstream)
             (F.cross_entropy(logits, labels, reduction="sum") / total).backward()
         if text_maps:

@@ -92,8 +92,12 @@ class Record:
 
     def event(self, event: str, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
-        with self._writing(), (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, **values}) + "\n")
+        self.line("metrics.jsonl", {"event": event, **values})
+
+    def line(self, name: str, content: Mapping[str, Any]) -> None:
+        """Append one JSON object to a file of lines."""
+        with self._writing(), (self.directory / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(content) + "\n")
 
     def matrix(self, matrix: AccuracyMatrix) -> None:
         """Write accuracy.csv anew."""

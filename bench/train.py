@@ -105,7 +105,7 @@ def fit(
     try:
         for epoch in range(train.epochs):
             # Summed on the device: reading the loss at every step would make the device wait.
-            total = torch.zeros((), device=task.tokens.device)
+            total, seen = torch.zeros((), device=task.tokens.device), 0
             for pixels, labels in task.batches("train", epoch, batch_size=train.batch_size):
                 loss = method.loss(pixels, labels, task)
                 optimizer.zero_grad(set_to_none=True)
@@ -117,8 +117,9 @@ def fit(
                     schedule.step()
                 method.after_step()
                 total += loss.detach() * len(labels)
+                seen += len(labels)
                 on_step()
-            mean = float(total) / len(task.train)
+            mean = float(total) / seen
             if not math.isfinite(mean):
                 raise UserError(
                     f"the loss of task {task.name} became {mean} in epoch {epoch + 1}: lower train.lr "

@@ -12,25 +12,38 @@ orthonormal basis of both. For a new task:
 5. M grows by the directions that the task's features need to reach the energy eps_f.
 
 Since every row of the update lies in span(A), which is orthogonal to M, an input inside span(M) keeps its output.
+
+The family differs in settings alone: ``keeplora`` is the paper, ``keeplora-official`` the released code,
+``keeplora-plus`` adds the class-mean head (KeepLoRA+), ``keeplora-pp`` the layer factors (KeepLoRA++).
+docs/keeplora.md tells the differences and what they amount to.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from bench.errors import UserError
+from bench.linear_maps import LinearMap
 from bench.method import Method, ParityCard, TaskData
 from bench.registry import register
-from bench.settings import setting
-from bench.statistics import mean_gradient, second_moments
+from bench.settings import setting, with_defaults
+from bench.statistics import mean_gradient, second_moments, slot_means
+from bench.task import LabelSpace
 
+from .cosine_head import class_means, head_logits
+from .inspection import Inspection
 from .low_rank import PerTower, Targets, attach, targets
 from .subspace import empty_basis, grow, leading_directions, outside, principal_subspace
 
 ROUNDING = 1e-5
 """Share of a gradient's norm below which its singular values are rounding: fp32 sums over many tokens."""
+
+LOSSES = 20
+"""How many of a task's first losses are kept for inspection."""
 
 
 @register("method", "keeplora", title="Updates confined to the residual subspace", paper="KeepLoRA, arXiv 2601.19659")
@@ -41,6 +54,8 @@ class KeepLora(Method):
     ----------
     bases : dict of map name to Tensor [in, k], float64
         M, the protected subspace of each adapted map.
+    heads : dict of int to Tensor [classes, width of embedding]
+        The class-mean heads of learned tasks, by their index.
     effective_rank : dict of map name to int
         Columns of A in the current task; fewer than the rank where the projected gradient has no more directions.
     """
@@ -57,8 +72,56 @@ class KeepLora(Method):
             symbol="eps_w",
         )
         feature_energy: PerTower = setting(
-            PerTower(0.99, 0.99), "share of a task's feature energy protected after it", above=0, high=1, symbol="eps_f"
+            PerTower(0.99, 0.99),
+            "share of a task's feature energy protected after it; 0 protects nothing",
+            low=0,
+            high=1,
+            symbol="eps_f",
         )
+        weight_side: str = setting(
+            "input",
+            "singular vectors of a weight that are protected; the released code takes the output side",
+            choices=("input", "output"),
+            symbol="W_p",
+        )
+        rank_rule: str = setting(
+            "reach",
+            "first fill of a subspace: until the energy is reached, or (released code) one direction less",
+            choices=("reach", "below"),
+            symbol="p",
+        )
+        feature_statistic: str = setting(
+            "moment",
+            "second moment of the features, or (released code) of their means by token position and place in the batch",
+            choices=("moment", "slot-mean"),
+            symbol="F",
+        )
+        pad_tokens: bool = setting(False, "count the text features after the end of a prompt; released code: true")
+        drop_last: bool = setting(
+            False, "leave the last, incomplete batch out of the passes for gradient, head and features; released: true"
+        )
+        surplus: str = setting(
+            "drop",
+            "columns of A that the projected gradient has no direction for; the released code keeps arbitrary ones",
+            choices=("drop", "keep"),
+        )
+        init: str = setting(
+            "gradient", "directions of A; random ones off the protected subspace are an ablation, with B = 0",
+            choices=("gradient", "random"), symbol="A",
+        )  # fmt: skip
+        zero_b: bool = setting(False, "start B at zero and leave W as it is, as KeepLoRA++ does", symbol="B_0")
+        layer_factor: float = setting(
+            1.0, "factor of the update in the image tower's first block, rising to 1 in its last", above=0, high=1,
+            symbol="g",
+        )  # fmt: skip
+        head: str = setting("none", "head added to the text logits of learned tasks", choices=("none", "class-mean"))
+        head_scale: float = setting(30.0, "factor of the head's cosine similarities", above=0)
+        dump: str = setting("", "folder for what is computed on every task, as arrays; empty writes nothing")
+
+        def check(self) -> list[str]:
+            if self.feature_statistic == "slot-mean" and not self.drop_last:
+                return ["method.feature_statistic=slot-mean needs full batches: set method.drop_last=true"]
+            return []
 
     parity = ParityCard(
         present=(
@@ -67,60 +130,160 @@ class KeepLora(Method):
             "A frozen, only B trained, update merged after the task; scale alpha / r = 1/16",
             "growth of the protected subspace by the features' energy (eps_f = 0.99)",
         ),
-        absent=("the class-mean head of KeepLoRA+", "the layer factors of KeepLoRA++"),
+        absent=("fp16 autocast: everything is fp32, statistics float64",),
         deviations=(
             "the weight's input-side directions are protected, as the paper's equations say; the released code takes "
-            "the output side",
+            "the output side (weight_side)",
             "features enter through their second moment over all tokens without padding; the released code averages "
-            "activations by position and batch slot",
+            "activations by position and batch slot, padding included (feature_statistic, pad_tokens)",
             "columns of A beyond the rank of the projected gradient are dropped; the released code keeps arbitrary "
-            "ones, which may lie inside the protected subspace",
+            "ones, which may lie inside the protected subspace (surplus)",
         ),
         verified=("float64 transcriptions of the definitions, on small random towers (tests)",),
     )
 
     def setup(self) -> None:
         """Protect the principal subspace of every pre-trained weight; done once and never from merged weights."""
-        self.targets = targets(self.clip, self.settings, self.settings.rank)
+        chosen = self.settings
+        self.targets = targets(self.clip, chosen, chosen.rank)
         self.bases: dict[str, Tensor] = {}
+        self.heads: dict[int, Tensor] = {}
+        self.head: Tensor | None = None
         self.effective_rank: dict[str, int] = {}
-        for linear_map in self.targets:
-            energy = self.settings.weight_energy.of(linear_map)
-            self.bases[linear_map.name] = (
-                principal_subspace(linear_map.weight.to(self.clip.exact_device), energy)
-                if energy > 0
-                else empty_basis(linear_map.in_features, self.clip.exact_device)
+        self.inspection = Inspection(chosen.dump)
+        if chosen.head != "none" and self.context.label_space != "task":
+            raise UserError(
+                f"method.head={chosen.head} belongs to one task's classes and the stream has the label space "
+                f"{self.context.label_space}: choose the label space task or method.head=none"
             )
+        odd = next((m for m in self.targets if m.in_features != m.out_features), None)
+        if chosen.weight_side == "output" and odd is not None:
+            raise UserError(
+                f"method.weight_side=output cannot protect {odd.name}, whose input is {odd.in_features} and output "
+                f"{odd.out_features} wide: leave fc1 and fc2 out of method.maps"
+            )
+        with self.context.phase("weight subspace"):
+            for linear_map in self.targets:
+                energy = chosen.weight_energy.of(linear_map)
+                weight = linear_map.weight.to(self.clip.exact_device)
+                self.bases[linear_map.name] = (
+                    principal_subspace(weight, energy, chosen.weight_side, chosen.rank_rule)
+                    if energy > 0
+                    else empty_basis(linear_map.in_features, self.clip.exact_device)
+                )
 
     def begin_task(self, task: TaskData) -> None:
-        """Turn the task's residual gradient into A, B and the compensation of W."""
-        scale = self.settings.alpha / self.settings.rank
-        gradients = mean_gradient(self.clip, task, self.targets)
-        for linear_map in self.targets:
-            basis = self.bases[linear_map.name]
-            gradient = gradients[linear_map.name].to(self.clip.exact_device).double().T
-            residual = outside(basis, gradient)
-            # What is below the rounding of the fp32 gradient is no direction of it, however little was left over.
-            directions = leading_directions(residual, self.settings.rank, basis, ROUNDING * float(gradient.norm()))
-            self.effective_rank[linear_map.name] = directions.shape[1]
-            # U^T R = S V^T: singular values times right singular vectors, without asking for them.
-            update = attach(linear_map, directions.T, scale, (directions.T @ residual).T)
-            if update is not None:
-                linear_map.add(-update.delta())
+        """Turn the task's residual gradient into A, B and the compensation of W; then the head."""
+        if self.settings.drop_last and len(task.train) < self.context.batch_size:
+            raise UserError(
+                f"task {task.name} has {len(task.train)} training images, less than one batch of "
+                f"{self.context.batch_size}, and incomplete batches are dropped: lower train.batch_size or set "
+                "method.drop_last=false"
+            )
+        with self.context.phase("gradient pass"):
+            gradients = mean_gradient(self.clip, task, self.targets, self.settings.drop_last)
+        surplus = []
+        draw = task.init_generator("keeplora")
+        with self.context.phase("initialisation"):
+            for linear_map in self.targets:
+                gradient = gradients[linear_map.name].to(self.clip.exact_device).double().T
+                directions, arbitrary = self._directions(linear_map, gradient, draw)
+                surplus += [linear_map.name] * bool(arbitrary)
+                self._attach(linear_map, directions, outside(self.bases[linear_map.name], gradient))
+                self._inspect_start(linear_map, gradient)
+        if surplus:
+            self.context.say(
+                f"note: in {len(surplus)} maps of task {task.name} ({surplus[0]}, ...) the rank exceeds what is left: "
+                "surplus columns are arbitrary and may lie inside the protected subspace (method.surplus=keep)"
+            )
+        self.head = None
+        if self.settings.head == "class-mean":
+            with self.context.phase("head"):
+                self.heads[task.index] = self.head = class_means(self.clip, task, self.settings.drop_last)
+
+    def _directions(self, linear_map: LinearMap, gradient: Tensor, draw: torch.Generator) -> tuple[Tensor, int]:
+        """A^T [in, columns] of a map, and how many of the columns are arbitrary."""
+        rank, basis = self.settings.rank, self.bases[linear_map.name]
+        if self.settings.init == "random":
+            drawn = torch.randn(linear_map.in_features, rank, generator=draw, dtype=torch.float64)
+            return leading_directions(outside(basis, drawn.to(basis)), rank, basis), 0
+        residual = outside(basis, gradient)
+        # What is below the rounding of the fp32 gradient is no direction of it, however little was left over.
+        floor = ROUNDING * float(gradient.norm())
+        if self.settings.surplus == "drop":
+            return leading_directions(residual, rank, basis, floor), 0
+        vectors, values, _ = torch.linalg.svd(residual, full_matrices=False)
+        return vectors[:, :rank], int((values[:rank] <= floor).sum())
+
+    def _attach(self, linear_map: LinearMap, directions: Tensor, residual: Tensor) -> None:
+        """Attach A and B to a map, and take what they contribute off its weight."""
+        chosen = self.settings
+        self.effective_rank[linear_map.name] = directions.shape[1]
+        scale = chosen.alpha / chosen.rank * self.factor(linear_map)
+        zero = chosen.zero_b or chosen.init == "random"
+        # U^T R = S V^T: singular values times right singular vectors, without asking for them.
+        update = attach(linear_map, directions.T, scale, None if zero else (directions.T @ residual).T)
+        if update is not None and not zero:
+            linear_map.add(-update.delta())
+
+    def factor(self, linear_map: LinearMap) -> float:
+        """The layer factor of KeepLoRA++: g + (1 - g) l / (L - 1) in block l of L of the image tower, else 1."""
+        if linear_map.tower != "image":
+            return 1.0
+        blocks = sorted({m.block for m in self.targets if m.tower == "image"})
+        g = self.settings.layer_factor
+        return 1.0 if len(blocks) == 1 else g + (1 - g) * blocks.index(linear_map.block) / (len(blocks) - 1)
 
     def parameters(self) -> Sequence[Tensor]:
-        """B of every update; A is frozen."""
-        return [linear_map.update.B for linear_map in self.targets if linear_map.update]
+        """B of every update, and the head's weights; A is frozen."""
+        factors = [linear_map.update.B for linear_map in self.targets if linear_map.update]
+        return factors if self.head is None else [*factors, self.head]
+
+    def loss(self, pixels: Tensor, labels: Tensor, task: TaskData) -> Tensor:
+        """Cross-entropy over the task's prompts, with the head's logits where there is one."""
+        features = self.clip.encode_images(pixels)
+        logits = self.clip.logits(features, self.clip.encode_tokens(task.tokens))
+        if self.head is not None:
+            logits = logits + head_logits(features, self.head, self.settings.head_scale)
+        found = F.cross_entropy(logits, labels)
+        if self.inspection and len(self.inspection.losses) < LOSSES:
+            self.inspection.losses.append(float(found.detach()))
+        return found
 
     @torch.no_grad()
     def end_task(self, task: TaskData) -> None:
         """Merge, then protect what the merged model's features on this task need."""
-        self.clip.merge()
-        moments = second_moments(self.clip, task, self.targets)
-        for linear_map in self.targets:
-            gram = moments[linear_map.site.name].gram
-            energy = self.settings.feature_energy.of(linear_map)
-            self.bases[linear_map.name] = grow(self.bases[linear_map.name], gram, energy)
+        chosen = self.settings
+        with self.context.phase("merge"):
+            self.clip.merge()
+        if self.head is not None:
+            self.heads[task.index] = self.head.detach().clone()
+        protecting = [m for m in self.targets if chosen.feature_energy.of(m) > 0]
+        with self.context.phase("feature pass"):
+            moments = (
+                slot_means(self.clip, task, protecting, chosen.pad_tokens)
+                if chosen.feature_statistic == "slot-mean"
+                else second_moments(self.clip, task, protecting, chosen.pad_tokens, chosen.drop_last)
+            )
+        with self.context.phase("subspace update"):
+            for linear_map in protecting:
+                gram, energy = moments[linear_map.site.name].gram, chosen.feature_energy.of(linear_map)
+                basis = self.bases[linear_map.name]
+                self.bases[linear_map.name] = grow(basis, gram, energy, chosen.rank_rule)
+        self._inspect_end(task)
+
+    def classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
+        """The text classifier, with the head of the task whose classes these are, if it was learned."""
+        head = self.heads.get(space.tasks[0])
+        if head is None:
+            return super().classifier(space)
+        texts = self.clip.encode_prompts(space.prompts)
+
+        def classify(pixels: Tensor) -> Tensor:
+            features = self.clip.encode_images(pixels)
+            return self.clip.logits(features, texts) + head_logits(features, head, self.settings.head_scale)
+
+        return classify
 
     def report(self) -> dict[str, Any]:
         """Columns of A in the task just learned and dimension of the protected subspace after it, per map."""
@@ -130,7 +293,90 @@ class KeepLora(Method):
         }
 
     def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.bases)
+        return {**self.bases, **{f"head.{index}": head for index, head in self.heads.items()}}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.bases = {name: basis.to(self.clip.exact_device) for name, basis in state.items()}
+        self.bases = {n: t.to(self.clip.exact_device) for n, t in state.items() if not n.startswith("head.")}
+        self.heads = {int(n[5:]): t.to(self.clip.device) for n, t in state.items() if n.startswith("head.")}
+
+    # ---- inspection: method.dump
+
+    def _inspect_start(self, linear_map: LinearMap, gradient: Tensor) -> None:
+        if not self.inspection:
+            return
+        name, basis, update = linear_map.name, self.bases[linear_map.name], linear_map.update
+        self.inspection.put(f"{name}/gradient", gradient.float())
+        self.inspection.put(f"{name}/projector_before", (basis @ basis.T).float())
+        if update is not None:
+            A, B = update.A.double(), update.B.double()
+            self.inspection.put(f"{name}/A_projector", (A.T @ A).float())
+            self.inspection.put(f"{name}/AB_start", (A.T @ B.T).float())
+
+    def _inspect_end(self, task: TaskData) -> None:
+        if not self.inspection:
+            return
+        for linear_map in self.targets:
+            basis = self.bases[linear_map.name]
+            self.inspection.put(f"{linear_map.name}/projector", (basis @ basis.T).float())
+            self.inspection.put(f"{linear_map.name}/protected", torch.tensor(basis.shape[1]))
+            self.inspection.put(f"{linear_map.name}/weight", linear_map.weight)
+        self.inspection.write(task.index, task.name)
+
+
+@register(
+    "method", "keeplora-official", title="KeepLoRA as its released code computes it", paper="KeepLoRA, arXiv 2601.19659"
+)
+class KeepLoraOfficial(KeepLora):
+    """The released code in fp32, quirks included; docs/keeplora.md says which, and what they amount to."""
+
+    Settings = with_defaults(
+        KeepLora.Settings,
+        weight_side="output",
+        rank_rule="below",
+        feature_statistic="slot-mean",
+        pad_tokens=True,
+        drop_last=True,
+        surplus="keep",
+    )
+    parity = ParityCard(
+        present=(
+            "left singular vectors of the stored weight, projected off the input side of the gradient",
+            "first fill one direction short of the energy, growth until it is reached, no re-orthogonalisation needed",
+            "features averaged by token position and place in the batch over full batches, padding included",
+            "B0 = S V^T with compensation of W; AdamW and OneCycle with cycled beta1; arbitrary surplus columns",
+        ),
+        absent=("fp16 autocast of gradient, training, features and evaluation", "its global random number generator"),
+        deviations=(
+            "exact instead of randomised SVD, the same to 1e-6 where the singular values have a gap at the rank",
+            "a task with less than one batch of images is refused; there it fails later",
+        ),
+        verified=("float64 transcriptions of its rules, on small random towers (tests)",),
+    )
+
+
+@register("method", "keeplora-plus", title="KeepLoRA+ with a head of class means", paper="KeepLoRA, arXiv 2601.19659")
+class KeepLoraPlus(KeepLora):
+    """KeepLoRA and, for learned tasks, cosine similarity to class means (scale 30) added to the text logits."""
+
+    label_spaces = ("task",)
+    Settings = with_defaults(KeepLora.Settings, head="class-mean")
+    parity = ParityCard(
+        present=("all of keeplora", "head of class means in the merged feature space, trained with B, kept per task"),
+        deviations=(
+            "the means are over all images of a task; the released code leaves out the last, incomplete batch",
+        ),
+        verified=("the definition of its logits before training (tests)",),
+    )
+
+
+@register("method", "keeplora-pp", title="KeepLoRA++ with layer factors", paper="KeepLoRA++, arXiv 2606.16256")
+class KeepLoraPp(KeepLora):
+    """KeepLoRA with B = 0 at the start and updates that count less in the image tower's early blocks (g = 0.2)."""
+
+    Settings = with_defaults(KeepLora.Settings, zero_b=True, layer_factor=0.2)
+    parity = ParityCard(
+        present=("all of keeplora", "B0 = 0 without compensation", "factors from g = 0.2 to 1 over the image tower"),
+        absent=("the head of KeepLoRA++cls: method.head=class-mean adds it",),
+        deviations=("the text tower's factor is 1, as far as the released files tell",),
+        verified=("the factors, and one SGD step with them (tests)",),
+    )

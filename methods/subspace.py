@@ -48,25 +48,44 @@ def count_reaching(energies: Tensor, threshold: float, already: float = 0.0) -> 
     return int(reached.int().argmax()) + 1 if bool(reached.any()) else len(energies)
 
 
-def principal_subspace(weight: Tensor, energy: float) -> Tensor:
-    """The input directions of a linear map that hold a share `energy` of its squared singular values.
+def count_below(energies: Tensor, threshold: float) -> int:
+    """How many of the leading energies stay below the threshold in sum, at least one: one less than reach it.
+
+    The rule of the code released with KeepLoRA for a subspace that is filled for the first time.
+    """
+    return max(1, int((energies.cpu().cumsum(0) < threshold).sum()))
+
+
+COUNTS = {"reach": count_reaching, "below": count_below}
+"""Rules by which a subspace is filled for the first time."""
+
+
+def principal_subspace(weight: Tensor, energy: float, side: str = "input", rule: str = "reach") -> Tensor:
+    """The directions of a linear map that hold a share `energy` of its squared singular values.
 
     The smallest number of leading right singular vectors of ``W`` [out, in] whose squared singular values sum to at
     least ``energy`` times the total (KeepLoRA, W_p: the paper stores weights as [in, out] and takes left vectors).
 
+    Parameters
+    ----------
+    side : {"input", "output"}
+        Right singular vectors, or left ones.
+    rule : {"reach", "below"}
+        Whether the energy is reached, or just not.
+
     Returns
     -------
-    Tensor [in, p], p >= 1
+    Tensor [in or out, p], p >= 1
     """
     weight = weight.double()
-    values, vectors = descending_eigh(weight.T @ weight)
+    values, vectors = descending_eigh(weight.T @ weight if side == "input" else weight @ weight.T)
     total = values.sum()
     if total == 0:
-        return empty_basis(weight.shape[1], weight.device)
-    return vectors[:, : count_reaching(values / total, energy)]
+        return empty_basis(len(values), weight.device)
+    return vectors[:, : COUNTS[rule](values / total, energy)]
 
 
-def grow(basis: Tensor, gram: Tensor, energy: float) -> Tensor:
+def grow(basis: Tensor, gram: Tensor, energy: float, first_rule: str = "reach") -> Tensor:
     """Append the fewest directions to a basis so that it covers a share `energy` of a set of features.
 
     The gradient projection memory rule (KeepLoRA step 10): with F the features, E = ||F||_F^2 and F^ = F - M M^T F,
@@ -79,6 +98,8 @@ def grow(basis: Tensor, gram: Tensor, energy: float) -> Tensor:
         ``F F^T``, up to a positive factor.
     energy : float
         In (0, 1].
+    first_rule : {"reach", "below"}
+        How an empty basis is filled; a filled one always grows until it reaches the energy.
 
     Returns
     -------
@@ -94,7 +115,11 @@ def grow(basis: Tensor, gram: Tensor, energy: float) -> Tensor:
     already = float(1 - values.sum() / total)
     # Directions without energy are rounding noise, not features.
     usable = min(int((values > 1e-12 * total).sum()), width - dimension)
-    added = min(count_reaching(values / total, energy, already), usable)
+    if dimension == 0 and first_rule == "below":
+        wanted = count_below(values / total, energy)
+    else:
+        wanted = count_reaching(values / total, energy, already)
+    added = min(wanted, usable)
     if added == 0:
         return basis
     # Projected once more and orthonormalised: eigenvectors of a tiny residual are only orthogonal to M to rounding.
