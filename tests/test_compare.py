@@ -278,11 +278,13 @@ def test_only_what_differs(tmp_path):
         "environment": ["package torch: 2.9 | 2.10"],
         "results": [
             "average_cil: 65.0000 | 70.0000",
+            "average_cil_pooled: 65.0000 | 70.0000",
             "average_mtil: 55.0000 | 60.0000",
             "backward_transfer: -30.0000 | -20.0000",
             "forgetting_first_last: 30.0000 | 20.0000",
             "forgetting_max_last: 30.0000 | 20.0000",
             "last: 50.0000 | 60.0000",
+            "last_pooled: 50.0000 | 60.0000",
             "learning: 65.0000 | 70.0000",
             'accuracy.csv: 2 of 6 cells differ, most after "b" (row 2) on "a" (column 1): 50.00 | 60.00',
         ],
