@@ -79,7 +79,10 @@ def test_the_wheel_installs_one_name_and_works(tmp_path: Path) -> None:
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
+        names = set(archive.namelist())
         archive.extractall(site)
+    for data in ("class_names.json", "published/mtil-order1.json", "published/mtil-zero-shot.json"):
+        assert f"bench/datasets/{data}" in names
     assert {top for top in tops if not top.endswith(".dist-info")} == {"bench"}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
