@@ -95,7 +95,7 @@ def _profile(resolved: Resolved, sizes: dict[str, int], device: torch.device) ->
     step = (steps[-1] - steps[0]) / (len(steps) - 1) if len(steps) > 1 else 0.0
     rows += [
         ("one training step", f"{step:.3f} s"),
-        ("one image of evaluation", f"{watch.seconds['evaluation'] / count * 1e3:.1f} ms"),
+        ("one image of evaluation, class features included", f"{watch.seconds['evaluation'] / count * 1e3:.1f} ms"),
         ("peak memory", f"{peak_memory_mb(device) or 0:.0f} MB"),
         ("numbers of the model", f"{sum(p.numel() for p in clip.model.parameters()):,}"),
         ("trained on a task", f"{trained:,}"),
