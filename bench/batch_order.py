@@ -50,7 +50,7 @@ class BatchOrder:
         Raises
         ------
         UserError
-            If the record lacks the pass, has another number of batches, or names images that there are not.
+            If the record lacks the pass, has batches of other sizes, or names images that there are not.
         """
         chosen = drawn
         if self.path is not None:
@@ -58,9 +58,12 @@ class BatchOrder:
             found = self._known.get((task, purpose, epoch))
             if found is None:
                 raise UserError(f"{where} is missing: give the record of a run with the same stream, method and epochs")
-            if len(found) != len(drawn):
+            sizes, wanted = [len(batch) for batch in found], [len(batch) for batch in drawn]
+            if sizes != wanted:
                 raise UserError(
-                    f"{where} has {len(found)} batches and this run {len(drawn)}: set train.batch_size as in that run"
+                    f"{where} has {len(sizes)} batches, of {max(sizes, default=0)} images at most, and this run "
+                    f"{len(wanted)}, of {max(wanted, default=0)}: set train.batch_size, and whether the last batch is "
+                    "dropped, as in that run"
                 )
             chosen = [torch.tensor(batch, dtype=torch.int64) for batch in found]
             if any(len(batch) == 0 or not 0 <= min(batch) <= max(batch) < images for batch in found):

@@ -248,6 +248,12 @@ def _repeat(directory: Path, resolved: Resolved) -> None:
                 f"{directory} holds a finished run with another {key} than this line would have: move it away or "
                 "choose another folder with out=DIR"
             )
+    unrecorded = resolved.run.batches.record and not (directory / BATCHES).exists()
+    if unrecorded or bool(getattr(resolved.method_settings, "dump", None)):
+        raise UserError(
+            f"{directory} holds a finished run, which is not made again for batches.record or method.dump: move it "
+            "away or choose another folder with out=DIR"
+        )
     say(f"already done: {directory}")
     if any(stored.get(key) != value for key, value in code_identity(resolved).items()):
         say("note: it was made with another state of the code; move it away to run anew")

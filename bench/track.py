@@ -68,7 +68,7 @@ class Record:
         with self._writing():
             directory.mkdir(parents=True, exist_ok=True)
             write_atomic(directory / "metrics.jsonl", "")
-            for stale in ("accuracy.csv", "summary.json"):
+            for stale in ("accuracy.csv", "summary.json", "batches.jsonl"):
                 (directory / stale).unlink(missing_ok=True)
 
     @contextmanager

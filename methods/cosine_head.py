@@ -30,7 +30,7 @@ def class_means(clip: Clip, task: TaskData, drop_last: bool) -> Tensor:
         label = 0 if total is None else int(counts.argmin())
         raise UserError(
             f'no image of "{task.prompts[label]}" of task {task.name} is in a full batch, so its class mean is not '
-            "known: lower train.batch_size or set method.drop_last=false"
+            "known: lower train.batch_size, set method.drop_last=false, or give every class an image"
         )
     return F.normalize(total / counts[:, None], dim=-1)
 

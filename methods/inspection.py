@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -40,8 +41,7 @@ class Inspection:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_file(self.arrays, path)
-        except OSError as error:
-            raise UserError(
-                f"method.dump={self.folder} cannot be written ({error.strerror or error}): choose another"
-            ) from error
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"method.dump={self.folder} cannot be written ({reason}): choose another") from error
         self.arrays, self.losses = {}, []

@@ -57,7 +57,8 @@ class KeepLora(Method):
     heads : dict of int to Tensor [classes, width of embedding]
         The class-mean heads of learned tasks, by their index.
     effective_rank : dict of map name to int
-        Columns of A in the current task; fewer than the rank where the projected gradient has no more directions.
+        Columns of A in the current task that are directions of the projected gradient; fewer than the rank where it has
+        no more. Surplus columns that are kept are not counted.
     """
 
     @dataclass
@@ -190,6 +191,7 @@ class KeepLora(Method):
                 directions, arbitrary = self._directions(linear_map, gradient, draw)
                 surplus += [linear_map.name] * bool(arbitrary)
                 self._attach(linear_map, directions, outside(self.bases[linear_map.name], gradient))
+                self.effective_rank[linear_map.name] = directions.shape[1] - arbitrary
                 self._inspect_start(linear_map, gradient)
         if surplus:
             self.context.say(
@@ -212,13 +214,14 @@ class KeepLora(Method):
         floor = ROUNDING * float(gradient.norm())
         if self.settings.surplus == "drop":
             return leading_directions(residual, rank, basis, floor), 0
-        vectors, values, _ = torch.linalg.svd(residual, full_matrices=False)
-        return vectors[:, :rank], int((values[:rank] <= floor).sum())
+        # In float32 as released: rounding decides where the columns without a direction of their own point.
+        released = outside(basis.float(), gradient.float())
+        vectors, values, _ = torch.linalg.svd(released, full_matrices=False)
+        return vectors[:, :rank].double(), int((values[:rank] <= floor).sum())
 
     def _attach(self, linear_map: LinearMap, directions: Tensor, residual: Tensor) -> None:
         """Attach A and B to a map, and take what they contribute off its weight."""
         chosen = self.settings
-        self.effective_rank[linear_map.name] = directions.shape[1]
         scale = chosen.alpha / chosen.rank * self.factor(linear_map)
         zero = chosen.zero_b or chosen.init == "random"
         # U^T R = S V^T: singular values times right singular vectors, without asking for them.
