@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.config import decides
 from bench.errors import UserError, suggest
 from bench.matrix import AccuracyMatrix
 from bench.metrics import FORMULAS, spread
@@ -20,8 +21,6 @@ from bench.metrics import FORMULAS, spread
 SHOWN = ("zero_shot", "transfer_by_column", "average_mtil", "last", "learning", "backward_transfer")
 """Scalars of the table; percentages, the last one a difference of percentages."""
 
-# Settings that say where and on what a run was made, not what it computes.
-ELSEWHERE = ("out", "data", "device", "threads", "seed", "gate", "method.file", "stream.file", "model.file")
 # What else decides the numbers, as named in identity.json; runs that differ here are not averaged unawares.
 IDENTITY = {
     "weights_sha256": "weights",
@@ -288,7 +287,7 @@ def _deciding(runs: list[Record]) -> dict[str, str]:
     """Return the settings all runs of a group share, without those that only say where and with which seed."""
     shared: dict[str, str] = {}
     for key in runs[0].settings:
-        if key in ELSEWHERE or key.startswith(("track.", "cache.")):
+        if not decides(key):
             continue
         values = {
             "seed" if key.startswith("seeds.") and run.settings.get(key) == run.seed else _text(run.settings.get(key))

@@ -236,22 +236,27 @@ def resolve(pairs: Sequence[str], *, need_method: bool = True) -> Resolved:
     )
 
 
+ELSEWHERE = {"out", "data", "device", "threads", "seed", "gate", "batches.record", "method.dump"}
+"""Settings that say where, on what and with which seed a run is made, not what it computes; so do `MIRRORS`."""
+
+MIRRORS = ("track.", "cache.")
+
+
+def decides(key: str) -> bool:
+    """Whether a setting decides the numbers of a run, apart from its seed."""
+    return key not in ELSEWHERE and not key.startswith(MIRRORS) and key not in {f"{kind}.file" for kind in CHOICES}
+
+
 def fingerprint(flat: Mapping[str, Any]) -> str:
     """Return the ten hexadecimal digits that name a run's settings.
 
-    What does not decide the numbers is left out: where results and data lie, device, threads, tracking, cache and gate;
-    so is the run's seed, which the folder's name carries, with the seeds that follow it (None in ``Resolved.flat``).
+    Of the settings that do not decide the numbers (`decides`) the run's seed is in the folder's name; seeds that follow
+    it are None in ``Resolved.flat`` and left out.
     """
-    left_out = {"out", "data", "device", "threads", "seed", "gate", "batches.record", "method.dump"} | {
-        f"{kind}.file" for kind in CHOICES
-    }
     kept = {
         key: value
         for key, value in flat.items()
-        if key not in left_out
-        and not key.startswith(("track.", "cache."))
-        and not (key.startswith("seeds.") and value is None)
-        and not (key == "batches.replay" and value is None)
+        if decides(key) and not (value is None and key.startswith(("seeds.", "batches.")))
     }
     return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]
 

@@ -67,11 +67,10 @@ def _profile(resolved: Resolved, sizes: dict[str, int], device: torch.device) ->
     height, width = clip.image_size
     count = sizes["batch"] * sizes["steps"]
     rng = np.random.default_rng(0)
-    labels = np.arange(max(count, sizes["classes"])) % sizes["classes"]
-    pixels = rng.integers(0, 256, (len(labels), height, width, 3), dtype=np.uint8)
+    pixels = rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    images = ArrayImages(pixels, np.arange(count) % sizes["classes"])
     classes = tuple(f"thing {number}" for number in range(sizes["classes"]))
-    train = ArrayImages(pixels[:count], labels[:count])
-    task = Task("synthetic", classes, "a photo of a {}.", train, ArrayImages(pixels, labels))
+    task = Task("synthetic", classes, "a photo of a {}.", images, images)
     said: list[str] = []
     context = Context(1, sizes["batch"], 0, 0, "task", said.append, watch.part)
     data = TaskData(0, task.name, task.prompts, clip.tokenize(task.prompts), Pixels(task.train, clip, True), context)
@@ -87,7 +86,7 @@ def _profile(resolved: Resolved, sizes: dict[str, int], device: torch.device) ->
     space = label_space("task", [task], 1, 0)
     assert space is not None
     with watch.phase("evaluation"):
-        test = Pixels(train, clip, True)
+        test = Pixels(images, clip, True)
         count_correct(method, method.classifier(space), test, space, settings.evaluate.batch_size)
     parts = list(watch.parts.items())
     seconds = [*watch.seconds.items(), *((f"  {name}", value) for name, value in parts)]

@@ -1,7 +1,6 @@
-"""The KeepLoRA family: presets, the released rules transcribed in float64, replayed batches, inspection, costs."""
+"""The KeepLoRA family: presets, the released rules transcribed in float64, inspection, costs."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -423,64 +422,12 @@ def test_the_head_needs_a_label_space_of_its_own() -> None:
         build(KeepLora, context=Context(3, 16, 0, 0, "all"), head="class-mean")
 
 
-# ---- recorded and replayed batches
+# ---- inspection and costs
 
 
 def toy_run(tmp_path: Path, *words: str) -> Path:
     line = [f"stream={TOY}", f"model={TOY}", f"out={tmp_path}", "device=cpu", "method.rank=4", "stream.count=2"]
     return run(resolve([*line, *words]))
-
-
-def test_a_run_can_follow_the_batches_of_another(tmp_path: Path) -> None:
-    first = toy_run(tmp_path / "a", "method=keeplora-plus", "batches.record=true")
-    record = first / "batches.jsonl"
-    passes = [json.loads(line) for line in record.read_text().splitlines()]
-    assert [(p["task"], p["purpose"], p["epoch"]) for p in passes] == [
-        (task, purpose, epoch)
-        for task in ("toy0", "toy1")
-        for purpose, epoch in (("gradient", 0), ("head", 0), ("train", 0), ("train", 1), ("statistics", 0))
-    ]
-    assert all(sorted(i for b in p["batches"] for i in b) == list(range(40)) for p in passes)
-    other = toy_run(tmp_path / "b", "method=keeplora-plus", "seeds.data_order=9")
-    replayed = toy_run(tmp_path / "c", "method=keeplora-plus", "seeds.data_order=9", f"batches.replay={record}",
-                       "batches.record=true")  # fmt: skip
-    assert (replayed / "batches.jsonl").read_text() == record.read_text()
-    losses = {
-        path: [
-            json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines() if '"loss"' in line
-        ]
-        for path in (first, other, replayed)
-    }
-    assert losses[replayed] == losses[first] != losses[other]
-    assert (replayed / "accuracy.csv").read_text() == (first / "accuracy.csv").read_text()
-
-
-@pytest.mark.parametrize(
-    ("change", "words", "message"),
-    [
-        (lambda lines: lines[1:], [], "the pass gradient 0 of task toy0 in the record .* is missing"),
-        (
-            lambda lines: lines,
-            ["train.batch_size=20"],
-            "has 3 batches, of 16 .* this run 2, of 20",
-        ),
-        (lambda lines: [re.sub(r"\[\[\d+", "[[40", lines[0])], [], "names images that are not among the 40"),
-        (lambda lines: [lines[0].replace("[[", "[[], [", 1).replace("]]", "")], [], "line 1 of .* is no pass"),
-        (lambda lines: [lines[0].replace("[[", "[[0, ")], [], "has 3 batches, of 17 images at most"),
-        (lambda lines: ["{}"], [], "line 1 of .* is no pass of batches"),
-    ],
-)
-def test_records_that_do_not_fit(change, words: list[str], message: str, tmp_path: Path) -> None:
-    record = toy_run(tmp_path / "a", "method=keeplora", "batches.record=true") / "batches.jsonl"
-    damaged = tmp_path / "damaged.jsonl"
-    damaged.write_text("\n".join(change(record.read_text().splitlines())) + "\n")
-    with pytest.raises(UserError, match=message):
-        toy_run(tmp_path / "b", "method=keeplora", f"batches.replay={damaged}", *words)
-    with pytest.raises(UserError, match=r"batches\.replay cannot be read"):
-        toy_run(tmp_path / "b", "method=keeplora", "batches.replay=nowhere.jsonl")
-
-
-# ---- inspection and costs
 
 
 def test_a_dump_holds_named_arrays(tmp_path: Path) -> None:
@@ -512,27 +459,3 @@ def test_costs_are_in_the_summary(tmp_path: Path) -> None:
     }  # fmt: skip
     assert sum(parts.values()) <= summary["seconds"]["statistics"] + 0.01
     assert summary["stored_bytes"] == 8 * summary["stored_numbers"] > 0
-
-
-def test_profile_tells_what_a_method_costs(capsys: pytest.CaptureFixture) -> None:
-    words = ["profile", "method=keeplora", f"model={TOY}", "method.rank=4", "classes=5", "batch=4", "steps=3"]
-    assert cli.main(words) == 0
-    told = capsys.readouterr().out
-    assert "5 classes, 3 steps of 4 images" in told
-    for what in ("gradient pass", "subspace update", "one training step", "peak memory", "kept after a task"):
-        assert what in told
-    assert cli.main(["profile", "method=zero-shot", f"model={TOY}", "classes=5"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["batch=0"], "batch=0 must be a whole number from 1"),
-        (["steps=2"], "steps=2 must be a whole number from 3"),
-        (["clases=3"], 'unknown word "clases" of profile (did you mean "classes"?)'),
-        (["method.rnk=3"], 'did you mean "method.rank"'),
-    ],
-)
-def test_wrong_words_of_profile(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
-    assert cli.main(["profile", "method=keeplora", f"model={TOY}", *words]) == 2
-    assert message in capsys.readouterr().err

@@ -252,6 +252,21 @@ def test_runs_at_once_decode_once(tmp_path: Path) -> None:
     assert calls.value == 1
 
 
+@pytest.mark.parametrize("error", [NotImplementedError("no flock"), PermissionError(13, "Permission denied")])
+def test_a_file_system_without_locks_is_no_hindrance(
+    error: Exception, cache: PixelCache, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(pixel_cache.FileLock, "acquire", refuse)
+    decoder = Decoder()
+    for _ in range(2):
+        found = cache.get("k", SHAPE, decoder)
+        assert found is not None and np.array_equal(found, DATA)
+    assert decoder.calls == 1 and told == []
+
+
 def test_waiting_for_another_run_is_told(cache: PixelCache, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from filelock import FileLock
 
