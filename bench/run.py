@@ -25,7 +25,7 @@ from bench.pixels import PixelStore
 from bench.progress import bar
 from bench.settings import describe
 from bench.task import LABEL_SPACES, Stream, Task, ZeroShot
-from bench.track import Record, code_identity, data_identity, identity, is_finished, peak_memory_mb
+from bench.record import Record, code_identity, data_identity, identity, is_finished, peak_memory_mb
 from bench.train import EpochReport
 
 BATCHES = "batches.jsonl"
