@@ -35,7 +35,8 @@ class BatchOrder:
     def __init__(self, replay: Path | None = None, record: Callable[[Mapping[str, Any]], None] | None = None):
         self.path = replay
         self.record = record
-        self._known: dict[Key, list[list[int]]] = {} if replay is None else _read(replay)
+        self.recorded: set[Key] = set()
+        self._known: dict[Key, list[list[int]]] = {} if replay is None else read_order(replay)
 
     def plan(self, task: str, purpose: str, epoch: int, drawn: Sequence[Tensor], images: int) -> Sequence[Tensor]:
         """The batches of one pass.
@@ -68,13 +69,22 @@ class BatchOrder:
             chosen = [torch.tensor(batch, dtype=torch.int64) for batch in found]
             if any(len(batch) == 0 or not 0 <= min(batch) <= max(batch) < images for batch in found):
                 raise UserError(f"{where} names images that are not among the {images} of the task: use the same data")
-        if self.record is not None:
+        # A pass made twice (at the begin and the end of a task, or in a continued run) is the same pass.
+        if self.record is not None and (task, purpose, epoch) not in self.recorded:
+            self.recorded.add((task, purpose, epoch))
             batches = [batch.tolist() for batch in chosen]
             self.record({"task": task, "purpose": purpose, "epoch": epoch, "batches": batches})
         return chosen
 
 
-def _read(path: Path) -> dict[Key, list[list[int]]]:
+def read_order(path: Path) -> dict[Key, list[list[int]]]:
+    """The batches of every recorded pass by (task, purpose, epoch).
+
+    Raises
+    ------
+    UserError
+        If the record cannot be read.
+    """
     known: dict[Key, list[list[int]]] = {}
     number = 0
     try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import UserError, suggest
+from bench.stopping import Stopped
 
 HELP = ("-h", "--help")
 
@@ -122,7 +123,7 @@ VERBS = {
         """\
 Everything is KEY=VALUE, in any order; --KEY=VALUE means the same. method=NAME, stream=NAME and model=NAME pick
 entries of "python -m bench list"; method.KEY=VALUE sets one of the entry's own settings. The same line again
-starts an unfinished run anew and leaves a finished one alone.
+continues an unfinished run and leaves a finished one alone.
 
 examples
   python -m bench run method=keeplora
@@ -281,6 +282,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for sentence in str(error).splitlines():
             print(f"error: {sentence}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print("stopped; the same line again continues the run", file=sys.stderr)
+        return 128 + stopped.signum
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

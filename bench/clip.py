@@ -264,14 +264,19 @@ class Clip:
         for linear_map in self.maps.values():
             linear_map.merge()
 
-    def weights_sha256(self) -> str:
-        """Hash of all parameters and buffers: names, types, shapes and bytes."""
-        digest = hashlib.sha256()
+    def digests(self) -> dict[str, str]:
+        """Hashes of all parameters and buffers by name: types, shapes and bytes."""
+        found = {}
         for name, tensor in sorted(self.model.state_dict().items()):
             tensor = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+            digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            found[name] = digest.hexdigest()
+        return found
+
+    def weights_sha256(self) -> str:
+        """Hash of all parameters and buffers: names, types, shapes and bytes."""
+        return hashlib.sha256(json.dumps(self.digests()).encode()).hexdigest()
 
 
 def _check_native(model: Any, text: Any, name: str) -> None:

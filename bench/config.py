@@ -65,6 +65,16 @@ class Batches:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """What a run keeps in order to be continued, and of what it learned."""
+
+    every: float | None = setting(
+        10.0, "minutes between checkpoints inside a task; null keeps one after each task only", low=0
+    )
+    final: bool = setting(True, "keep changed weights and the method's memory of a finished run in model.safetensors")
+
+
+@dataclass(frozen=True)
 class Cache:
     """Decoded images on disk."""
 
@@ -91,6 +101,7 @@ class Run:
     seeds: Seeds = field(default_factory=Seeds)
     track: Track = field(default_factory=Track)
     cache: Cache = field(default_factory=Cache)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
     batches: Batches = field(default_factory=Batches)
     seed: int = setting(0, "seed of the run", low=0)
     data: str | None = setting(None, "folder with the stream's images; null where they are embedded")
@@ -239,7 +250,7 @@ def resolve(pairs: Sequence[str], *, need_method: bool = True) -> Resolved:
 ELSEWHERE = {"out", "data", "device", "threads", "seed", "gate", "batches.record", "method.dump"}
 """Settings that say where, on what and with which seed a run is made, not what it computes; so do `MIRRORS`."""
 
-MIRRORS = ("track.", "cache.")
+MIRRORS = ("track.", "cache.", "checkpoint.")
 
 
 def decides(key: str) -> bool:

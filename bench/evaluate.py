@@ -1,6 +1,6 @@
 """One row of the accuracy matrix: every test set, measured in the stream's label space."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -46,8 +46,9 @@ def evaluate_row(
     batch_size: int,
     on_batch: Callable[[], None] = lambda: None,
     shared_prompts: str = "either",
+    done: Container[int] = (),
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield (column, correct, total) for every test set that has a label space after `seen` tasks.
+    """Yield (column, correct, total) for every test set that has a label space after `seen` tasks and is not `done`.
 
     Class features are encoded once for each distinct label space.
 
@@ -59,10 +60,12 @@ def evaluate_row(
         Number of tasks learned so far; 0 for the untrained model.
     shared_prompts : {"either", "first"}
         As for `bench.task.Stream`.
+    done : container of int
+        Columns that are measured already.
     """
     known: tuple[str, ...] | None = None
     for column, task in enumerate(tasks):
-        space = label_space(kind, tasks, seen, column, shared_prompts)
+        space = None if column in done else label_space(kind, tasks, seen, column, shared_prompts)
         if space is None:
             continue
         if space.prompts != known:

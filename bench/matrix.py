@@ -159,20 +159,26 @@ class AccuracyMatrix:
         copy._cells[: row + 1] = [list(cells) for cells in self._cells[: row + 1]]
         return copy
 
+    def csv(self) -> str:
+        """Return one line a cell, after a line of column names."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row, cells in enumerate(self._cells):
+            for column, cell in enumerate(cells):
+                place = [row, self.label(row), column + 1, self.tasks[column]]
+                accuracy = "" if cell.accuracy is None else repr(cell.accuracy)
+                counts = ["" if count is None else count for count in (cell.correct, cell.total)]
+                writer.writerow([*place, *counts, accuracy, cell.state])
+        return stream.getvalue()
+
     def to_csv(self, path: Path | str) -> None:
-        """Write one line a cell; the file is replaced as a whole or not at all."""
+        """Write what `csv` returns; the file is replaced as a whole or not at all."""
         path = Path(path)
         partial = path.with_name(path.name + ".tmp")
         try:
             with partial.open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.writer(stream, lineterminator="\n")
-                writer.writerow(COLUMNS)
-                for row, cells in enumerate(self._cells):
-                    for column, cell in enumerate(cells):
-                        place = [row, self.label(row), column + 1, self.tasks[column]]
-                        accuracy = "" if cell.accuracy is None else repr(cell.accuracy)
-                        counts = ["" if count is None else count for count in (cell.correct, cell.total)]
-                        writer.writerow([*place, *counts, accuracy, cell.state])
+                stream.write(self.csv())
                 stream.flush()
                 os.fsync(stream.fileno())
             partial.replace(path)

@@ -19,7 +19,7 @@ from bench.pixels import Pixels
 from bench.progress import watched
 from bench.seeding import generator
 from bench.task import LabelSpace
-from bench.train import EpochReport, Train, fit
+from bench.train import EpochReport, Train, TrainingState, fit
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ def _no_phase(name: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def _nothing(*_: Any) -> None:
+    """Hears and does nothing."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a method may know about the run.
@@ -66,6 +70,8 @@ class Context:
         Context in which time counts as a named phase of the run.
     order : BatchOrder
         Records or replays the batches of every pass.
+    may_stop : callable
+        Called where the run may be broken off, between two batches of a pass.
     """
 
     tasks: int
@@ -76,6 +82,7 @@ class Context:
     say: Callable[[str], None] = print
     phase: Callable[[str], AbstractContextManager[None]] = _no_phase
     order: BatchOrder = field(default_factory=BatchOrder)
+    may_stop: Callable[[], None] = _nothing
 
 
 @dataclass
@@ -92,6 +99,10 @@ class TaskData:
     tokens : Tensor
         The tokenised prompts, int64 [classes, context length].
     train : Pixels
+    resume : TrainingState or None
+        Where training was broken off, to be continued by `fit`.
+    safe_point : callable
+        Called between two steps of training with a function that tells where it stands.
     """
 
     index: int
@@ -100,9 +111,11 @@ class TaskData:
     tokens: Tensor
     train: Pixels
     context: Context
+    resume: TrainingState | None = None
+    safe_point: Callable[[Callable[[], TrainingState]], None] = _nothing
 
     def batches(
-        self, purpose: str, epoch: int = 0, drop_last: bool = False, batch_size: int | None = None
+        self, purpose: str, epoch: int = 0, drop_last: bool = False, batch_size: int | None = None, skip: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The training images in an order that depends on (data seed, purpose, task, epoch) alone.
 
@@ -110,6 +123,8 @@ class TaskData:
         ----------
         batch_size : int, optional
             The run's by default.
+        skip : int
+            Batches at the start that were taken already.
 
         Yields
         ------
@@ -121,9 +136,16 @@ class TaskData:
         size = batch_size or self.context.batch_size
         drawn = self.train.plan(size, generator(self.context.data_seed, purpose, self.index, epoch), drop_last)
         planned = self.context.order.plan(self.name, purpose, epoch, drawn, len(self.train))
-        batches = self.train.take(planned)
-        # The training loop shows one bar for all its epochs.
-        return batches if purpose == "train" else watched(f"{self.name}: {purpose}", batches, len(planned))
+        batches = self.train.take(planned[skip:])
+        # The training loop shows one bar for all its epochs, and says itself where it may stop.
+        return batches if purpose == "train" else self._watch(purpose, batches, len(planned))
+
+    def _watch(
+        self, purpose: str, batches: Iterator[tuple[Tensor, Tensor]], count: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in watched(f"{self.name}: {purpose}", batches, count):
+            self.context.may_stop()
+            yield batch
 
     def init_generator(self, purpose: str) -> torch.Generator:
         """A generator for initial values that depends on (init seed, purpose, task) alone."""
@@ -208,6 +230,16 @@ class Method:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What changes from step to step inside a task and is neither in `parameters()` nor in the model.
+
+        Running averages, for example. Everything else of a task in progress is made again by `begin_task`.
+        """
+        return {}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what `training_state` returned; called after `begin_task`."""
 
     def report(self) -> dict[str, Any]:
         """Figures about the task just learned for the record, made of numbers, texts, lists and dicts."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 import bench
@@ -22,6 +23,9 @@ from bench.config import Resolved, fingerprint
 from bench.errors import UserError
 from bench.matrix import AccuracyMatrix
 from bench.task import Stream, Task
+
+BATCHES = "batches.jsonl"
+"""The record of the order of batches."""
 
 CODE = ("bench", "methods", "datasets")
 """The folders of a checkout whose content is the code of a run."""
@@ -60,19 +64,73 @@ class Record:
     Parameters
     ----------
     directory : Path
-        Created if needed. Files of an unfinished attempt are replaced.
     """
 
     def __init__(self, directory: Path):
         self.directory = directory
-        with self._writing():
-            directory.mkdir(parents=True, exist_ok=True)
-            write_atomic(directory / "metrics.jsonl", "")
-            for stale in ("accuracy.csv", "summary.json", "batches.jsonl"):
-                (directory / stale).unlink(missing_ok=True)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
+        """While open, no other process writes to the directory, which is created if needed.
+
+        Raises
+        ------
+        UserError
+            If another process does.
+        """
+        lock, holder = FileLock(self.directory / "lock"), self.directory / "holder.json"
+        with self.writing():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                who = _holder(holder)
+                raise UserError(f"{self.directory} is being written by {who}: wait for it or stop it") from None
+        try:
+            with self.writing():
+                write_atomic(holder, json.dumps({"host": platform.node(), "pid": os.getpid()}) + "\n")
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            if is_finished(self.directory):
+                # Of a finished run nobody needs it. That of a broken off run stays: who removes a file that somebody
+                # else is about to lock makes room for two holders.
+                (self.directory / "lock").unlink(missing_ok=True)
+            lock.release()
+
+    def begin(self) -> None:
+        """Start anew: what an attempt without a checkpoint left behind is removed."""
+        with self.writing():
+            write_atomic(self.directory / "metrics.jsonl", "")
+            for stale in ("accuracy.csv", "summary.json", BATCHES):
+                (self.directory / stale).unlink(missing_ok=True)
+
+    def cut(self, name: str, size: int) -> None:
+        """Cut a file of lines back to a size in bytes.
+
+        Raises
+        ------
+        UserError
+            If it is shorter than that.
+        """
+        path = self.directory / name
+        with self.writing():
+            if not path.exists() or path.stat().st_size < size:
+                raise UserError(f"{path} has lost lines of an unfinished run: move {self.directory} away to run anew")
+            os.truncate(path, size)
+
+    def size(self, name: str) -> int | None:
+        """Size in bytes of a file of lines, all of which has reached the disk; None where there is none."""
+        path = self.directory / name
+        if not path.exists():
+            return None
+        with self.writing(), path.open("ab") as file:
+            os.fsync(file.fileno())
+            return file.tell()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """While open, a failure to write is a `UserError` that names the folder."""
         try:
             yield
         except OSError as error:
@@ -83,7 +141,7 @@ class Record:
 
     def text(self, name: str, content: str) -> None:
         """Write one file of the record."""
-        with self._writing():
+        with self.writing():
             write_atomic(self.directory / name, content)
 
     def json(self, name: str, content: Mapping[str, Any]) -> None:
@@ -96,12 +154,12 @@ class Record:
 
     def line(self, name: str, content: Mapping[str, Any]) -> None:
         """Append one JSON object to a file of lines."""
-        with self._writing(), (self.directory / name).open("a", encoding="utf-8") as file:
+        with self.writing(), (self.directory / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(content) + "\n")
 
     def matrix(self, matrix: AccuracyMatrix) -> None:
         """Write accuracy.csv anew."""
-        with self._writing():
+        with self.writing():
             matrix.to_csv(self.directory / "accuracy.csv")
 
     def settings(self, resolved: Resolved) -> None:
@@ -113,19 +171,36 @@ class Record:
 
     def environment(self, device: torch.device) -> None:
         """Write environment.json: where and with what the run is made."""
-        self.json(
-            "environment.json",
-            {
-                "python": platform.python_version(),
-                "platform": platform.platform(),
-                "processor": processor(),
-                "cores": os.cpu_count(),
-                "threads": torch.get_num_threads(),
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-                "packages": versions(PACKAGES),
-                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            },
-        )
+        self.json("environment.json", environment(device))
+
+    def continued(self, device: torch.device, code: Mapping[str, Any]) -> None:
+        """Add to environment.json where, with what and with which state of the code a run is continued."""
+        first = dict(json.loads((self.directory / "environment.json").read_text(encoding="utf-8")))
+        first.setdefault("continued", []).append({**environment(device), "code": dict(code)})
+        self.json("environment.json", first)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Where and with what a process runs."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "packages": versions(PACKAGES),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _holder(path: Path) -> str:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {found['pid']} on {found['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
 
 
 def data_identity(stream: Stream, tasks: Sequence[Task]) -> dict[str, Any]:

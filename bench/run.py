@@ -5,15 +5,16 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench import gate, metrics
-from bench.batch_order import BatchOrder
+from bench import checkpoint, gate, metrics
+from bench.batch_order import BatchOrder, read_order
+from bench.checkpoint import Checkpoints, Saved
 from bench.clip import Clip, load_open_clip
 from bench.config import Resolved, Run, Train, fingerprint, run_directory
 from bench.errors import UserError, suggest
@@ -23,13 +24,15 @@ from bench.metrics import AccuracyMatrix
 from bench.pixel_cache import PixelCache
 from bench.pixels import PixelStore
 from bench.progress import bar
+from bench.record import BATCHES, Record, code_identity, data_identity, identity, is_finished, peak_memory_mb
 from bench.settings import describe
+from bench.state import RunState, settle
+from bench.stopping import StopRequest
 from bench.task import LABEL_SPACES, Stream, Task, ZeroShot
-from bench.record import Record, code_identity, data_identity, identity, is_finished, peak_memory_mb
-from bench.train import EpochReport
+from bench.train import EpochReport, TrainingState
 
-BATCHES = "batches.jsonl"
-"""The record of the order of batches in a run directory."""
+MODEL = "model.safetensors"
+"""What a finished run learned: changed weights, and the method's memory."""
 
 DECODED_BYTES = 2**30
 """Decoded images kept in memory at most; larger sets are decoded on every pass."""
@@ -61,8 +64,18 @@ class Stopwatch:
         finally:
             self.parts[name] += time.perf_counter() - start
 
+    def resume(self, seconds: Mapping[str, float], parts: Mapping[str, float]) -> None:
+        """Add what an earlier process spent on the same run; ``seconds`` has its total too."""
+        for name, value in seconds.items():
+            if name == "total":
+                self._start -= value
+            else:
+                self.seconds[name] += value
+        for name, value in parts.items():
+            self.parts[name] += value
+
     def total(self) -> float:
-        """Seconds since the stopwatch was made."""
+        """Seconds that the run has taken so far."""
         return time.perf_counter() - self._start
 
 
@@ -261,114 +274,306 @@ def _repeat(directory: Path, resolved: Resolved) -> None:
 
 
 def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: torch.device) -> None:
-    watch = Stopwatch()
-    settings = resolved.run
-    with watch.phase("load"):
-        stream = _load_stream(resolved)
-        tasks = stream.tasks
-        expected = _published_zero_shot(resolved, stream)
-        if settings.gate == "on" and _is_real(resolved):
-            gate.check_data(stream)
-        budgets = [train_settings(resolved, task) for task in tasks]
-        clip = load_model(resolved)
-        weights = clip.weights_sha256()
-        clip.to(device)
-        tokens = [clip.tokenize(task.prompts) for task in tasks]
-    replay = settings.batches.replay
-    order = BatchOrder(Path(replay).expanduser() if replay else None)
-    context = Context(
-        len(tasks),
-        settings.train.batch_size,
-        settings.seeds.init or 0,
-        settings.seeds.data_order or 0,
-        stream.label_space,
-        say,
-        watch.part,
-        order,
-    )
-    store = PixelStore(clip, DECODED_BYTES, pixel_cache(settings))
-    matrix = AccuracyMatrix([task.name for task in tasks])
-    most_trained = stored = 0
-
-    where = f"{settings.stream} ({len(tasks)} tasks), {settings.model}, seed {settings.seed}, {device.type}"
-    say(f"{settings.method} on {where}")
-    if clip.too_long:
-        say(
-            f"note: {len(clip.too_long)} prompts are longer than the {clip.context_length} tokens that {clip.name} "
-            f'reads and lose their end, such as "{clip.too_long[0]}"'
-        )
-    for note in stream.notes:
-        say(f"note: {note}")
-    with watch.phase("statistics"):
-        method = resolved.method_class(resolved.method_settings, clip, context)
+    session = Session(resolved, directory, device)
+    stop, record = session.stop, session.record
     # Only now, when everything that may be wrong has been looked at: a mistake leaves no run directory behind.
-    record = Record(directory)
-    record.settings(resolved)
-    record.json("identity.json", identity(resolved, command, weights, data_identity(stream, tasks)))
-    record.environment(device)
-    if settings.batches.record:
-        record.text(BATCHES, "")
-        order.record = lambda entry: record.line(BATCHES, entry)
-    if stream.facts:
-        record.json("stream.json", stream.facts)
-    with watch.phase("evaluate"):
-        _measure(method, store, stream, 0, matrix, settings.evaluate.batch_size)
-    _keep(matrix, record, 0)
-    for line in gate.check_zero_shot(matrix, expected):
-        say(line)
+    with stop.listening(), record.held():
+        if is_finished(directory):  # by another process, while this one was loading
+            _repeat(directory, resolved)
+            return
+        session.start_or_continue(command)
+        session.go()
 
-    for index, task in enumerate(tasks):
-        start = time.perf_counter()
-        data = TaskData(index, task.name, task.prompts, tokens[index], store.get(task.train), context)
+
+class Session:
+    """One run in progress: its parts, where it stands, and how it goes on.
+
+    Parameters
+    ----------
+    resolved : Resolved
+    directory : Path
+        The run directory; it is created by `start_or_continue`.
+    device : torch.device
+
+    Attributes
+    ----------
+    row : int
+        The row of the matrix that is worked on: 0 is the untrained model, k the state after k tasks.
+    learned : bool
+        Whether the learning for that row is done.
+    figures : dict of str to object
+        What the record tells of that row, apart from its accuracies.
+    """
+
+    def __init__(self, resolved: Resolved, directory: Path, device: torch.device):
+        self.resolved = resolved
+        self.settings = settings = resolved.run
+        self.device = device
+        self.watch = watch = Stopwatch()
+        self.stop = StopRequest()
+        with watch.phase("load"):
+            self.stream = stream = _load_stream(resolved)
+            self.tasks = stream.tasks
+            self.expected = _published_zero_shot(resolved, stream)
+            if settings.gate == "on" and _is_real(resolved):
+                gate.check_data(stream)
+            self.budgets = [train_settings(resolved, task) for task in self.tasks]
+            self.clip = load_model(resolved)
+            self.state = RunState(self.clip, self.clip.digests())
+            self.weights = self.clip.weights_sha256()
+            self.clip.to(device)
+            self.tokens = [self.clip.tokenize(task.prompts) for task in self.tasks]
+        replay = settings.batches.replay
+        self.order = BatchOrder(Path(replay).expanduser() if replay else None)
+        self.context = Context(
+            len(self.tasks),
+            settings.train.batch_size,
+            settings.seeds.init or 0,
+            settings.seeds.data_order or 0,
+            stream.label_space,
+            say,
+            watch.part,
+            self.order,
+            self.stop.check,
+        )
+        self.store = PixelStore(self.clip, DECODED_BYTES, pixel_cache(settings))
+        self.matrix = AccuracyMatrix([task.name for task in self.tasks])
+        self.record = Record(directory)
+        self.checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint.every, say)
+        self.row, self.learned, self.figures, self.most_trained = 0, True, dict[str, Any](), 0
+        self._row_seconds, self._row_started = 0.0, time.perf_counter()
+        self._broken_off: Saved | None = None
+        self._introduce()
+        with watch.phase("statistics"):
+            self.method: Method = resolved.method_class(resolved.method_settings, self.clip, self.context)
+            settle(self.method)
+
+    def _introduce(self) -> None:
+        settings, clip = self.settings, self.clip
+        where = f"{settings.stream} ({len(self.tasks)} tasks), {settings.model}, seed {settings.seed}"
+        say(f"{settings.method} on {where}, {self.device.type}")
+        if clip.too_long:
+            say(
+                f"note: {len(clip.too_long)} prompts are longer than the {clip.context_length} tokens that {clip.name} "
+                f'reads and lose their end, such as "{clip.too_long[0]}"'
+            )
+        for note in self.stream.notes:
+            say(f"note: {note}")
+
+    # ---- beginning and continuing
+
+    def start_or_continue(self, command: Sequence[str]) -> None:
+        """Go on from the newest checkpoint if there is one, else begin the record.
+
+        Raises
+        ------
+        UserError
+            If the checkpoint is that of another version, other data or other weights.
+        """
+        record, data = self.record, data_identity(self.stream, self.tasks)
+        self._decisive = [fingerprint(self.resolved.flat), self.settings.seed, self.weights, data]
+        if saved := self.checkpoints.load():
+            self._continue(*saved)
+        else:
+            record.begin()
+            record.settings(self.resolved)
+            record.json("identity.json", identity(self.resolved, command, self.weights, data))
+            record.environment(self.device)
+            if self.settings.batches.record:
+                record.text(BATCHES, "")
+            if self.stream.facts:
+                record.json("stream.json", self.stream.facts)
+        if self.settings.batches.record:
+            self.order.record = lambda entry: record.line(BATCHES, entry)
+        self._row_started = time.perf_counter()
+
+    def _continue(self, base: Saved, step: Saved | None = None) -> None:
+        directory, values = self.record.directory, (step or base).values
+        if values["version"] != checkpoint.VERSION:
+            raise UserError(
+                f"{directory} holds an unfinished run of another version of keeplora-bench: finish it with that "
+                "version, or move it away to run anew"
+            )
+        if values["decisive"] != self._decisive:
+            raise UserError(
+                f"{directory} holds an unfinished run with other data or weights than this line has: move it away or "
+                "choose another folder with out=DIR"
+            )
+        record = self.record
+        for name, text in values["files"].items():
+            record.text(name, text)
+        if values["batches"] is not None:
+            record.cut(BATCHES, values["batches"])
+            self.order.recorded = set(read_order(directory / BATCHES))
+        record.continued(self.device, code_identity(self.resolved))
+        self.matrix = AccuracyMatrix.from_csv(directory / "accuracy.csv")
+        self.row, self.learned, self.figures = values["row"], values["learned"], values["figures"]
+        self.most_trained, self._row_seconds = values["most_trained"], values["row_seconds"]
+        self.watch.resume(values["seconds"], values["parts"])
+        self.state.load_between_tasks(self.method, base.tensors)
+        self._broken_off = step
+        where = "before any task" if self.row == 0 else f"in task {self.row} of {len(self.tasks)}"
+        say(f"continuing {where if self.row <= len(self.tasks) else 'after the last task'}")
+        if values["code"] != code_identity(self.resolved):
+            say("note: it was begun with another state of the code, which environment.json tells")
+
+    def save(self, training: TrainingState | None = None) -> None:
+        """Keep all that the rest of the run depends on: between tasks, or with a state of training inside one."""
+        record = self.record
+        values = {
+            "decisive": self._decisive,
+            "code": code_identity(self.resolved),
+            "row": self.row,
+            "learned": self.learned,
+            "figures": self.figures,
+            "most_trained": self.most_trained,
+            "row_seconds": self._seconds_of_row(),
+            "seconds": {"total": self.watch.total(), **self.watch.seconds},
+            "parts": dict(self.watch.parts),
+            "batches": record.size(BATCHES) if self.settings.batches.record else None,
+        }
+        with record.writing():
+            # With the lines in the checkpoint itself, a file torn by a crash is mended from it.
+            events = (record.directory / "metrics.jsonl").read_text(encoding="utf-8")
+            values["files"] = {"metrics.jsonl": events, "accuracy.csv": self.matrix.csv()}
+            if training is None:
+                tensors = self.state.between_tasks(self.method)
+            else:
+                tensors, more = self.state.inside_task(self.method, training)
+                values.update(more)
+            self.checkpoints.save(tensors, values, complete=training is None)
+
+    def _seconds_of_row(self) -> float:
+        return self._row_seconds + time.perf_counter() - self._row_started
+
+    def _safe_point(self, state: Callable[[], TrainingState]) -> None:
+        """Between two steps of training: keep where it stands if it is time to, or if the run shall stop."""
+        if self.stop.signum is not None or self.checkpoints.due():
+            self.save(state())
+        self.stop.check()
+
+    # ---- the tasks in order
+
+    def go(self) -> None:
+        """Learn and measure what is left, and finish the record."""
+        count = len(self.tasks)
+        while self.row <= count:
+            if not self.learned:
+                self._learn(self.row - 1)
+                self.learned = True
+                if self.checkpoints.due():
+                    self.save()
+            self._measure()
+            self._tell()
+            self.row, self.learned, self.figures = self.row + 1, False, {}
+            self._row_seconds, self._row_started = 0.0, time.perf_counter()
+            self.save()
+            self.stop.check()
+        self._finish()
+
+    def _learn(self, index: int) -> None:
+        task, budget, method, watch = self.tasks[index], self.budgets[index], self.method, self.watch
+        train = self.store.get(task.train)
+        data = TaskData(index, task.name, task.prompts, self.tokens[index], train, self.context)
+        data.safe_point = self._safe_point
         with watch.phase("statistics"):
             method.begin_task(data)
+        if self._broken_off is not None:
+            saved, self._broken_off = self._broken_off, None
+            data.resume = self.state.load_inside_task(method, saved.tensors, saved.values)
         with watch.phase("train"):
-            trained = _train(method, data, budgets[index], record, index, len(tasks))
+            trained = _train(method, data, budget, self.record, index, len(self.tasks))
         with watch.phase("statistics"):
             method.end_task(data)
-        store.release(task.train)
-        most_trained, stored = max(most_trained, trained), method.stored_numbers()
-        with watch.phase("evaluate"):
-            # Where the label space grows, the accuracies of a constant classifier change too.
-            if not method.constant or stream.label_space == "seen":
-                _measure(method, store, stream, index + 1, matrix, settings.evaluate.batch_size)
-            else:
-                _reuse(matrix, index + 1)
-        took = time.perf_counter() - start
-        figures = {
+            settle(method)
+        self.store.release(task.train)
+        self.most_trained = max(self.most_trained, trained)
+        self.figures = {
             "trained": trained,
-            "stored_numbers": stored,
+            "stored_numbers": method.stored_numbers(),
             "stored_bytes": method.stored_bytes(),
-            "seconds": round(took, 3),
             **method.report(),
         }
-        _keep(matrix, record, index + 1, **figures)
-        own = f"{matrix.accuracy(index + 1, index):5.1f}"
-        nothing = "" if trained or method.constant else "  (nothing was left to train)"
-        say(f"[{index + 1}/{len(tasks)}] {task.name:<14} accuracy {own} after {took:5.1f} s{nothing}")
 
-    seconds = {name: round(value, 3) for name, value in {"total": watch.total(), **watch.seconds}.items()}
-    record.json(
-        "summary.json",
-        {
-            "status": "finished",
-            "stream": settings.stream,
-            "model": settings.model,
-            "method": settings.method,
-            "fingerprint": fingerprint(resolved.flat),
-            "seed": settings.seed,
-            "metrics": metrics.summary(matrix),
-            "seconds": seconds,
-            "seconds_of_parts": {name: round(value, 3) for name, value in watch.parts.items()},
-            "trainable_parameters": most_trained,
-            "stored_numbers": stored,
-            "stored_bytes": method.stored_bytes(),
-            "peak_memory_mb": peak_memory_mb(device),
-        },
-    )
-    say()
-    say(matrix.render())
-    say(f"{seconds['total']:.0f} s, record in {record.directory}")
+    def _measure(self) -> None:
+        """Measure one row of the matrix: what of it is missing."""
+        # Where the label space grows, the accuracies of a constant classifier change too.
+        if self.row > 0 and self.method.constant and self.stream.label_space != "seen":
+            _reuse(self.matrix, self.row)
+            return
+        batch, done = self.settings.evaluate.batch_size, _measured(self.matrix, self.row)
+        todo = [task for column, task in enumerate(self.tasks) if column not in done]
+        total = sum(-(-len(task.test) // batch) for task in todo)
+        with (
+            self.watch.phase("evaluate"),
+            bar(f"after {self.matrix.label(self.row)}: evaluate", total) as advance,
+        ):
+
+            def on_batch() -> None:
+                advance()
+                self.stop.check()
+
+            row = evaluate_row(
+                self.method,
+                self.store,
+                self.tasks,
+                self.stream.label_space,
+                self.row,
+                batch,
+                on_batch,
+                self.stream.shared_prompts,
+                done,
+            )
+            for column, correct, count in row:
+                self.matrix.set(self.row, column, correct, count)
+                if self.checkpoints.due():
+                    self.save()
+
+    def _tell(self) -> None:
+        """Record a finished row, and say how the task went."""
+        row, seconds = self.row, round(self._seconds_of_row(), 3)
+        figures = {**self.figures, "seconds": seconds} if row else {}
+        _keep(self.matrix, self.record, row, **figures)
+        if row == 0:
+            for line in gate.check_zero_shot(self.matrix, self.expected):
+                say(line)
+            return
+        own = f"{self.matrix.accuracy(row, row - 1):5.1f}"
+        nothing = "" if figures["trained"] or self.method.constant else "  (nothing was left to train)"
+        name = self.tasks[row - 1].name
+        say(f"[{row}/{len(self.tasks)}] {name:<14} accuracy {own} after {seconds:5.1f} s{nothing}")
+
+    def _finish(self) -> None:
+        settings, record, watch, method = self.settings, self.record, self.watch, self.method
+        if settings.checkpoint.final:
+            values = {"version": checkpoint.VERSION, "weights_sha256": self.weights}
+            with record.writing():
+                content = checkpoint.pack(self.state.between_tasks(method), values)
+                checkpoint.write_durable(record.directory / MODEL, content)
+        seconds = {name: round(value, 3) for name, value in {"total": watch.total(), **watch.seconds}.items()}
+        record.json(
+            "summary.json",
+            {
+                "status": "finished",
+                "stream": settings.stream,
+                "model": settings.model,
+                "method": settings.method,
+                "fingerprint": fingerprint(self.resolved.flat),
+                "seed": settings.seed,
+                "metrics": metrics.summary(self.matrix),
+                "seconds": seconds,
+                "seconds_of_parts": {name: round(value, 3) for name, value in watch.parts.items()},
+                "trainable_parameters": self.most_trained,
+                "stored_numbers": method.stored_numbers(),
+                "stored_bytes": method.stored_bytes(),
+                "peak_memory_mb": peak_memory_mb(self.device),
+            },
+        )
+        with record.writing():
+            self.checkpoints.clear()
+        say()
+        say(self.matrix.render())
+        say(f"{seconds['total']:.0f} s, record in {record.directory}")
 
 
 def _with_validation(task: Task) -> Task:
@@ -389,13 +594,9 @@ def _train(method: Method, data: TaskData, train: Train, record: Record, index: 
         return method.fit(data, train, advance, on_epoch)
 
 
-def _measure(method: Method, store: PixelStore, stream: Stream, seen: int, matrix: AccuracyMatrix, batch: int) -> None:
-    """Measure one row of the matrix."""
-    total = sum(-(-len(task.test) // batch) for task in stream.tasks)
-    with bar(f"after {matrix.label(seen)}: evaluate", total) as advance:
-        row = evaluate_row(method, store, stream.tasks, stream.label_space, seen, batch, advance, stream.shared_prompts)
-        for column, correct, count in row:
-            matrix.set(seen, column, correct, count)
+def _measured(matrix: AccuracyMatrix, row: int) -> list[int]:
+    """The columns of a row that are measured already."""
+    return [column for column in range(len(matrix.tasks)) if matrix.state(row, column) == "measured"]
 
 
 def _reuse(matrix: AccuracyMatrix, row: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,71 @@ class EpochReport:
     lr: float
 
 
+@dataclass(frozen=True)
+class TrainingState:
+    """Where the training of one task stands between two steps, apart from what is trained.
+
+    Attributes
+    ----------
+    tensors : dict of str to Tensor
+        Those of the optimiser, and the sum of the losses in the epoch at hand.
+    values : dict of str to object
+        Plain values: epoch and steps done in it, groups of the optimiser, schedule.
+    """
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+
+Schedule = torch.optim.lr_scheduler.LRScheduler | None
+
+
+def capture_training(
+    optimizer: torch.optim.Optimizer, schedule: Schedule, epoch: int, step: int, total: Tensor, seen: int
+) -> TrainingState:
+    """The state after `step` steps of an epoch, in which `seen` images had losses that sum to `total`."""
+    state = optimizer.state_dict()
+    tensors, others = {"loss sum": total}, []
+    for index, entries in state["state"].items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}/{key}"] = value
+            else:
+                others.append([index, key, value])
+    values = {
+        "epoch": epoch,
+        "step": step,
+        "seen": seen,
+        "groups": state["param_groups"],
+        "others": others,
+        "schedule": None if schedule is None else schedule.state_dict(),
+    }
+    return TrainingState(tensors, values)
+
+
+def restore_training(
+    saved: TrainingState, optimizer: torch.optim.Optimizer, schedule: Schedule, device: torch.device
+) -> tuple[int, int, Tensor, int]:
+    """Put optimiser and schedule back; returns epoch, step, sum of losses and images seen, as captured."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, tensor in saved.tensors.items():
+        index, _, key = name.partition("/")
+        if key:
+            state.setdefault(int(index), {})[key] = tensor
+    for index, key, value in saved.values["others"]:
+        state.setdefault(index, {})[key] = value
+    # JSON made lists of the tuples (beta1, beta2).
+    groups = [
+        {key: tuple(value) if key == "betas" else value for key, value in group.items()}
+        for group in saved.values["groups"]
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    if schedule is not None:
+        schedule.load_state_dict(dict(saved.values["schedule"]))
+    values = saved.values
+    return values["epoch"], values["step"], saved.tensors["loss sum"].to(device), values["seen"]
+
+
 def build_optimizer(parameters: Sequence[Tensor], train: Train) -> torch.optim.Optimizer:
     """AdamW, Adam or SGD with the run's learning rate and weight decay."""
     if train.optimizer == "sgd":
@@ -37,9 +103,7 @@ def build_optimizer(parameters: Sequence[Tensor], train: Train) -> torch.optim.O
     return kind(parameters, lr=train.lr, weight_decay=train.weight_decay)
 
 
-def build_schedule(
-    optimizer: torch.optim.Optimizer, train: Train, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler | None:
+def build_schedule(optimizer: torch.optim.Optimizer, train: Train, steps: int) -> Schedule:
     """The learning rate over `steps` optimiser steps; None for a constant one.
 
     ``onecycle`` has PyTorch's defaults, as in the code released with KeepLoRA: up to ``lr`` over 30 % of the steps from
@@ -77,7 +141,8 @@ def fit(
     """Train `method.parameters()` on a task for the given budget.
 
     Every epoch sees all images once, shuffled, the last partial batch included. The parameters require gradients only
-    in here.
+    in here. Training that was broken off continues from `task.resume`; after every step `task.safe_point` may keep
+    where it stands.
 
     Parameters
     ----------
@@ -100,13 +165,17 @@ def fit(
     steps_per_epoch = math.ceil(len(task.train) / train.batch_size)
     optimizer = build_optimizer(parameters, train)
     schedule = build_schedule(optimizer, train, steps_per_epoch * train.epochs)
+    # Losses are summed on the device: reading one at every step would make the device wait.
+    first, step, total, seen = 0, 0, torch.zeros((), device=task.tokens.device), 0
+    if task.resume is not None:
+        first, step, total, seen = restore_training(task.resume, optimizer, schedule, task.tokens.device)
+        for _ in range(first * steps_per_epoch + step):
+            on_step()
     for parameter in parameters:
         parameter.requires_grad_(True)
     try:
-        for epoch in range(train.epochs):
-            # Summed on the device: reading the loss at every step would make the device wait.
-            total, seen = torch.zeros((), device=task.tokens.device), 0
-            for pixels, labels in task.batches("train", epoch, batch_size=train.batch_size):
+        for epoch in range(first, train.epochs):
+            for pixels, labels in task.batches("train", epoch, batch_size=train.batch_size, skip=step):
                 loss = method.loss(pixels, labels, task)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -118,7 +187,9 @@ def fit(
                 method.after_step()
                 total += loss.detach() * len(labels)
                 seen += len(labels)
+                step += 1
                 on_step()
+                task.safe_point(partial(capture_training, optimizer, schedule, epoch, step, total, seen))
             mean = float(total) / seen
             if not math.isfinite(mean):
                 raise UserError(
@@ -126,6 +197,7 @@ def fit(
                     f"(now {train.lr:g}) or set train.grad_clip"
                 )
             on_epoch(EpochReport(epoch, mean, optimizer.param_groups[0]["lr"]))
+            step, total, seen = 0, torch.zeros_like(total), 0
     finally:
         for parameter in parameters:
             parameter.requires_grad_(False)

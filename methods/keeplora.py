@@ -302,6 +302,14 @@ class KeepLora(Method):
         self.bases = {n: t.to(self.clip.exact_device) for n, t in state.items() if not n.startswith("head.")}
         self.heads = {int(n[5:]): t.to(self.clip.device) for n, t in state.items() if n.startswith("head.")}
 
+    def training_state(self) -> dict[str, Tensor]:
+        """The first losses of the task, where they are kept for inspection."""
+        return {"losses": torch.tensor(self.inspection.losses, dtype=torch.float64)} if self.inspection else {}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        if "losses" in state:
+            self.inspection.losses = state["losses"].tolist()
+
     # ---- inspection: method.dump
 
     def _inspect_start(self, linear_map: LinearMap, gradient: Tensor) -> None:

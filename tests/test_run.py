@@ -47,6 +47,7 @@ def test_the_record_is_whole(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names == {
         "config.yaml", "identity.json", "environment.json", "metrics.jsonl", "accuracy.csv", "summary.json",
+        "model.safetensors",
     }  # fmt: skip
     identity = json.loads((finished / "identity.json").read_text())
     assert identity["command"] == ["the", "command"]

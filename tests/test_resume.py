@@ -1,0 +1,323 @@
+"""A run broken off anywhere and started again ends with the bits of one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import registry
+from bench import run as engine
+from bench.checkpoint import Checkpoints
+from bench.config import resolve
+from bench.errors import UserError
+from bench.run import MODEL, Session, run
+from bench.stopping import Stopped
+
+ROOT = Path(__file__).parent.parent
+TOY = str(Path(__file__).parent / "toy.py")
+TIMES = {"seconds"}
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def words(out: Path, method: str, *more: str) -> list[str]:
+    found = [
+        f"stream={TOY}",
+        "stream.count=2",
+        f"model={TOY}",
+        f"method={method}",
+        f"out={out}",
+        "device=cpu",
+        "threads=1",
+        *more,
+    ]
+    entry = registry.entries("method").get(method)
+    settings = getattr(registry.load_entry(entry), "Settings", None) if entry else None
+    return [*found, "method.rank=4"] if hasattr(settings, "rank") else found
+
+
+def events(directory: Path) -> list[dict]:
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def assert_same(first: Path, second: Path) -> None:
+    assert events(first) == events(second)
+    for name in ("accuracy.csv", MODEL, "batches.jsonl", "config.yaml"):
+        assert (first / name).exists() == (second / name).exists()
+        if (first / name).exists() and name != "config.yaml":
+            assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    metrics = [json.loads((path / "summary.json").read_text())["metrics"] for path in (first, second)]
+    assert metrics[0] == metrics[1]
+
+
+def until_finished(line: list[str], attempts: int = 200) -> tuple[Path, int]:
+    """Start the same line until it ends; returns the run directory and how often it was broken off."""
+    for attempt in range(attempts):
+        try:
+            return run(resolve(line)), attempt
+        except (Killed, Stopped):
+            continue
+    raise AssertionError("the run makes no progress")
+
+
+@pytest.fixture
+def killed_after(monkeypatch: pytest.MonkeyPatch):
+    """Makes every process die after so many checkpoints, before or after the last of them is written."""
+
+    def arrange(count: int, before: bool) -> None:
+        save, left = Checkpoints.save, {"now": count}
+
+        def dying(self: Checkpoints, *arguments, **named) -> None:
+            left["now"] -= 1
+            die = left["now"] <= 0
+            if die:
+                left["now"] = count
+            if die and before:
+                raise Killed
+            save(self, *arguments, **named)
+            if die:
+                raise Killed
+
+        monkeypatch.setattr(Checkpoints, "save", dying)
+
+    return arrange
+
+
+@pytest.mark.parametrize("method", sorted(registry.entries("method")))
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(method: str, tmp_path: Path, killed_after) -> None:
+    more = ["batches.record=true", "checkpoint.every=0"]
+    straight = run(resolve(words(tmp_path / "straight", method, *more)))
+    killed_after(8, before=False)
+    broken, times = until_finished(words(tmp_path / "broken", method, *more))
+    assert times >= 2 or method == "zero-shot"  # which has nothing to be killed in
+    assert_same(straight, broken)
+    assert not (broken / "checkpoints").exists()
+
+
+def test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_the_one_before(tmp_path: Path, killed_after) -> None:
+    straight = run(resolve(words(tmp_path / "straight", "keeplora")))
+    killed_after(4, before=True)
+    broken, times = until_finished(words(tmp_path / "broken", "keeplora", "checkpoint.every=0"))
+    assert times >= 3
+    assert_same(straight, broken)
+
+
+@pytest.mark.parametrize("train", [["train.optimizer=sgd"], ["train.schedule=cosine"], ["train.schedule=constant"]])
+def test_every_optimiser_and_schedule_continues_exactly(train: list[str], tmp_path: Path, killed_after) -> None:
+    straight = run(resolve(words(tmp_path / "straight", "lora", *train)))
+    killed_after(3, before=False)
+    broken, _ = until_finished(words(tmp_path / "broken", "lora", "checkpoint.every=0", *train))
+    assert_same(straight, broken)
+
+
+def test_between_tasks_is_enough_where_nothing_is_kept_inside(tmp_path: Path, killed_after) -> None:
+    straight = run(resolve(words(tmp_path / "straight", "inflora")))
+    killed_after(2, before=False)
+    broken, times = until_finished(words(tmp_path / "broken", "inflora", "checkpoint.every=null"))
+    assert times == 1  # of the three rows' checkpoints
+    assert_same(straight, broken)
+
+
+def test_the_dump_of_a_broken_off_run_is_whole(tmp_path: Path, killed_after) -> None:
+    run(resolve(words(tmp_path / "straight", "keeplora", f"method.dump={tmp_path / 'a'}")))
+    killed_after(3, before=False)
+    until_finished(words(tmp_path / "broken", "keeplora", "checkpoint.every=0", f"method.dump={tmp_path / 'b'}"))
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_only_what_changed_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, set[str]] = {}
+    save = Checkpoints.save
+
+    def watching(self, tensors, values, complete):
+        seen.setdefault("task" if complete else "step", set()).update(tensors)
+        save(self, tensors, values, complete)
+
+    monkeypatch.setattr(Checkpoints, "save", watching)
+    run(resolve(words(tmp_path, "lora", "checkpoint.every=0", "method.maps=[q]", "method.towers=[image]")))
+    weights = {name for name in seen["task"] if name.startswith("weight/")}
+    assert weights == {f"weight/visual.transformer.resblocks.{block}.attn.in_proj_weight" for block in (0, 1)}
+    assert not any(name.startswith("method/") for name in seen["step"])
+    assert {"update/image.0.q/A", "update/image.0.q/B", "training/loss sum"} <= seen["step"]
+    assert not any(name.startswith("parameter/") for name in seen["step"])
+
+
+def test_the_model_of_a_finished_run_is_kept_unless_it_is_not_wanted(tmp_path: Path) -> None:
+    from bench.checkpoint import unpack
+
+    directory = run(resolve(words(tmp_path / "a", "keeplora-plus")))
+    tensors, values = unpack((directory / MODEL).read_bytes())
+    assert values["weights_sha256"] == json.loads((directory / "identity.json").read_text())["weights_sha256"]
+    heads = {name: tensor for name, tensor in tensors.items() if name.startswith("method/head.")}
+    assert {name: tuple(tensor.shape) for name, tensor in heads.items()} == {
+        f"method/head.{index}": (3, 32) for index in range(2)
+    }
+    assert any(name.startswith("weight/text") or name.startswith("weight/transformer") for name in tensors)
+    without = run(resolve(words(tmp_path / "b", "keeplora-plus", "checkpoint.final=false")))
+    assert not (without / MODEL).exists() and without.name == directory.name
+
+
+def broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> tuple[list[str], Path]:
+    """A run that ended inside its second task."""
+    line = words(tmp_path, "lora", "checkpoint.every=0", *more)
+    tell = Session._tell
+
+    def dying(self: Session) -> None:
+        if self.row == 2:
+            raise Killed
+        tell(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "_tell", dying)
+        with pytest.raises(Killed):
+            run(resolve(line))
+    return line, engine.run_directory(resolve(line))
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path, monkeypatch, capsys) -> None:
+    straight = run(resolve(words(tmp_path / "straight", "lora")))
+    line, directory = broken_off(tmp_path / "broken", monkeypatch)
+    files = sorted((directory / "checkpoints").glob("*-task.*"))
+    assert len(files) == 2
+    content = bytearray(files[-1].read_bytes())
+    content[len(content) // 2] ^= 1
+    files[-1].write_bytes(content)
+    assert_same(straight, run(resolve(line)))
+    assert f"the checkpoint {files[-1]} is damaged and passed over" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 100], ids=["empty", "text", "noise"])
+def test_a_run_without_a_whole_checkpoint_begins_anew(content: bytes, tmp_path, monkeypatch) -> None:
+    straight = run(resolve(words(tmp_path / "straight", "lora")))
+    line, directory = broken_off(tmp_path / "broken", monkeypatch)
+    for path in (directory / "checkpoints").iterdir():
+        path.write_bytes(content)
+    assert_same(straight, run(resolve(line)))
+
+
+def test_a_torn_line_is_mended(tmp_path, monkeypatch) -> None:
+    straight = run(resolve(words(tmp_path / "straight", "lora", "batches.record=true")))
+    line, directory = broken_off(tmp_path / "broken", monkeypatch, "batches.record=true")
+    for name in ("metrics.jsonl", "batches.jsonl"):
+        with (directory / name).open("a") as file:
+            file.write('{"event": "ep')
+    (directory / "accuracy.csv").write_text("row")
+    assert_same(straight, run(resolve(line)))
+
+
+def test_lost_lines_of_the_order_are_not_passed_over(tmp_path, monkeypatch) -> None:
+    line, directory = broken_off(tmp_path, monkeypatch, "batches.record=true")
+    (directory / "batches.jsonl").write_text("")
+    with pytest.raises(UserError, match="batches.jsonl has lost lines"):
+        run(resolve(line))
+
+
+def test_other_data_do_not_continue_a_run(tmp_path, monkeypatch) -> None:
+    line, directory = broken_off(tmp_path, monkeypatch)
+    original = engine.data_identity
+    monkeypatch.setattr(engine, "data_identity", lambda *a: {**original(*a), "prompts_sha256": "other"})
+    with pytest.raises(UserError, match=f"{directory} holds an unfinished run with other data or weights"):
+        run(resolve(line))
+
+
+def test_another_version_does_not_continue_a_run(tmp_path, monkeypatch) -> None:
+    line, _ = broken_off(tmp_path, monkeypatch)
+    monkeypatch.setattr("bench.checkpoint.VERSION", 99)
+    with pytest.raises(UserError, match="holds an unfinished run of another version"):
+        run(resolve(line))
+
+
+def test_another_state_of_the_code_is_told_and_recorded(tmp_path, monkeypatch, capsys) -> None:
+    line, directory = broken_off(tmp_path, monkeypatch)
+    monkeypatch.setattr(engine, "code_identity", lambda resolved: {"code_revision": "another"})
+    run(resolve(line))
+    assert "note: it was begun with another state of the code" in capsys.readouterr().out
+    (continued,) = json.loads((directory / "environment.json").read_text())["continued"]
+    assert continued["code"] == {"code_revision": "another"} and continued["host"]
+
+
+def test_two_processes_do_not_write_one_record(tmp_path: Path) -> None:
+    from bench.record import Record
+
+    line = words(tmp_path, "lora")
+    directory = engine.run_directory(resolve(line))
+    with (
+        Record(directory).held(),
+        pytest.raises(UserError, match=f"{directory} is being written by process {os.getpid()} on"),
+    ):
+        run(resolve(line))
+    run(resolve(line))
+    assert not (directory / "lock").exists() and not (directory / "holder.json").exists()
+
+
+def start(line: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench", "run", *line],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+    )
+
+
+def wait_for_row(process: subprocess.Popen, directory: Path, row: int) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        path = directory / "metrics.jsonl"
+        if path.exists() and f'"row": {row},' in path.read_text():
+            return
+        time.sleep(0.01)
+    raise AssertionError(process.communicate())
+
+
+# Long enough to be met alive after the first task.
+LONG = ["train.epochs=15"]
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(resolve(words(tmp_path_factory.mktemp("long"), "lora", *LONG)))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGKILL])
+def test_a_signal_stops_a_process_where_it_can_be_continued(
+    signum: signal.Signals, tmp_path: Path, long_run: Path
+) -> None:
+    line = words(tmp_path, "lora", *LONG)
+    directory = engine.run_directory(resolve(line))
+    process = start(line)
+    wait_for_row(process, directory, 1)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    if signum == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 128 + signum
+        assert "the same line again continues the run" in errors and "Traceback" not in errors
+    assert not (directory / "summary.json").exists()
+    assert_same(long_run, run(resolve(line)))
+
+
+def test_signals_are_nobody_elses_after_a_run(tmp_path: Path) -> None:
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    run(resolve(words(tmp_path, "zero-shot")))
+    assert before == {signum: signal.getsignal(signum) for signum in before}
+
+
+def test_resuming_counts_the_time_of_all_attempts(tmp_path, monkeypatch) -> None:
+    line, directory = broken_off(tmp_path, monkeypatch)
+    monkeypatch.setattr(Session, "_introduce", lambda self: self.watch.resume({"total": 1000.0}, {}))
+    run(resolve(line))
+    assert json.loads((directory / "summary.json").read_text())["seconds"]["total"] > 1000
+    assert torch.is_grad_enabled()
