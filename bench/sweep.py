@@ -25,9 +25,10 @@ from typing import Any
 import yaml
 
 from bench import listing
-from bench.config import read, resolve, run_directory
+from bench.config import read
 from bench.errors import UserError, suggest
 from bench.files import is_finished
+from bench.remember import Memory
 
 TOP = {
     "apiVersion", "command", "controller", "description", "early_terminate", "entity", "image_uri", "job", "kind",
@@ -123,7 +124,7 @@ def shipped_folder() -> Path:
 
 
 def expand(file: Path, words: Sequence[str] = (), count: int | None = None, seed: int = 0) -> Sweep:
-    """Return the runs that a sweep file means, every one resolved; nothing is started.
+    """Return the runs that a sweep file means, every one resolved, now or earlier by the same code; nothing is started.
 
     Parameters
     ----------
@@ -162,6 +163,7 @@ def expand(file: Path, words: Sequence[str] = (), count: int | None = None, seed
     drawn = _grid(parameters) if method == "grid" else _random(parameters, seed)
     swept = {one.key for one in parameters if one.swept}
     added = set(read(words, []))
+    memory = Memory()
     points: dict[Path, Point] = {}
     repeated = 0
     for values in itertools.islice(drawn, cap):
@@ -170,17 +172,17 @@ def expand(file: Path, words: Sequence[str] = (), count: int | None = None, seed
         label = " ".join(arguments[key] for key in values if key in swept)
         line = (*before, *arguments.values(), *after, *words)
         try:
-            resolved = resolve(line)
+            directory, out, threads = memory.look_up(line)
         except UserError as error:
             problems += str(error).splitlines()
             continue
-        directory = run_directory(resolved)
         repeated += directory in points
-        folder = Path(resolved.run.out).expanduser() / "sweeps" / file.stem
-        point = Point(len(points) + 1, line, label or " ".join(line), resolved.run.threads, directory, folder)
+        folder = out / "sweeps" / file.stem
+        point = Point(len(points) + 1, line, label or " ".join(line), threads, directory, folder)
         points.setdefault(directory, point)
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
+    memory.keep()
     notes = []
     if repeated:
         notes.append(f"{repeated} points mean the same run as an earlier one and are left out")

@@ -12,6 +12,7 @@ from bench import cli, launch, registry, sweep
 from bench.config import resolve
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("own_cache")
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
 
 

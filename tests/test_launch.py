@@ -63,6 +63,9 @@ def stand_in(point: sweep.Point) -> list[str]:
     return [sys.executable, "-c", CHILD, str(point.directory), words.get("method.note", "")]
 
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """Return a function that writes a sweep file over plug-in files; runs are stood in for."""

@@ -24,6 +24,9 @@ COMMAND = ["${env}", "${interpreter}", "-m", "bench", "run", "${args_no_hyphens}
 SHIPPED = sorted(sweep.shipped_folder().glob("*.yaml"))
 
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
 @pytest.fixture
 def write(toys, tmp_path):
     """Return a function that writes a sweep file over stand-in plug-ins."""
