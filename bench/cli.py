@@ -102,6 +102,12 @@ def _data(words: list[str]) -> int:
     return doctor.data(words[0], words[1:])
 
 
+def _sweep(words: list[str]) -> int:
+    from bench.launch import sweep
+
+    return sweep(words)
+
+
 def _folder(word: str) -> Path:
     path = Path(word).expanduser()
     if not path.is_dir():
@@ -122,8 +128,8 @@ VERBS = {
         "run method=NAME [KEY=VALUE...]",
         """\
 Everything is KEY=VALUE, in any order; --KEY=VALUE means the same. method=NAME, stream=NAME and model=NAME pick
-entries of "python -m bench list"; method.KEY=VALUE sets one of the entry's own settings. The same line again
-continues an unfinished run and leaves a finished one alone.
+entries of "python -m bench list"; method.KEY=VALUE sets one of the entry's own settings, or all members of a group of
+them (method.feature_energy=0.9). The same line again continues an unfinished run and leaves a finished one alone.
 
 examples
   python -m bench run method=keeplora
@@ -135,6 +141,28 @@ short names often reached for
   out=DIR  seed=N  data=DIR  device=auto|cpu|cuda|mps  train.epochs=N  train.lr=X  track.wandb=off
 """,
         _run,
+    ),
+    "sweep": Verb(
+        "run every point of a W&B sweep file, or show how far it is",
+        "sweep FILE [status] [KEY=VALUE...]",
+        """\
+FILE is a W&B sweep file with method: grid or random, or the name of one that comes along (compare_methods, seeds,
+keeplora_rank, ...). Every point is checked before one starts; finished points are left alone, failed and interrupted
+ones are run again by the same line. "status" shows states and results, dry_run=true the points, and neither starts any.
+
+KEY=VALUE is a setting for every point, as for "run", or one of
+  launch=inline|local    one point after another with its output (default), or several at a time
+  launch.processes=N     points at a time with launch=local (half the cores)
+  count=N                the first N points; needed by method: random without run_cap
+  sweep_seed=N           which points method: random draws (0)
+  dry_run=true           show points, words, run directories and states
+
+examples
+  python -m bench sweep compare_methods
+  python -m bench sweep sweeps/keeplora_rank.yaml launch=local launch.processes=2 out=elsewhere
+  python -m bench sweep compare_methods status
+""",
+        _sweep,
     ),
     "list": Verb(
         "show methods, streams, datasets and models, or everything about one",

@@ -193,7 +193,8 @@ def resolve(pairs: Sequence[str], *, need_method: bool = True) -> Resolved:
     ----------
     pairs : sequence of str
         Words such as ``method=keeplora``, ``--method.rank=8`` or ``method.maps=[q,v]``, in any order; of a key given
-        twice the last counts. Values are YAML.
+        twice the last counts. Values are YAML; where null is allowed, Python's ``None`` means it too. A scalar for a
+        group inside ``method.``, ``stream.`` or ``model.`` sets all its members.
     need_method : bool, optional
         Whether a run without a method is an error.
 
@@ -203,7 +204,7 @@ def resolve(pairs: Sequence[str], *, need_method: bool = True) -> Resolved:
         With one sentence for every problem found, joined by newlines.
     """
     problems: list[str] = []
-    given = _read(pairs, problems)
+    given = read(pairs, problems)
     known = run_settings()
     names = {f"{kind}.name" for kind in CHOICES}
     choices = {kind: _choose(kind, given, known[f"{kind}.name"], need_method, problems) for kind in CHOICES}
@@ -279,9 +280,12 @@ def run_directory(resolved: Resolved) -> Path:
     return Path(run.out).expanduser() / run.stream / run.model.replace("/", "-") / run.method / leaf
 
 
-def _read(pairs: Sequence[str], problems: list[str]) -> dict[str, tuple[Any, str]]:
-    """Return dotted key -> (value as YAML, text); ``method=NAME`` becomes ``method.name``."""
-    given = {}
+def read(pairs: Sequence[str], problems: list[str]) -> dict[str, tuple[Any, str]]:
+    """Return dotted key -> (value as YAML, text); ``method=NAME`` becomes ``method.name``.
+
+    A key stands where it was given last, since a later word for a group overrides earlier ones for its members.
+    """
+    given: dict[str, tuple[Any, str]] = {}
     for pair in pairs:
         key, equals, raw = pair.removeprefix("--").partition("=")
         key = key.strip()
@@ -293,7 +297,13 @@ def _read(pairs: Sequence[str], problems: list[str]) -> dict[str, tuple[Any, str
             value = parsed["value"] if isinstance(parsed, dict) else None
         except Exception:  # no YAML: a text setting takes it as it is, any other says what it wants
             value = raw
-        given[f"{key}.name" if key in CHOICES else key] = (value, raw.strip())
+        found = {key: (value, raw.strip())}
+        if key in CHOICES:  # W&B hands over a nested group of parameters as one mapping
+            members = {name: (item, show(item)) for name, item in value.items()} if isinstance(value, dict) else {}
+            found = {f"{key}.{name}": item for name, item in (members or {"name": found[key]}).items()}
+        for name, item in found.items():
+            given.pop(name, None)
+            given[name] = item
     return given
 
 
@@ -366,21 +376,28 @@ class _Values:
         self.wrong: set[str] = set()
 
     def put(self, key: str, value: Any, raw: str | None, source: str, blame: str = "") -> None:
-        """Set one value, or the members of a group given as a mapping."""
-        group = key.split(".")[0]
+        """Set one value, or the members of a group given as a mapping or, for a plug-in's group, as one scalar."""
+        group, _, inside = key.partition(".")
         one = self.settable.get(key)
-        if one is not None:
+        members = [name for name in self.settable if name.startswith(f"{key}.")]
+        if members and isinstance(value, dict):
+            for name, item in value.items():
+                self.put(f"{key}.{name}", item, None if raw is None else show(item), source, blame)
+        elif one is not None or (members and inside and group in self.choices):
             try:
-                self.flat[key] = one.convert(value, raw)
-                self.sources[key] = source
+                for name in members or [key]:
+                    self.flat[name] = self._convert(self.settable[name], value, raw)
+                    self.sources[name] = source
             except ValueError as error:
                 self.problems.append(f"{blame}{key}={show(value) if raw is None else raw} {error}")
                 self.wrong.add(group)
-        elif isinstance(value, dict) and any(name.startswith(f"{key}.") for name in self.settable):
-            for name, item in value.items():
-                self.put(f"{key}.{name}", item, None if raw is None else show(item), source, blame)
         elif group not in self.choices or self.choices[group].settings is not None:
             self.problems.append(blame + self._unknown(key))  # else nobody knows what the group may hold
+
+    @staticmethod
+    def _convert(one: Setting, value: Any, raw: str | None) -> Any:
+        # What a sweep's null is when a W&B agent passes it on.
+        return one.convert(None if raw == "None" and one.optional else value, raw)
 
     def _unknown(self, key: str) -> str:
         members = [name for name in self.settable if name.startswith(f"{key}.")]

@@ -21,8 +21,11 @@ from omegaconf import OmegaConf
 import bench
 from bench.config import Resolved, fingerprint
 from bench.errors import UserError
+from bench.files import is_finished, write_atomic
 from bench.matrix import AccuracyMatrix
 from bench.task import Stream, Task
+
+__all__ = ["Record", "code_identity", "data_identity", "identity", "is_finished", "peak_memory_mb", "write_atomic"]
 
 BATCHES = "batches.jsonl"
 """The record of the order of batches."""
@@ -41,21 +44,6 @@ PACKAGES = (
     "safetensors",
     "pillow",
 )
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new one, never a part."""
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
-
-
-def is_finished(directory: Path) -> bool:
-    """Whether a run directory holds a finished run."""
-    try:
-        return json.loads((directory / "summary.json").read_text(encoding="utf-8"))["status"] == "finished"
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 class Record:

@@ -109,6 +109,19 @@ def test_a_mapping_sets_the_members_of_a_group():
     assert problems("method=toy", "train={lrr: 0.1}") == ['unknown setting "train.lrr" (did you mean "train.lr"?)']
 
 
+def test_a_mapping_for_a_choice_names_it_and_sets_its_own():
+    resolved = resolve(["method={name: toy, rank: 6, energy: {text: 0.25}}"])
+    assert (resolved.run.method, resolved.method_settings.rank) == ("toy", 6)
+    assert resolved.method_settings.energy.text == 0.25
+
+
+def test_none_is_null_where_null_is_allowed_and_text_elsewhere():
+    resolved = resolve(["method=toy", "method.scale=None", "data=None", "method.note=None"])
+    assert (resolved.method_settings.scale, resolved.run.data) == (None, None)
+    assert resolved.method_settings.note == "None"
+    assert resolve(["method=toy", "data='None'"]).run.data == "None"
+
+
 # ----------------------------------------------------------------------------------------------------- layers
 
 
@@ -179,7 +192,10 @@ def test_seeds_follow_the_run_unless_set():
         ("stream.qqqqq=8", 'unknown setting "stream.qqqqq" (valid: stream.shots)'),
         ("model.qqqqq=8", 'unknown setting "model.qqqqq" (there are none)'),
         ("train=5", '"train" is a group of settings: set train.epochs or another of it'),
-        ("method.energy=5", '"method.energy" is a group of settings: set method.energy.image or another of it'),
+        ("method.energy=5", "method.energy=5 is out of range: it must be > 0 and <= 1"),
+        ("method.energy=high", "method.energy=high must be a number"),
+        ("method.energy=", "method.energy= needs a value: a number"),
+        ("method.rank=None", "method.rank=None must be a whole number"),
         ("method.rank=eight", "method.rank=eight must be a whole number"),
         ("method.rank=", "method.rank= needs a value: a whole number"),
         ("method.rank=0", "method.rank=0 is out of range: it must be >= 1 and <= 64"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import cli, registry
+from bench import cli, launch, registry, sweep
 from bench.config import resolve
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +49,7 @@ def test_there_are_lines_to_test() -> None:
 def test_documented_lines_are_understood(
     page: str, command: str, example: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every line's verb exists, and every `run` line resolves: known names, types, ranges."""
+    """Every line's verb exists, `run` lines resolve (known names, types, ranges) and `sweep` lines expand."""
     monkeypatch.chdir(example.parent)
     verb, *words = shlex.split(command)[3:]
     if verb == "--help":
@@ -58,6 +58,11 @@ def test_documented_lines_are_understood(
     words = [re.sub(r"\$\{?\w+\}?", "0" if "seed" in word else "lora", word) for word in words]
     if verb == "run" and "--help" not in words:
         resolve(words)
+    elif verb == "sweep":
+        chosen, settings = launch.options([word for word in words if "=" in word])
+        (name,) = (word for word in words if "=" not in word and word != "status")
+        file = ROOT / name if name.startswith("sweeps/") else sweep.find(name)
+        assert sweep.expand(file, settings, chosen.count, chosen.sweep_seed).points
     elif verb == "data":
         resolve([f"stream={words[0]}", *words[1:]], need_method=False)
     elif verb == "check":
@@ -99,6 +104,18 @@ def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_sweep_files_of_the_docs_expand(tmp_path: Path) -> None:
+    for index, block in enumerate(blocks(ROOT / "docs" / "sweeps.md", "yaml")):
+        file = tmp_path / f"{index}.yaml"
+        file.write_text(block, encoding="utf-8")
+        assert sweep.expand(file, count=2).points
+
+
+def test_every_shipped_sweep_is_told_of() -> None:
+    text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    assert [file.stem for file in sweep.shipped_folder().glob("*.yaml") if f"`{file.stem}`" not in text] == []
 
 
 def test_the_architecture_page_names_every_module() -> None:

@@ -83,6 +83,7 @@ def test_the_wheel_installs_one_name_and_works(tmp_path: Path) -> None:
         archive.extractall(site)
     for data in ("class_names.json", "published/mtil-order1.json", "published/mtil-zero-shot.json"):
         assert f"bench/datasets/{data}" in names
+    assert "bench/sweeps/compare_methods.yaml" in names
     assert {top for top in tops if not top.endswith(".dist-info")} == {"bench"}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -92,6 +93,7 @@ def test_the_wheel_installs_one_name_and_works(tmp_path: Path) -> None:
         assert "site" in bench.__file__, bench.__file__
         from bench.cli import main
         assert main(["list"]) == 0
+        assert main(["sweep", "keeplora_rank", "dry_run=true"]) == 0
         assert main(["run", "method=zero-shot", "stream.tasks=[digits,flags]"]) == 0
         """,
         site,

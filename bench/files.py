@@ -1,0 +1,19 @@
+"""Files of a record, for those who must not wait for torch: writing one whole, and asking whether a run is finished."""
+
+import json
+from pathlib import Path
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old content or the new one, never a part."""
+    scratch = path.with_name(path.name + ".tmp")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether a run directory holds a finished run."""
+    try:
+        return json.loads((directory / "summary.json").read_text(encoding="utf-8"))["status"] == "finished"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

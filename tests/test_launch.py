@@ -1,0 +1,323 @@
+"""Carrying out a sweep: what is skipped, retried, interrupted and shown; several at a time; two sweeps at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import METHOD, STREAM
+from filelock import FileLock
+
+from bench import cli, launch, sweep
+from bench.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+COMMAND = ["python", "-m", "bench", "run", "${args_no_hyphens}"]
+
+CHILD = '''
+"""Stands in for a run: does what its word says."""
+import json, os, pathlib, signal, sys, time
+directory, word = pathlib.Path(sys.argv[1]), sys.argv[2]
+directory.mkdir(parents=True, exist_ok=True)
+with (directory / "starts").open("a") as file:
+    file.write("start\\n")
+
+def clean(number, frame):
+    time.sleep(0.3)
+    (directory / "clean").write_text(str(number))
+    sys.exit(128 + number)
+
+signal.signal(signal.SIGINT, clean)
+signal.signal(signal.SIGTERM, clean)
+print("threads", os.environ.get("OMP_NUM_THREADS"), flush=True)
+(directory / "identity.json").write_text(json.dumps({"tasks": ["ant", "bee"]}))
+rows = [{"event": "row", "row": 0, "after": "zero-shot"}, {"event": "epoch"}]
+rows.append({"event": "row", "row": 1, "after": "ant"})
+(directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows) + '{"event')
+if word == "fails" or (word == "once" and not (directory / "again").exists()):
+    (directory / "again").touch()
+    print(*(f"line {i}" for i in range(20)), "no such thing \\N{GREEK SMALL LETTER EPSILON}", sep="\\n", flush=True)
+    sys.exit(3)
+if word == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if word == "slow":
+    time.sleep(60)
+time.sleep(0.5)
+print("done without a line break", end="")
+metrics = {"transfer_by_column": 1.0, "average_mtil": 2.0, "last": 3.0}
+(directory / "summary.json").write_text(json.dumps({"status": "finished", "metrics": metrics}))
+'''
+
+
+def stand_in(point: sweep.Point) -> list[str]:
+    """A command in the place of the real one; its word is method.note."""
+    words = dict(word.split("=", 1) for word in point.words)
+    return [sys.executable, "-c", CHILD, str(point.directory), words.get("method.note", "")]
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Return a function that writes a sweep file over plug-in files; runs are stood in for."""
+    monkeypatch.setattr(launch, "command", stand_in)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (tmp_path / "mine.py").write_text(METHOD)
+    (tmp_path / "data.py").write_text(STREAM)
+
+    def write(**parameters: Any) -> Path:
+        plugins = {"method": "mine.py", "stream": "data.py", "model": "data.py"}
+        fixed = {"out": {"value": str(tmp_path / "runs")}}
+        fixed |= {key: {"value": str(tmp_path / name)} for key, name in plugins.items()}
+        content = {"method": "grid", "parameters": {**fixed, **parameters}, "command": COMMAND}
+        file = tmp_path / "some.yaml"
+        file.write_text(yaml.safe_dump(content, sort_keys=False))
+        return file
+
+    return write
+
+
+@pytest.fixture
+def say(capsys):
+    def run(*words: str) -> tuple[int, str]:
+        status = cli.main(["sweep", *words])
+        output = capsys.readouterr()
+        return status, output.out + output.err
+
+    return run
+
+
+def states(file: Path, *words: str) -> list[str]:
+    return [sweep.state(point) for point in sweep.expand(file, words).points]
+
+
+def starts(point: sweep.Point) -> int:
+    return len((point.directory / "starts").read_text().splitlines())
+
+
+@pytest.mark.parametrize("how", ["inline", "local"])
+def test_a_failing_point_stops_no_other_and_is_retried(write, say, how):
+    file = write(**{"method.note": {"values": ["good", "once", "fails", "fine"]}})
+    status, out = say(str(file), f"launch={how}")
+    assert status == 1
+    assert states(file) == ["finished", "failed", "failed", "finished"]
+    told = out.splitlines()
+    good, once, fails, fine = sweep.expand(file).points
+    assert f"[2/4] failed: {once.log}" in told and f"[3/4] failed: {fails.log}" in told
+    tail = told[told.index(f"[2/4] failed: {once.log}") + 1 :][:11]
+    assert tail == [*(f"  line {i}" for i in range(11, 20)), "  no such thing ε", ""]
+    assert "2 points failed: the same line again retries them" in told
+    noted = json.loads(once.notes.read_text())
+    assert noted["exit_status"] == 3 and noted["seconds"] > 0 and noted["pid"] and noted["host"] and noted["started"]
+
+    status, out = say(str(file), f"launch={how}")
+    assert (status, states(file)) == (1, ["finished", "finished", "failed", "finished"])
+    assert out.startswith("2 of 4 points are finished already\n")
+    assert [starts(point) for point in (good, once, fails, fine)] == [1, 2, 2, 1]
+    assert "  1  finished  1.0       2.0      3.0   method.note=good" in out
+
+
+def test_inline_shows_the_output_and_keeps_it(write, say):
+    file = write(seed={"values": [0, 1]})
+    status, out = say(str(file))
+    assert status == 0
+    for head in ("[1/2] seed=0\nthreads None\ndone without a line break", "[2/2] seed=1\nthreads None\ndone without"):
+        assert head in out
+    assert sweep.expand(file).points[0].log.read_text() == "threads None\ndone without a line break"
+    status, out = say(str(file))
+    assert status == 0 and out.startswith("2 of 2 points are finished already\n")
+
+
+def test_local_shares_the_cores_and_tells_the_tasks(write, say, monkeypatch):
+    monkeypatch.setattr(launch, "cores", lambda: 8)
+    file = write(seed={"values": [0, 1, 2]})
+    status, out = say(str(file), "launch=local", "launch.processes=3")
+    assert status == 0
+    assert "threads" not in out
+    assert [point.log.read_text().split()[1] for point in sweep.expand(file).points] == ["2", "2", "2"]
+    for line in ("[1/3] seed=0", "[1/3] 1 of 2 tasks learned (ant)", "[3/3] 1 of 2 tasks learned (ant)"):
+        assert f"{line}\n" in out
+    assert out.index("[3/3] seed=2") < out.index("finished")  # all three at once
+
+
+def test_threads_that_the_user_chose_stay(write, say, monkeypatch):
+    monkeypatch.setattr(launch, "cores", lambda: 8)
+    file = write(seed={"values": [0]})
+    say(str(file), "launch=local", "threads=1", "out=" + str(file.parent / "a"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    say(str(file), "launch=local", "out=" + str(file.parent / "b"))
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    say(str(file), "launch=local", "out=" + str(file.parent / "c"))
+    logs = [sweep.expand(file, [f"out={file.parent / name}"]).points[0].log for name in "abc"]
+    assert [log.read_text().split()[1] for log in logs] == ["None", "5", "2"]  # half the cores by default
+
+
+def test_a_point_ended_by_a_signal_is_pending(write, say):
+    file = write(**{"method.note": {"values": ["killed", "good"]}})
+    status, out = say(str(file))
+    assert (status, states(file)) == (1, ["pending", "finished"])
+    assert "[1/2] interrupted (exit status 137)" in out
+    assert "1 points were interrupted: the same line again goes on from here" in out
+    assert "failed" not in out
+
+
+def test_a_point_that_another_process_runs_is_left_alone(write, say):
+    file = write(seed={"values": [0, 1]})
+    first, second = sweep.expand(file).points
+    first.lock.parent.mkdir(parents=True)
+    with FileLock(first.lock):
+        status, out = say(str(file))
+    assert status == 1 and "[1/2] is left alone: another process runs it or has finished it" in out
+    assert not first.directory.exists() and sweep.state(second) == "finished"
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(write, say, tmp_path):
+    file = write(seed={"values": [0]})
+    (tmp_path / "runs").write_text("a file")
+    status, out = say(str(file))
+    assert status == 2
+    assert out.startswith(f"error: cannot write to {tmp_path / 'runs' / 'sweeps' / 'some'} (")
+
+
+# ---------------------------------------------------------------------------------------- whole processes
+
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_launch
+from bench import cli, launch
+launch.command = test_launch.stand_in
+sys.exit(cli.main(["sweep", *sys.argv[2:]]))
+"""
+
+
+def begin(*words: str) -> subprocess.Popen[str]:
+    """A sweep as a process of its own, at the mercy of signals."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(ROOT / "tests"), *words],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=environment,
+    )  # fmt: skip
+
+
+def wait_for(condition: Any, what: str) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail(f"waited in vain for {what}")
+
+
+@pytest.mark.parametrize(
+    ("how", "number", "status"),
+    [("inline", signal.SIGINT, 130), ("local", signal.SIGINT, 130), ("local", signal.SIGTERM, 143)],
+)
+def test_an_interrupt_ends_the_points_cleanly_and_says_how_to_go_on(write, how, number, status):
+    file = write(**{"method.note": {"values": ["good", "slow", "later"]}, "seed": {"values": [0, 1]}})
+    points = sweep.expand(file).points
+    process = begin(str(file), f"launch={how}", *(["launch.processes=2"] if how == "local" else []))
+    slow = points[2 : (4 if how == "local" else 3)]
+    wait_for(lambda: all((point.directory / "metrics.jsonl").exists() for point in slow), "the slow points")
+    assert [sweep.state(point) for point in slow] == ["running"] * len(slow)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == status, out
+    assert [(point.directory / "clean").read_text() for point in slow] == [str(int(number))] * len(slow)
+    assert "interrupted: 2 of 6 points are finished; the same line again goes on from here" in out
+    assert states(file) == ["finished", "finished", *["pending"] * 4]
+    assert not points[-1].directory.exists()
+
+
+def test_two_sweeps_at_once_run_every_point_once(write):
+    file = write(seed={"values": [0, 1, 2, 3]})
+    both = [begin(str(file)), begin(str(file), "launch=local", "launch.processes=2")]
+    outs = [process.communicate(timeout=60)[0] for process in both]
+    points = sweep.expand(file).points
+    assert [starts(point) for point in points] == [1, 1, 1, 1], outs
+    assert states(file) == ["finished"] * 4
+
+
+def test_a_point_whose_leader_was_killed_still_counts_as_running(write, say):
+    file = write(**{"method.note": {"values": ["slow"]}})
+    (point,) = sweep.expand(file).points
+    process = begin(str(file))
+    wait_for((point.directory / "metrics.jsonl").exists, "the slow point")
+    process.kill()
+    process.communicate()
+    _, out = say(str(file))
+    assert "is left alone" in out and sweep.state(point) == "running" and starts(point) == 1
+    os.kill(sweep.attempt(point)["pid"], signal.SIGINT)
+    wait_for(lambda: sweep.state(point) == "pending", "its end")
+
+
+def test_real_runs_two_at_a_time(tmp_path, say, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    toy = str(ROOT / "tests" / "toy.py")
+    parameters = {"method": {"value": "lora"}, "method.rank": {"values": [4, 1000]}, "seed": {"value": 2}}
+    command = ["python", "-m", "bench", "run", f"stream={toy}", f"model={toy}", "device=cpu", "${args_no_hyphens}"]
+    file = tmp_path / "real.yaml"
+    file.write_text(yaml.safe_dump({"method": "grid", "parameters": parameters, "command": command}))
+    words = [str(file), "launch=local", "launch.processes=2", f"out={tmp_path / 'runs'}"]
+    status, out = say(*words)
+    assert status == 1, out
+    assert "  error: method.rank=1000 is above the width" in out
+    assert states(file, words[-1]) == ["finished", "failed"]
+    good = sweep.expand(file, [words[-1]]).points[0]
+    assert "accuracy" in good.log.read_text() and all(sweep.results(good))
+    identity = json.loads((good.directory / "identity.json").read_text())
+    assert identity["command"] == ["python", "-m", "bench", "run", *good.words]
+
+
+# ---------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "sweep takes one sweep file, and perhaps status: "),
+        (("status",), "sweep takes one sweep file, and perhaps status: "),
+        (("a", "b"), "sweep takes one sweep file, and perhaps status: "),
+        (("nowhere.yaml",), 'there is no sweep file "nowhere.yaml" (valid: compare_methods, '),
+        (("seeds", "launch=lcoal"), 'launch=lcoal must be one of inline, local (did you mean "local"?)'),
+        (("seeds", "launch.processes=2"), "launch.processes=2 needs launch=local"),
+        (
+            ("seeds", "launch.procesess=2"),
+            'unknown word "launch.procesess" of sweep (did you mean "launch.processes"?)',
+        ),
+        (("seeds", "launch=local", "launch.processes=0"), "launch.processes=0 is out of range: it must be >= 1"),
+        (("seeds", "dryrun=true"), 'unknown word "dryrun" of sweep (did you mean "dry_run"?)'),
+        (("seeds", "dry_run=perhaps"), "dry_run=perhaps must be true or false"),
+        (("seeds", "count=0"), "count=0 is out of range: it must be >= 1"),
+        (("seeds", "sweep_seed=x"), "sweep_seed=x must be a whole number"),
+    ],
+)
+def test_mistakes_on_the_line(capsys, words, told):
+    assert cli.main(["sweep", *words]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {told}") and err.count("\n") == 1
+
+
+def test_words_are_told_apart():
+    options, rest = launch.options(["launch=local", "--count=3", "out=x", "seed=1", "cache.gb=0", "sweep_seed=4"])
+    assert options == launch.Options(launch.Launch("local", None), False, 3, 4)
+    assert rest == ["out=x", "seed=1", "cache.gb=0"]
+    with pytest.raises(UserError, match="launch=slurm must be one of inline, local"):
+        launch.options(["launch=slurm"])
+
+
+def test_progress_is_read_from_this_attempts_record(tmp_path):
+    assert launch.progress(tmp_path, 0) is None
+    (tmp_path / "identity.json").write_text('{"tasks": ["a", "b"]}')
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert launch.progress(tmp_path, 0) == (0, 2, "")
+    (tmp_path / "metrics.jsonl").write_text('{"event": "row", "row": 1, "after": "a"}\n{"ev')
+    assert launch.progress(tmp_path, 0) == (1, 2, "a")
+    assert launch.progress(tmp_path, time.time() + 10) is None
+    (tmp_path / "metrics.jsonl").write_text("x\n")
+    assert launch.progress(tmp_path, 0) is None

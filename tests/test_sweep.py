@@ -1,0 +1,435 @@
+"""A sweep file as the runs it means: expansion, distributions, W&B's words, mistakes, states."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+from bench import cli, sweep
+from bench.config import resolve, run_directory
+from bench.errors import UserError
+
+COMMAND = ["${env}", "${interpreter}", "-m", "bench", "run", "${args_no_hyphens}"]
+SHIPPED = sorted(sweep.shipped_folder().glob("*.yaml"))
+
+
+@pytest.fixture
+def write(toys, tmp_path):
+    """Return a function that writes a sweep file over stand-in plug-ins."""
+
+    def write(content: dict[str, Any] | str, **more: Any) -> Path:
+        file = tmp_path / "some.yaml"
+        if isinstance(content, dict):
+            parameters = {"method": {"value": "toy"}, "out": {"value": str(tmp_path / "runs")}, **content}
+            content = yaml.safe_dump(
+                {"method": "grid", "parameters": parameters, "command": COMMAND, **more}, sort_keys=False
+            )
+        file.write_text(content, encoding="utf-8")
+        return file
+
+    return write
+
+
+def settings(found: sweep.Sweep, *keys: str) -> list[tuple[Any, ...]]:
+    """The resolved values of some keys, point by point."""
+    flats = [resolve(point.words).flat for point in found.points]
+    return [tuple(flat[key] for key in keys) for flat in flats]
+
+
+def problems(file: Path, *words: str, **options: Any) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        sweep.expand(file, words, **options)
+    return str(caught.value).splitlines()
+
+
+# --------------------------------------------------------------------------------------------- expansion
+
+
+def test_a_grid_is_every_combination_the_last_parameter_fastest(write):
+    found = sweep.expand(write({"seed": {"values": [0, 1]}, "method.rank": {"values": [2, 4, 6]}}))
+    assert settings(found, "method.rank") == [(2,), (4,), (6,)] * 2
+    assert [point.label for point in found.points][:2] == ["seed=0 method.rank=2", "seed=0 method.rank=4"]
+    assert [point.number for point in found.points] == [1, 2, 3, 4, 5, 6]
+    assert found.points[3].words[:2] == ("method=toy", "method.rank=2")
+    assert found.points[3].directory == run_directory(resolve(found.points[3].words))
+    assert found.points[3].folder == Path(resolve(found.points[3].words).run.out) / "sweeps" / "some"
+    assert found.notes == ()
+
+
+def test_groups_of_parameters_become_dotted_keys(write):
+    inner = {"parameters": {"image": {"values": [0.25, 0.5]}, "text": {"value": 0.75}}}
+    file = write({"method": {"parameters": {"name": {"value": "toy"}, "energy": inner}}})
+    found = sweep.expand(file)
+    assert settings(found, "method.energy.image", "method.energy.text") == [(0.25, 0.75), (0.5, 0.75)]
+    assert found.points[0].label == "method.energy.image=0.25"
+
+
+NASTY = {
+    "method": "toy",
+    "method.energy": {"image": 0.25, "text": 0.125},
+    "method.maps": ["k", "v"],
+    "method.merge": False,
+    "method.note": 'it\'s a "b" = ${c}: d, e',
+    "method.scale": None,
+    "seed": 3,
+    "threads": None,
+    "train.grad_clip": 1e-05,
+    "train.lr": "1e-3",
+}
+
+
+def agent_words(values: dict[str, Any]) -> list[str]:
+    """What a W&B agent puts in the place of ``${args_no_hyphens}``; `wandb sweep` sorts the keys."""
+    ordered = {key: {"value": values[key]} for key in sorted(values)}
+    return create_sweep_command_args({"args": ordered})["args_no_hyphens"]
+
+
+def test_values_of_all_kinds_are_the_words_of_an_agent(write):
+    file = write({**{key: {"value": value} for key, value in NASTY.items()}, "seed": {"values": [3]}})
+    (point,) = sweep.expand(file).points
+    out = yaml.safe_load(file.read_text())["parameters"]["out"]["value"]
+    assert list(point.words) == agent_words({**NASTY, "out": out})
+    flat = resolve(point.words).flat
+    assert (flat["method.scale"], flat["threads"], flat["method.merge"]) == (None, None, False)
+    assert (flat["method.maps"], flat["method.note"]) == (["k", "v"], NASTY["method.note"])
+    assert (flat["train.grad_clip"], flat["train.lr"]) == (1e-5, 1e-3)
+    assert (flat["method.energy.image"], flat["method.energy.text"]) == (0.25, 0.125)
+
+
+def test_a_group_means_the_same_here_and_to_an_agent(write):
+    """An agent hands a group over as one word."""
+    nested = {"parameters": {"name": {"value": "toy"}, "rank": {"value": 6}, "scale": {"value": None}}}
+    (point,) = sweep.expand(write({"method": nested})).points
+    (word,) = agent_words({"method": {"name": "toy", "rank": 6, "scale": None}})
+    ours, theirs = resolve(point.words), resolve([word, *(w for w in point.words if w.startswith("out="))])
+    assert (ours.flat, ours.sources) == (theirs.flat, theirs.sources)
+    assert ours.flat["method.rank"] == 6
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_shipped_files_resolve_and_are_the_words_of_an_agent(file: Path) -> None:
+    content = yaml.safe_load(file.read_text())
+    assert set(content) == {"method", "metric", "parameters", "command"}  # no project: the user's default
+    assert content["metric"] == {"name": "final/last", "goal": "maximize"}
+    specs = content["parameters"]
+    choices = [spec["values"] if "values" in spec else [spec["value"]] for spec in specs.values()]
+    expected = [
+        ["stream=pocket", *agent_words(dict(zip(specs, values, strict=True)))] for values in itertools.product(*choices)
+    ]
+    found = sweep.expand(file)
+    assert [list(point.words) for point in found.points] == expected
+    assert found.notes == ()
+    text = file.read_text().splitlines()
+    assert [line.split(":")[0] for line in text[:3]] == ["# Question", "# Figure", "# Time"]
+    assert text[2].startswith(f"# Time: {len(expected)} runs, about")
+
+
+def test_what_is_shipped() -> None:
+    assert [file.stem for file in SHIPPED] == [
+        "compare_methods", "keeplora_ablation", "keeplora_alpha", "keeplora_lr", "keeplora_rank",
+        "keeplora_thresholds", "lora_rank", "seeds",
+    ]  # fmt: skip
+    assert sweep.find("compare_methods") == sweep.shipped_folder() / "compare_methods.yaml"
+    with pytest.raises(UserError, match='there is no sweep file "compare_method" .did you mean "compare_methods"'):
+        sweep.find("compare_method")
+
+
+def test_the_grid_of_thresholds_sets_both_towers_of_the_features() -> None:
+    keys = ("method.weight_energy.image", "method.weight_energy.text", "method.feature_energy.image")
+    values = settings(sweep.expand(sweep.find("keeplora_thresholds")), *keys, "method.feature_energy.text", "seed")
+    assert [(image, low) for image, _, low, _, _ in values] == list(
+        itertools.product([0, 0.5, 0.85, 0.95], [0, 0.9, 0.99, 0.999])
+    )
+    assert all(text == 0.2 and low == high and seed == 0 for _, text, low, high, seed in values)
+
+
+def test_the_command_may_fix_settings(write, monkeypatch):
+    monkeypatch.setenv("EPOCHS", "7")
+    command = ["nice", "python", "-m", "bench", "run", "train.epochs=${envvar:EPOCHS}", "${args}", "--stream.shots=2"]
+    file = write({"seed": {"values": [0, 1]}}, command=command)
+    found = sweep.expand(file)
+    assert settings(found, "train.epochs", "stream.shots") == [(7, 2), (7, 2)]
+    assert found.points[0].label == "seed=0"
+    again = sweep.expand(file, ["train.epochs=1", "--out=elsewhere"])
+    assert settings(again, "train.epochs", "out") == [(1, "elsewhere")] * 2
+    assert again.points[0].folder == Path("elsewhere/sweeps/some")
+
+
+def test_added_words_replace_what_is_fixed_but_not_what_is_swept(write):
+    file = write({"method.energy": {"values": [0.25, 0.5]}, "seed": {"value": 0}})
+    assert settings(sweep.expand(file, ["seed=4"]), "seed") == [(4,), (4,)]
+    for word in ("method.energy=0.1", "method.energy.image=0.1"):
+        (told,) = problems(file, word)
+        assert told == f"{word} would replace method.energy, which {file} sweeps: leave it out"
+    file = write({"method": {"values": ["toy"]}})
+    assert problems(file, "--method=x")[0].startswith("method.name=x would replace method, which")
+    file = write({"train.lr": {"values": [0.1]}})
+    assert "would replace train.lr" in problems(file, "train={lr: 0.5}")[0]
+
+
+def test_repeated_points_are_kept_once_with_a_note(write):
+    """1 and 1.0 are the same rate; device does not decide the numbers."""
+    file = write({"train.lr": {"values": [1, 1.0, 2]}, "device": {"values": ["cpu", "auto"]}})
+    found = sweep.expand(file)
+    assert settings(found, "train.lr", "device") == [(1.0, "cpu"), (2.0, "cpu")]
+    assert [point.number for point in found.points] == [1, 2]
+    assert found.notes == ("4 points mean the same run as an earlier one and are left out",)
+
+
+def test_the_count_of_points(write):
+    file = write({"seed": {"values": [0, 1, 2, 3]}}, run_cap=3, early_terminate={"type": "hyperband", "min_iter": 1})
+    found = sweep.expand(file)
+    assert len(found.points) == 3
+    assert found.notes == ("early_terminate is ignored: only W&B's own agents stop runs early",)
+    assert len(sweep.expand(file, count=2).points) == 2
+
+
+def test_a_scalar_for_a_group_counts_in_the_order_of_words(toys):
+    def energies(*words: str) -> tuple[float, float]:
+        energy = resolve(["method=toy", *words]).method_settings.energy
+        return energy.image, energy.text
+
+    assert energies("method.energy=0.25") == (0.25, 0.25)
+    assert energies("method.energy=0.25", "method.energy.image=0.5") == (0.5, 0.25)
+    assert energies("method.energy.image=0.5", "method.energy=0.25") == (0.25, 0.25)
+    assert energies("method.energy.image=0.5", "method.energy=0.25", "method.energy.image=0.75") == (0.75, 0.25)
+    assert resolve(["method=toy", "method.energy=0.25"]).sources["method.energy.text"] == "user"
+
+
+# ------------------------------------------------------------------------------------------------ random
+
+
+def draws(count: int, seed: int = 0, **spec: Any) -> list[Any]:
+    parameter = sweep._parameter("x", spec)
+    return [point["x"] for point in itertools.islice(sweep._random([parameter], seed), count)]
+
+
+BETWEEN = {"min": 0.5, "max": 8.0}
+LAWS = {
+    "uniform": (BETWEEN, stats.uniform(0.5, 7.5)),
+    "log_uniform": ({"min": -3, "max": 1.5}, stats.loguniform(np.exp(-3), np.exp(1.5))),
+    "log_uniform_values": (BETWEEN, stats.loguniform(0.5, 8)),
+    "inv_log_uniform": ({"min": -1.0, "max": 2.0}, stats.loguniform(np.exp(-2), np.exp(1))),
+    "inv_log_uniform_values": (BETWEEN, stats.loguniform(0.5, 8)),
+    "normal": ({"mu": 2, "sigma": 0.5}, stats.norm(2, 0.5)),
+    "log_normal": ({"mu": 1, "sigma": 0.5}, stats.lognorm(0.5, scale=np.e)),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_distributions_are_those_of_wandb(name: str) -> None:
+    numbers, law = LAWS[name]
+    drawn = draws(2000, distribution=name, **numbers)
+    assert stats.kstest(drawn, law.cdf).pvalue > 0.01
+    low, high = law.support()
+    assert low <= min(drawn) and max(drawn) <= high
+
+
+@pytest.mark.parametrize("name", ["uniform", "log_uniform", "log_uniform_values", "normal", "log_normal"])
+@pytest.mark.parametrize("q", [2, 0.25])
+def test_quantised_distributions_are_rounded_draws(name: str, q: float) -> None:
+    numbers, _ = LAWS[name]
+    plain, drawn = draws(200, distribution=name, **numbers), draws(200, distribution=f"q_{name}", q=q, **numbers)
+    assert drawn == [round(x / q) * q for x in plain]
+    assert all(isinstance(x, type(q)) for x in drawn)
+    whole = draws(5, distribution=f"q_{name}", **numbers)
+    assert whole == [round(x) for x in plain[:5]]  # q is 1
+
+
+def test_bells_are_standard_where_nothing_is_said() -> None:
+    assert stats.kstest(draws(1000, distribution="normal"), stats.norm.cdf).pvalue > 0.01
+
+
+def test_bounds_alone_are_whole_numbers_or_an_interval() -> None:
+    whole = draws(3000, min=1, max=3)
+    assert stats.chisquare([Counter(whole)[k] for k in (1, 2, 3)]).pvalue > 0.01 and set(whole) == {1, 2, 3}
+    assert draws(5, min=0.5, max=8.0) == draws(5, distribution="uniform", **BETWEEN)
+
+
+def test_values_are_drawn_alike_or_by_their_probabilities() -> None:
+    alike = Counter(draws(3000, values=["a", "b", "c"]))
+    assert stats.chisquare([alike[k] for k in "abc"]).pvalue > 0.01
+    weighed = Counter(draws(3000, values=["a", "b", "c"], probabilities=[0.5, 0.0, 0.5]))
+    assert weighed["b"] == 0 and stats.binomtest(weighed["a"], 3000, 0.5).pvalue > 0.01
+    assert set(draws(5, value="x")) == {"x"}
+
+
+def test_extreme_quantiles_stay_inside() -> None:
+    for name, (numbers, law) in LAWS.items():
+        draw = sweep._distribution(name, {"distribution": name, **numbers})
+        low, high = law.support()
+        assert np.isfinite([draw(0.0), draw(1 - 2**-53)]).all()
+        assert low * (1 - 1e-12) - 1e-12 <= draw(0.0) <= draw(1 - 2**-53) <= high * (1 + 1e-12)
+    assert sweep._choice(["a", "b", "c"], [0.3, 0.7, 0])(1 - 2**-53) == "b"
+
+
+def test_the_same_line_draws_the_same_points(write):
+    file = write({"train.lr": {"min": 0.1, "max": 0.9}, "method.rank": {"values": [2, 4]}}, method="random")
+    keys = ("train.lr", "method.rank")
+    five = settings(sweep.expand(file, count=5), *keys)
+    assert five == settings(sweep.expand(file, count=5), *keys)
+    assert five[:3] == settings(sweep.expand(file, count=3), *keys)
+    assert five != settings(sweep.expand(file, count=5, seed=1), *keys)
+    one = write({"train.lr": {"min": 0.1, "max": 0.9}}, method="random", run_cap=5)
+    assert [lr for lr, _ in five] == [lr for (lr,) in settings(sweep.expand(one), "train.lr")]
+
+
+# ---------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({}, "says nothing: write value, values, a distribution, or min and max"),
+        ({"min": 1}, "says nothing: write value, values, a distribution, or min and max"),
+        ([1, 2], "says nothing: write value, values, a distribution, or min and max"),
+        ({"values": 3}, "needs values: a list with at least one item, as in values: [1, 2]"),
+        ({"values": []}, "needs values: a list with at least one item, as in values: [1, 2]"),
+        ({"distribution": "categorical"}, "needs values: a list with at least one item, as in values: [1, 2]"),
+        ({"vales": [1]}, 'has "vales", which means nothing here (did you mean "values"?)'),
+        ({"value": 1, "values": [1]}, 'has "values", which means nothing here (did you mean "value"?)'),
+        ({"distribution": "constant"}, "is constant and needs a value"),
+        ({"values": [1, 2], "probabilities": [1]}, "needs one probability for every value, together 1"),
+        ({"values": [1, 2], "probabilities": [0.5, 0.6]}, "needs one probability for every value, together 1"),
+        ({"distribution": "unifrom"}, 'has an unknown distribution "unifrom" (did you mean "uniform"?)'),
+        ({"distribution": "uniform", "min": 0}, "needs min and max"),
+        ({"distribution": "uniform", "min": 0, "max": 1, "q": 2}, 'has "q", which means nothing here'),
+        ({"min": "1e-4", "max": 1.0}, "has min: 1e-4, which is no number; powers of ten are written as in 1.0e-3"),
+        ({"min": 0, "max": 1.5}, "has one whole bound and one with a point: write both alike"),
+        ({"min": 3, "max": 1}, "has min: 3 above max: 1"),
+        ({"distribution": "int_uniform", "min": 0.5, "max": 1}, "needs whole numbers for min and max"),
+        ({"distribution": "log_uniform_values", "min": 0, "max": 1}, "has min: 0, which must be above 0"),
+        ({"distribution": "normal", "sigma": 0}, "has sigma: 0, which must be above 0"),
+        ({"distribution": "q_normal", "q": 0}, "has q: 0, which must be above 0"),
+        ({"parameters": {"image": {"values": [1]}}, "q": 1}, 'is a group and cannot have "q": leave it out'),
+    ],
+)
+def test_mistakes_in_a_parameter(write, spec, told):
+    (found,) = problems(write({"method.x": spec}, method="random", run_cap=2))
+    assert f": parameter method.x {told}" in found
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"method": "bayes"}, "method: bayes cannot be expanded here: use wandb sweep and wandb agent"),
+        ({"method": "custom"}, "method: custom cannot be expanded here: use wandb sweep and wandb agent"),
+        ({"method": "gird"}, "method: gird is unknown: write grid or random"),
+        ({"method": "random"}, "method: random never ends: add run_cap: N to the file or count=N to the line"),
+        ({"run_cap": 0}, "run_cap: 0 must be a whole number from 1"),
+        ({"parmeters": {}}, 'unknown key "parmeters" (did you mean "parameters"?)'),
+        ({"parameters": {}}, "parameters must name at least one parameter"),
+        ({"parameters": {"seed": {"min": 0, "max": 3}}}, "parameter seed has no end of values: a grid needs value or"),
+        ({"command": None}, "the command must be a list: write command: ["),
+        ({"command": "python -m bench run"}, "the command must be a list: write command: ["),
+        ({"command": ["python", "train.py", "${args}"]}, "the command does not run this suite: write command: ["),
+        ({"command": COMMAND[:-1]}, "the command must hold ${args_no_hyphens} once"),
+        ({"command": [*COMMAND[:-1], "${args_json}"]}, "the command must hold ${args_no_hyphens} once"),
+        ({"command": [*COMMAND, "fast"]}, '"fast" in the command is no setting: write KEY=VALUE'),
+        ({"command": [*COMMAND, "seed=1"]}, "seed is both in the command and among the parameters: take one out"),
+    ],
+)
+def test_mistakes_in_a_file(write, change, told):
+    (found,) = problems(write({"seed": {"values": [0, 1]}}, **change))
+    assert told in found
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("method: grid\nparameters: {seed: [}\n", ", line 2 is no YAML: "),
+        ("a: \x00", " is no YAML: "),
+        ("", " is no sweep file: it needs method, parameters and command"),
+        ("- seed", " is no sweep file: it needs method, parameters and command"),
+    ],
+)
+def test_files_that_are_none(write, text, told):
+    file = write(text)
+    (found,) = problems(file)
+    assert found.startswith(f"{file}{told}")
+
+
+def test_every_problem_of_every_point_is_told_once_before_anything_starts(write, capsys):
+    file = write({"method.rnak": {"value": 1}, "train.lr": {"values": [-1, 0.5]}, "seed": {"values": [0, 1]}})
+    assert problems(file) == [
+        'unknown setting "method.rnak" (did you mean "method.rank"?)',
+        "train.lr=-1 is out of range: it must be > 0",
+    ]
+    assert cli.main(["sweep", str(file)]) == 2
+    assert capsys.readouterr().err.count("error: ") == 2
+    found = problems(write({"seed": {}, "device": {"values": 1}}, method="gird", colour=1))
+    assert len(found) == 4
+
+
+# ------------------------------------------------------------------------------------------------ states
+
+
+@pytest.fixture
+def point(write) -> sweep.Point:
+    (point,) = sweep.expand(write({"seed": {"values": [0]}})).points
+    point.folder.mkdir(parents=True)
+    return point
+
+
+def note(point: sweep.Point, **content: Any) -> None:
+    point.notes.write_text(json.dumps(content))
+
+
+def test_states_of_a_point(point: sweep.Point) -> None:
+    assert sweep.state(point) == "pending"
+    me = {"host": socket.gethostname(), "pid": os.getpid(), "birth": sweep.birth(os.getpid())}
+    for noted, expected in (
+        ({"exit_status": None, **me}, "running"),
+        ({"exit_status": None, **me, "birth": "1"}, "pending"),  # another process has the number now
+        ({"exit_status": None, **me, "host": "elsewhere"}, "pending"),
+        ({"exit_status": None, **me, "pid": 2**22 + 1}, "pending"),
+        ({"exit_status": 1}, "failed"),
+        ({"exit_status": 2}, "failed"),
+        ({"exit_status": 130}, "pending"),
+        ({"exit_status": 143}, "pending"),
+        ({"exit_status": 0}, "pending"),  # its folder was moved away
+    ):
+        note(point, **noted)
+        assert sweep.state(point) == expected, noted
+    point.notes.write_text("{")
+    assert sweep.state(point) == "pending"
+    note(point, exit_status=1)
+    point.directory.mkdir(parents=True)
+    (point.directory / "summary.json").write_text('{"status": "finished"}')
+    assert sweep.state(point) == "finished"
+    assert sweep.results(point) == ["", "", ""]
+
+
+def test_dry_run_and_status_show_and_start_nothing(write, capsys, monkeypatch):
+    file = write({"seed": {"values": [0, 1]}})
+    first, second = sweep.expand(file).points
+    monkeypatch.setattr("bench.launch.start", lambda *args: pytest.fail("it started"))
+    first.directory.mkdir(parents=True)
+    metrics = {"transfer_by_column": 51.04, "average_mtil": 60.0, "last": None}
+    (first.directory / "summary.json").write_text(json.dumps({"status": "finished", "metrics": metrics}))
+    assert cli.main(["sweep", str(file), "dry_run=true"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"1  finished  {first.directory}",
+        f"   {' '.join(first.words)}",
+        f"2  pending   {second.directory}",
+        f"   {' '.join(second.words)}",
+    ]
+    assert cli.main(["sweep", str(file), "status"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["#", "state", "Transfer", "Average", "point"],
+        ["1", "finished", "51.0", "60.0", "seed=0"],
+        ["2", "pending", "seed=1"],
+    ]
+    assert not first.folder.exists()
