@@ -98,6 +98,11 @@ class Clip:
     def context_length(self) -> int:
         return self.text.context_length
 
+    @property
+    def image_tokens(self) -> int:
+        """Positions of an image in its tower: patches, and one for the whole."""
+        return len(self.model.visual.positional_embedding)
+
     def to(self, device: torch.device | str) -> "Clip":
         """Move the model; maps and sites stay valid, since parameters are moved in place."""
         self.model.to(device)

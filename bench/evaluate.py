@@ -30,9 +30,11 @@ def count_correct(
     """
     targets = torch.tensor(space.targets, device=method.clip.device)
     correct = torch.zeros((), dtype=torch.int64, device=method.clip.device)
-    for batch, labels in pixels.batches(batch_size):
+    world = method.context.world
+    for batch, labels in pixels.take(world.share(pixels.plan(batch_size))):
         correct += (classifier(batch).argmax(dim=-1) == targets[labels]).sum()
         on_batch()
+    world.sum([correct])
     return int(correct)
 
 

@@ -199,6 +199,11 @@ class AccuracyMatrix:
             text = content.decode("utf-8")
         except UnicodeDecodeError as error:
             raise _damaged(path, content.count(b"\n", 0, error.start) + 1, "not UTF-8 text") from None
+        return cls.from_text(text, path)
+
+    @classmethod
+    def from_text(cls, text: str, path: Path) -> AccuracyMatrix:
+        """Read what `csv` returned; the path is where it came from, for errors as of ``from_csv``."""
         # strict: a quote left open is an error here, not a field that swallows the rest of the file
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         lines: list[list[str]] = []

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.batch_order import BatchOrder
 from bench.clip import Clip
+from bench.parallel import World
 from bench.pixels import Pixels
 from bench.progress import watched
 from bench.seeding import generator
@@ -72,6 +73,8 @@ class Context:
         Records or replays the batches of every pass.
     may_stop : callable
         Called where the run may be broken off, between two batches of a pass.
+    world : World
+        The processes that share the run.
     """
 
     tasks: int
@@ -83,6 +86,7 @@ class Context:
     phase: Callable[[str], AbstractContextManager[None]] = _no_phase
     order: BatchOrder = field(default_factory=BatchOrder)
     may_stop: Callable[[], None] = _nothing
+    world: World = field(default_factory=World)
 
 
 @dataclass
@@ -115,7 +119,13 @@ class TaskData:
     safe_point: Callable[[Callable[[], TrainingState]], None] = _nothing
 
     def batches(
-        self, purpose: str, epoch: int = 0, drop_last: bool = False, batch_size: int | None = None, skip: int = 0
+        self,
+        purpose: str,
+        epoch: int = 0,
+        drop_last: bool = False,
+        batch_size: int | None = None,
+        skip: int = 0,
+        share: str = "nothing",
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The training images in an order that depends on (data seed, purpose, task, epoch) alone.
 
@@ -125,6 +135,9 @@ class TaskData:
             The run's by default.
         skip : int
             Batches at the start that were taken already.
+        share : {"nothing", "batches", "images"}
+            What the processes of a run share: each makes the whole pass, every n-th batch (for sums that are added up
+            with `World.sum`), or takes its images of every batch, which may be none.
 
         Yields
         ------
@@ -136,7 +149,9 @@ class TaskData:
         size = batch_size or self.context.batch_size
         drawn = self.train.plan(size, generator(self.context.data_seed, purpose, self.index, epoch), drop_last)
         planned = self.context.order.plan(self.name, purpose, epoch, drawn, len(self.train))
-        batches = self.train.take(planned[skip:])
+        divide = {"batches": self.context.world.share, "images": self.context.world.split}
+        planned = divide[share](planned[skip:]) if share in divide else planned[skip:]
+        batches = self.train.take(planned)
         # The training loop shows one bar for all its epochs, and says itself where it may stop.
         return batches if purpose == "train" else self._watch(purpose, batches, len(planned))
 

@@ -6,14 +6,20 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from bench.parallel import world
+
 T = TypeVar("T")
+
+
+def _hidden() -> bool | None:
+    """What tqdm takes: None shows a bar on a terminal only, True never."""
+    return None if world().leads else True
 
 
 @contextmanager
 def bar(label: str, total: int, unit: str = "batch") -> Iterator[Callable[[], None]]:
     """Show a bar while open; call what it yields once for every unit done."""
-    # disable=None: only on a terminal.
-    with tqdm(total=total, desc=label, unit=unit, leave=False, disable=None, dynamic_ncols=True) as progress:
+    with tqdm(total=total, desc=label, unit=unit, leave=False, disable=_hidden(), dynamic_ncols=True) as progress:
 
         def advance() -> None:
             progress.update(1)
@@ -23,4 +29,4 @@ def bar(label: str, total: int, unit: str = "batch") -> Iterator[Callable[[], No
 
 def watched(label: str, items: Iterable[T], total: int) -> Iterator[T]:
     """Pass items on while showing a bar."""
-    yield from tqdm(items, total=total, desc=label, unit="batch", leave=False, disable=None, dynamic_ncols=True)
+    yield from tqdm(items, total=total, desc=label, unit="batch", leave=False, disable=_hidden(), dynamic_ncols=True)

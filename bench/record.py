@@ -23,6 +23,7 @@ from bench.config import Resolved, fingerprint
 from bench.errors import UserError
 from bench.files import is_finished, write_atomic
 from bench.matrix import AccuracyMatrix
+from bench.parallel import world
 from bench.task import Stream, Task
 
 __all__ = ["Record", "code_identity", "data_identity", "identity", "is_finished", "peak_memory_mb", "write_atomic"]
@@ -168,6 +169,29 @@ class Record:
         self.json("environment.json", first)
 
 
+class Witness(Record):
+    """The record as a process sees it that shares a run and does not lead it: nothing is written."""
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        yield
+
+    def begin(self) -> None: ...
+
+    def cut(self, name: str, size: int) -> None: ...
+
+    def size(self, name: str) -> int | None:
+        return None
+
+    def text(self, name: str, content: str) -> None: ...
+
+    def line(self, name: str, content: Mapping[str, Any]) -> None: ...
+
+    def matrix(self, matrix: AccuracyMatrix) -> None: ...
+
+    def continued(self, device: torch.device, code: Mapping[str, Any]) -> None: ...
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Where and with what a process runs."""
     return {
@@ -179,6 +203,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "packages": versions(PACKAGES),
+        "processes": world().size,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

@@ -21,10 +21,11 @@ from bench.errors import UserError, suggest
 from bench.evaluate import evaluate_row
 from bench.method import Context, Method, TaskData
 from bench.metrics import AccuracyMatrix
+from bench.parallel import joined, world
 from bench.pixel_cache import PixelCache
 from bench.pixels import PixelStore
 from bench.progress import bar
-from bench.record import BATCHES, Record, code_identity, data_identity, identity, is_finished, peak_memory_mb
+from bench.record import BATCHES, Record, Witness, code_identity, data_identity, identity, is_finished, peak_memory_mb
 from bench.settings import describe
 from bench.state import RunState, settle
 from bench.stopping import StopRequest
@@ -87,11 +88,14 @@ def choose_device(wanted: str) -> torch.device:
     UserError
         If the wanted device is not there.
     """
+    place = world()
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
-        return torch.device("cuda" if available["cuda"] else "cpu")
+        wanted = "cuda" if available["cuda"] else "cpu"
     if not available[wanted]:
         raise UserError(f"device={wanted} is not available on this machine: choose device=auto or device=cpu")
+    if wanted == "cuda" and place.size > 1:  # each process has one of its own
+        return torch.device("cuda", place.local_rank % torch.cuda.device_count())
     return torch.device(wanted)
 
 
@@ -155,8 +159,12 @@ def train_settings(resolved: Resolved, task: Task) -> Train:
 
 
 def say(text: str = "") -> None:
-    """Print a line for the user; standard output carries results, progress bars go to standard error."""
-    print(text, flush=True)
+    """Print a line for the user; standard output carries results, progress bars go to standard error.
+
+    Of several processes that share a run one speaks.
+    """
+    if world().leads:
+        print(text, flush=True)
 
 
 def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
@@ -184,9 +192,13 @@ def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
     if is_finished(directory):
         _repeat(directory, resolved)
         return directory
-    device = choose_device(resolved.run.device)
+    device, place = choose_device(resolved.run.device), world()
+    if place.size > resolved.run.train.batch_size:
+        raise UserError(
+            f"{place.size} processes share batches of train.batch_size={resolved.run.train.batch_size}: start fewer"
+        )
     try:
-        with deterministic(resolved.run.threads):
+        with deterministic(resolved.run.threads), joined(place, device):
             _run(resolved, command, directory, device)
     except torch.cuda.OutOfMemoryError as error:
         raise UserError("the device ran out of memory: lower train.batch_size or evaluate.batch_size") from error
@@ -310,6 +322,7 @@ class Session:
         self.settings = settings = resolved.run
         self.device = device
         self.watch = watch = Stopwatch()
+        self.world = world()
         self.stop = StopRequest()
         with watch.phase("load"):
             self.stream = stream = _load_stream(resolved)
@@ -334,11 +347,12 @@ class Session:
             say,
             watch.part,
             self.order,
-            self.stop.check,
+            self.stop.check if self.world.size == 1 else (lambda: None),
+            self.world,
         )
         self.store = PixelStore(self.clip, DECODED_BYTES, pixel_cache(settings))
         self.matrix = AccuracyMatrix([task.name for task in self.tasks])
-        self.record = Record(directory)
+        self.record = Record(directory) if self.world.leads else Witness(directory)
         self.checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint.every, say)
         self.row, self.learned, self.figures, self.most_trained = 0, True, dict[str, Any](), 0
         self._row_seconds, self._row_started = 0.0, time.perf_counter()
@@ -402,11 +416,11 @@ class Session:
         record = self.record
         for name, text in values["files"].items():
             record.text(name, text)
-        if values["batches"] is not None:
+        if values["batches"] is not None and self.world.leads:
             record.cut(BATCHES, values["batches"])
             self.order.recorded = set(read_order(directory / BATCHES))
         record.continued(self.device, code_identity(self.resolved))
-        self.matrix = AccuracyMatrix.from_csv(directory / "accuracy.csv")
+        self.matrix = AccuracyMatrix.from_text(values["files"]["accuracy.csv"], directory / "accuracy.csv")
         self.row, self.learned, self.figures = values["row"], values["learned"], values["figures"]
         self.most_trained, self._row_seconds = values["most_trained"], values["row_seconds"]
         self.watch.resume(values["seconds"], values["parts"])
@@ -419,6 +433,8 @@ class Session:
 
     def save(self, training: TrainingState | None = None) -> None:
         """Keep all that the rest of the run depends on: between tasks, or with a state of training inside one."""
+        if not self.world.leads:
+            return
         record = self.record
         values = {
             "decisive": self._decisive,
@@ -448,9 +464,16 @@ class Session:
 
     def _safe_point(self, state: Callable[[], TrainingState]) -> None:
         """Between two steps of training: keep where it stands if it is time to, or if the run shall stop."""
-        if self.stop.signum is not None or self.checkpoints.due():
+        if self._due():
             self.save(state())
         self.stop.check()
+
+    def _due(self) -> bool:
+        """Whether to write a checkpoint; several processes decide it together, and whether to stop."""
+        due = int(self.world.leads and self.checkpoints.due())
+        signum, due = self.world.agree([self.stop.signum or 0, due], self.device)
+        self.stop.signum = signum or None
+        return bool(signum or due)
 
     # ---- the tasks in order
 
@@ -461,13 +484,15 @@ class Session:
             if not self.learned:
                 self._learn(self.row - 1)
                 self.learned = True
-                if self.checkpoints.due():
+                if self._due():
                     self.save()
+                self.stop.check()
             self._measure()
             self._tell()
             self.row, self.learned, self.figures = self.row + 1, False, {}
             self._row_seconds, self._row_started = 0.0, time.perf_counter()
             self.save()
+            self._due()
             self.stop.check()
         self._finish()
 
@@ -511,7 +536,7 @@ class Session:
 
             def on_batch() -> None:
                 advance()
-                self.stop.check()
+                self.context.may_stop()
 
             row = evaluate_row(
                 self.method,
@@ -526,8 +551,9 @@ class Session:
             )
             for column, correct, count in row:
                 self.matrix.set(self.row, column, correct, count)
-                if self.checkpoints.due():
+                if self._due():
                     self.save()
+                self.stop.check()
 
     def _tell(self) -> None:
         """Record a finished row, and say how the task went."""
@@ -544,6 +570,8 @@ class Session:
         say(f"[{row}/{len(self.tasks)}] {name:<14} accuracy {own} after {seconds:5.1f} s{nothing}")
 
     def _finish(self) -> None:
+        if not self.world.leads:
+            return
         settings, record, watch, method = self.settings, self.record, self.watch, self.method
         if settings.checkpoint.final:
             values = {"version": checkpoint.VERSION, "weights_sha256": self.weights}

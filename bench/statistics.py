@@ -9,6 +9,7 @@ from torch import Tensor
 from bench.clip import Clip
 from bench.linear_maps import LinearMap
 from bench.method import TaskData
+from bench.parallel import World
 
 
 class SecondMoment:
@@ -31,6 +32,13 @@ class SecondMoment:
         rows = (x[mask] if mask is not None else x.flatten(0, -2)).detach().float()
         self.gram += (rows.T @ rows).to(self.gram.device).double()
         self.count += len(rows)
+
+    def sum_over(self, world: World) -> None:
+        """Add what the other processes of a run have counted."""
+        if world.size > 1:
+            count = torch.tensor(self.count, device=self.gram.device)
+            world.sum([self.gram, count])
+            self.count = int(count)
 
     def mean(self) -> Tensor:
         """The uncentred second moment E[x x^T], [width, width], float64."""
@@ -66,8 +74,10 @@ def second_moments(
     recorders = {n: m.add if n.startswith("image.") else text_recorder(m) for n, m in moments.items()}
     with clip.recording(recorders):
         if any(name.startswith("image.") for name in moments):
-            for pixels, _ in task.batches("statistics", drop_last=drop_last):
+            for pixels, _ in task.batches("statistics", drop_last=drop_last, share="batches"):
                 clip.encode_images(pixels)
+            for moment in (m for name, m in moments.items() if name.startswith("image.")):
+                moment.sum_over(task.context.world)
         if any(name.startswith("text.") for name in moments):
             clip.encode_tokens(task.tokens, cut=not padding)
     return moments
@@ -97,8 +107,12 @@ def slot_means(clip: Clip, task: TaskData, maps: Sequence[LinearMap], padding: b
 
     if image_sites:
         with clip.recording({name: summing(name) for name in image_sites}):
-            for pixels, _ in task.batches("statistics", drop_last=True):
+            for pixels, _ in task.batches("statistics", drop_last=True, share="batches"):
                 clip.encode_images(pixels)
+        for name in image_sites:  # a process may have had no batch
+            slots = (task.context.batch_size, clip.image_tokens, sites[name].width)
+            sums[name] = sums[name] if name in sums else torch.zeros(slots, device=clip.device)
+        task.context.world.sum([sums[name] for name in image_sites])
     text_maps = [linear_map for linear_map in maps if linear_map.tower == "text"]
     moments = second_moments(clip, task, text_maps, padding) if text_maps else {}
     for name, total in sums.items():
@@ -128,9 +142,11 @@ def mean_gradient(clip: Clip, task: TaskData, maps: Sequence[LinearMap], drop_la
         with torch.set_grad_enabled(bool(text_maps)):
             class_features = clip.encode_tokens(task.tokens)
         upstream = class_features.detach().requires_grad_(bool(text_maps))
-        for pixels, labels in task.batches("gradient", drop_last=drop_last):
+        for pixels, labels in task.batches("gradient", drop_last=drop_last, share="batches"):
             logits = clip.logits(clip.encode_images(pixels), upstream)
             (F.cross_entropy(logits, labels, reduction="sum") / total).backward()
+        of_images = dict.fromkeys(m.parameter for m in maps if m.tower == "image")
+        task.context.world.sum_gradients([*of_images, *([upstream] if text_maps else [])])
         if text_maps:
             class_features.backward(upstream.grad)
         return {linear_map.name: linear_map.grad.clone() for linear_map in maps}

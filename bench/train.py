@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.config import Train
 from bench.errors import UserError
+from bench.parallel import World
 
 if TYPE_CHECKING:
     from bench.method import Method, TaskData
@@ -50,9 +51,11 @@ Schedule = torch.optim.lr_scheduler.LRScheduler | None
 
 
 def capture_training(
-    optimizer: torch.optim.Optimizer, schedule: Schedule, epoch: int, step: int, total: Tensor, seen: int
+    optimizer: torch.optim.Optimizer, schedule: Schedule, epoch: int, step: int, total: Tensor, world: World
 ) -> TrainingState:
-    """The state after `step` steps of an epoch, in which `seen` images had losses that sum to `total`."""
+    """The state after `step` steps of an epoch, in which the losses of this process's images sum to `total`."""
+    total = total.clone()
+    world.sum([total])
     state = optimizer.state_dict()
     tensors, others = {"loss sum": total}, []
     for index, entries in state["state"].items():
@@ -64,7 +67,6 @@ def capture_training(
     values = {
         "epoch": epoch,
         "step": step,
-        "seen": seen,
         "groups": state["param_groups"],
         "others": others,
         "schedule": None if schedule is None else schedule.state_dict(),
@@ -73,9 +75,9 @@ def capture_training(
 
 
 def restore_training(
-    saved: TrainingState, optimizer: torch.optim.Optimizer, schedule: Schedule, device: torch.device
-) -> tuple[int, int, Tensor, int]:
-    """Put optimiser and schedule back; returns epoch, step, sum of losses and images seen, as captured."""
+    saved: TrainingState, optimizer: torch.optim.Optimizer, schedule: Schedule, world: World
+) -> tuple[int, int, Tensor]:
+    """Put optimiser and schedule back; returns epoch, steps done in it and the sum of losses, as captured."""
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in saved.tensors.items():
         index, _, key = name.partition("/")
@@ -91,8 +93,8 @@ def restore_training(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     if schedule is not None:
         schedule.load_state_dict(dict(saved.values["schedule"]))
-    values = saved.values
-    return values["epoch"], values["step"], saved.tensors["loss sum"].to(device), values["seen"]
+    total = saved.tensors["loss sum"]
+    return saved.values["epoch"], saved.values["step"], total if world.leads else torch.zeros_like(total)
 
 
 def build_optimizer(parameters: Sequence[Tensor], train: Train) -> torch.optim.Optimizer:
@@ -162,42 +164,50 @@ def fit(
     parameters = list(method.parameters())
     if not parameters:
         return 0
+    world = task.context.world
+    world.share_out(parameters)
     steps_per_epoch = math.ceil(len(task.train) / train.batch_size)
     optimizer = build_optimizer(parameters, train)
     schedule = build_schedule(optimizer, train, steps_per_epoch * train.epochs)
     # Losses are summed on the device: reading one at every step would make the device wait.
-    first, step, total, seen = 0, 0, torch.zeros((), device=task.tokens.device), 0
+    first, step, total = 0, 0, torch.zeros((), device=task.tokens.device)
     if task.resume is not None:
-        first, step, total, seen = restore_training(task.resume, optimizer, schedule, task.tokens.device)
+        first, step, total = restore_training(task.resume, optimizer, schedule, world)
+        total = total.to(task.tokens.device)
         for _ in range(first * steps_per_epoch + step):
             on_step()
     for parameter in parameters:
         parameter.requires_grad_(True)
     try:
         for epoch in range(first, train.epochs):
-            for pixels, labels in task.batches("train", epoch, batch_size=train.batch_size, skip=step):
-                loss = method.loss(pixels, labels, task)
+            planned = task.batches("train", epoch, batch_size=train.batch_size, skip=step, share="images")
+            for pixels, labels in planned:
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                if len(labels):  # none for some process where the last batch has fewer images than there are processes
+                    loss = method.loss(pixels, labels, task)
+                    # Every process has the mean over its images, and the sum over processes is the mean over all.
+                    whole = min(train.batch_size, len(task.train) - step * train.batch_size)
+                    (loss if world.size == 1 else loss * (len(labels) / whole)).backward()
+                    total += loss.detach() * len(labels)
+                world.sum_gradients(parameters)
                 if train.grad_clip is not None:
                     torch.nn.utils.clip_grad_norm_(parameters, train.grad_clip)
                 optimizer.step()
                 if schedule is not None:
                     schedule.step()
                 method.after_step()
-                total += loss.detach() * len(labels)
-                seen += len(labels)
                 step += 1
                 on_step()
-                task.safe_point(partial(capture_training, optimizer, schedule, epoch, step, total, seen))
-            mean = float(total) / seen
+                task.safe_point(partial(capture_training, optimizer, schedule, epoch, step, total, world))
+            world.sum([total])
+            mean = float(total) / len(task.train)
             if not math.isfinite(mean):
                 raise UserError(
                     f"the loss of task {task.name} became {mean} in epoch {epoch + 1}: lower train.lr "
                     f"(now {train.lr:g}) or set train.grad_clip"
                 )
             on_epoch(EpochReport(epoch, mean, optimizer.param_groups[0]["lr"]))
-            step, total, seen = 0, torch.zeros_like(total), 0
+            step, total = 0, torch.zeros_like(total)
     finally:
         for parameter in parameters:
             parameter.requires_grad_(False)
