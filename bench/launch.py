@@ -33,6 +33,9 @@ from bench.sweep import Point, Sweep
 POLL = 0.1
 """Seconds between two looks at the running processes."""
 
+LOOK = 1.0
+"""Seconds between two looks at a running point's record."""
+
 TAIL = 10
 """Lines of a failed point's log that are shown."""
 
@@ -180,6 +183,7 @@ class Tasks(Show):
         super().__init__(count)
         self._bars: dict[int, Any] = {}
         self._seen: dict[int, tuple[int, int, str]] = {}
+        self._looked: dict[int, float] = {}
 
     def say(self, text: str) -> None:
         with tqdm.external_write_mode():
@@ -191,18 +195,22 @@ class Tasks(Show):
             desc=f"{self.head(child.point)} {child.point.label}",
             unit="task",
             leave=False,
-            disable=None,
+            disable=None,  # only on a terminal
             dynamic_ncols=True,
         )
 
     def goes_on(self, child: Child) -> None:
         pid = child.process.pid
+        if child.process.poll() is None and child.seconds - self._looked.get(pid, 0.0) < LOOK:
+            return
+        self._looked[pid] = child.seconds
+        bar = self._bars[pid]
+        bar.refresh()  # the time runs on while nothing else changes
         now = progress(child.point.directory, child.began)
         if now is None or now == self._seen.get(pid):
             return
         self._seen[pid] = now
         done, count, name = now
-        bar = self._bars[pid]
         bar.total, bar.n = count, done
         bar.set_postfix_str(name)
         if bar.disable and done:
@@ -282,7 +290,7 @@ def carry_out(
     int
         The signal that asked for an end, else 0.
     """
-    waiting, running = list(todo), list[Child]()
+    waiting, running, told = list(todo), list[Child](), 0
     with stopping() as stop:
         try:
             while running or (waiting and not stop.count):
@@ -295,6 +303,9 @@ def carry_out(
                     running.append(child)
                     show.started(child)
                 time.sleep(POLL)
+                if stop.count > told:
+                    told = stop.count
+                    show.say(f"stopping: waiting for the end of {len(running)} running points")
                 for child in list(running):
                     if child.told < stop.count and child.process.poll() is None:
                         child.process.send_signal(stop.signal)

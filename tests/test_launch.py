@@ -229,6 +229,7 @@ def test_an_interrupt_ends_the_points_cleanly_and_says_how_to_go_on(write, how, 
     out, _ = process.communicate(timeout=30)
     assert process.returncode == status, out
     assert [(point.directory / "clean").read_text() for point in slow] == [str(int(number))] * len(slow)
+    assert f"stopping: waiting for the end of {len(slow)} running points\n" in out
     assert "interrupted: 2 of 6 points are finished; the same line again goes on from here" in out
     assert states(file) == ["finished", "finished", *["pending"] * 4]
     assert not points[-1].directory.exists()
