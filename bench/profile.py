@@ -13,9 +13,9 @@ from bench.images import ArrayImages
 from bench.listing import table
 from bench.method import Context, TaskData
 from bench.pixels import Pixels
+from bench.record import peak_memory_mb
 from bench.run import Stopwatch, choose_device, deterministic, load_model
 from bench.task import Task, label_space
-from bench.record import peak_memory_mb
 
 SIZES = {"classes": 100, "batch": 8, "steps": 3}
 """Words of ``profile`` that are no settings of a run, with their defaults: prompts, images a step, training steps."""

@@ -23,9 +23,10 @@ from bench.metrics import AccuracyMatrix
 from bench.pixel_cache import PixelCache
 from bench.pixels import PixelStore
 from bench.progress import bar
+from bench.record import Record, code_identity, data_identity, identity, is_finished, peak_memory_mb
 from bench.settings import describe
 from bench.task import LABEL_SPACES, Stream, Task, ZeroShot
-from bench.record import Record, code_identity, data_identity, identity, is_finished, peak_memory_mb
+from bench.track import Mirror, mirror_finished, mirror_of
 from bench.train import EpochReport
 
 BATCHES = "batches.jsonl"
@@ -168,13 +169,15 @@ def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
     """
     directory = run_directory(resolved)
     _check_plugins(resolved)
+    mirror = mirror_of(resolved, say)
     if is_finished(directory):
         _repeat(directory, resolved)
+        mirror_finished(mirror, directory)
         return directory
     device = choose_device(resolved.run.device)
     try:
-        with deterministic(resolved.run.threads):
-            _run(resolved, command, directory, device)
+        with deterministic(resolved.run.threads), mirror:
+            _run(resolved, command, directory, device, mirror)
     except torch.cuda.OutOfMemoryError as error:
         raise UserError("the device ran out of memory: lower train.batch_size or evaluate.batch_size") from error
     return directory
@@ -260,7 +263,7 @@ def _repeat(directory: Path, resolved: Resolved) -> None:
     say(AccuracyMatrix.from_csv(directory / "accuracy.csv").render())
 
 
-def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: torch.device) -> None:
+def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: torch.device, mirror: Mirror) -> None:
     watch = Stopwatch()
     settings = resolved.run
     with watch.phase("load"):
@@ -306,6 +309,7 @@ def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: to
     record.settings(resolved)
     record.json("identity.json", identity(resolved, command, weights, data_identity(stream, tasks)))
     record.environment(device)
+    mirror.start(directory)
     if settings.batches.record:
         record.text(BATCHES, "")
         order.record = lambda entry: record.line(BATCHES, entry)
@@ -339,6 +343,7 @@ def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: to
             "trained": trained,
             "stored_numbers": stored,
             "stored_bytes": method.stored_bytes(),
+            "peak_memory_mb": peak_memory_mb(device),
             "seconds": round(took, 3),
             **method.report(),
         }
@@ -381,11 +386,12 @@ def _with_validation(task: Task) -> Task:
 def _train(method: Method, data: TaskData, train: Train, record: Record, index: int, count: int) -> int:
     """Train on one task with a progress bar and one event an epoch; returns the number of trained values."""
 
-    def on_epoch(report: EpochReport) -> None:
-        record.event("epoch", task=data.name, **dataclasses.asdict(report))
+    steps = -(-len(data.train) // train.batch_size)
 
-    steps = -(-len(data.train) // train.batch_size) * train.epochs
-    with bar(f"[{index + 1}/{count}] {data.name}: train", steps, "step") as advance:
+    def on_epoch(report: EpochReport) -> None:
+        record.event("epoch", task=data.name, step=steps * (report.epoch + 1), **dataclasses.asdict(report))
+
+    with bar(f"[{index + 1}/{count}] {data.name}: train", steps * train.epochs, "step") as advance:
         return method.fit(data, train, advance, on_epoch)
 
 
