@@ -177,7 +177,7 @@ def heatmap(matrix: AccuracyMatrix) -> bytes:
 
 
 def summary(directory: Path) -> dict[str, Any]:
-    """The summary of a finished run: ``final/<metric>`` in percent, ``seconds/*``, sizes; no metric that was refused."""
+    """The summary of a finished run: ``final/<metric>`` unless refused, in percent, ``seconds/*``, sizes."""
     found = read_json(directory / "summary.json")
     kept = {f"final/{name}": value for name, value in found["metrics"].items() if value is not None}
     kept.update({f"seconds/{name}": value for name, value in found["seconds"].items()})

@@ -334,8 +334,8 @@ class Mirror:
             self.failure = reason
             where = self._directory
             self._tell(
-                f"warning: W&B has not everything of this run ({reason}; see {folder(where) / 'mirror.log'}); the record "
-                f"is whole in {where}; upload it later with: python -m bench mirror {where}"
+                f"warning: W&B has not everything of this run ({reason}; see {folder(where) / 'mirror.log'}); the "
+                f"record is whole in {where}; upload it later with: python -m bench mirror {where}"
             )
 
     def _tell(self, text: str) -> None:
