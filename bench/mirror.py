@@ -1,6 +1,6 @@
 """The child process that mirrors a record in W&B: it follows the files of a run directory and hands them over.
 
-No run imports wandb: it starts this as ``python -m bench.mirror RUNDIR`` (bench/track.py) and goes on.
+wandb is imported here only; a run starts this as ``python -m bench.mirror RUNDIR`` (bench/track.py) and goes on.
 What W&B holds is a function of the record: one row of history for every epoch and every row of the matrix in
 metrics.jsonl, in order, and one more with the whole matrix when the run is finished. So the number of rows handed over
 says what is still to be handed over, whichever process did it and however often the run was continued.
@@ -33,6 +33,9 @@ SMALL = 5_000_000
 
 FAILED = 1
 """Exit status, and exit code of a W&B run, where nothing better is known."""
+
+GAVE_UP = 3
+"""Exit status of this process when its time after the end of the run was over."""
 
 STATE = "state.json"
 
@@ -241,7 +244,7 @@ class End:
 
     def _give_up(self) -> None:
         print(f"not done {self._patience:g} s after the end of the run: given up", file=sys.stderr, flush=True)
-        os._exit(FAILED)  # wandb may be waiting for a server without an end
+        os._exit(GAVE_UP)  # wandb may be waiting for a server without an end
 
 
 def connect(directory: Path, state: Mapping[str, Any], pid: int | None) -> Any:

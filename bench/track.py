@@ -2,7 +2,7 @@
 
 The run directory is the truth. A child process (bench/mirror.py) follows its files and hands them to W&B; a run starts
 it and, at its end, waits for it for a bounded time. So nothing that happens to the network, the server or the folder
-``wandb/`` stops a run or slows it down, and wandb is never imported by a run.
+``wandb/`` stops a run or slows it down, and nothing of wandb happens in its process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import bench
 from bench.config import CHOICES, Resolved, Track, decides, run_settings
 from bench.errors import UserError
-from bench.mirror import folder, is_finished, load_state, read_json, save_state
+from bench.mirror import GAVE_UP, folder, is_finished, load_state, read_json, save_state
 from bench.settings import build, show
 
 PATIENCE = 60.0
@@ -39,9 +39,6 @@ GRACE = 2.0
 
 HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")
 """Hosts of W&B's own server, under which a login may be stored."""
-
-OFF = ("disabled", "dryrun", "off")
-ONLINE = ("online", "shared", "run")
 
 # A signal to the whole job, or Ctrl-C, is meant for the run; its mirror has the last rows to hand over.
 SIGNALS = [
@@ -124,11 +121,11 @@ def _mode(asked: str, files: Mapping[str, str]) -> tuple[str, str]:
     setting = f"track.wandb={asked}"
     if asked == "auto":
         standing = os.environ.get("WANDB_MODE") or files.get("mode") or ""
-        if standing in OFF or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
-            return "off", ""
-        if standing == "offline":
+        if standing in ("offline", "dryrun"):
             return "offline", ""
-        if standing in ONLINE:
+        if standing == "disabled":
+            return "off", ""
+        if standing in ("online", "run", "shared"):
             asked, setting = "online", f"WANDB_MODE={standing}"
     if asked in ("off", "offline"):
         return asked, ""
@@ -259,9 +256,10 @@ class Mirror:
             with contextlib.suppress(OSError):  # it has failed, as the listener is told
                 child.stdin.write(json.dumps({"exit_code": code, "preempted": preempted}) + "\n")
                 child.stdin.close()
-            child.wait(None if self._waits is None else self._waits + GRACE)
+            if child.wait(None if self._waits is None else self._waits + GRACE) == GAVE_UP:
+                self._fail(f"not done {self._waits:g} s after the end of the run")
         except subprocess.TimeoutExpired:
-            self._fail(f"not done after {self._waits:g} s")
+            self._fail(f"not ended {self._waits:g} s after the end of the run")
         except KeyboardInterrupt:
             self._fail("interrupted")
             raise
