@@ -288,17 +288,17 @@ def connect(directory: Path, state: Mapping[str, Any], pid: int | None) -> Any:
 
 
 def persist(directory: Path, state: Mapping[str, Any], pid: int | None, end: End, tell: Callable[..., None]) -> Any:
-    """`connect`, tried again from time to time while the run goes on; the failure itself once the run is over."""
+    """`connect`, tried again from time to time while the run goes on, and for the last time when it is over."""
     while True:
+        last = end.wait(0)
         try:
             return connect(directory, state, pid)
         except Exception as error:
-            if end.wait(0):
+            if last:
                 raise
             traceback.print_exc()
             tell(trouble=str(error).split("\n")[0])
-            if end.wait(RETRY):
-                raise
+            end.wait(RETRY)
 
 
 def conclude(run: Any, directory: Path, weights: bool) -> None:

@@ -193,13 +193,16 @@ class Mirror:
         Prints a line for the user.
     waits : float, optional
         Seconds that `close` waits at most; None waits until W&B has everything.
+    warn : bool, optional
+        Whether the user is told that W&B has not everything; `failure` says it in any case, empty where all is well.
     """
 
-    def __init__(self, wanted: Wanted, say: Callable[[str], None], waits: float | None = None):
+    def __init__(self, wanted: Wanted, say: Callable[[str], None], waits: float | None = None, warn: bool = True):
         self.wanted = wanted
         self.failure = ""
         self._say = say
         self._waits = waits
+        self._warn = warn
         self._directory = Path()
         self._child: subprocess.Popen[str] | None = None
         self._listener: threading.Thread | None = None
@@ -328,8 +331,8 @@ class Mirror:
 
     def _fail(self, reason: str) -> None:
         """Say once that W&B has not everything, and what to do."""
-        if not self.failure:
-            self.failure = reason
+        known, self.failure = self.failure, self.failure or reason
+        if self._warn and not known:
             where = self._directory
             self._tell(
                 f"warning: W&B has not everything of this run ({reason}; see {folder(where) / 'mirror.log'}); the "
@@ -397,7 +400,7 @@ def upload(directory: Path, given: Mapping[str, Any], say: Callable[[str], None]
     if plan.mode == "off":
         plan = wanted({**flat, "track.wandb": "online"}, sources)
     waits = patience() if os.environ.get("WANDB_FINISH_TIMEOUT") else None
-    mirror = Mirror(plan, say, waits)
+    mirror = Mirror(plan, say, waits, warn=False)
     mirror.start(directory, live=False)
     mirror.close(0 if is_finished(directory) else 1)
     if mirror.failure:
@@ -415,7 +418,7 @@ def upload_all(paths: Sequence[Path], pairs: Sequence[str], say: Callable[[str],
     Raises
     ------
     UserError
-        As `upload`; also if a word is no setting of ``track``.
+        As `upload`, when all have been tried; also if a word is no setting of ``track``.
     """
     from bench.compare import find
 
@@ -432,9 +435,15 @@ def upload_all(paths: Sequence[Path], pairs: Sequence[str], say: Callable[[str],
     found = find(paths)
     if not found:
         raise UserError(f"there is no record of a run in {', '.join(map(str, paths))}: name a run directory")
+    problems = []
     for directory in found:
         say(f"{directory}")
-        upload(directory, given, say)
+        try:
+            upload(directory, given, say)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
 
 
 def _value(raw: str) -> Any:

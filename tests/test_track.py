@@ -448,9 +448,13 @@ def test_offline_runs_are_uploaded_by_sync(server: FakeWandb, record: Path, said
 def test_mirror_uploads_what_is_missing_and_nothing_twice(
     server: FakeWandb, record: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (record / "parts").mkdir()
+    (record / "parts" / "w.safetensors").write_bytes(b"weights")
     for _ in range(2):
-        assert cli.main(["mirror", str(record.parent), "track.project=other"]) == 0
+        assert cli.main(["mirror", str(record.parent), "track.project=other", "track.weights=true"]) == 0
         assert "W&B: " in capsys.readouterr().out
+    (model,) = {a["name"]: a for a in server.artifacts.values() if a["type"] == "model"}.values()
+    assert model["files"]["parts/w.safetensors"] == b"weights"
     (got,) = server.runs.values()
     assert (got["project"], got["state"], got["groupName"]) == ("other", "finished", "lora toy")
     assert len(got["history"]) == ROWS + 1
@@ -482,6 +486,17 @@ from wandb import wandb_agent
 wandb_agent.Agent.POLL_INTERVAL = 0.2
 wandb_agent.run_agent(sys.argv[1])
 """
+
+
+def test_the_id_is_chosen_once_and_an_agents_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Mirror(plan("online"), print)
+    assert found._state({})["id"] != found._state({})["id"]
+    kept = {"id": "kept", "rows": 3, "url": "u"}
+    monkeypatch.setenv("WANDB_RUN_ID", "given")
+    assert found._state({})["id"] == "given"
+    assert found._state(kept) == {**found._state({}), **kept}
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    assert found._state(kept) == {**found._state({}), "id": "given", "rows": 0, "url": None}
 
 
 @pytest.mark.slow
@@ -555,6 +570,30 @@ def test_a_server_that_refuses(server: FakeWandb, record: Path, said: list[str],
     assert cli.main(["mirror", str(record)]) == 0
     (got,) = server.runs.values()
     assert len(got["history"]) == ROWS + 1
+
+
+def test_a_server_that_comes_back_has_everything(server: FakeWandb, record: Path, said: list[str]) -> None:
+    server.refusal = 401
+    found = mirrored(record, "online", said)
+    until(lambda: said)
+    assert said[0].startswith("note: W&B is not there yet (")
+    server.refusal = 0
+    found.close(0)
+    (got,) = server.runs.values()
+    assert (len(got["history"]), got["state"], found.failure) == (ROWS + 1, "finished", "")
+    assert not warned(said, record)
+
+
+def test_mirror_says_which_records_were_not_taken(
+    server: FakeWandb, record: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "0.5")
+    shutil.copytree(record, record.with_name("second"))
+    server.hanging.set()
+    assert cli.main(["mirror", str(record.parent)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("error: ") == 2 and "warning" not in captured.out
+    assert all(f"error: {record.with_name(name)} is not in W&B (" in captured.err for name in ("run", "second"))
 
 
 def test_a_server_that_never_answers(server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
