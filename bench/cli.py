@@ -33,8 +33,6 @@ def _run(words: list[str]) -> int:
     resolved = resolve(words)
     from bench.run import run  # torch comes with it: mistakes are told before that
 
-    if resolved.run.track.wandb != "off":
-        print(f"note: track.wandb={resolved.run.track.wandb} does nothing yet; the run directory holds everything")
     run(resolved, ["python", "-m", "bench", "run", *words])
     return 0
 
@@ -72,6 +70,17 @@ def _diff(words: list[str]) -> int:
     if len(words) != 2:
         raise UserError(f"diff compares two run directories, not {len(words)}: python -m bench diff RUN_A RUN_B")
     print(compare.diff(_folder(words[0]), _folder(words[1])))
+    return 0
+
+
+def _mirror(words: list[str]) -> int:
+    from bench import track
+
+    pairs = [word for word in words if "=" in word and not Path(word).exists()]
+    paths = [_folder(word) for word in words if word not in pairs]
+    if not paths:
+        raise UserError("mirror needs a run directory or a folder of them: python -m bench mirror runs")
+    track.upload_all(paths, pairs, lambda text: print(text, flush=True))
     return 0
 
 
@@ -138,7 +147,8 @@ examples
   python -m bench run method=lora model=ViT-B-16/openai
 
 short names often reached for
-  out=DIR  seed=N  data=DIR  device=auto|cpu|cuda|mps  train.epochs=N  train.lr=X  track.wandb=off
+  out=DIR  seed=N  data=DIR  device=auto|cpu|cuda|mps  train.epochs=N  train.lr=X
+  track.wandb=auto|online|offline|off
 """,
         _run,
     ),
@@ -217,6 +227,20 @@ example
   python -m bench diff runs/pocket/pocket/lora/0123456789-s0 runs/pocket/pocket/lora/0123456789-s1
 """,
         _diff,
+    ),
+    "mirror": Verb(
+        "put records that are on disk into W&B: runs made without it, or when it could not be reached",
+        "mirror RUNDIR... [track.KEY=VALUE...]",
+        """\
+RUNDIR is a run directory or any folder above some. The W&B run is the one that the record was mirrored in before, if
+it was; only what W&B does not have yet is sent. track.wandb=offline writes files for "wandb sync" instead.
+
+examples
+  python -m bench mirror runs
+  python -m bench mirror runs/pocket/pocket/lora/0123456789-s0 track.project=elsewhere
+  python -m bench mirror runs track.wandb=offline
+""",
+        _mirror,
     ),
     "profile": Verb(
         "say what a method costs on a model: seconds by phase, memory, trained and stored numbers",

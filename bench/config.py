@@ -84,9 +84,17 @@ class Cache:
 
 @dataclass(frozen=True)
 class Track:
-    """Where a run is mirrored."""
+    """Whether and as what a run is mirrored in W&B."""
 
-    wandb: str = setting("off", "mirror in W&B (not wired up yet)", choices=("auto", "online", "offline", "off"))
+    wandb: str = setting(
+        "auto", "mirror in W&B; auto is online where there is a login", choices=("auto", "online", "offline", "off")
+    )
+    project: str = setting("keeplora-bench", "project; WANDB_PROJECT where not given")
+    entity: str | None = setting(None, "user or team; null is WANDB_ENTITY, else the login's own")
+    group: str | None = setting(None, 'what runs stand beside; null is WANDB_RUN_GROUP, else "METHOD STREAM"')
+    name: str | None = setting(None, "name shown; null is WANDB_NAME, else made of what is special about the run")
+    tags: list[str] = setting([], "free labels")
+    weights: bool = setting(False, "upload the weights in the run directory too")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ __all__ = [
     "average_columns",
     "last_columns",
     "mean",
+    "so_far",
     "spread",
     "standard_error",
     "summary",
@@ -214,6 +215,28 @@ def summary(matrix: AccuracyMatrix) -> dict[str, float | None]:
         except MissingCell:
             values[name] = None
     return values
+
+
+def so_far(matrix: AccuracyMatrix, row: int) -> dict[str, float]:
+    """Return transfer, average and last as they stand after ``row``, in percent; one that has no cell yet is left out.
+
+    ``last`` is the mean of the row, ``average`` the mean over the trained rows up to it of their means, ``transfer``
+    the mean over tasks of the mean of their cells before they are learned. Missing cells are passed over, so after the
+    last row these are `last`, `transfer_by_column` and, where every cell is measured, `average_mtil`; where only
+    learned tasks are measured, `average_cil`.
+    """
+    cells = matrix.array()[: row + 1]
+    rows = [[float(value) for value in stage if not math.isnan(value)] for stage in cells]
+    before = [
+        [float(value) for value in cells[1 : column + 1, column] if not math.isnan(value)]
+        for column in range(1, len(matrix.tasks))
+    ]
+    stages = {
+        "transfer": [mean(column) for column in before if column],
+        "average": [mean(stage) for stage in rows[1:] if stage],
+        "last": rows[row],
+    }
+    return {name: mean(values) for name, values in stages.items() if values}
 
 
 # ------------------------------------------------------------------------------------------ by column

@@ -30,6 +30,7 @@ from bench.settings import describe
 from bench.state import RunState, settle
 from bench.stopping import StopRequest
 from bench.task import LABEL_SPACES, Stream, Task, ZeroShot
+from bench.track import Mirror, mirror_finished, mirror_of
 from bench.train import EpochReport, TrainingState
 
 MODEL = "model.safetensors"
@@ -189,8 +190,11 @@ def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
     """
     directory = run_directory(resolved)
     _check_plugins(resolved)
+    mirror = mirror_of(resolved, say)
     if is_finished(directory):
         _repeat(directory, resolved)
+        if world().leads:
+            mirror_finished(mirror, directory)
         return directory
     device, place = choose_device(resolved.run.device), world()
     if place.size > resolved.run.train.batch_size:
@@ -198,8 +202,8 @@ def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
             f"{place.size} processes share batches of train.batch_size={resolved.run.train.batch_size}: start fewer"
         )
     try:
-        with deterministic(resolved.run.threads), joined(place, device):
-            _run(resolved, command, directory, device)
+        with deterministic(resolved.run.threads), joined(place, device), mirror:
+            _run(resolved, command, directory, device, mirror)
     except torch.cuda.OutOfMemoryError as error:
         raise UserError("the device ran out of memory: lower train.batch_size or evaluate.batch_size") from error
     return directory
@@ -285,7 +289,7 @@ def _repeat(directory: Path, resolved: Resolved) -> None:
     say(AccuracyMatrix.from_csv(directory / "accuracy.csv").render())
 
 
-def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: torch.device) -> None:
+def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: torch.device, mirror: Mirror) -> None:
     session = Session(resolved, directory, device)
     stop, record = session.stop, session.record
     # Only now, when everything that may be wrong has been looked at: a mistake leaves no run directory behind.
@@ -294,6 +298,8 @@ def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: to
             _repeat(directory, resolved)
             return
         session.start_or_continue(command)
+        if session.world.leads:
+            mirror.start(directory)
         session.go()
 
 
@@ -517,6 +523,7 @@ class Session:
             "trained": trained,
             "stored_numbers": method.stored_numbers(),
             "stored_bytes": method.stored_bytes(),
+            "peak_memory_mb": peak_memory_mb(self.device),
             **method.report(),
         }
 
@@ -613,12 +620,12 @@ def _with_validation(task: Task) -> Task:
 
 def _train(method: Method, data: TaskData, train: Train, record: Record, index: int, count: int) -> int:
     """Train on one task with a progress bar and one event an epoch; returns the number of trained values."""
+    steps = -(-len(data.train) // train.batch_size)
 
     def on_epoch(report: EpochReport) -> None:
-        record.event("epoch", task=data.name, **dataclasses.asdict(report))
+        record.event("epoch", task=data.name, step=steps * (report.epoch + 1), **dataclasses.asdict(report))
 
-    steps = -(-len(data.train) // train.batch_size) * train.epochs
-    with bar(f"[{index + 1}/{count}] {data.name}: train", steps, "step") as advance:
+    with bar(f"[{index + 1}/{count}] {data.name}: train", steps * train.epochs, "step") as advance:
         return method.fit(data, train, advance, on_epoch)
 
 

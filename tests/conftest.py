@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -69,6 +70,18 @@ class Toys:
 class Model:
     pass
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_login(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test goes online: nothing of W&B in the environment, no login to be found."""
+    nowhere = tmp_path_factory.mktemp("nowhere")
+    with pytest.MonkeyPatch.context() as patch:
+        for key in [key for key in os.environ if key.startswith("WANDB_")]:
+            patch.delenv(key)
+        patch.setenv("NETRC", str(nowhere / "netrc"))
+        patch.setenv("WANDB_CONFIG_DIR", str(nowhere))
+        yield
 
 
 class StandIns:

@@ -51,7 +51,7 @@ def test_the_overview_names_every_verb(say, words):
     assert all(f"\n  {verb} " in out for verb in cli.VERBS)
 
 
-@pytest.mark.parametrize("verb", ["run", "list", "compare", "diff", "check"])
+@pytest.mark.parametrize("verb", ["run", "list", "compare", "diff", "mirror", "check"])
 def test_every_verb_has_help_with_examples(say, verb):
     for words in ((verb, "--help"), (verb, "-h"), ("help", verb), (verb, "some", "words", "--help")):
         status, out, err = say(*words)
@@ -263,12 +263,6 @@ def test_run_tells_every_problem_on_a_line_of_its_own_and_does_not_start(say, to
     )
 
 
-def test_tracking_that_is_not_there_yet_is_accepted_and_said(say, toys, monkeypatch):
-    stand_in(monkeypatch, "run", run=lambda *args: None)
-    assert "track.wandb=online does nothing yet" in say("run", "method=toy", "track.wandb=online")[1]
-    assert say("run", "method=toy", "track.wandb=off")[1] == ""
-
-
 def test_an_interrupted_run_says_one_line(say, toys, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
@@ -309,6 +303,11 @@ def test_check_loads_the_method_and_hands_its_name_over(say, toys, monkeypatch):
         (("compare", "nowhere"), 'there is no folder "nowhere"'),
         (("diff", "nowhere"), "diff compares two run directories, not 1"),
         (("diff", "nowhere", "."), 'there is no folder "nowhere"'),
+        (("mirror",), "mirror needs a run directory"),
+        (("mirror", "nowhere"), 'there is no folder "nowhere"'),
+        (("mirror", "docs"), "there is no record of a run in docs"),
+        (("mirror", "docs", "seed=1"), 'mirror takes settings of track only, not "seed"'),
+        (("mirror", "docs", "track.wandb=on"), "track.wandb=on must be one of auto, online, offline, off"),
         (("check",), "check takes one word"),
         (("check", "toy"), "check takes one word"),
         (("check", "method=toy", "seed=1"), "check takes one word"),

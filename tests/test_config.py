@@ -26,7 +26,7 @@ def test_defaults_are_those_of_the_contract():
     resolved = resolve(["method=toy"])
     assert (resolved.run.stream, resolved.run.model, resolved.run.method) == ("pocket", "pocket", "toy")
     assert (resolved.run.seed, resolved.run.out, resolved.run.device, resolved.run.data) == (0, "runs", "auto", None)
-    assert (resolved.run.threads, resolved.run.precision, resolved.run.track.wandb) == (None, "fp32", "off")
+    assert (resolved.run.threads, resolved.run.precision, resolved.run.track.wandb) == (None, "fp32", "auto")
     assert (resolved.run.train.batch_size, resolved.run.train.optimizer) == (64, "adamw")
     defaults = {key: one.default for key, one in run_settings().items() if key.startswith(("train.", "evaluate."))}
     assert defaults == {
@@ -291,7 +291,7 @@ def test_the_fingerprint_leaves_out_what_does_not_decide_the_numbers():
     base = fingerprint(resolve(["method=toy"]).flat)
     assert len(base) == 10
     assert int(base, 16) >= 0
-    for pair in ("out=x", "data=x", "device=cpu", "threads=2", "track.wandb=online", "seed=7"):
+    for pair in ("out=x", "data=x", "device=cpu", "threads=2", "track.wandb=online", "track.name=x", "seed=7"):
         assert fingerprint(resolve(["method=toy", pair]).flat) == base, pair
     for pair in ("method.rank=2", "method.energy.text=0.1", "train.lr=0.3", "stream.shots=1", "evaluate.batch_size=1"):
         assert fingerprint(resolve(["method=toy", pair]).flat) != base, pair

@@ -21,7 +21,7 @@ from bench.stopping import Stopped
 
 ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "toy.py")
-TIMES = {"seconds"}
+TIMES = {"seconds", "peak_memory_mb"}
 
 
 class Killed(BaseException):
