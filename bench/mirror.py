@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import sys
 import threading
 import traceback
@@ -252,6 +253,7 @@ def connect(directory: Path, state: Mapping[str, Any], pid: int | None) -> Any:
 
     settings = wandb.Settings(
         console="off",
+        reinit="create_new",  # not the run of an attempt that failed
         disable_git=True,
         disable_code=True,
         stop_fn=lambda: None,  # a run is stopped where it was started
@@ -278,23 +280,6 @@ def connect(directory: Path, state: Mapping[str, Any], pid: int | None) -> Any:
     for axis, keys in (("task", "task/*"), ("train/step", "train/*")):
         run.define_metric(keys, step_metric=axis)
     return run
-
-
-def persist(directory: Path, state: Mapping[str, Any], pid: int | None, end: End, tell: Callable[..., None]) -> Any:
-    """`connect`, tried again from time to time while the run goes on, and for the last time when it is over."""
-    import wandb
-
-    while True:
-        last = end.wait(0)
-        try:
-            return connect(directory, state, pid)
-        except Exception as error:
-            if last:
-                raise
-            traceback.print_exc()
-            tell(trouble=str(error).split("\n")[0])
-            end.wait(RETRY)
-            wandb.teardown()  # else its service takes the id of the failed attempt for one in use
 
 
 def conclude(run: Any, directory: Path, weights: bool) -> None:
@@ -341,27 +326,31 @@ def follow(directory: Path, pid: int | None, end: End, tell: Callable[..., None]
     end : End
         Says that the run has ended, and how.
     tell : callable
-        Told ``url=`` or ``folder=`` once W&B is there, ``trouble=`` while it is not.
+        Told ``url=`` or ``folder=`` once W&B is there.
     """
     state = load_state(directory)
-    run = persist(directory, state, pid, end, tell)
-    # A server knows what it holds; what an offline run holds is known only here, since a later one is another file.
-    handed = state["rows"] if run.offline else run.starting_step
-    if not run.offline:
+    parts = state.setdefault("parts", [])
+    for path in folder(directory).glob(f"offline-run-*-{state['id']}"):
+        # One that was not closed lacks what was written last and stops a sync of all; the record has its content.
+        if path.name not in parts:
+            shutil.rmtree(path, ignore_errors=True)
+    run = connect(directory, state, pid)
+    place = Path(run.dir).parent
+    if run.offline:
+        handed = state["rows"]
+    else:
+        handed = run.starting_step  # a server knows what it holds
         state.update(entity=run.entity, project=run.project, url=run.url)
-    save_state(directory, state)
-    tell(**({"folder": str(Path(run.dir).parent)} if run.offline else {"url": run.url}))
+        save_state(directory, state)
+    tell(**({"folder": str(place)} if run.offline else {"url": run.url}))
     tasks = read_json(directory / "identity.json")["tasks"]
     over = False
     while not over:
         over = end.wait(POLL)
         rows = history(events(directory), tasks)
-        if len(rows) > handed:
-            for row in rows[handed:]:
-                run.log(row)
-            handed = len(rows)
-            if run.offline:
-                save_state(directory, {**state, "rows": handed})
+        for row in rows[handed:]:
+            run.log(row)
+        handed = max(handed, len(rows))
     if is_finished(directory):
         if handed == len(rows):
             run.log(matrix_row(directory))
@@ -370,7 +359,35 @@ def follow(directory: Path, pid: int | None, end: End, tell: Callable[..., None]
     if end.preempted:
         run.mark_preempting()
     run.finish(exit_code=end.exit_code)
+    if run.offline:
+        parts.append(place.name)
     save_state(directory, {**state, "rows": handed})
+
+
+def persist(directory: Path, pid: int | None, end: End, tell: Callable[..., None]) -> None:
+    """`follow`, begun again from time to time while it fails and the run goes on, and once more when that is over.
+
+    wandb does its work in a process of its own, which a signal to the whole job ends.
+
+    Parameters
+    ----------
+    tell : callable
+        Told ``trouble=`` too, each time that W&B is lost.
+    """
+    import wandb
+
+    while True:
+        last = end.wait(0)
+        try:
+            return follow(directory, pid, end, tell)
+        except Exception as error:
+            if last:
+                raise
+            traceback.print_exc()
+            tell(trouble=str(error).split("\n")[0])
+        with contextlib.suppress(Exception):  # nobody is left to be told
+            wandb.teardown()
+        end.wait(RETRY)
 
 
 def main(argv: list[str]) -> int:
@@ -394,7 +411,7 @@ def main(argv: list[str]) -> int:
         end = End(directory, patience)
         # The process of the attempt before may still be at it.
         with FileLock(folder(directory) / "lock", timeout=patience):
-            follow(directory, pid, end, tell)
+            persist(directory, pid, end, tell)
     except Exception as error:
         traceback.print_exc()
         tell(failure=str(error).split("\n")[0])

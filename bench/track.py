@@ -292,10 +292,9 @@ class Mirror:
         """
         given = os.environ.get("WANDB_RUN_ID")
         id = (given if os.environ.get("WANDB_SWEEP_ID") else None) or before.get("id") or given or secrets.token_hex(4)
-        rows = before.get("rows", 0) if before.get("id") == id else 0
-        url = before.get("url") if before.get("id") == id else None
-        kept = {key: value for key, value in asdict(self.wanted).items() if key not in ("mode", "note")}
-        return {"id": id, "rows": rows, "url": url, **kept}
+        kept = before if before.get("id") == id else {"id": id, "rows": 0}
+        plan = {key: value for key, value in asdict(self.wanted).items() if key not in ("mode", "note")}
+        return {**kept, **plan}
 
     def _environment(self) -> dict[str, str]:
         """What the child sees: wandb keeps everything in the run directory, and reports to nobody but the server."""
@@ -328,7 +327,7 @@ class Mirror:
                 self._tell(f'W&B, offline: "wandb sync {told["folder"]}" uploads it')
             elif "trouble" in told and not troubled:
                 troubled = True
-                self._tell(f"note: W&B is not there yet ({told['trouble']}); the run goes on, and it is tried again")
+                self._tell(f"note: W&B is not reached ({told['trouble']}); the run goes on, and it is tried again")
             elif "failure" in told:
                 self._fail(told["failure"])
             self._done = self._done or "done" in told

@@ -360,6 +360,45 @@ def test_a_killed_parent_leaves_a_failed_run_with_all_its_rows(record: Path) -> 
     assert len(log.history) == 5 and log.exit_code == mirror.FAILED
 
 
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_a_signal_to_every_process_of_a_job_costs_no_row(
+    server: FakeWandb, record: Path, said: list[str], mode: str
+) -> None:
+    """wandb does its work in another process still, which such a signal ends."""
+    found = mirrored(record, mode, said)
+    assert found._child is not None
+    until(lambda: said)
+    threads = Path(f"/proc/{found._child.pid}/task").iterdir()
+    (core,) = [pid for thread in threads for pid in (thread / "children").read_text().split()]
+    for pid in (found._child.pid, int(core)):
+        os.kill(pid, signal.SIGTERM)
+    found.close(143, preempted=True)
+    assert found.failure == ""
+    if mode == "offline":
+        (log,) = logs(record)  # what was broken off is gone
+        assert (len(log.history), log.exit_code) == (ROWS + 1, 143)
+    else:
+        (got,) = server.runs.values()
+        assert (len(got["history"]), got["state"]) == (ROWS + 1, "preempted")
+
+
+def test_an_offline_run_that_was_broken_off_is_replaced(record: Path, said: list[str]) -> None:
+    summary = (record / "summary.json").read_text()
+    whole = cut(record, 6)
+    found = mirrored(record, "offline", said)
+    assert found._child is not None
+    until(lambda: logs(record) and logs(record)[0].history)
+    found._child.kill()
+    found.close(1)
+    assert warned(said, record)
+    (record / "metrics.jsonl").write_text(whole)
+    (record / "summary.json").write_text(summary)
+    time.sleep(1)  # wandb names a folder by the second
+    mirrored(record, "offline", said).close(0)
+    (log,) = logs(record)
+    assert (len(log.history), log.exit_code) == (ROWS + 1, 0)
+
+
 def test_preemption_is_told(record: Path, said: list[str]) -> None:
     cut(record, 2)
     with pytest.raises(SystemExit), mirrored(record, "offline", said):
@@ -498,7 +537,7 @@ def test_the_id_is_chosen_once_and_an_agents_wins(monkeypatch: pytest.MonkeyPatc
     assert found._state({})["id"] == "given"
     assert found._state(kept) == {**found._state({}), **kept}
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
-    assert found._state(kept) == {**found._state({}), "id": "given", "rows": 0, "url": None}
+    assert found._state(kept) == {**found._state({}), "id": "given", "rows": 0}
 
 
 @pytest.mark.slow
@@ -578,7 +617,7 @@ def test_a_server_that_comes_back_has_everything(server: FakeWandb, record: Path
     server.refusal = 401
     found = mirrored(record, "online", said)
     until(lambda: said)
-    assert said[0].startswith("note: W&B is not there yet (")
+    assert said[0].startswith("note: W&B is not reached (")
     server.refusal = 0
     found.close(0)
     (got,) = server.runs.values()
