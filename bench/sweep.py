@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from bench import listing
+from bench import cluster, listing
 from bench.config import read, resolve, run_directory
 from bench.errors import UserError, suggest
 from bench.files import is_finished
@@ -83,6 +83,11 @@ class Point:
     def notes(self) -> Path:
         """Who runs the point, and how it ended."""
         return self.folder / f"{self.directory.name}.json"
+
+    @property
+    def job(self) -> Path:
+        """The id of the SLURM job that was submitted for the point last."""
+        return self.folder / f"{self.directory.name}.job"
 
     @property
     def lock(self) -> Path:
@@ -430,15 +435,53 @@ def attempt(point: Point) -> dict[str, Any]:
         return {}
 
 
+def job_id(point: Point) -> str | None:
+    """The SLURM job that was submitted for a point last; None when there was none."""
+    try:
+        return point.job.read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+
+
+def states(points: Sequence[Point]) -> list[str]:
+    """``finished``, ``queued`` or ``running`` (on SLURM or here), ``failed`` or ``pending``, of each point.
+
+    An interrupted point is pending, also one whose job SLURM took away.
+    """
+    found: dict[Point, str] = {point: "finished" for point in points if is_finished(point.directory)}
+    jobs = {point: job for point in points if point not in found and (job := job_id(point))}
+    known = cluster.states(jobs.values())
+    return [found.get(point) or _state(point, jobs.get(point), known) for point in points]
+
+
 def state(point: Point) -> str:
-    """``finished``, ``running``, ``failed`` or ``pending``; an interrupted point is pending."""
-    if is_finished(point.directory):
-        return "finished"
+    """The state of one point, as of `states`."""
+    return states([point])[0]
+
+
+def _state(point: Point, job: str | None, known: Mapping[str, str]) -> str:
+    slurm = known.get(job, "") if job else ""
+    if slurm in cluster.QUEUED:
+        return "queued"
+    if slurm in cluster.RUNNING:
+        return "running"
     last = attempt(point)
     status = last.get("exit_status")
+    if status is None and slurm:  # the job ended without a word
+        return "pending" if slurm in cluster.STOPPED else "failed"
     if last and status is None:
         return "running" if _is_alive(last) else "pending"
-    return "failed" if isinstance(status, int) and 0 < status < 128 else "pending"
+    return "failed" if isinstance(status, int) and status and not cluster.is_interruption(status) else "pending"
+
+
+def reason(point: Point) -> str:
+    """How the job of a point ended that left no exit status; empty where the log tells."""
+    job = job_id(point)
+    slurm = cluster.states([job]).get(job, "") if job else ""
+    if not slurm or attempt(point).get("exit_status") is not None:
+        return ""
+    hint = "; raise launch.mem_gb if it needs more memory" if slurm in ("OUT_OF_MEMORY", "FAILED") else ""
+    return f"SLURM ended job {job}: {slurm}{hint}"
 
 
 def _is_alive(noted: Mapping[str, Any]) -> bool:
@@ -476,7 +519,10 @@ def results(point: Point) -> list[str]:
 
 def table(points: Sequence[Point]) -> str:
     """Points, states and results, one point a line."""
-    rows = [(str(point.number), state(point), *results(point), point.label) for point in points]
+    rows = [
+        (str(point.number), now, *results(point), point.label)
+        for point, now in zip(points, states(points), strict=True)
+    ]
     return listing.table(("#", "state", *RESULTS, "point"), rows)
 
 
@@ -484,7 +530,7 @@ def plan(points: Sequence[Point]) -> str:
     """Points with their words and run directories, two lines a point."""
     width = len(str(len(points)))
     lines = []
-    for point in points:
-        lines.append(f"{point.number:>{width}}  {state(point):8}  {point.directory}")
+    for point, now in zip(points, states(points), strict=True):
+        lines.append(f"{point.number:>{width}}  {now:8}  {point.directory}")
         lines.append(f"{'':{width}}  {shlex.join(point.words)}")
     return "\n".join(lines)
