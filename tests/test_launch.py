@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -144,6 +145,20 @@ def test_local_shares_the_cores_and_tells_the_tasks(write, say, monkeypatch):
     for line in ("[1/3] seed=0", "[1/3] 1 of 2 tasks learned (ant)", "[3/3] 1 of 2 tasks learned (ant)"):
         assert f"{line}\n" in out
     assert out.index("[3/3] seed=2") < out.index("finished")  # all three at once
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_local_has_a_bar_a_point_on_a_terminal(write, say, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    status, out = say(str(write(seed={"values": [0, 1]})), "launch=local", "launch.processes=2")
+    assert status == 0 and "tasks learned" not in out
+    shown = sys.stderr.getvalue()
+    for label in ("[1/2] seed=0:", "[2/2] seed=1:"):
+        assert any(label in bar and " 1/2 " in bar and "ant" in bar for bar in shown.split("\r"))
 
 
 def test_threads_that_the_user_chose_stay(write, say, monkeypatch):
