@@ -1,5 +1,6 @@
 # make demo   installs what is needed and runs KeepLoRA on the embedded stream
 # make test   installs what is needed and runs the tests (make slow: those that take minutes)
+# make cluster  the tests on a real SLURM, which is installed and started for them (root, Debian)
 # make lint   style and types
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,7 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 10000
 
 .DELETE_ON_ERROR:
-.PHONY: demo test slow lint format clean
+.PHONY: demo test slow cluster lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m bench run method=keeplora
@@ -21,6 +22,9 @@ test: $(VENV)/.installed-test
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow
+
+cluster: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -m cluster
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

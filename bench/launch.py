@@ -436,8 +436,8 @@ class Launch:
         needed = (delay if isinstance(delay, int) else SIGNAL_DELAY) + cluster.START_UP
         if self.name == "slurm" and 60 * self.timeout_min <= needed:
             return [
-                f"launch.timeout_min={self.timeout_min} leaves no time between the start of a job and the signal before "
-                f"its end: it must be above {needed / 60:.1f}, or lower launch.slurm.signal_delay_s"
+                f"launch.timeout_min={self.timeout_min} leaves no time between the start of a job and the signal "
+                f"before its end: it must be above {needed / 60:.1f}, or lower launch.slurm.signal_delay_s"
             ]
         return []
 

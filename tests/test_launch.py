@@ -47,6 +47,8 @@ if word == "fails" or (word == "once" and not (directory / "again").exists()):
     (directory / "again").touch()
     print(*(f"line {i}" for i in range(20)), "no such thing \\N{GREEK SMALL LETTER EPSILON}", sep="\\n", flush=True)
     sys.exit(3)
+if word == "asked":
+    os.kill(os.getpid(), signal.SIGTERM)
 if word == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if word == "slow":
@@ -173,13 +175,15 @@ def test_threads_that_the_user_chose_stay(write, say, monkeypatch):
     assert [log.read_text().split()[1] for log in logs] == ["None", "5", "2"]  # half the cores by default
 
 
-def test_a_point_ended_by_a_signal_is_pending(write, say):
-    file = write(**{"method.note": {"values": ["killed", "good"]}})
-    status, out = say(str(file))
-    assert (status, states(file)) == (1, ["pending", "finished"])
-    assert "[1/2] interrupted (exit status 137)" in out
-    assert "1 points were interrupted: the same line again goes on from here" in out
-    assert "failed" not in out
+@pytest.mark.parametrize(("word", "status"), [("asked", 143), ("killed", 137)])
+def test_a_point_that_was_asked_to_stop_is_pending_and_one_that_was_killed_has_failed(write, say, word, status):
+    file = write(**{"method.note": {"values": [word, "good"]}})
+    ended, out = say(str(file))
+    how, state = ("interrupted", "pending") if word == "asked" else ("failed", "failed")
+    assert (ended, states(file)) == (1, [state, "finished"])
+    assert f"[1/2] {how} (exit status {status})" in out
+    assert ("1 points were interrupted: the same line again goes on from here" in out) == (word == "asked")
+    assert ("failed" in out) == (word == "killed")
 
 
 def test_a_point_that_another_process_runs_is_left_alone(write, say):
@@ -300,7 +304,7 @@ def test_real_runs_two_at_a_time(tmp_path, say, monkeypatch):
         (("status",), "sweep takes one sweep file, and perhaps status: "),
         (("a", "b"), "sweep takes one sweep file, and perhaps status: "),
         (("nowhere.yaml",), 'there is no sweep file "nowhere.yaml" (valid: compare_methods, '),
-        (("seeds", "launch=lcoal"), 'launch=lcoal must be one of inline, local (did you mean "local"?)'),
+        (("seeds", "launch=lcoal"), 'launch=lcoal must be one of inline, local, slurm (did you mean "local"?)'),
         (("seeds", "launch.processes=2"), "launch.processes=2 needs launch=local"),
         (
             ("seeds", "launch.procesess=2"),
@@ -323,8 +327,41 @@ def test_words_are_told_apart():
     options, rest = launch.options(["launch=local", "--count=3", "out=x", "seed=1", "cache.gb=0", "sweep_seed=4"])
     assert options == launch.Options(launch.Launch("local", None), False, 3, 4)
     assert rest == ["out=x", "seed=1", "cache.gb=0"]
-    with pytest.raises(UserError, match="launch=slurm must be one of inline, local"):
-        launch.options(["launch=slurm"])
+    options, rest = launch.options(
+        ["launch=slurm", "launch.mem_gb=8", "launch.slurm.account=me", "launch.slurm.nice=3"]
+    )
+    assert options.launch.parameters()["mem_gb"] == 8.0 and rest == []
+    assert options.launch.others() == {"account": "me", "nice": 3}
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["launch.partition=gpu"], "launch.partition needs launch=slurm"),
+        (["launch=local", "launch.slurm.qos=x"], "launch.slurm needs launch=slurm"),
+        (["launch=slurm", "launch.processes=2"], "launch.processes=2 needs launch=local"),
+        (["launch=slurm", "launch.timeout_min=3"], "launch.timeout_min=3 leaves no time .* it must be above 3.0"),
+        (["launch=slurm", "launch.partiton=gpu"], 'unknown word "launch.partiton" .*did you mean "launch.partition"'),
+    ],
+)
+def test_what_does_not_go_together_is_refused(words, complaint):
+    with pytest.raises(UserError, match=complaint):
+        launch.options(words)
+
+
+def test_slurm_is_missed_before_anything_is_written(write, say, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    status, out = say(str(write(**{"method.note": {"values": ["good"]}})), "launch=slurm")
+    assert status == 2 and "launch=slurm needs SLURM, and there is no sbatch here" in out
+
+
+def test_only_a_running_point_is_preempted(write, say):
+    file = write(**{"method.note": {"values": ["good"]}})
+    assert say(str(file), "preempt=1") == (
+        2,
+        "error: preempt=1: the point is pending, and only a running one can be preempted\n",
+    )
+    assert say(str(file), "preempt=2") == (2, "error: preempt=2 names no point: there are 1\n")
 
 
 def test_progress_is_read_from_this_attempts_record(tmp_path):
