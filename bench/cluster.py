@@ -162,16 +162,17 @@ def submit(jobs: Sequence[PointJob], folder: Path, name: str, parameters: Mappin
     try:
         executor.update_parameters(name=name, slurm_additional_parameters=more, **given)
     except (ValueError, NameError, TypeError, AssertionError) as error:
-        known = re.findall(r"- (\w+) \(default", str(error))
-        text = f"one of launch.slurm.* is unknown: there are {', '.join(known)}" if known else str(error)
-        raise UserError(text.replace("\n", " ")) from error
+        found = re.match(r"Unknown argument '(\w+)'.*?Valid arguments: (.*)", str(error))
+        names = ", ".join(sorted(found[2].split(", "))) if found else ""
+        text = f"launch.slurm.{found[1]} is unknown: there are {names}" if found else f"launch.slurm: {error}"
+        raise UserError(" ".join(text.split())) from error
     try:
         with executor.batch():
             submitted = [executor.submit(job) for job in jobs]
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, OSError) as error:
         said = re.findall(r"(?:sbatch: )?error: (.*)", str(error)) or str(error).splitlines()
         raise UserError(
-            f"SLURM refuses the jobs ({said[-1]}): change launch.partition or what else is asked for"
+            f"SLURM refuses the jobs ({'; '.join(said)}): change launch.partition or what else is asked for"
         ) from error
     return [str(job.job_id) for job in submitted]
 

@@ -241,6 +241,9 @@ def resolve(pairs: Sequence[str], *, need_method: bool = True) -> Resolved:
         flat.update(choice.file)
         values.sources.update(dict.fromkeys(choice.file, "user"))
     values.sources.update(dict.fromkeys(names & set(given), "user"))
+    if run.batches.replay is not None:  # as for a file with a plug-in, its content decides
+        digest = _digest(Path(run.batches.replay).expanduser())
+        flat["batches.replay_sha256"], values.sources["batches.replay_sha256"] = digest, "user"
     stream_class = choices["stream"].cls
     assert stream_class is not None
     return Resolved(
@@ -256,7 +259,7 @@ def resolve(pairs: Sequence[str], *, need_method: bool = True) -> Resolved:
     )
 
 
-ELSEWHERE = {"out", "data", "device", "threads", "seed", "gate", "batches.record", "method.dump"}
+ELSEWHERE = {"out", "data", "device", "threads", "seed", "gate", "batches.record", "batches.replay", "method.dump"}
 """Settings that say where, on what and with which seed a run is made, not what it computes; so do `MIRRORS`."""
 
 MIRRORS = ("track.", "cache.", "checkpoint.")
@@ -347,9 +350,16 @@ def _choose(
         return _Choice(name)
     file = {}
     if not entry.module and entry.path is not None:  # its content decides the numbers, so an edited file is another run
-        digest = hashlib.sha256(entry.path.read_bytes()).hexdigest()
-        file = {f"{kind}.file": name, f"{kind}.file_sha256": digest}
+        file = {f"{kind}.file": name, f"{kind}.file_sha256": _digest(entry.path)}
     return _Choice(entry.name, cls, class_settings(cls), settings, file)
+
+
+def _digest(path: Path) -> str:
+    """Hash of a file's content; of nothing where it cannot be read, which whoever reads it tells."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _layers(choices: dict[str, _Choice], problems: list[str]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -107,10 +107,10 @@ def wanted(flat: Mapping[str, Any], sources: Mapping[str, str]) -> Wanted:
 
 def run_name(flat: Mapping[str, Any], sources: Mapping[str, str]) -> str:
     """A readable name, such as ``keeplora-r16-pocket-s0``: the method, what the user set, the stream, the seed."""
-    names = {f"{kind}.{part}" for kind in CHOICES for part in ("name", "file_sha256")}
+    names = {f"{kind}.name" for kind in CHOICES}
     special = []
     for key, value in flat.items():
-        if sources.get(key) == "user" and decides(key) and key not in names:
+        if sources.get(key) == "user" and decides(key) and key not in names and not key.endswith("_sha256"):
             word = key.rpartition(".")[2]
             special.append(f"{'r' if word == 'rank' else word}{show(value)}")
     model = [flat["model.name"]] if sources.get("model.name") == "user" else []

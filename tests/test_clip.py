@@ -15,7 +15,7 @@ from bench.errors import UserError
 from bench.linear_maps import LowRank
 from bench.method import Context, TaskData
 from bench.pixels import Pixels, PixelStore
-from bench.statistics import mean_gradient, second_moments
+from bench.statistics import mean_gradient, second_moments, slot_means
 from bench.toy import tiny_clip, tiny_model, toy_task
 
 PROMPTS = ("a cat", "a very small green dog on a table", "x")
@@ -252,6 +252,29 @@ def test_second_moments_equal_their_definition() -> None:
         # The forward passes are fp32, the sums are not.
         assert (moment.gram - expected[name]).norm() < 1e-6 * expected[name].norm(), name
         assert (moment.mean() - expected[name] / tokens[name]).norm() < 1e-6 * moment.mean().norm(), name
+
+
+@pytest.mark.parametrize("batch_size", [8, 32])
+def test_slot_means_equal_their_definition(batch_size: int) -> None:
+    """F has a column for every token position and place in the batch: the mean there over the full batches, of which
+    there are five of 8 images, or one of 32, where F is the transposed activations themselves."""
+    clip = tiny_clip()
+    data = task_data(clip, batch_size)
+    (linear_map,) = clip.select(("fc1",), ("image",))[1:]
+    name = linear_map.site.name
+    got = slot_means(clip, data, [linear_map])[name].gram
+    stack: list[torch.Tensor] = []
+    with torch.no_grad(), clip.recording({name: lambda x: stack.append(x.double())}):
+        for pixels, _ in data.batches("statistics", drop_last=True):
+            clip.encode_images(pixels)
+    assert len(stack) == 40 // batch_size
+    F_ = torch.stack(stack).mean(0).flatten(0, 1).T  # [width, places x positions]
+    expected = F_ @ F_.T
+    got = got / len(stack) ** 2  # sums instead of means: no subspace depends on the scale
+    assert (got - expected).norm() < 1e-5 * expected.norm()
+    if len(stack) == 1:
+        rows = stack[0].flatten(0, 1)
+        assert torch.allclose(expected, rows.T @ rows)
 
 
 def test_padding_can_be_counted() -> None:

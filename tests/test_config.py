@@ -287,6 +287,14 @@ def test_a_method_from_a_file_is_known_by_its_name_and_content(toys):
     assert fingerprint(resolve([f"method={file}"]).flat) != fingerprint(first.flat)
 
 
+def test_a_replayed_order_is_known_by_its_content(toys):
+    first, same = toys.write("a.jsonl", "x\n"), toys.write("elsewhere/b.jsonl", "x\n")
+    base, moved = (fingerprint(resolve(["method=toy", f"batches.replay={file}"]).flat) for file in (first, same))
+    assert base == moved != fingerprint(resolve(["method=toy"]).flat)
+    first.write_text("y\n")
+    assert fingerprint(resolve(["method=toy", f"batches.replay={first}"]).flat) != base
+
+
 def test_the_fingerprint_leaves_out_what_does_not_decide_the_numbers():
     base = fingerprint(resolve(["method=toy"]).flat)
     assert len(base) == 10
