@@ -161,8 +161,11 @@ keeplora_rank, ...). Every point is checked before one starts; finished points a
 ones are run again by the same line. "status" shows states and results, dry_run=true the points, and neither starts any.
 
 KEY=VALUE is a setting for every point, as for "run", or one of
-  launch=inline|local    one point after another with its output (default), or several at a time
+  launch=inline|local|slurm  one point after another with its output (default), several at a time, or a job each
   launch.processes=N     points at a time with launch=local (half the cores)
+  launch.partition, .timeout_min, .gpus_per_node, .cpus_per_task, .mem_gb, .array_parallelism, .setup, .constraint,
+  .nodes, .tasks_per_node, .wait, .slurm.KEY    with launch=slurm; docs/cluster.md tells what they mean
+  preempt=N              stop running point N as a preemption does
   count=N                the first N points; needed by method: random without run_cap
   sweep_seed=N           which points method: random draws (0)
   dry_run=true           show points, words, run directories and states
@@ -170,6 +173,7 @@ KEY=VALUE is a setting for every point, as for "run", or one of
 examples
   python -m bench sweep compare_methods
   python -m bench sweep sweeps/keeplora_rank.yaml launch=local launch.processes=2 out=elsewhere
+  python -m bench sweep compare_methods launch=slurm launch.partition=gpu launch.gpus_per_node=1 launch.mem_gb=32
   python -m bench sweep compare_methods status
 """,
         _sweep,
