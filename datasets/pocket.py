@@ -75,6 +75,9 @@ class Pocket(Stream):
         "lora": {"train.lr": 3e-3},
         "inflora": {"train.lr": 3e-3},
         "keeplora": {"train.lr": 0.1},
+        "keeplora-official": {"train.lr": 0.03},
+        "keeplora-plus": {"train.lr": 0.1},  # that of keeplora
+        "keeplora-pp": {"train.lr": 0.1},
     }
 
     def load(self, data_root: str | None, order_seed: int) -> list[Task]:

@@ -1,6 +1,5 @@
 """What the documents say: examples run, command lines resolve, links lead somewhere."""
 
-import json
 import re
 import shlex
 import subprocess
@@ -11,7 +10,6 @@ import pytest
 
 from bench import cli, launch, registry, sweep
 from bench.config import resolve
-from bench.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
@@ -132,26 +130,3 @@ def test_every_metric_has_its_formula_in_the_docs() -> None:
 
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     assert [name for name in SCALARS if f"`{name}`" not in text] == []
-
-
-def test_the_sensitivity_page_is_made_from_sweeps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """On records made up for the points of the sweeps it names."""
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    import sensitivity
-
-    with pytest.raises(UserError, match="keeplora_rank is not finished: python -m bench sweep keeplora_rank"):
-        sensitivity.main([f"out={tmp_path}"])
-    for name in sensitivity.SWEEPS:
-        for number, point in enumerate(sweep.expand(sweep.find(name), [f"out={tmp_path}"]).points):
-            point.directory.mkdir(parents=True, exist_ok=True)
-            metrics = dict.fromkeys(sensitivity.SHOWN, 40.0 + number)
-            (point.directory / "summary.json").write_text(json.dumps({"status": "finished", "metrics": metrics}))
-    monkeypatch.setattr(sensitivity, "DOCS", tmp_path)
-    (tmp_path / "keeplora-sensitivity.md").write_text("Text.\n<!-- tables, made by docs/sensitivity.py -->\nold\n")
-    sensitivity.main([f"out={tmp_path}"])
-    page = (tmp_path / "keeplora-sensitivity.md").read_text()
-    assert page.startswith("Text.\n") and "old" not in page
-    assert page.count("\n| **") == 4 and "| 0.95 | 0.999 | 55.0 |" in page
-    assert (tmp_path / "keeplora-sensitivity.png").stat().st_size > 10_000
