@@ -130,3 +130,11 @@ def test_every_metric_has_its_formula_in_the_docs() -> None:
 
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     assert [name for name in SCALARS if f"`{name}`" not in text] == []
+
+
+def test_the_page_of_settings_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import settings_page
+
+    said = "docs/settings.md is out of date: python docs/settings_page.py"
+    assert settings_page.PAGE.read_text(encoding="utf-8") == settings_page.page(), said
