@@ -92,6 +92,7 @@ def test_two_processes_give_the_matrix_of_one(method: str, batch: int, tmp_path:
     assert summaries[0]["fingerprint"] == summaries[1]["fingerprint"]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_where_they_can_be_continued(tmp_path: Path) -> None:
     line = words(tmp_path / "broken", "lora", "train.epochs=12")
     directory = run_directory(resolve(line))
