@@ -21,6 +21,7 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.files import write_atomic
+from bench.stopping import is_interruption
 
 STOPPED_FOR = 300.0
 """Seconds that the job of a run that a signal stopped waits to be requeued or ended by SLURM."""
@@ -31,20 +32,10 @@ START_UP = 90
 MAX_TIMEOUTS = 100
 """How often a job may run out of time and go on, by default."""
 
-INTERRUPTIONS = {
-    getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-}
-"""Signals that ask a run to stop."""
-
 QUEUED = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "STAGE_OUT", "SIGNALING", "RESIZING"}
 STOPPED = {"CANCELLED", "NODE_FAIL", "PREEMPTED", "TIMEOUT", "REVOKED", "BOOT_FAIL", "DEADLINE"}
 """States of jobs in SLURM's words; one of the last sort that left no exit status was stopped by no fault of its own."""
-
-
-def is_interruption(status: int) -> bool:
-    """Whether an exit status means that a run was asked to stop, and did; what kills a process is a failure."""
-    return status - 128 in INTERRUPTIONS
 
 
 class PointJob:
@@ -77,10 +68,9 @@ class PointJob:
         import submitit
 
         job = submitit.JobEnvironment()
-        environment = dict(os.environ)
         if job.num_tasks > 1:
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-            environment = dict(os.environ)
+        environment = dict(os.environ)
         if self.threads and "SLURM_CPUS_PER_TASK" in environment:
             environment.setdefault("OMP_NUM_THREADS", environment["SLURM_CPUS_PER_TASK"])
         leads = job.global_rank == 0
@@ -91,7 +81,7 @@ class PointJob:
                 self.command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment
             )
         if leads:
-            self._note(began, None)
+            self._note(job.job_id, began, None)
         # Waited for in a thread: a handler that interrupts the main thread in `wait` could not wait again itself.
         threading.Thread(target=self._wait, args=(process,), daemon=True).start()
         while self._status is None:
@@ -101,7 +91,7 @@ class PointJob:
             while time.monotonic() < end:
                 time.sleep(0.5)
         if leads:
-            self._note(began, self._status)
+            self._note(job.job_id, began, self._status)
         return self._status
 
     def checkpoint(self) -> Any:
@@ -119,14 +109,14 @@ class PointJob:
         code = process.wait()
         self._status = code if code >= 0 else 128 - code
 
-    def _note(self, began: float, status: int | None) -> None:
+    def _note(self, job: str, began: float, status: int | None) -> None:
         assert self._process is not None
         content = {
             "exit_status": status,
             "seconds": None if status is None else round(time.time() - began, 3),
             "host": socket.gethostname(),
             "pid": self._process.pid,
-            "job": os.environ.get("SLURM_JOB_ID"),
+            "job": job,
             "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(began)),
         }

@@ -20,7 +20,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
@@ -30,6 +29,7 @@ from bench.config import read, run_settings
 from bench.errors import UserError, nearest, suggest
 from bench.files import write_atomic
 from bench.settings import build, complaints, describe, setting
+from bench.stopping import is_interruption
 from bench.sweep import Point, Sweep
 
 SIGNAL_DELAY = 90
@@ -65,6 +65,7 @@ class Child:
         self.lock = lock
         self.told = 0
         self.began = time.time()
+        point.job.unlink(missing_ok=True)  # what SLURM knows of an earlier attempt no longer counts
         with point.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command(point),
@@ -245,7 +246,7 @@ def progress(directory: Path, since: float) -> tuple[int, int, str] | None:
 
 def outcome(point: Point, status: int) -> str:
     """How a point ended, in a few words."""
-    if cluster.is_interruption(status):
+    if is_interruption(status):
         return f"interrupted (exit status {status})"
     if status:
         return f"failed (exit status {status})"
@@ -362,7 +363,6 @@ def _slurm(sweep: Sweep, todo: Sequence[Point], launch: Launch) -> int:
     jobs = []
     for point in todo:
         point.folder.mkdir(parents=True, exist_ok=True)
-        point.notes.unlink(missing_ok=True)  # of the attempt before
         jobs.append(
             cluster.PointJob(command(point), str(point.log), str(point.notes), threads and point.threads is None)
         )
@@ -442,9 +442,8 @@ class Launch:
         return []
 
     def others(self) -> dict[str, Any]:
-        """The further parameters by name, their values read as YAML."""
-        pairs = (word.partition("=") for word in self.slurm)
-        return {key: yaml.safe_load(value) for key, _, value in pairs}
+        """The further parameters by name, their values read as those of settings are."""
+        return {key: value for key, (value, _) in read(self.slurm, []).items()}
 
     def parameters(self) -> dict[str, Any]:
         """What submitit takes."""

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.files import is_finished
+from bench.files import is_finished, write_atomic
 from bench.matrix import AccuracyMatrix
 from bench.metrics import so_far
 
@@ -53,11 +53,8 @@ def load_state(directory: Path) -> dict[str, Any]:
 
 
 def save_state(directory: Path, state: Mapping[str, Any]) -> None:
-    """Write ``wandb/state.json``, the old content or the new one, never a part."""
-    path = folder(directory) / STATE
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    """Write ``wandb/state.json``."""
+    write_atomic(folder(directory) / STATE, json.dumps(state, indent=1) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

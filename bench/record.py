@@ -26,8 +26,6 @@ from bench.matrix import AccuracyMatrix
 from bench.parallel import world
 from bench.task import Stream, Task
 
-__all__ = ["Record", "code_identity", "data_identity", "identity", "is_finished", "peak_memory_mb", "write_atomic"]
-
 BATCHES = "batches.jsonl"
 """The record of the order of batches."""
 
@@ -177,11 +175,6 @@ class Witness(Record):
         yield
 
     def begin(self) -> None: ...
-
-    def cut(self, name: str, size: int) -> None: ...
-
-    def size(self, name: str) -> int | None:
-        return None
 
     def text(self, name: str, content: str) -> None: ...
 

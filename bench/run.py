@@ -19,13 +19,14 @@ from bench.clip import Clip, load_open_clip
 from bench.config import Resolved, Run, Train, fingerprint, run_directory
 from bench.errors import UserError, suggest
 from bench.evaluate import evaluate_row
+from bench.files import is_finished
 from bench.method import Context, Method, TaskData
 from bench.metrics import AccuracyMatrix
 from bench.parallel import joined, world
 from bench.pixel_cache import PixelCache
 from bench.pixels import PixelStore
 from bench.progress import bar
-from bench.record import BATCHES, Record, Witness, code_identity, data_identity, identity, is_finished, peak_memory_mb
+from bench.record import BATCHES, Record, Witness, code_identity, data_identity, identity, peak_memory_mb
 from bench.settings import describe
 from bench.state import RunState, settle
 from bench.stopping import StopRequest
@@ -432,10 +433,14 @@ class Session:
         self.watch.resume(values["seconds"], values["parts"])
         self.state.load_between_tasks(self.method, base.tensors)
         self._broken_off = step
-        where = "before any task" if self.row == 0 else f"in task {self.row} of {len(self.tasks)}"
-        say(f"continuing {where if self.row <= len(self.tasks) else 'after the last task'}")
+        say(f"continuing {self._where()}")
         if values["code"] != code_identity(self.resolved):
             say("note: it was begun with another state of the code, which environment.json tells")
+
+    def _where(self) -> str:
+        if self.row == 0:
+            return "before any task"
+        return f"in task {self.row} of {len(self.tasks)}" if self.row <= len(self.tasks) else "after the last task"
 
     def save(self, training: TrainingState | None = None) -> None:
         """Keep all that the rest of the run depends on: between tasks, or with a state of training inside one."""
@@ -468,18 +473,24 @@ class Session:
     def _seconds_of_row(self) -> float:
         return self._row_seconds + time.perf_counter() - self._row_started
 
-    def _safe_point(self, state: Callable[[], TrainingState]) -> None:
-        """Between two steps of training: keep where it stands if it is time to, or if the run shall stop."""
-        if self._due():
-            self.save(state())
-        self.stop.check()
+    def _safe_point(self, training: Callable[[], TrainingState] | None = None, always: bool = False) -> None:
+        """Where nothing is half done: keep where the run stands if it is time to, and stop if it was asked to.
 
-    def _due(self) -> bool:
-        """Whether to write a checkpoint; several processes decide it together, and whether to stop."""
-        due = int(self.world.leads and self.checkpoints.due())
+        Several processes decide both together.
+
+        Parameters
+        ----------
+        training : callable, optional
+            Tells where training stands, inside a task.
+        always : bool
+            Keep it in any case.
+        """
+        due = int(always or (self.world.leads and self.checkpoints.due()))
         signum, due = self.world.agree([self.stop.signum or 0, due], self.device)
         self.stop.signum = signum or None
-        return bool(signum or due)
+        if signum or due:
+            self.save(None if training is None else training())
+        self.stop.check()
 
     # ---- the tasks in order
 
@@ -490,16 +501,12 @@ class Session:
             if not self.learned:
                 self._learn(self.row - 1)
                 self.learned = True
-                if self._due():
-                    self.save()
-                self.stop.check()
+                self._safe_point()
             self._measure()
             self._tell()
             self.row, self.learned, self.figures = self.row + 1, False, {}
             self._row_seconds, self._row_started = 0.0, time.perf_counter()
-            self.save()
-            self._due()
-            self.stop.check()
+            self._safe_point(always=True)
         self._finish()
 
     def _learn(self, index: int) -> None:
@@ -558,9 +565,7 @@ class Session:
             )
             for column, correct, count in row:
                 self.matrix.set(self.row, column, correct, count)
-                if self._due():
-                    self.save()
-                self.stop.check()
+                self._safe_point()
 
     def _tell(self) -> None:
         """Record a finished row, and say how the task went."""

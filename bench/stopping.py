@@ -11,6 +11,15 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1
 """What asks a run to stop: Ctrl-C, a terminated job, and what schedulers send before a time limit or a preemption."""
 
 
+INTERRUPTIONS = (*SIGNALS, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+"""Signals after which a run is to be continued; SIGHUP ends it where it is."""
+
+
+def is_interruption(status: int) -> bool:
+    """Whether an exit status means that a run was asked to stop; what else ends a process is a failure."""
+    return status - 128 in INTERRUPTIONS
+
+
 class Stopped(BaseException):
     """A run has stopped because it was asked to; like `KeyboardInterrupt` it is no error to be handled on the way.
 

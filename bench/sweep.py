@@ -28,6 +28,7 @@ from bench import cluster, listing
 from bench.config import read, resolve, run_directory
 from bench.errors import UserError, suggest
 from bench.files import is_finished
+from bench.stopping import is_interruption
 
 TOP = {
     "apiVersion", "command", "controller", "description", "early_terminate", "entity", "image_uri", "job", "kind",
@@ -466,19 +467,22 @@ def _state(point: Point, job: str | None, known: Mapping[str, str]) -> str:
     if slurm in cluster.RUNNING:
         return "running"
     last = attempt(point)
+    if job and last.get("job", job) != job:
+        last = {}  # those of an earlier job
     status = last.get("exit_status")
     if status is None and slurm:  # the job ended without a word
         return "pending" if slurm in cluster.STOPPED else "failed"
     if last and status is None:
         return "running" if _is_alive(last) else "pending"
-    return "failed" if isinstance(status, int) and status and not cluster.is_interruption(status) else "pending"
+    return "failed" if isinstance(status, int) and status and not is_interruption(status) else "pending"
 
 
 def reason(point: Point) -> str:
     """How the job of a point ended that left no exit status; empty where the log tells."""
     job = job_id(point)
     slurm = cluster.states([job]).get(job, "") if job else ""
-    if not slurm or attempt(point).get("exit_status") is not None:
+    last = attempt(point)
+    if not slurm or (last.get("job") == job and last.get("exit_status") is not None):
         return ""
     hint = "; raise launch.mem_gb if it needs more memory" if slurm in ("OUT_OF_MEMORY", "FAILED") else ""
     return f"SLURM ended job {job}: {slurm}{hint}"

@@ -26,12 +26,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import bench
-from bench.config import CHOICES, Resolved, Track, decides, run_settings
+from bench.config import CHOICES, Resolved, Track, decides, read, run_settings
 from bench.errors import UserError
 from bench.files import is_finished
 from bench.mirror import GAVE_UP, folder, load_state, read_json, save_state
 from bench.settings import build, show
-from bench.stopping import Stopped
+from bench.stopping import INTERRUPTIONS, Stopped, is_interruption
 
 PATIENCE = 60.0
 """Seconds that the end of a run waits for W&B; WANDB_FINISH_TIMEOUT sets another number."""
@@ -41,11 +41,6 @@ GRACE = 2.0
 
 HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")
 """Hosts of W&B's own server, under which a login may be stored."""
-
-# A signal to the whole job, or Ctrl-C, is meant for the run; its mirror has the last rows to hand over.
-SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-]
 
 
 @dataclass(frozen=True)
@@ -283,7 +278,7 @@ class Mirror:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         code = exit_code(error)
         # A signal that a scheduler gives notice with, turned into an exit status.
-        self.close(code, preempted=code in {128 + number for number in SIGNALS[1:]})
+        self.close(code, preempted=is_interruption(code) and code != 128 + signal.SIGINT)
 
     def _state(self, before: dict[str, Any]) -> dict[str, Any]:
         """The content of ``wandb/state.json``: the id of the W&B run, kept for good, and what is wanted of it.
@@ -349,11 +344,11 @@ class Mirror:
 
 @contextlib.contextmanager
 def _shielded() -> Iterator[None]:
-    """A process started in here never sees `SIGNALS`, not even while it is starting; those for this one wait."""
+    """A process started in here never sees `INTERRUPTIONS`, not even while it is starting; those for this one wait."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTIONS)
     try:
         yield
     finally:
@@ -427,12 +422,11 @@ def upload_all(paths: Sequence[Path], pairs: Sequence[str], say: Callable[[str],
 
     known = {key: one for key, one in run_settings().items() if key.startswith("track.")}
     given = {}
-    for pair in pairs:
-        key, _, raw = pair.removeprefix("--").partition("=")
+    for key, (value, raw) in read(pairs, []).items():
         if key not in known:
             raise UserError(f'mirror takes settings of track only, not "{key}": as in track.wandb=offline')
         try:
-            given[key] = known[key].convert(_value(raw), raw)
+            given[key] = known[key].convert(value, raw)
         except ValueError as error:
             raise UserError(f"{key}={raw} {error}") from None
     found = find(paths)
@@ -447,12 +441,3 @@ def upload_all(paths: Sequence[Path], pairs: Sequence[str], say: Callable[[str],
             problems.append(str(error))
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
-
-
-def _value(raw: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(raw)
-    except yaml.YAMLError:
-        return raw

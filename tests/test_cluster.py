@@ -82,8 +82,32 @@ def test_the_state_of_a_point_on_slurm(slurm: str, status: int | None, state: st
     point.job.write_text("5\n")
     point.notes.write_text(json.dumps({"exit_status": status, "host": "elsewhere", "pid": 1}))
     assert sweep.state(point) == state
-    hint = "SLURM ended job 5: OUT_OF_MEMORY; raise launch.mem_gb if it needs more memory"
-    assert sweep.reason(point) == (hint if slurm == "OUT_OF_MEMORY" else sweep.reason(point))
+
+
+@pytest.mark.parametrize(
+    ("slurm", "job", "status", "reason"),
+    [
+        ("OUT_OF_MEMORY", "5", None, "SLURM ended job 5: OUT_OF_MEMORY; raise launch.mem_gb if it needs more memory"),
+        ("NODE_FAIL", "5", None, "SLURM ended job 5: NODE_FAIL"),
+        ("NODE_FAIL", "4", 1, "SLURM ended job 5: NODE_FAIL"),  # the notes are an earlier job's
+        ("COMPLETED", "5", 1, ""),  # the log tells
+        ("", "5", None, ""),
+    ],
+)
+def test_a_job_that_left_no_word_is_explained(
+    slurm: str, job: str, status: int | None, reason: str, tools, point: sweep.Point
+) -> None:
+    tools(squeue=f"5_N/A|5|{slurm}\\n" if slurm else "", sacct="")
+    point.job.write_text("5\n")
+    point.notes.write_text(json.dumps({"exit_status": status, "job": job}))
+    assert sweep.reason(point) == reason
+
+
+def test_the_notes_of_an_earlier_job_do_not_count(tools, point: sweep.Point) -> None:
+    point.job.write_text("5\n")
+    point.notes.write_text(json.dumps({"exit_status": 1, "job": "4"}))
+    tools(squeue="5_N/A|5|CANCELLED\\n", sacct="")
+    assert sweep.state(point) == "pending"
 
 
 def test_a_finished_point_is_finished_whatever_slurm_says(tools, point: sweep.Point) -> None:

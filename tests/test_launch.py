@@ -374,3 +374,17 @@ def test_progress_is_read_from_this_attempts_record(tmp_path):
     assert launch.progress(tmp_path, time.time() + 10) is None
     (tmp_path / "metrics.jsonl").write_text("x\n")
     assert launch.progress(tmp_path, 0) is None
+
+
+def test_an_attempt_here_takes_the_place_of_a_job(write, say):
+    file = write(**{"method.note": {"values": ["fails"]}})
+    (point,) = sweep.expand(file).points
+    point.folder.mkdir(parents=True)
+    point.job.write_text("7\n")
+    say(str(file))
+    assert sweep.job_id(point) is None and sweep.state(point) == "failed"
+
+
+def test_a_value_for_slurm_that_is_no_yaml_is_text():
+    options, _ = launch.options(["launch=slurm", "launch.slurm.comment=[a"])
+    assert options.launch.others() == {"comment": "[a"}

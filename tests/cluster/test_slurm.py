@@ -227,7 +227,6 @@ def test_what_slurm_refuses_is_told(words: list[str], said: str, write) -> None:
 
 def test_a_job_that_is_no_longer_known_has_no_state(slurm: None) -> None:
     assert cluster.states(["1", "2_3"]) == {}
-    assert launch.LAUNCHERS["slurm"]
 
 
 def test_three_ways_give_the_same_runs_and_numbers(slurm: None, tmp_path: Path) -> None:
