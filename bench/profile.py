@@ -11,10 +11,12 @@ from bench.errors import UserError, suggest
 from bench.evaluate import count_correct
 from bench.images import ArrayImages
 from bench.listing import table
+from bench.loading import load_model
 from bench.method import Context, TaskData
 from bench.pixels import Pixels
 from bench.record import peak_memory_mb
-from bench.run import Stopwatch, choose_device, deterministic, load_model
+from bench.run import choose_device, deterministic
+from bench.session import Stopwatch
 from bench.task import Task, label_space
 
 SIZES = {"classes": 100, "batch": 8, "steps": 3}

@@ -1,4 +1,7 @@
-"""Progress bars with the time left; silent when standard error is no terminal."""
+"""What a run tells the user: lines on standard output, and bars with the time left on standard error.
+
+Bars are shown on a terminal only. Of several processes that share a run one speaks.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -30,3 +33,9 @@ def bar(label: str, total: int, unit: str = "batch") -> Iterator[Callable[[], No
 def watched(label: str, items: Iterable[T], total: int) -> Iterator[T]:
     """Pass items on while showing a bar."""
     yield from tqdm(items, total=total, desc=label, unit="batch", leave=False, disable=_hidden(), dynamic_ncols=True)
+
+
+def say(text: str = "") -> None:
+    """Print a line for the user."""
+    if world().leads:
+        print(text, flush=True)

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from bench import registry
-from bench import run as engine
+from bench import session as engine
 from bench.checkpoint import Checkpoints
-from bench.config import resolve
+from bench.config import resolve, run_directory
 from bench.errors import UserError
-from bench.run import MODEL, Session, run
+from bench.run import run
+from bench.session import MODEL, Session
 from bench.stopping import Stopped
 
 ROOT = Path(__file__).parent.parent
@@ -180,7 +181,7 @@ def broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> t
         patch.setattr(Session, "_tell", dying)
         with pytest.raises(Killed):
             run(resolve(line))
-    return line, engine.run_directory(resolve(line))
+    return line, run_directory(resolve(line))
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path, monkeypatch, capsys) -> None:
@@ -249,7 +250,7 @@ def test_two_processes_do_not_write_one_record(tmp_path: Path) -> None:
     from bench.record import Record
 
     line = words(tmp_path, "lora")
-    directory = engine.run_directory(resolve(line))
+    directory = run_directory(resolve(line))
     with (
         Record(directory).held(),
         pytest.raises(UserError, match=f"{directory} is being written by process {os.getpid()} on"),
@@ -294,7 +295,7 @@ def test_a_signal_stops_a_process_where_it_can_be_continued(
     signum: signal.Signals, tmp_path: Path, long_run: Path
 ) -> None:
     line = words(tmp_path, "lora", *LONG)
-    directory = engine.run_directory(resolve(line))
+    directory = run_directory(resolve(line))
     process = start(line)
     wait_for_row(process, directory, 1)
     process.send_signal(signum)

@@ -14,6 +14,7 @@ import torch
 from toy import ToyStream
 
 from bench import run as engine
+from bench import session
 from bench.config import Resolved, resolve
 from bench.errors import UserError
 from bench.method import Method
@@ -171,7 +172,7 @@ def test_threads_and_determinism_are_given_back(tmp_path: Path) -> None:
 def test_an_unsupported_label_space_is_found_before_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resolved = toy(tmp_path, "method=lora")
     picky = type("Picky", (resolved.method_class,), {"label_spaces": ("seen",)})
-    monkeypatch.setattr(engine, "load_model", lambda resolved: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(session, "load_model", lambda resolved: pytest.fail("the model was loaded"))
     with pytest.raises(UserError, match="method lora does not support the label space 'task' of stream toy"):
         run(dataclasses.replace(resolved, method_class=picky))
 

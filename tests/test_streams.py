@@ -20,10 +20,10 @@ from bench.config import resolve
 from bench.dataset import Counts, DatasetStream, load_dataset
 from bench.errors import UserError
 from bench.images import Subset
+from bench.loading import train_settings
 from bench.matrix import AccuracyMatrix
 from bench.metrics import SCALARS
 from bench.published import METRICS
-from bench.run import train_settings
 from bench.task import NEVER, Stream, label_space, shared_classes
 
 REAL = [name for name, entry in registry.entries("stream").items() if name not in ("pocket", "custom")]

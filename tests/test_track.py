@@ -164,7 +164,7 @@ def test_the_environment_decides_where_the_user_does_not(
 def test_online_without_a_login_is_refused_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("bench.run.load_model", lambda resolved: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("bench.session.load_model", lambda resolved: pytest.fail("the model was loaded"))
     with pytest.raises(UserError, match="^track.wandb=online needs a W&B login: .*WANDB_API_KEY") as caught:
         run(toy(tmp_path, "track.wandb=online"))
     assert "\n" not in str(caught.value)
@@ -317,7 +317,7 @@ def test_a_run_does_without_wandb_and_its_rows_survive_a_sigterm(tmp_path: Path)
     """The run is stopped by SIGTERM while it trains; the mirror, which the signal is sent to as well, goes on."""
     code = f"""
     import os, signal, sys
-    import bench.run
+    import bench.session
     from bench import cli, track
     child, start = [], track.Mirror.start
     def started(self, *args):
@@ -330,7 +330,7 @@ def test_a_run_does_without_wandb_and_its_rows_survive_a_sigterm(tmp_path: Path)
         os.kill(child[0], signal.SIGUSR1)
         os.kill(os.getpid(), signal.SIGTERM)
         return 0
-    bench.run._train = stopped
+    bench.session._train = stopped
     words = ["stream={TOY}", "model={TOY}", "method=lora", "out={tmp_path}", "track.wandb=offline"]
     sys.exit(cli.main(["run", *words]))
     """

@@ -1,0 +1,84 @@
+"""What a run is made of, from its settings: stream, model, budgets, cache of images."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from bench.clip import Clip, load_open_clip
+from bench.config import Resolved, Run, Train
+from bench.errors import UserError, suggest
+from bench.pixel_cache import PixelCache
+from bench.progress import say
+from bench.settings import describe
+from bench.task import Stream, Task, ZeroShot
+
+
+def load_model(resolved: Resolved) -> Clip:
+    """The model of a run, on the CPU: a registered one, or one of open_clip's."""
+    if resolved.model_class is not None:
+        clip = resolved.model_class().load(resolved.model_settings)
+        if not isinstance(clip, Clip):
+            raise UserError(f"model {resolved.run.model} gives no bench.clip.Clip from load(settings)")
+        return clip
+    settings = resolved.model_settings
+    return load_open_clip(resolved.run.model, settings.checkpoint, settings.weights, resolved.run.seeds.init or 0)
+
+
+def train_settings(resolved: Resolved, task: Task) -> Train:
+    """The training settings of one task: the run's, with the task's own where the user said nothing.
+
+    Raises
+    ------
+    UserError
+        If the task's own settings are unknown or out of range.
+    """
+    known = {key.removeprefix("train."): one for key, one in describe(Train, "train.").items()}
+    own = {}
+    for key, value in task.train_settings.items():
+        if key not in known:
+            raise UserError(f'task {task.name} sets "train.{key}", which is no setting{suggest(key, known)}')
+        try:
+            own[key] = known[key].convert(value, None)
+        except ValueError as error:
+            raise UserError(f"task {task.name} sets train.{key}={value}: it {error}") from error
+    return dataclasses.replace(
+        resolved.run.train, **{k: v for k, v in own.items() if resolved.sources.get(f"train.{k}") != "user"}
+    )
+
+
+def load_stream(resolved: Resolved) -> Stream:
+    """The stream of a run, its test images replaced by validation images if those are to be scored."""
+    settings = resolved.run
+    stream: Stream = resolved.stream_class(resolved.stream_settings, settings.data, settings.seeds.task_order)
+    if settings.evaluate.split == "validation":
+        stream.tasks = [_with_validation(task) for task in stream.tasks]
+    return stream
+
+
+def is_real(resolved: Resolved) -> bool:
+    """Whether the model is one of open_clip's with its weights, whose results somebody may want to compare."""
+    return resolved.model_class is None and resolved.model_settings.weights != "random"
+
+
+def published_zero_shot(resolved: Resolved, stream: Stream) -> ZeroShot | None:
+    """What is known of the untrained model on this stream; None where the gate is off or nothing is comparable."""
+    settings = resolved.run
+    comparable = settings.gate == "on" and settings.evaluate.split == "test"
+    if not comparable or getattr(resolved.model_settings, "weights", "") == "random":
+        return None
+    return stream.zero_shot(settings.model)
+
+
+def pixel_cache(settings: Run) -> PixelCache | None:
+    """The cache of decoded images that the settings mean; None if they want none."""
+    if settings.cache.gb == 0:
+        return None
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "keeplora-bench"
+    return PixelCache(Path(settings.cache.dir or home).expanduser(), int(settings.cache.gb * 1e9), say)
+
+
+def _with_validation(task: Task) -> Task:
+    """The task with its validation images in the place of its test images."""
+    if task.validation is None:
+        raise UserError(f"task {task.name} has no validation images: leave evaluate.split at test")
+    return dataclasses.replace(task, test=task.validation)
