@@ -17,7 +17,7 @@ import yaml
 from conftest import METHOD, STREAM
 from filelock import FileLock
 
-from bench import cli, launch, sweep
+from bench import cli, launch, processes, sweep
 from bench.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +69,7 @@ def stand_in(point: sweep.Point) -> list[str]:
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """Return a function that writes a sweep file over plug-in files; runs are stood in for."""
-    monkeypatch.setattr(launch, "command", stand_in)
+    monkeypatch.setattr(processes, "command", stand_in)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (tmp_path / "mine.py").write_text(METHOD)
     (tmp_path / "data.py").write_text(STREAM)
@@ -210,8 +210,8 @@ SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import test_launch
-from bench import cli, launch
-launch.command = test_launch.stand_in
+from bench import cli, processes
+processes.command = test_launch.stand_in
 sys.exit(cli.main(["sweep", *sys.argv[2:]]))
 """
 
@@ -365,15 +365,15 @@ def test_only_a_running_point_is_preempted(write, say):
 
 
 def test_progress_is_read_from_this_attempts_record(tmp_path):
-    assert launch.progress(tmp_path, 0) is None
+    assert processes.progress(tmp_path, 0) is None
     (tmp_path / "identity.json").write_text('{"tasks": ["a", "b"]}')
     (tmp_path / "metrics.jsonl").write_text("")
-    assert launch.progress(tmp_path, 0) == (0, 2, "")
+    assert processes.progress(tmp_path, 0) == (0, 2, "")
     (tmp_path / "metrics.jsonl").write_text('{"event": "row", "row": 1, "after": "a"}\n{"ev')
-    assert launch.progress(tmp_path, 0) == (1, 2, "a")
-    assert launch.progress(tmp_path, time.time() + 10) is None
+    assert processes.progress(tmp_path, 0) == (1, 2, "a")
+    assert processes.progress(tmp_path, time.time() + 10) is None
     (tmp_path / "metrics.jsonl").write_text("x\n")
-    assert launch.progress(tmp_path, 0) is None
+    assert processes.progress(tmp_path, 0) is None
 
 
 def test_an_attempt_here_takes_the_place_of_a_job(write, say):
@@ -388,3 +388,10 @@ def test_an_attempt_here_takes_the_place_of_a_job(write, say):
 def test_a_value_for_slurm_that_is_no_yaml_is_text():
     options, _ = launch.options(["launch=slurm", "launch.slurm.comment=[a"])
     assert options.launch.others() == {"comment": "[a"}
+
+
+def test_status_lists_how_points_failed(write, say):
+    file = write(**{"method.note": {"values": ["fails", "good"]}})
+    say(str(file))
+    status, out = say(str(file), "status")
+    assert status == 0 and "[1/2] failed: " in out and "  line 19\n" in out and "[2/2]" not in out

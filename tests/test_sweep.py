@@ -16,7 +16,7 @@ import yaml
 from scipy import stats
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from bench import cli, sweep
+from bench import cli, sweep, sweep_parameters
 from bench.config import resolve, run_directory
 from bench.errors import UserError
 
@@ -211,8 +211,8 @@ def test_a_scalar_for_a_group_counts_in_the_order_of_words(toys):
 
 
 def draws(count: int, seed: int = 0, **spec: Any) -> list[Any]:
-    parameter = sweep._parameter("x", spec)
-    return [point["x"] for point in itertools.islice(sweep._random([parameter], seed), count)]
+    parameter = sweep_parameters._parameter("x", spec)
+    return [point["x"] for point in itertools.islice(sweep_parameters.draws([parameter], seed), count)]
 
 
 BETWEEN = {"min": 0.5, "max": 8.0}
@@ -267,11 +267,11 @@ def test_values_are_drawn_alike_or_by_their_probabilities() -> None:
 
 def test_extreme_quantiles_stay_inside() -> None:
     for name, (numbers, law) in LAWS.items():
-        draw = sweep._distribution(name, {"distribution": name, **numbers})
+        draw = sweep_parameters._distribution(name, {"distribution": name, **numbers})
         low, high = law.support()
         assert np.isfinite([draw(0.0), draw(1 - 2**-53)]).all()
         assert low * (1 - 1e-12) - 1e-12 <= draw(0.0) <= draw(1 - 2**-53) <= high * (1 + 1e-12)
-    assert sweep._choice(["a", "b", "c"], [0.3, 0.7, 0])(1 - 2**-53) == "b"
+    assert sweep_parameters._choice(["a", "b", "c"], [0.3, 0.7, 0])(1 - 2**-53) == "b"
 
 
 def test_the_same_line_draws_the_same_points(write):
@@ -414,7 +414,7 @@ def test_states_of_a_point(point: sweep.Point) -> None:
 def test_dry_run_and_status_show_and_start_nothing(write, capsys, monkeypatch):
     file = write({"seed": {"values": [0, 1]}})
     first, second = sweep.expand(file).points
-    monkeypatch.setattr("bench.launch.start", lambda *args: pytest.fail("it started"))
+    monkeypatch.setattr("bench.processes.start", lambda *args: pytest.fail("it started"))
     first.directory.mkdir(parents=True)
     metrics = {"transfer_by_column": 51.04, "average_mtil": 60.0, "last": None}
     (first.directory / "summary.json").write_text(json.dumps({"status": "finished", "metrics": metrics}))
