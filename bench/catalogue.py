@@ -10,7 +10,7 @@ import ast
 import functools
 import importlib.util
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,14 @@ class Architecture:
         Pre-trained tags such as ``"openai"``; None when this release of open_clip could not be read for them.
     unsupported : str
         Why the suite cannot use it; empty when it can.
+    widths : dict of str to int
+        Width of the blocks of the ``"image"`` and the ``"text"`` tower, where the file tells.
     """
 
     name: str
     tags: tuple[str, ...] | None
     unsupported: str = ""
+    widths: dict[str, int] = field(default_factory=dict)
 
 
 @functools.lru_cache(maxsize=1)
@@ -48,10 +51,12 @@ def architectures() -> dict[str, Architecture]:
     found = {}
     for path in sorted((folder / "model_configs").glob("*.json"), key=lambda path: path.stem):
         try:
-            reason = _unsupported(json.loads(path.read_text(encoding="utf-8")))
+            config = json.loads(path.read_text(encoding="utf-8"))
+            reason = _unsupported(config)
         except (OSError, ValueError):
             continue
-        found[path.stem] = Architecture(path.stem, None if tags is None else tags.get(path.stem, ()), reason)
+        own = None if tags is None else tags.get(path.stem, ())
+        found[path.stem] = Architecture(path.stem, own, reason, widths_in(config))
     return found
 
 
@@ -94,6 +99,18 @@ def problem(name: str, registered: tuple[str, ...] = ()) -> str | None:
     if name.endswith("/"):
         return f'model "{name}" names no weights after the slash'
     return None
+
+
+def widths(name: str) -> dict[str, int]:
+    """Return the widths of the blocks of ``ARCH/TAG`` or ``ARCH`` by tower; empty where they are not known."""
+    found = architectures().get(split(name)[0])
+    return found.widths if found else {}
+
+
+def widths_in(config: dict[str, Any]) -> dict[str, int]:
+    """Return the widths of the blocks by tower that an open_clip configuration tells."""
+    towers = {"image": config.get("vision_cfg", {}), "text": config.get("text_cfg", {})}
+    return {name: tower["width"] for name, tower in towers.items() if isinstance(tower.get("width"), int)}
 
 
 def _unsupported(config: dict[str, Any]) -> str:

@@ -234,6 +234,8 @@ def resolve(pairs: Sequence[str], *, need_method: bool = True) -> Resolved:
             groups[kind] = build(choice.settings, flat, f"{kind}.")
             if kind not in values.wrong:
                 problems += [f'{kind} "{choice.name}": {text}' for text in complaints(groups[kind])]
+    if not problems:
+        problems += _misfits(choices, groups)
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
 
@@ -257,6 +259,47 @@ def resolve(pairs: Sequence[str], *, need_method: bool = True) -> Resolved:
         sources=values.sources,
         flat=flat,
     )
+
+
+def label_space_of(stream: type, settings: Any) -> str:
+    """The label space of a stream under its settings: their own ``label_space``, if they have one, else the class's."""
+    return str(getattr(settings, "label_space", getattr(stream, "label_space", "")))
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a method's settings must fit, as far as it is known before data and model are loaded.
+
+    Attributes
+    ----------
+    label_space : {"task", "seen", "all"}
+        Of the stream.
+    widths : mapping of tower ("image", "text") to int
+        Width of the model's blocks; empty where the model does not tell.
+    """
+
+    label_space: str
+    widths: Mapping[str, int]
+
+
+def _misfits(choices: dict[str, _Choice], groups: dict[str, Any]) -> list[str]:
+    """What of the method, its settings, the stream and the model does not go together, a sentence each."""
+    method, stream, model = (choices[kind] for kind in CHOICES)
+    if method.cls is None or stream.cls is None:
+        return []
+    space = label_space_of(stream.cls, groups["stream"])
+    if space and space not in getattr(method.cls, "label_spaces", (space,)):
+        return [
+            f'method "{method.name}" does not support the label space {space!r} of stream "{stream.name}": choose '
+            "another stream"
+        ]
+    if not hasattr(groups["method"], "fits"):
+        return []
+    if model.cls is None:
+        widths = catalogue.widths(model.name)
+    else:
+        widths = getattr(model.cls, "widths", lambda settings: {})(groups["model"])
+    return [f'method "{method.name}": {text}' for text in groups["method"].fits(Surroundings(space, widths))]
 
 
 ELSEWHERE = {"out", "data", "device", "threads", "seed", "gate", "batches.record", "batches.replay", "method.dump"}

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from bench.config import label_space_of
 from bench.errors import UserError
 from bench.images import Images
 from bench.published import Published
@@ -125,7 +126,7 @@ class Stream:
 
     def __init__(self, settings: Any, data_root: str | None, order_seed: int):
         self.settings = settings
-        self.label_space = type(self).label_space_of(settings)
+        self.label_space = label_space_of(type(self), settings)
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
         if self.label_space not in LABEL_SPACES:
@@ -150,11 +151,6 @@ class Stream:
                 f"{len(shared)} class names stand in several tasks (where their prompts are equal too, {rule} when it "
                 f"wins): {told}"
             )
-
-    @classmethod
-    def label_space_of(cls, settings: Any) -> str:
-        """The label space under these settings: their own ``label_space``, if they have one, else the class's."""
-        return str(getattr(settings, "label_space", cls.label_space))
 
     def zero_shot(self, model: str) -> "ZeroShot | None":
         """The published accuracies of an untrained model on this stream, to be held against row 0; None if unknown.

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from bench.catalogue import widths_in
 from bench.errors import UserError, suggest
 from bench.images import ArrayImages
 from bench.registry import register
@@ -108,6 +109,11 @@ class PocketModel:
     @dataclass
     class Settings:
         """No settings."""
+
+    @classmethod
+    def widths(cls, settings: Any) -> Mapping[str, int]:
+        """Width of the blocks by tower, so that settings are checked before the model is loaded."""
+        return widths_in(json.loads(_read("model/open_clip_config.json"))["model_cfg"])
 
     def load(self, settings: Any) -> Any:
         """The model as `bench.clip.Clip`, in fp32 on the CPU."""

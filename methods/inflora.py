@@ -143,7 +143,7 @@ class InfLora(Method):
     )
 
     def setup(self) -> None:
-        self.targets = targets(self.clip, self.settings, self.settings.rank)
+        self.targets = targets(self.clip, self.settings)
         self.sites: dict[str, Site] = {m.site.name: m.site for m in self.targets}
         self.effective_rank: dict[str, int] = {}
         device = self.clip.exact_device

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.config import Surroundings
 from bench.errors import UserError
 from bench.linear_maps import LinearMap
 from bench.method import Method, ParityCard, TaskData
@@ -63,7 +64,6 @@ class KeepLora(Method):
 
     @dataclass
     class Settings(Targets):
-        rank: int = setting(16, "columns of the update", low=1, symbol="r")
         alpha: float = setting(1.0, "scale of the update times the rank", above=0, symbol="alpha")
         weight_energy: PerTower = setting(
             PerTower(0.85, 0.2),
@@ -120,9 +120,24 @@ class KeepLora(Method):
         dump: str = setting("", "folder for what is computed on every task, as arrays; empty writes nothing")
 
         def check(self) -> list[str]:
+            found = super().check()
             if self.feature_statistic == "slot-mean" and not self.drop_last:
-                return ["method.feature_statistic=slot-mean needs full batches: set method.drop_last=true"]
-            return []
+                found.append("method.feature_statistic=slot-mean needs full batches: set method.drop_last=true")
+            if self.weight_side == "output" and {"fc1", "fc2"} & set(self.maps):
+                found.append(
+                    "method.weight_side=output cannot protect fc1 and fc2, whose input and output differ in width: "
+                    "leave them out of method.maps"
+                )
+            return found
+
+        def fits(self, surroundings: Surroundings) -> list[str]:
+            found = super().fits(surroundings)
+            if self.head != "none" and surroundings.label_space != "task":
+                found.append(
+                    f"method.head={self.head} belongs to one task's classes and the stream has the label space "
+                    f"{surroundings.label_space}: choose the label space task or method.head=none"
+                )
+            return found
 
     parity = ParityCard(
         present=(
@@ -146,23 +161,12 @@ class KeepLora(Method):
     def setup(self) -> None:
         """Protect the principal subspace of every pre-trained weight; done once and never from merged weights."""
         chosen = self.settings
-        self.targets = targets(self.clip, chosen, chosen.rank)
+        self.targets = targets(self.clip, chosen)
         self.bases: dict[str, Tensor] = {}
         self.heads: dict[int, Tensor] = {}
         self.head: Tensor | None = None
         self.effective_rank: dict[str, int] = {}
         self.inspection = Inspection(chosen.dump)
-        if chosen.head != "none" and self.context.label_space != "task":
-            raise UserError(
-                f"method.head={chosen.head} belongs to one task's classes and the stream has the label space "
-                f"{self.context.label_space}: choose the label space task or method.head=none"
-            )
-        odd = next((m for m in self.targets if m.in_features != m.out_features), None)
-        if chosen.weight_side == "output" and odd is not None:
-            raise UserError(
-                f"method.weight_side=output cannot protect {odd.name}, whose input is {odd.in_features} and output "
-                f"{odd.out_features} wide: leave fc1 and fc2 out of method.maps"
-            )
         with self.context.phase("weight subspace"):
             for linear_map in self.targets:
                 energy = chosen.weight_energy.of(linear_map)

@@ -21,7 +21,6 @@ class Lora(Method):
 
     @dataclass
     class Settings(Targets):
-        rank: int = setting(16, "columns of the update", low=1, symbol="r")
         alpha: float = setting(
             16.0, "scale of the update times the rank; alpha = rank gives factor 1", above=0, symbol="alpha"
         )
@@ -34,7 +33,7 @@ class Lora(Method):
     )
 
     def setup(self) -> None:
-        self.targets = targets(self.clip, self.settings, self.settings.rank)
+        self.targets = targets(self.clip, self.settings)
 
     def begin_task(self, task: TaskData) -> None:
         """Attach a fresh update to every target."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.clip import KINDS, TOWERS, Clip
+from bench.config import Surroundings
 from bench.errors import UserError
 from bench.linear_maps import LinearMap, LowRank
 from bench.settings import setting
@@ -32,19 +33,33 @@ class Targets:
         ["q", "k", "v", "o"], "kinds of linear maps to adapt: attention q, k, v, o, and fc1, fc2", choices=KINDS
     )
     towers: list[str] = setting(["image", "text"], "towers whose maps are adapted", choices=TOWERS)
+    rank: int = setting(16, "columns of the update", low=1, symbol="r")
+
+    def check(self) -> list[str]:
+        """What is wrong whatever the model is."""
+        if self.maps and self.towers:
+            return []
+        return ["method.maps and method.towers choose no linear map: name at least one kind and one tower"]
+
+    def fits(self, surroundings: Surroundings) -> list[str]:
+        """What does not fit stream and model; the inputs and outputs of all maps are at least as wide as the blocks."""
+        narrow = {tower: width for tower, width in surroundings.widths.items() if tower in self.towers}
+        tower = min(narrow, key=lambda name: narrow[name], default="")
+        if not tower or self.rank <= narrow[tower]:
+            return []
+        width = narrow[tower]
+        return [f"method.rank={self.rank} is above the width {width} of the {tower} tower: choose at most {width}"]
 
 
-def targets(clip: Clip, settings: Targets, rank: int) -> list[LinearMap]:
+def targets(clip: Clip, settings: Targets) -> list[LinearMap]:
     """The maps to adapt, in forward order.
 
     Raises
     ------
     UserError
-        If no map is chosen or the rank exceeds the width of one of them.
+        If the rank exceeds the width of one of them.
     """
-    chosen = clip.select(settings.maps, settings.towers)
-    if not chosen:
-        raise UserError("method.maps and method.towers choose no linear map: name at least one kind and one tower")
+    chosen, rank = clip.select(settings.maps, settings.towers), settings.rank
     narrowest = min(chosen, key=lambda m: min(m.in_features, m.out_features))
     width = min(narrowest.in_features, narrowest.out_features)
     if rank > width:

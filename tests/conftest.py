@@ -29,7 +29,7 @@ class Toy:
     '''
 
     defaults = {"train.weight_decay": 0.0, "train.lr": 0.5}
-    label_spaces = ("task", "all")
+    label_spaces = ("task", "seen")
 
     class parity:
         present = ("the name",)

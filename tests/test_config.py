@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from conftest import METHOD
 
 from bench.config import NoSettings, OpenClip, fingerprint, resolve, run_directory, run_settings
 from bench.errors import UserError
@@ -318,3 +319,22 @@ def test_the_run_directory():
     resolved = resolve(["method=toy", "seed=4", "out=elsewhere"])
     expected = Path("elsewhere/pocket/pocket/toy") / f"{fingerprint(resolved.flat)}-s4"
     assert run_directory(resolved) == expected
+
+
+# ------------------------------------------------------------------------------- what does not go together
+
+
+def test_a_method_is_asked_whether_its_settings_fit_stream_and_model(toys) -> None:
+    asked = "        def fits(self, surroundings): return [str(surroundings)]\n\n"
+    toys.write("methods/toy_method.py", METHOD.replace("        def check(self):", f"{asked}        def check(self):"))
+    assert problems("method=toy") == ["method \"toy\": Surroundings(label_space='seen', widths={})"]
+    assert problems("method=toy", "model=ViT-B-16/openai") == [
+        "method \"toy\": Surroundings(label_space='seen', widths={'image': 768, 'text': 512})"
+    ]
+
+
+def test_a_label_space_that_the_method_does_not_know_is_refused(toys) -> None:
+    toys.write("methods/toy_method.py", METHOD.replace('("task", "seen")', '("task",)'))
+    assert problems("method=toy") == [
+        """method "toy" does not support the label space 'seen' of stream "pocket": choose another stream"""
+    ]

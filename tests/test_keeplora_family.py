@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bench import check, cli
 from bench.batch_order import BatchOrder
 from bench.clip import Clip
-from bench.config import Train, resolve
+from bench.config import Surroundings, Train, resolve
 from bench.errors import UserError
 from bench.method import Context, TaskData
 from bench.run import run
@@ -75,7 +75,7 @@ def test_presets_differ_where_they_should() -> None:
     ("words", "message"),
     [
         (["method=keeplora", "method.feature_statistic=slot-mean"], "needs full batches: set method.drop_last=true"),
-        (["method=keeplora-official", "method.maps=[q,fc1]"], "cannot protect image.0.fc1, whose input is 64"),
+        (["method=keeplora-official", "method.maps=[q,fc1]"], "cannot protect fc1 and fc2, whose input and"),
         (["method=keeplora-official", "train.batch_size=64"], "less than one batch of 64"),
         (["method=keeplora-pp", "method.layer_factor=0"], "must be > 0"),
         (["method=keeplora", "method.rank_rule=under"], "must be one of reach, below"),
@@ -418,8 +418,9 @@ def test_a_class_without_a_full_batch_has_no_mean() -> None:
 
 
 def test_the_head_needs_a_label_space_of_its_own() -> None:
-    with pytest.raises(UserError, match="method.head=class-mean belongs to one task's classes"):
-        build(KeepLora, context=Context(3, 16, 0, 0, "all"), head="class-mean")
+    (sentence,) = KeepLora.Settings(head="class-mean").fits(Surroundings("all", {}))
+    assert sentence.startswith("method.head=class-mean belongs to one task's classes")
+    assert not KeepLora.Settings(head="class-mean").fits(Surroundings("task", {}))
 
 
 # ---- inspection and costs

@@ -170,11 +170,28 @@ def test_threads_and_determinism_are_given_back(tmp_path: Path) -> None:
 
 
 def test_an_unsupported_label_space_is_found_before_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    resolved = toy(tmp_path, "method=lora")
-    picky = type("Picky", (resolved.method_class,), {"label_spaces": ("seen",)})
-    monkeypatch.setattr(session, "load_model", lambda resolved: pytest.fail("the model was loaded"))
-    with pytest.raises(UserError, match="method lora does not support the label space 'task' of stream toy"):
-        run(dataclasses.replace(resolved, method_class=picky))
+    monkeypatch.setattr(toy(tmp_path, "method=lora").method_class, "label_spaces", ("seen",))
+    sentence = """method "lora" does not support the label space 'task' of stream "toy": choose another stream"""
+    with pytest.raises(UserError, match=sentence):
+        toy(tmp_path, "method=lora")
+
+
+@pytest.mark.parametrize("method", ["lora", "inflora", "keeplora"])
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["method.rank=129"], "method.rank=129 is above the width 128 of the image tower: choose at most 128"),
+        (["method.rank=600", "model=ViT-B-16/openai"], "method.rank=600 is above the width 512 of the text tower"),
+        (["method.rank=769", "model=ViT-B-16", "method.towers=[image]"], "above the width 768 of the image tower"),
+    ],
+)
+def test_a_rank_above_the_width_is_found_before_loading(method: str, words: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=f'method "{method}": .*{sentence}'):
+        resolve([f"method={method}", *words])
+
+
+def test_a_rank_is_held_against_the_adapted_towers_only() -> None:
+    resolve(["method=lora", "method.rank=600", "model=ViT-B-16", "method.towers=[image]"])
 
 
 def test_a_missing_device_is_told(tmp_path: Path) -> None:

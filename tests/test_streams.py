@@ -16,7 +16,7 @@ from bench.datasets.xtail import ORDER as XTAIL
 from bench.datasets.xtail import SPLITS, CoopSplit
 
 from bench import cli, registry
-from bench.config import resolve
+from bench.config import label_space_of, resolve
 from bench.dataset import Counts, DatasetStream, load_dataset
 from bench.errors import UserError
 from bench.images import Subset
@@ -96,7 +96,7 @@ def test_the_table_of_streams_is_true(name: str) -> None:
     assert issubclass(cls, DatasetStream) and entry.paper and cls.description
     assert str(cls.defaults["train.epochs"]) in entry.facts["budget"]
     assert f"batch {cls.defaults['train.batch_size']}" in entry.facts["budget"]
-    assert cls.label_space_of(cls.Settings()) == entry.facts["label_space"]
+    assert label_space_of(cls, cls.Settings()) == entry.facts["label_space"]
 
 
 # ---- shots
