@@ -5,6 +5,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from bench.errors import UserError
 from bench.method import Method
 from bench.pixels import Pixels, PixelStore
 from bench.task import LabelSpace, Task, label_space
@@ -14,6 +15,7 @@ Classifier = Callable[[Tensor], Tensor]
 
 @torch.no_grad()
 def count_correct(
+    name: str,
     method: Method,
     classifier: Classifier,
     pixels: Pixels,
@@ -25,16 +27,31 @@ def count_correct(
 
     Parameters
     ----------
+    name : str
+        Of its task, for errors.
     classifier : callable
         ``method.classifier(space)``.
+
+    Raises
+    ------
+    UserError
+        If a logit is not a number.
     """
     targets = torch.tensor(space.targets, device=method.clip.device)
-    correct = torch.zeros((), dtype=torch.int64, device=method.clip.device)
+    # Counted on the device: correct images, and logits that are not a number, which argmax would take for the largest.
+    counts = torch.zeros(2, dtype=torch.int64, device=method.clip.device)
     world = method.context.world
     for batch, labels in pixels.take(world.share(pixels.plan(batch_size))):
-        correct += (classifier(batch).argmax(dim=-1) == targets[labels]).sum()
+        logits = classifier(batch)
+        counts += torch.stack([(logits.argmax(dim=-1) == targets[labels]).sum(), logits.isnan().sum()])
         on_batch()
-    world.sum([correct])
+    world.sum([counts])
+    correct, undefined = counts.tolist()
+    if undefined:
+        raise UserError(
+            f"{undefined} logits of the test images of task {name} are no numbers: the weights have diverged, lower "
+            "train.lr or set train.grad_clip"
+        )
     return int(correct)
 
 
@@ -73,4 +90,4 @@ def evaluate_row(
         if space.prompts != known:
             classifier, known = method.classifier(space), space.prompts
         pixels = store.get(task.test)
-        yield column, count_correct(method, classifier, pixels, space, batch_size, on_batch), len(pixels)
+        yield column, count_correct(task.name, method, classifier, pixels, space, batch_size, on_batch), len(pixels)

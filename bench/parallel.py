@@ -5,9 +5,10 @@ RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. The process of rank 0
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -51,7 +52,7 @@ class World:
         """Replace tensors by their sums over all processes, which have the same bits in each."""
         if self.size > 1:
             for tensor in tensors:
-                dist.all_reduce(tensor)
+                _together(dist.all_reduce, tensor)
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Replace the gradients of parameters by their sums; one that a process has not got counts as zero."""
@@ -62,7 +63,7 @@ class World:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
+        _together(dist.all_reduce, flat)
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
@@ -71,14 +72,25 @@ class World:
         if self.size == 1:
             return list(numbers)
         found = torch.tensor(numbers, dtype=torch.int64, device=device)
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        _together(dist.all_reduce, found, op=dist.ReduceOp.MAX)
         return [int(number) for number in found.tolist()]
 
     def share_out(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by those of rank 0, so that all processes train the same numbers."""
         if self.size > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+                _together(dist.broadcast, tensor, src=0)
+
+
+def _together(operation: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+    """Do something in which all processes take part."""
+    try:
+        operation(*arguments, **named)
+    except RuntimeError as error:  # from gloo as from NCCL, when a peer has gone
+        raise UserError(
+            "another process of this run has ended, and says why itself if it could: the same line again, with as many "
+            "processes, continues the run"
+        ) from error
 
 
 def world() -> World:

@@ -89,7 +89,7 @@ def _profile(resolved: Resolved, sizes: dict[str, int], device: torch.device) ->
     assert space is not None
     with watch.phase("evaluation"):
         test = Pixels(images, clip, True)
-        count_correct(method, method.classifier(space), test, space, settings.evaluate.batch_size)
+        count_correct("profile", method, method.classifier(space), test, space, settings.evaluate.batch_size)
     parts = list(watch.parts.items())
     seconds = [*watch.seconds.items(), *((f"  {name}", value) for name, value in parts)]
     rows = [(name, f"{value:.2f} s") for name, value in seconds]

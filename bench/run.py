@@ -21,7 +21,7 @@ from bench.parallel import joined, world
 from bench.progress import say
 from bench.record import BATCHES, code_identity, data_identity
 from bench.session import Session
-from bench.task import LABEL_SPACES, Stream
+from bench.task import Stream
 from bench.track import Mirror, mirror_finished, mirror_of
 
 
@@ -106,9 +106,20 @@ def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
     try:
         with deterministic(resolved.run.threads), joined(place, device), mirror:
             _run(resolved, command, directory, device, mirror)
-    except torch.cuda.OutOfMemoryError as error:
-        raise UserError("the device ran out of memory: lower train.batch_size or evaluate.batch_size") from error
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"the {device.type} ran out of memory: lower train.batch_size and evaluate.batch_size, or choose a smaller "
+            "model (each makes another run); where there is more memory the same line continues this one"
+        ) from error
     return directory
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: on CUDA an error of its own, on the CPU a `RuntimeError` or, outside of torch, a
+    `MemoryError`."""
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _check_plugins(resolved: Resolved) -> None:
@@ -117,12 +128,6 @@ def _check_plugins(resolved: Resolved) -> None:
     for kind, cls, base in (("method", resolved.method_class, Method), ("stream", resolved.stream_class, Stream)):
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise UserError(f"{kind} {getattr(settings, kind)} is no subclass of {base.__module__}.{base.__name__}")
-    space = resolved.stream_class.label_space_of(resolved.stream_settings)
-    if space in LABEL_SPACES and space not in resolved.method_class.label_spaces:
-        raise UserError(
-            f"method {settings.method} does not support the label space {space!r} of stream {settings.stream}: choose "
-            "another stream"
-        )
     if settings.data is not None and not Path(settings.data).expanduser().is_dir():
         raise UserError(f"data={settings.data} is no folder: give the folder that holds the datasets")
 
@@ -164,7 +169,7 @@ def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: to
     session = Session(resolved, directory, device)
     stop, record = session.stop, session.record
     # Only now, when everything that may be wrong has been looked at: a mistake leaves no run directory behind.
-    with stop.listening(), record.held():
+    with stop.listening(), record.held(stop.check):
         if is_finished(directory):  # by another process, while this one was loading
             _repeat(directory, resolved)
             return

@@ -51,13 +51,11 @@ Schedule = torch.optim.lr_scheduler.LRScheduler | None
 
 
 def capture_training(
-    optimizer: torch.optim.Optimizer, schedule: Schedule, epoch: int, step: int, total: Tensor, world: World
+    optimizer: torch.optim.Optimizer, schedule: Schedule, epoch: int, step: int, total: Callable[[], Tensor]
 ) -> TrainingState:
-    """The state after `step` steps of an epoch, in which the losses of this process's images sum to `total`."""
-    total = total.clone()
-    world.sum([total])
+    """The state after `step` steps of an epoch, in which the losses of all images sum to `total`."""
     state = optimizer.state_dict()
-    tensors, others = {"loss sum": total}, []
+    tensors, others = {"loss sum": total()}, []
     for index, entries in state["state"].items():
         for key, value in entries.items():
             if isinstance(value, Tensor):
@@ -95,6 +93,52 @@ def restore_training(
         schedule.load_state_dict(dict(saved.values["schedule"]))
     total = saved.tensors["loss sum"]
     return saved.values["epoch"], saved.values["step"], total if world.leads else torch.zeros_like(total)
+
+
+class Losses:
+    """The losses of an epoch, summed over images, and the step after which the sum was no number any more.
+
+    Both are kept on the device: reading one at every step would make the device wait.
+
+    Parameters
+    ----------
+    device : torch.device
+    world : World
+        The processes that share the run; each adds the losses of its images.
+    step : int
+        Steps of the epoch that were done in an earlier process.
+    total : Tensor [], optional
+        The sum of their losses.
+    """
+
+    def __init__(self, device: torch.device, world: World, step: int = 0, total: Tensor | None = None):
+        self._world = world
+        self._before = step
+        self._total = torch.zeros((), device=device) if total is None else total.to(device)
+        self._finite = torch.zeros((), dtype=torch.int64, device=device)
+
+    def add(self, loss: Tensor, images: int) -> None:
+        """Add a step: the mean loss of some images."""
+        self._total += loss.detach() * images
+        self._finite += torch.isfinite(self._total)  # once it is not finite it stays so
+
+    def total(self, name: str, epoch: int, lr: float) -> Tensor:
+        """The sum over the images of all processes.
+
+        Raises
+        ------
+        UserError
+            If it is no finite number, naming task and step.
+        """
+        total = self._total.clone()
+        self._world.sum([total])
+        if not math.isfinite(value := float(total)):
+            (last,) = self._world.agree([-int(self._finite)], total.device)
+            raise UserError(
+                f"the loss of task {name} became {value} in step {self._before - last + 1} of epoch {epoch + 1}: lower "
+                f"train.lr (now {lr:g}) or set train.grad_clip"
+            )
+        return total
 
 
 def build_optimizer(parameters: Sequence[Tensor], train: Train) -> torch.optim.Optimizer:
@@ -170,16 +214,18 @@ def fit(
     optimizer = build_optimizer(parameters, train)
     schedule = build_schedule(optimizer, train, steps_per_epoch * train.epochs)
     # Losses are summed on the device: reading one at every step would make the device wait.
-    first, step, total = 0, 0, torch.zeros((), device=task.tokens.device)
+    first, step, device = 0, 0, task.tokens.device
+    losses = Losses(device, world)
     if task.resume is not None:
         first, step, total = restore_training(task.resume, optimizer, schedule, world)
-        total = total.to(task.tokens.device)
+        losses = Losses(device, world, step, total)
         for _ in range(first * steps_per_epoch + step):
             on_step()
     for parameter in parameters:
         parameter.requires_grad_(True)
     try:
         for epoch in range(first, train.epochs):
+            total_now = partial(losses.total, task.name, epoch, train.lr)
             planned = task.batches("train", epoch, batch_size=train.batch_size, skip=step, share="images")
             for pixels, labels in planned:
                 optimizer.zero_grad(set_to_none=True)
@@ -188,7 +234,7 @@ def fit(
                     # Every process has the mean over its images, and the sum over processes is the mean over all.
                     whole = min(train.batch_size, len(task.train) - step * train.batch_size)
                     (loss if world.size == 1 else loss * (len(labels) / whole)).backward()
-                    total += loss.detach() * len(labels)
+                    losses.add(loss, len(labels))
                 world.sum_gradients(parameters)
                 if train.grad_clip is not None:
                     torch.nn.utils.clip_grad_norm_(parameters, train.grad_clip)
@@ -198,16 +244,10 @@ def fit(
                 method.after_step()
                 step += 1
                 on_step()
-                task.safe_point(partial(capture_training, optimizer, schedule, epoch, step, total, world))
-            world.sum([total])
-            mean = float(total) / len(task.train)
-            if not math.isfinite(mean):
-                raise UserError(
-                    f"the loss of task {task.name} became {mean} in epoch {epoch + 1}: lower train.lr "
-                    f"(now {train.lr:g}) or set train.grad_clip"
-                )
+                task.safe_point(partial(capture_training, optimizer, schedule, epoch, step, total_now))
+            mean = float(total_now()) / len(task.train)
             on_epoch(EpochReport(epoch, mean, optimizer.param_groups[0]["lr"]))
-            step, total = 0, torch.zeros_like(total)
+            step, losses = 0, Losses(device, world)
     finally:
         for parameter in parameters:
             parameter.requires_grad_(False)

@@ -92,15 +92,36 @@ def test_two_processes_give_the_matrix_of_one(method: str, batch: int, tmp_path:
     assert summaries[0]["fingerprint"] == summaries[1]["fingerprint"]
 
 
+def wait_for_epoch(process: subprocess.Popen, directory: Path, epoch: int) -> None:
+    events, end = directory / "metrics.jsonl", time.monotonic() + 120
+    while not (events.exists() and f'"epoch": {epoch},' in events.read_text()):
+        assert time.monotonic() < end and process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_the_others_end_when_one_process_is_killed_and_all_can_be_continued(tmp_path: Path) -> None:
+    line = words(tmp_path / "broken", "lora", "train.epochs=12")
+    directory = run_directory(resolve(line))
+    processes = start(line, 2)
+    wait_for_epoch(processes[0], directory, 2)
+    processes[1].kill()
+    _, errors = processes[0].communicate(timeout=120)
+    processes[1].communicate(timeout=10)
+    assert processes[0].returncode == 2
+    assert "error: another process of this run has ended" in errors and "Traceback" not in errors
+    straight = finish(words(tmp_path / "straight", "lora", "train.epochs=12"))
+    finish(line)
+    assert losses(directory) == losses(straight)
+    assert (directory / "accuracy.csv").read_bytes() == (straight / "accuracy.csv").read_bytes()
+
+
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_where_they_can_be_continued(tmp_path: Path) -> None:
     line = words(tmp_path / "broken", "lora", "train.epochs=12")
     directory = run_directory(resolve(line))
     processes = start(line, 2)
-    events, end = directory / "metrics.jsonl", time.monotonic() + 120
-    while not (events.exists() and '"epoch": 2,' in events.read_text()):
-        assert time.monotonic() < end and processes[0].poll() is None, [p.communicate() for p in processes]
-        time.sleep(0.02)
+    wait_for_epoch(processes[0], directory, 2)
     processes[1].send_signal(signal.SIGTERM)
     told = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, told

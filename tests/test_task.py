@@ -61,7 +61,7 @@ def test_accuracy_equals_a_plain_count() -> None:
     method = Method(None, clip, Context(1, 16, 0, 0))
     space = label_space("task", [task], 1, 0)
     assert space is not None
-    correct = count_correct(method, method.classifier(space), PixelStore(clip, 10**9).get(task.test), space, 5)
+    correct = count_correct("toy", method, method.classifier(space), PixelStore(clip, 10**9).get(task.test), space, 5)
     with torch.no_grad():
         pixels = torch.stack([torch.from_numpy(clip.to_uint8(task.test.image(i)).copy()) for i in range(24)])
         texts = clip.encode_prompts(task.prompts)

@@ -142,10 +142,32 @@ def test_clipping_bounds_the_gradient() -> None:
 
 def test_a_loss_that_is_no_number_stops_with_the_remedy() -> None:
     method, data = probe()
-    method.factor = float("nan")
-    with pytest.raises(UserError, match=r"the loss of task toy0 became nan in epoch 1: lower train.lr"):
-        fit(method, data, Train(epochs=2, batch_size=16))
+    after_step = method.after_step
+
+    def spoil() -> None:
+        after_step()
+        if method.steps == 4:  # of three an epoch: the fifth sees it, the second of the second epoch
+            method.factor = float("nan")
+
+    method.after_step = spoil  # type: ignore[method-assign]
+    sentence = (
+        r"the loss of task toy0 became nan in step 2 of epoch 2: lower train.lr \(now 0.001\) or set train.grad_clip"
+    )
+    reports: list[EpochReport] = []
+    with pytest.raises(UserError, match=sentence):
+        fit(method, data, Train(epochs=2, batch_size=16), on_epoch=reports.append)
+    assert [report.epoch for report in reports] == [0]
     assert not method.bias.requires_grad
+
+
+def test_nothing_is_kept_of_training_whose_loss_is_no_number() -> None:
+    method, data = probe()
+    method.factor = float("nan")
+    kept = []
+    data.safe_point = lambda training: kept.append(training())
+    with pytest.raises(UserError, match="became nan in step 1 of epoch 1"):
+        fit(method, data, Train(epochs=2, batch_size=16))
+    assert not kept
 
 
 def test_a_batch_size_of_the_tasks_own_is_used() -> None:
