@@ -5,6 +5,7 @@ a running number and a hash of its content: ``000012-task.a1b2....safetensors``.
 file, written inside a task, builds on the newest complete one and is used together with that one only.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -87,7 +88,8 @@ def write_durable(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         scratch.replace(path)
     except BaseException:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
         raise
     if os.name == "posix":  # the new name itself must reach the disk too
         folder = os.open(path.parent, os.O_RDONLY)

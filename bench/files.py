@@ -1,5 +1,6 @@
 """Files of a record, for those who must not wait for torch: writing one whole, and asking whether a run is finished."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -7,8 +8,13 @@ from pathlib import Path
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old content or the new one, never a part."""
     scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    except OSError:  # a full disk, above all: what there is of it would take up room
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise
 
 
 def is_finished(directory: Path) -> bool:

@@ -9,13 +9,13 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLease, Timeout
 from omegaconf import OmegaConf
 
 import bench
@@ -24,10 +24,14 @@ from bench.errors import UserError
 from bench.files import is_finished, write_atomic
 from bench.matrix import AccuracyMatrix
 from bench.parallel import world
+from bench.progress import say
 from bench.task import Stream, Task
 
 BATCHES = "batches.jsonl"
 """The record of the order of batches."""
+
+CLAIM = 60.0
+"""Seconds without a sign of life after which the writer of a record on another machine counts as gone."""
 
 CODE = ("bench", "methods", "datasets")
 """The folders of a checkout whose content is the code of a run."""
@@ -55,34 +59,49 @@ class Record:
 
     def __init__(self, directory: Path):
         self.directory = directory
+        self._claim: SoftFileLease | None = None
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, may_stop: Callable[[], None] = lambda: None) -> Iterator[None]:
         """While open, no other process writes to the directory, which is created if needed.
+
+        The kernel's lock keeps out processes of the same machine, and on shared file systems that hand locks on those
+        of others. The claim keeps out all: a file that says who writes, and whose time its writer renews. A writer
+        that is dead here loses it at once, one on another machine after `CLAIM` seconds without a sign of life.
+
+        Parameters
+        ----------
+        may_stop : callable
+            Called while it waits for a sign of life; it may raise.
 
         Raises
         ------
         UserError
-            If another process does.
+            If another process writes, naming it.
         """
-        lock, holder = FileLock(self.directory / "lock"), self.directory / "holder.json"
-        with self.writing():
+        lock = FileLock(self.directory / "lock")
+        claim = SoftFileLease(self.directory / "writer", lease_duration=CLAIM)
+        with self.writing(), ExitStack() as kept:
             self.directory.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(blocking=False)
             except Timeout:
-                who = _holder(holder)
-                raise UserError(f"{self.directory} is being written by {who}: wait for it or stop it") from None
+                raise _busy(claim) from None
+            kept.callback(lock.release)
+            _acquire(claim, may_stop)
+            kept.pop_all()
+        self._claim = claim
         try:
-            with self.writing():
-                write_atomic(holder, json.dumps({"host": platform.node(), "pid": os.getpid()}) + "\n")
             yield
         finally:
-            holder.unlink(missing_ok=True)
+            self._claim = None
+            with suppress(OSError):
+                claim.release()
             if is_finished(self.directory):
                 # Of a finished run nobody needs it. That of a broken off run stays: who removes a file that somebody
                 # else is about to lock makes room for two holders.
-                (self.directory / "lock").unlink(missing_ok=True)
+                with suppress(OSError):
+                    (self.directory / "lock").unlink(missing_ok=True)
             lock.release()
 
     def begin(self) -> None:
@@ -117,7 +136,12 @@ class Record:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """While open, a failure to write is a `UserError` that names the folder."""
+        """While open, a failure to write is a `UserError` that names the folder; so is a claim that was lost."""
+        if self._claim is not None and self._claim.compromise is not None:
+            raise UserError(
+                f"{self.directory} has been taken over by {_writer(self._claim)}, since this process gave no sign of "
+                f"life for {CLAIM:g} s: let that one go on"
+            )
         try:
             yield
         except OSError as error:
@@ -171,7 +195,7 @@ class Witness(Record):
     """The record as a process sees it that shares a run and does not lead it: nothing is written."""
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, may_stop: Callable[[], None] = lambda: None) -> Iterator[None]:
         yield
 
     def begin(self) -> None: ...
@@ -201,12 +225,30 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _holder(path: Path) -> str:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {found['pid']} on {found['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+def _acquire(claim: SoftFileLease, may_stop: Callable[[], None]) -> None:
+    """Take a claim, waiting for the writer's sign of life where it cannot be told that it is dead."""
+    for waited in range(int(CLAIM) + 3):
+        try:
+            claim.acquire(timeout=1)
+            return
+        except Timeout:
+            may_stop()
+        if waited == 0:
+            say(f"{_folder(claim)} was last written by {_writer(claim)}: waiting {CLAIM:g} s for a sign of life")
+    raise _busy(claim)
+
+
+def _busy(claim: SoftFileLease) -> UserError:
+    return UserError(f"{_folder(claim)} is being written by {_writer(claim)}: wait for it or stop it")
+
+
+def _folder(claim: SoftFileLease) -> Path:
+    return Path(claim.lock_file).parent
+
+
+def _writer(claim: SoftFileLease) -> str:
+    owner = claim.owner
+    return f"process {owner.pid} on {owner.hostname}" if owner else "another process"
 
 
 def data_identity(stream: Stream, tasks: Sequence[Task]) -> dict[str, Any]:

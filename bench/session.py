@@ -196,6 +196,8 @@ class Session:
             )
         record = self.record
         for name, text in values["files"].items():
+            if Path(name).name != name:
+                raise UserError(f"{directory} has a checkpoint that would write to {name}: remove it")
             record.text(name, text)
         if values["batches"] is not None and self.world.leads:
             record.cut(BATCHES, values["batches"])

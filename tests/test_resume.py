@@ -257,7 +257,7 @@ def test_two_processes_do_not_write_one_record(tmp_path: Path) -> None:
     ):
         run(resolve(line))
     run(resolve(line))
-    assert not (directory / "lock").exists() and not (directory / "holder.json").exists()
+    assert not (directory / "lock").exists() and not (directory / "writer").exists()
 
 
 def start(line: list[str]) -> subprocess.Popen:
