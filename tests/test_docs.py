@@ -138,3 +138,12 @@ def test_the_page_of_settings_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> 
 
     said = "docs/settings.md is out of date: python docs/settings_page.py"
     assert settings_page.PAGE.read_text(encoding="utf-8") == settings_page.page(), said
+
+
+def test_the_tests_that_the_table_of_faults_names_are_there() -> None:
+    page = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/*.py"))
+    named = re.findall(r"`(test_\w+)`", page)
+    assert len(named) > 20
+    assert [name for name in named if f"def {name}(" not in sources] == []
+    assert all((ROOT / path).is_file() for path in re.findall(r"`(tests/[\w/]+\.py)`", page))
