@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import SoftFileLease
-from test_resume import Killed, assert_same, broken_off, until_finished, words
+from test_resume import Killed, assert_same, broken_off, words
 
 from bench import cli, record, registry
 from bench.checkpoint import Checkpoints
@@ -62,12 +61,12 @@ def test_a_full_disk_ends_the_run_and_with_more_room_it_goes_on(tmp_path: Path, 
             run(resolve(line))
             break
         except UserError as error:
+            told = str(error)
             full += 1
-            assert str(error) == (
-                f"cannot write to {directory} (No space left on device): make room or choose another folder with "
-                "out=DIR"
-            )
             assert not list(directory.rglob("*.tmp")) and not (directory / "summary.json").exists()
+        assert told == (
+            f"cannot write to {directory} (No space left on device): make room or choose another folder with out=DIR"
+        )
     assert full >= 5
     assert_same(straight, directory)
 
@@ -283,10 +282,8 @@ def test_who_was_taken_for_gone_writes_no_more(tmp_path: Path, monkeypatch) -> N
         SoftFileLease(tmp_path / "writer", lease_duration=0.6).force_break()
         other = SoftFileLease(tmp_path / "writer", lease_duration=0.6)
         other.acquire(timeout=5)
-        end = time.monotonic() + 20
+        time.sleep(1)  # its heart beats three times in 0.6 s and believes in the second miss
         with pytest.raises(UserError, match=f"{tmp_path} has been taken over by process {os.getpid()} on"):
-            while time.monotonic() < end:
-                mine.line("other.jsonl", {})
-                time.sleep(0.05)
+            mine.event("second")
         other.release()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"event": "first"}\n'

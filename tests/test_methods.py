@@ -14,10 +14,10 @@ from bench.methods.zero_shot import ZeroShot
 
 from bench.clip import Clip
 from bench.config import Train
-from bench.settings import complaints
 from bench.errors import UserError
 from bench.method import Context, Method, TaskData
 from bench.pixels import Pixels
+from bench.settings import complaints
 from bench.toy import tiny_clip, toy_task
 
 

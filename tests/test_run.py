@@ -14,7 +14,6 @@ import torch
 from toy import ToyStream
 
 from bench import run as engine
-from bench import session
 from bench.config import Resolved, resolve
 from bench.errors import UserError
 from bench.method import Method
