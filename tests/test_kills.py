@@ -2,7 +2,6 @@
 
 import random
 import re
-import signal
 import subprocess
 import time
 from collections import Counter
@@ -14,12 +13,19 @@ from test_resume import assert_same, start
 from bench.config import resolve, run_directory
 
 KILLS = 50
-LINE = ["method=keeplora", "stream.tasks=[emoji,flags,icons]", "train.epochs=1", "threads=1", "batches.record=true"]
+LINE = ["method=keeplora", "stream.tasks=[emoji,flags]", "train.epochs=1", "threads=1", "batches.record=true"]
 
 
-def attempt(line: list[str], draw: random.Random) -> tuple[str, bool]:
-    """Start the line and kill it at a random moment: of loading, one time in four, else of the work after it."""
+def attempt(line: list[str], draw: random.Random, spare: bool) -> tuple[str, bool]:
+    """Start the line and kill it at a random moment: of loading, one time in four, else of the work after it.
+
+    A process that is to be spared lives on. Returns what it printed, and whether it was killed.
+    """
     process = start(line)
+    if spare:
+        out, errors = process.communicate()
+        assert process.returncode == 0, errors
+        return out, False
     writer = run_directory(resolve(line)) / "writer"
     if draw.random() < 0.25:
         wait = draw.uniform(0, 8)
@@ -27,7 +33,7 @@ def attempt(line: list[str], draw: random.Random) -> tuple[str, bool]:
         old = writer.stat().st_mtime_ns if writer.exists() else 0
         while process.poll() is None and not (writer.exists() and writer.stat().st_mtime_ns != old):
             time.sleep(0.005)
-        wait = draw.uniform(0, 3)
+        wait = draw.uniform(0, 6)
     try:
         out, errors = process.communicate(timeout=wait)
     except subprocess.TimeoutExpired:
@@ -48,11 +54,11 @@ def test_killed_at_random_moments_every_run_ends_with_the_same_bits(tmp_path: Pa
         line = [*LINE, f"out={tmp_path / str(finished)}", "checkpoint.every=0.01"]
         killed = True
         while killed:
-            out, killed = attempt(line, draw)
+            out, killed = attempt(line, draw, spare=kills == KILLS)
             kills += killed
             found = re.search(r"continuing (before any task|in task|after the last task)", out)
             begun[found[1] if found else "anew or while loading"] += 1
         assert_same(straight, run_directory(resolve(line)))
         finished += 1
-    print(f"{kills} kills (signal {signal.SIGKILL}), {finished} runs finished; attempts that began: {dict(begun)}")
+    print(f"{kills} kills, {finished} runs finished; attempts that began: {dict(begun)}")
     assert begun["in task"] >= 10
