@@ -52,7 +52,7 @@ def _list(words: list[str]) -> int:
 
 
 def _compare(words: list[str]) -> int:
-    from bench import compare
+    from bench import compare, results
 
     # An existing path is a path even when its name holds an equals sign.
     filters = [word for word in words if "=" in word and not Path(word).exists()]
@@ -60,16 +60,16 @@ def _compare(words: list[str]) -> int:
     if not paths:
         raise UserError("compare needs a run directory or a folder of them: python -m bench compare runs")
     pairs = (word.removeprefix("--").partition("=") for word in filters)
-    print(compare.table(paths, {key: value for key, _, value in pairs}))
+    print(compare.table(results.gather(paths, {key: value for key, _, value in pairs})))
     return 0
 
 
 def _diff(words: list[str]) -> int:
-    from bench import compare
+    from bench import difference
 
     if len(words) != 2:
         raise UserError(f"diff compares two run directories, not {len(words)}: python -m bench diff RUN_A RUN_B")
-    print(compare.diff(_folder(words[0]), _folder(words[1])))
+    print(difference.diff(_folder(words[0]), _folder(words[1])))
     return 0
 
 

@@ -276,7 +276,8 @@ def test_an_interrupted_run_says_one_line(say, toys, monkeypatch):
 
 def test_compare_tells_folders_from_filters(say, monkeypatch, tmp_path):
     calls = []
-    stand_in(monkeypatch, "compare", table=lambda paths, filters: calls.append((paths, filters)) or "a table")
+    stand_in(monkeypatch, "results", gather=lambda paths, filters: calls.append((paths, filters)))
+    stand_in(monkeypatch, "compare", table=lambda comparison: "a table")
     odd = tmp_path / "a=b"
     odd.mkdir()
     assert say("compare", str(tmp_path), "method=toy", "--seed=1", str(odd)) == (0, "a table\n", "")
@@ -284,7 +285,7 @@ def test_compare_tells_folders_from_filters(say, monkeypatch, tmp_path):
 
 
 def test_diff_takes_two_folders(say, monkeypatch, tmp_path):
-    stand_in(monkeypatch, "compare", diff=lambda a, b: f"{a.name} {b.name}")
+    stand_in(monkeypatch, "difference", diff=lambda a, b: f"{a.name} {b.name}")
     (tmp_path / "x").mkdir()
     assert say("diff", str(tmp_path / "x"), str(tmp_path)) == (0, f"x {tmp_path.name}\n", "")
 
