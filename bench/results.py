@@ -19,6 +19,7 @@ import yaml
 from bench.config import decides
 from bench.errors import UserError, suggest
 from bench.matrix import AccuracyMatrix
+from bench.outcomes import FILE, Outcomes
 
 SHOWN = ("zero_shot", "transfer_by_column", "average_mtil", "last", "learning", "backward_transfer")
 """Scalars of a comparison; percentages, the last one a difference of percentages."""
@@ -94,6 +95,12 @@ class Record:
     def matrix(self) -> AccuracyMatrix:
         """The accuracy matrix, read when first asked for; a damaged or missing file raises `UserError`."""
         return AccuracyMatrix.from_csv(self.path / "accuracy.csv")
+
+    @cached_property
+    def outcomes(self) -> Outcomes | None:
+        """Image by image what the matrix counts, read as it is; ``None`` where it was not recorded."""
+        path = self.path / FILE
+        return Outcomes.from_csv(path, self.matrix.tasks) if path.is_file() else None
 
     @property
     def stream(self) -> str:

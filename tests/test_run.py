@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from bench.config import Resolved, resolve
 from bench.errors import UserError
 from bench.method import Method
 from bench.metrics import AccuracyMatrix, summary
+from bench.outcomes import Outcomes
 from bench.run import run
 from bench.toy import toy_task
 
@@ -46,8 +48,8 @@ def test_the_directory_names_what_ran(finished: Path) -> None:
 def test_the_record_is_whole(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names == {
-        "config.yaml", "identity.json", "environment.json", "metrics.jsonl", "accuracy.csv", "summary.json",
-        "model.safetensors",
+        "config.yaml", "identity.json", "environment.json", "metrics.jsonl", "accuracy.csv", "outcomes.csv",
+        "summary.json", "model.safetensors",
     }  # fmt: skip
     identity = json.loads((finished / "identity.json").read_text())
     assert identity["command"] == ["the", "command"]
@@ -69,6 +71,10 @@ def test_the_record_is_whole(finished: Path) -> None:
     assert result["status"] == "finished"
     assert result["metrics"] == summary(AccuracyMatrix.from_csv(finished / "accuracy.csv"))
     assert set(result["seconds"]) == {"total", "load", "statistics", "train", "evaluate"}
+    matrix = AccuracyMatrix.from_csv(finished / "accuracy.csv")
+    outcomes = Outcomes.from_csv(finished / "outcomes.csv", matrix.tasks)
+    for row, column in itertools.product(range(4), range(3)):  # refuses what the counts do not fit
+        assert outcomes.of(matrix, row, column) is not None
     assert result["trainable_parameters"] > 0 and result["stored_numbers"] > 0 and result["peak_memory_mb"] > 0
 
 
