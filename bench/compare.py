@@ -1,11 +1,16 @@
-"""Many runs side by side: one table for the runs that may be compared (bench/results.py)."""
+"""Many runs side by side as text: a table for every field of runs that may be compared (bench/results.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from bench import published, significance
+from bench.errors import UserError
 from bench.metrics import FORMULAS, spread
+from bench.published import Published
 from bench.results import COSTS, SHOWN, TITLES, Comparison, Field, Group
+from bench.significance import TOGETHER, Against, Difference
 
 COLUMNS = (*SHOWN, *COSTS)
 """Columns of a table after the method and its number of seeds."""
@@ -16,36 +21,89 @@ DIGITS = {"seconds": 1, "peak_memory_mb": 0}
 SCALE = {"stored_bytes": 1e-6}
 """What a recorded number is multiplied by to be in the unit of its column."""
 
+OPTIONS = ("baseline", "published")
+"""Words of the command line that are no filters."""
 
-def table(comparison: Comparison, bold: bool = False) -> str:
-    """Return a comparison as text: a table for every field, the formulas, and what was left out.
+
+@dataclass(frozen=True)
+class Section:
+    """One field with what is shown beside it.
+
+    Attributes
+    ----------
+    against : Against or None
+        Differences to the baseline.
+    published : Published or None
+        What papers say.
+    """
+
+    field: Field
+    against: Against | None = None
+    published: Published | None = None
+
+
+def sections(comparison: Comparison, options: Mapping[str, str] | None = None) -> list[Section]:
+    """Return every field with its differences to a baseline and its published numbers.
 
     Parameters
     ----------
+    options
+        ``baseline``: as for `bench.significance.against`. ``published``: ``on``, the default, or ``off``.
+
+    Raises
+    ------
+    UserError
+        If nothing is called like the baseline, or ``published`` is neither.
+    """
+    options = options or {}
+    baseline, quoted = options.get("baseline"), options.get("published", "on")
+    if quoted not in ("on", "off"):
+        raise UserError(f"published={quoted} must be on or off")
+    if baseline is not None:
+        significance.check_baseline(comparison.fields, baseline)
+    return [
+        Section(
+            place,
+            significance.against(place, baseline),
+            published.beside(place.stream, place.model, place.conditions) if quoted == "on" else None,
+        )
+        for place in comparison.fields
+    ]
+
+
+# --------------------------------------------------------------------------------------------------- text
+
+
+def text(comparison: Comparison, found: Sequence[Section], bold: bool = False) -> str:
+    """Return a comparison as text: a table for every section, the formulas, and what was left out.
+
+    Parameters
+    ----------
+    found
+        As of `sections`.
     bold
         Print the best mean of every accuracy in bold, by an ANSI escape sequence.
     """
-    sections = [_section(field, bold) for field in comparison.fields]
-    if sections:
+    blocks = [_block(section, bold) for section in found]
+    if found:
         formulas = [f"  {TITLES[name]} = {name} = {FORMULAS[name]}" for name in SHOWN]
-        sections.append(
+        blocks.append(
             "mean ± standard error over n seeds; a[i,j] = percent correct on test set j after task i, "
             "row 0 = untrained model\n" + "\n".join(formulas)
         )
     if comparison.left_out:
-        sections.append("left out:\n" + "\n".join(f"  {path}: {reason}" for path, reason in comparison.left_out))
-    return "\n\n".join(sections)
+        blocks.append("left out:\n" + "\n".join(f"  {path}: {reason}" for path, reason in comparison.left_out))
+    return "\n\n".join(blocks)
 
 
-def best(field: Field) -> dict[str, list[Group]]:
+def best(place: Field) -> dict[str, list[Group]]:
     """Return per accuracy the groups with the highest mean as it is printed; none where all have the same."""
     found = {}
     for name in SHOWN:
-        means = [
-            (group, f"{spread(values.values()).mean:.2f}") for group in field.groups if (values := group.values(name))
-        ]
-        top = max((float(mean) for _, mean in means), default=0.0)
-        winners = [group for group, mean in means if float(mean) == top]
+        values = {group.label: group.values(name).values() for group in place.groups}
+        means = {label: float(f"{spread(known).mean:.2f}") for label, known in values.items() if known}
+        top = max(means.values(), default=0.0)
+        winners = [group for group in place.groups if means.get(group.label) == top]
         found[name] = winners if len(winners) < len(means) else []
     return found
 
@@ -56,25 +114,37 @@ def cell(group: Group, name: str, plus_minus: str = " ± ") -> str:
     if not known:
         return "-"
     over, digits = spread(known), DIGITS.get(name, 2)
-    text = f"{over.mean:.{digits}f}"
+    written = f"{over.mean:.{digits}f}"
     if over.standard_error is not None:
-        text += f"{plus_minus}{over.standard_error:.{digits}f}"
-    return text if len(known) == len(group.runs) else f"{text} ({over.n})"
+        written += f"{plus_minus}{over.standard_error:.{digits}f}"
+    return written if len(known) == len(group.runs) else f"{written} ({over.n})"
 
 
-def _section(field: Field, bold: bool) -> str:
-    """Lay out one field: title, table, what its labels leave unsaid, notes."""
-    winners = best(field)
+def _block(section: Section, bold: bool) -> str:
+    """Lay out one section: title, table, what its labels leave unsaid, differences, published numbers, notes."""
+    place = section.field
+    winners = best(place)
     rows = [["Method", "n", *(TITLES[name] for name in COLUMNS)]]
     strong = set()
-    for number, group in enumerate(field.groups, start=1):
+    for number, group in enumerate(place.groups, start=1):
         rows.append([group.label, str(len(group.runs)), *(cell(group, name) for name in COLUMNS)])
         strong |= {(number, column) for column, name in enumerate(COLUMNS, start=2) if group in winners.get(name, [])}
-    lines = [field.title, *_aligned(rows, strong if bold else ())]
-    for group in field.groups:
+    quoted = _quoted(section.published)
+    rows += quoted
+    lines = _aligned(rows, strong if bold else ())
+    if quoted:
+        lines.insert(len(lines) - len(quoted), "published, not measured here:")
+    if place.apart:
+        lines.insert(0, f"not comparable with other tables of this stream and model: other {', '.join(place.apart)}")
+    lines.insert(0, place.title)
+    for group in place.groups:
         if group.label != group.method and group.fingerprint in group.label:
             lines.append(f"  {group.label}: {_told(group)}")
-    lines += [f"  note: {note}" for note in field.notes]
+    lines += [f"  note: {note}" for note in place.notes]
+    if section.published:
+        lines += _provenance(section.published)
+    if section.against:
+        lines += ["", *_differences(section.against)]
     return "\n".join(lines)
 
 
@@ -83,6 +153,70 @@ def _told(group: Group, shown: int = 4) -> str:
     parts = [f"{key}={value}" for key, value in group.apart.items()]
     more = f", and {len(parts) - shown} more (see bench diff)" if len(parts) > shown else ""
     return ", ".join(parts[:shown]) + more or "the same settings, recorded by another version"
+
+
+def sources(table: Published) -> list[str]:
+    """Return the sources of a published table, each once; rows name them by their number from 1."""
+    return list(dict.fromkeys(row.source for row in table.rows))
+
+
+def _quoted(table: Published | None) -> list[list[str]]:
+    """Return the rows of a published table, every method with the number of its source."""
+    if table is None:
+        return []
+    numbers = {source: number for number, source in enumerate(sources(table), start=1)}
+    rows = []
+    for row in table.rows:
+        values = [row.value(name) for name in COLUMNS]
+        cells = ["-" if value is None else f"{value:.1f}" for value in values]
+        rows.append([f"{row.method} [{numbers[row.source]}]", "-", *cells])
+    return rows
+
+
+def _provenance(table: Published) -> list[str]:
+    """Say where published numbers come from, and what to know before comparing."""
+    lines = [f"  [{number}] {source}" for number, source in enumerate(sources(table), start=1)]
+    lines += [f"  note on published rows: {note}" for note in table.notes]
+    return lines + [f"  {row.method}: {row.remarks}" for row in table.rows if row.remarks]
+
+
+def _differences(found: Against) -> list[str]:
+    """Lay out the differences to the baseline: a line for every method and scalar, and what the intervals are."""
+    rows = []
+    for group, differences in found.rows:
+        for number, one in enumerate(differences):
+            rows.append(["" if number else group.label, TITLES[one.scalar], *_interval(one), one.over])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"difference to {found.baseline.label} ({100 * TOGETHER:g} % interval)"]
+    for label, scalar, mean, interval, verdict, over in rows:
+        cells = [label.ljust(widths[0]), scalar.ljust(widths[1]), mean.rjust(widths[2]), interval.ljust(widths[3])]
+        lines.append("  " + "  ".join([*cells, verdict.ljust(widths[4]), over]).rstrip())
+    return lines + [f"  {line}" for line in explained(found)]
+
+
+def explained(found: Against) -> list[str]:
+    """Say in words what the intervals of differences are."""
+    over = [one.over for _, differences in found.rows for one in differences if one.low is not None]
+    lines = []
+    if any("seeds" in one for one in over):
+        lines.append("over seeds: paired t interval over the seeds that both have")
+    if any("images" in one for one in over):
+        lines.append("over images: paired bootstrap within every test set; says nothing about other seeds")
+    if len(found.rows) > 1 and over:
+        lines.append(
+            f"{len(found.rows)} methods are compared with {found.baseline.label}: each interval has "
+            f"{100 * found.level:.4g} %, so that all of one scalar hold together with {100 * TOGETHER:g} % (Bonferroni)"
+        )
+    return lines
+
+
+def _interval(one: Difference) -> tuple[str, str, str]:
+    """Write a difference, its interval, and whether it shows anything."""
+    if one.mean is None:
+        return "-", "", ""
+    if one.low is None or one.high is None:
+        return f"{one.mean:+.2f}", "", ""
+    return f"{one.mean:+.2f}", f"[{one.low:+.2f}, {one.high:+.2f}]", "" if one.shown else "no difference shown"
 
 
 def _aligned(rows: list[list[str]], strong: Iterable[tuple[int, int]] = ()) -> list[str]:

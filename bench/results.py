@@ -52,9 +52,6 @@ PRESCRIBED = ("method", "tuned")
 DATA = {"tasks": "order of tasks", "manifests": "images, labels or class names", "prompts_sha256": "prompts"}
 """Parts of identity.json that a stream may draw by seeds.task_order, in words."""
 
-CODE = {"code_revision": "states of the code", "plugins_sha256": "versions of the plug-ins' files"}
-"""Parts of identity.json that decide the numbers but change from day to day, in words; noted only."""
-
 NAMED = 2
 """Settings named in the label of a group at most; where more differ, its fingerprint stands for them."""
 
@@ -289,6 +286,7 @@ def _check_shape(name: str, value: dict[str, Any]) -> None:
     parts: dict[str, type] = {}
     if name == "identity":
         parts = {"settings": dict}
+        parts |= {"plugins_sha256": dict} if value.get("plugins_sha256") is not None else {}
     if name == "environment" and "packages" in value:
         parts = {"packages": dict}
     if name == "summary":
@@ -488,11 +486,25 @@ def _field(records: list[Record], drawn: bool, budget: dict[str, Any], left_out:
     found = Field(first.stream, first.model, {**_ground(first), **data, **budget}, list(groups.values()))
     if drawn:
         found.notes.append("every seed draws other tasks or data; differences between methods are taken seed by seed")
-    for key, title in CODE.items():
-        kinds = {_canonical(record.identity.get(key)) for record in found.records}
-        if len(kinds) > 1:
-            found.notes.append(f"{len(kinds)} different {title} made these runs; bench diff RUN_A RUN_B shows them")
+    found.notes += _of_the_code(found.groups)
     return found
+
+
+def _of_the_code(groups: list[Group]) -> list[str]:
+    """Note what changes from day to day and decides the numbers too: the code, and the files of plug-ins."""
+    records = [run for group in groups for run in group.runs.values()]
+    revisions = {_canonical(record.identity.get("code_revision")) for record in records}
+    files: dict[tuple[str, str], set[str]] = {}  # of a method's file only runs of that method have the same
+    for record in records:
+        for kind, digest in (record.identity.get("plugins_sha256") or {}).items():
+            files.setdefault((kind, record.method if kind == "method" else ""), set()).add(digest)
+    edited = sorted(f"{kind} {method}".strip() for (kind, method), digests in files.items() if len(digests) > 1)
+    notes = []
+    if len(revisions) > 1:
+        notes.append(f"{len(revisions)} states of the code made these runs; bench diff RUN_A RUN_B shows them")
+    if edited:
+        notes.append(f"the plug-in's file changed between runs: {', '.join(edited)}")
+    return notes
 
 
 def _shared(runs: list[Record]) -> dict[str, str]:

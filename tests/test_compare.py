@@ -3,9 +3,13 @@
 import json
 import re
 
+import pytest
 from made_records import change, make
+from scipy import stats
 
 from bench import compare, metrics, results
+from bench.errors import UserError
+from bench.published import find
 
 HEADER = [
     "Method",
@@ -22,8 +26,9 @@ HEADER = [
 ]
 
 
-def table(root, **named):
-    return compare.table(results.gather([root]), **named)
+def table(root, bold=False, **options):
+    comparison = results.gather([root])
+    return compare.text(comparison, compare.sections(comparison, options), bold)
 
 
 def line_of(text, start):
@@ -50,7 +55,7 @@ def test_mean_and_standard_error_over_seeds(tmp_path):
     assert line_of(text, "zero-shot")[1:5] == ["1", "30.00", "40.00", "45.00"]  # one seed: no ±
     for name in results.SHOWN:
         assert f"{results.TITLES[name]} = {name} = {metrics.FORMULAS[name]}" in text
-    assert "left out" not in text and "note" not in text
+    assert "left out" not in text and "note" not in text and "not comparable" not in text
 
 
 def test_the_best_mean_is_bold_where_there_is_one(tmp_path):
@@ -83,11 +88,10 @@ def test_notes_and_what_tells_tables_apart(tmp_path):
     change(make(tmp_path, seed=1), "identity.json", code_revision="another")
     make(tmp_path, "lora", train__epochs=1)
     text = table(tmp_path)
-    assert "note: 2 different states of the code made these runs" in text
-    assert (
-        "stream pocket, model pocket, train.epochs 1\n" in text
-        and "stream pocket, model pocket, train.epochs 5\n" in text
-    )
+    assert "note: 2 states of the code made these runs" in text
+    for epochs in (1, 5):
+        assert f"stream pocket, model pocket, train.epochs {epochs}\n" in text
+    assert text.count("not comparable with other tables of this stream and model: other train.epochs\n") == 2
 
 
 def test_refused_scalars_are_left_out_of_the_mean(tmp_path):
@@ -106,3 +110,78 @@ def test_runs_left_out_are_listed(tmp_path):
     make(tmp_path)
     path = make(tmp_path, seed=1, finished=False)
     assert f"left out:\n  {path}: unfinished: no summary.json" in table(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------- differences
+
+
+def test_differences_stand_below_the_table(tmp_path):
+    for seed, last in enumerate([50, 60, 70]):
+        make(tmp_path, seed=seed, last=last)
+        make(tmp_path, "lora", seed=seed, last=last - 10 + seed / 10)
+        make(tmp_path, "third", seed=seed, last=last + seed)
+    lines = table(tmp_path).partition("difference to keeplora (95 % interval)\n")[2].splitlines()
+    low, high = stats.ttest_rel([40, 50.1, 60.2], [50, 60, 70]).confidence_interval(0.975)
+    cells = [re.split(r" {2,}", line.strip()) for line in lines]
+    assert cells[0] == ["lora", "Transfer", "+0.00", "no interval: recorded without outcomes"]
+    assert cells[2] == ["Last", "-9.90", f"[{low:+.2f}, {high:+.2f}]", "3 seeds"]
+    assert cells[5][0] == "Last" and cells[5][3:] == ["no difference shown", "3 seeds"]
+    assert cells[6] == ["over seeds: paired t interval over the seeds that both have"]
+    assert cells[7][0].startswith("2 methods are compared with keeplora: each interval has 97.5 %, so that all of one")
+    assert "difference to third" in table(tmp_path, baseline="third")
+
+
+def test_no_difference_is_taken_across_tables(tmp_path):
+    make(tmp_path)
+    make(tmp_path, "lora", train__epochs=1)
+    assert "difference to" not in table(tmp_path)
+
+
+# ------------------------------------------------------------------------------------ published numbers
+
+
+def mtil(root, method="keeplora", tasks=None, **changes):
+    """Make a run that says it was made on MTIL, with the model of the published table."""
+    path = make(root, method, stream="mtil-order1", model="ViT-B-16/openai", **changes)
+    known = find("mtil-order1")
+    change(path, "identity.json", tasks=list(known.tasks) if tasks is None else tasks)
+    return known
+
+
+def test_published_rows_stand_below_ours(tmp_path):
+    known = mtil(tmp_path, last=1)
+    mtil(tmp_path, "lora", last=2)
+    make(tmp_path)
+    text = table(tmp_path, bold=True)
+    head, _, rest = text.partition("published, not measured here:\n")
+    assert "keeplora" in head and "ZSCL" not in head
+    rows = rest.splitlines()[: len(known.rows)]
+    for line, row in zip(rows, known.rows, strict=True):
+        cells = re.split(r" {2,}", line.strip())
+        assert re.fullmatch(re.escape(row.method) + r" \[\d\]", cells[0])
+        values = ["-" if value is None else f"{value:.1f}" for value in (row.transfer, row.average, row.last)]
+        assert cells[1:] == ["-", "-", *values, "-", "-", "-", "-", "-"]
+    assert "\x1b" not in "".join(rows) and "\x1b[1m" in head  # ours are bold among ours, however high theirs are
+    assert all(row.source in text and row.note in text for row in known.rows) and all(n in text for n in known.notes)
+    assert text.count("published, not measured here:") == 1  # pocket has none
+    assert "published" not in table(tmp_path, published="off")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tasks": ["a", "b"]},
+        {"evaluate__split": "validation"},
+        {"model__weights": "random"},
+        {"stream__file_sha256": "another stream of that name"},
+    ],
+)
+def test_published_rows_are_left_out_where_they_do_not_belong(tmp_path, changes):
+    mtil(tmp_path, **changes)
+    assert "published" not in table(tmp_path)
+
+
+def test_published_is_on_or_off(tmp_path):
+    make(tmp_path)
+    with pytest.raises(UserError, match="published=yes must be on or off"):
+        table(tmp_path, published="yes")

@@ -137,12 +137,24 @@ def test_other_data_or_weights_are_another_field(tmp_path, key, value, said):
     assert f"stream pocket, model pocket, {said}" in titles(found)
 
 
-@pytest.mark.parametrize("key", results.CODE)
-def test_other_code_is_noted_only(tmp_path, key):
-    make(tmp_path)
-    change(make(tmp_path, seed=1), "identity.json", **{key: "another"})
+def test_other_code_is_noted_only(tmp_path):
+    for seed in (0, 1):
+        path = make(tmp_path, seed=seed)
+        change(
+            path, "identity.json", code_revision=f"state {seed}", plugins_sha256={"method": str(seed), "stream": "s"}
+        )
+    change(make(tmp_path, "lora"), "identity.json", plugins_sha256={"method": "l", "stream": "another"})
     (field,) = gather(tmp_path).fields
-    assert field.notes == [f"2 different {results.CODE[key]} made these runs; bench diff RUN_A RUN_B shows them"]
+    assert field.notes == [
+        "3 states of the code made these runs; bench diff RUN_A RUN_B shows them",
+        "the plug-in's file changed between runs: method keeplora, stream",
+    ]
+
+
+def test_every_method_has_a_file_of_its_own(tmp_path):
+    for method in ("keeplora", "lora"):
+        change(make(tmp_path, method), "identity.json", plugins_sha256={"method": method, "stream": "s"})
+    assert gather(tmp_path).fields[0].notes == []
 
 
 def test_what_a_method_prescribes_is_part_of_it(tmp_path):

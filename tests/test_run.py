@@ -20,6 +20,7 @@ from bench.errors import UserError
 from bench.method import Method
 from bench.metrics import AccuracyMatrix, summary
 from bench.outcomes import Outcomes
+from bench.parallel import World
 from bench.run import run
 from bench.toy import toy_task
 
@@ -93,6 +94,18 @@ def test_running_again_says_it_is_done(finished: Path, capsys: pytest.CaptureFix
     assert run(toy(finished.parents[3], "method=keeplora", "seed=3")) == finished
     assert f"already done: {finished}" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+
+
+def test_a_run_says_where_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    words = [f"stream={TOY}", "stream.count=2", f"model={TOY}", f"out={tmp_path}", "device=cpu", "track.wandb=off"]
+    run(resolve([*words, "method=zero-shot"]))
+    assert "beside" not in capsys.readouterr().out
+    for _ in ("made", "shown again"):
+        run(resolve([*words, "method=lora", "method.rank=4"]))
+        assert capsys.readouterr().out.splitlines()[-1].startswith("beside 1 other run here: Last ")
+    monkeypatch.setattr(engine, "world", lambda: World(1, 2, 1))  # a process that does not lead
+    engine._stand(next(tmp_path.glob("*/*/lora/*")))
+    assert capsys.readouterr().out == ""
 
 
 def test_an_unfinished_run_starts_again(finished: Path, tmp_path: Path) -> None:
