@@ -129,11 +129,11 @@ def _block(section: Section, bold: bool) -> str:
     for number, group in enumerate(place.groups, start=1):
         rows.append([group.label, str(len(group.runs)), *(cell(group, name) for name in COLUMNS)])
         strong |= {(number, column) for column, name in enumerate(COLUMNS, start=2) if group in winners.get(name, [])}
-    quoted = _quoted(section.published)
-    rows += quoted
+    theirs = quoted(section.published)
+    rows += theirs
     lines = _aligned(rows, strong if bold else ())
-    if quoted:
-        lines.insert(len(lines) - len(quoted), "published, not measured here:")
+    if theirs:
+        lines.insert(len(lines) - len(theirs), "published, not measured here:")
     if place.apart:
         lines.insert(0, f"not comparable with other tables of this stream and model: other {', '.join(place.apart)}")
     lines.insert(0, place.title)
@@ -142,7 +142,7 @@ def _block(section: Section, bold: bool) -> str:
             lines.append(f"  {group.label}: {_told(group)}")
     lines += [f"  note: {note}" for note in place.notes]
     if section.published:
-        lines += _provenance(section.published)
+        lines += [f"  {line}" for line in provenance(section.published)]
     if section.against:
         lines += ["", *_differences(section.against)]
     return "\n".join(lines)
@@ -155,16 +155,11 @@ def _told(group: Group, shown: int = 4) -> str:
     return ", ".join(parts[:shown]) + more or "the same settings, recorded by another version"
 
 
-def sources(table: Published) -> list[str]:
-    """Return the sources of a published table, each once; rows name them by their number from 1."""
-    return list(dict.fromkeys(row.source for row in table.rows))
-
-
-def _quoted(table: Published | None) -> list[list[str]]:
-    """Return the rows of a published table, every method with the number of its source."""
+def quoted(table: Published | None) -> list[list[str]]:
+    """Return the rows of a published table as cells, every method with the number of its source in `provenance`."""
     if table is None:
         return []
-    numbers = {source: number for number, source in enumerate(sources(table), start=1)}
+    numbers = _numbered(table)
     rows = []
     for row in table.rows:
         values = [row.value(name) for name in COLUMNS]
@@ -173,11 +168,19 @@ def _quoted(table: Published | None) -> list[list[str]]:
     return rows
 
 
-def _provenance(table: Published) -> list[str]:
+def provenance(table: Published) -> list[str]:
     """Say where published numbers come from, and what to know before comparing."""
-    lines = [f"  [{number}] {source}" for number, source in enumerate(sources(table), start=1)]
-    lines += [f"  note on published rows: {note}" for note in table.notes]
-    return lines + [f"  {row.method}: {row.remarks}" for row in table.rows if row.remarks]
+    lines = [f"[{number}] {source}" for source, number in _numbered(table).items()]
+    remarks: dict[str, list[str]] = {}
+    for row in table.rows:
+        remarks.setdefault(row.remarks, []).append(row.method)
+    told = [f"{remark}: {', '.join(methods)}" for remark, methods in remarks.items() if remark]
+    return [*lines, *table.notes, *told]
+
+
+def _numbered(table: Published) -> dict[str, int]:
+    """Return every source with its number, from 1."""
+    return {source: number for number, source in enumerate(dict.fromkeys(row.source for row in table.rows), start=1)}
 
 
 def _differences(found: Against) -> list[str]:

@@ -52,8 +52,8 @@ def outcomes(
     world.sum([right, undefined])  # each image was answered by one process
     if undefined:
         raise UserError(
-            f"{int(undefined)} logits of the test images of task {name} are no numbers: the weights have diverged, lower "
-            "train.lr or set train.grad_clip"
+            f"{int(undefined)} logits of the test images of task {name} are no numbers: the weights have diverged, "
+            "lower train.lr or set train.grad_clip"
         )
     return right.bool().cpu().numpy()
 

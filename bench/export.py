@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.compare import COLUMNS, Section, best, cell
+from bench.compare import COLUMNS, Section, best, cell, provenance, quoted
 from bench.errors import UserError
 from bench.files import write_atomic
 from bench.metrics import spread
@@ -132,9 +132,8 @@ def _tabular(section: Section) -> str:
         lines.append(_row([escape(group.label), str(len(group.runs)), *cells]))
     if section.published:
         lines += [r"\midrule", rf"\multicolumn{{{2 + len(COLUMNS)}}}{{l}}{{published, not measured here:}} \\"]
-        for row in section.published.rows:
-            values = [row.value(name) for name in COLUMNS]
-            lines.append(_row([escape(row.method), "--", *("--" if v is None else f"{v:.1f}" for v in values)]))
+        for method, *cells in quoted(section.published):
+            lines.append(_row([escape(method), *("--" if one == "-" else one for one in cells)]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", rf"\caption{{{_caption(section)}}}", r"\end{table}"])
 
 
@@ -148,6 +147,5 @@ def _caption(section: Section) -> str:
     title = f"{place.title[0].upper()}{place.title[1:]}."
     parts = [title, "Mean ± standard error over n seeds, in percent; the best measured mean of a column is bold."]
     if section.published:
-        told = dict.fromkeys(row.source for row in section.published.rows)
-        parts += ["Published: " + "; ".join(told) + ".", *section.published.notes]
+        parts += ["Published:", *(f"{line.rstrip('.')}." for line in provenance(section.published))]
     return escape(" ".join(parts)).replace("n seeds", "$n$ seeds")

@@ -42,13 +42,13 @@ class Row:
 
     @property
     def remarks(self) -> str:
-        """What to know of this row, in one line; empty if nothing is."""
-        parts = {
-            "trained": self.trained_parameters,
-            "extra data": self.extra_data if self.extra_data != "no" else "",
-            "architecture kept": self.keeps_architecture if self.keeps_architecture != "yes" else "",
-        }
-        return "; ".join([*(f"{name} {value}" for name, value in parts.items() if value), *filter(None, [self.note])])
+        """What the source did otherwise than runs here, in one line; empty if nothing is known."""
+        parts = [
+            f"extra data {self.extra_data}" if self.extra_data not in ("", "no") else "",
+            f"architecture kept: {self.keeps_architecture}" if self.keeps_architecture not in ("", "yes") else "",
+            self.note,
+        ]
+        return "; ".join(filter(None, parts))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Differences between methods: against SciPy, against definitions written separately, and what is refused."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,6 +203,17 @@ def test_runs_of_other_data_or_seeds_are_no_pairs(tmp_path):
     keeplora, lora = field_of(tmp_path).groups
     lora.runs = {0: lora.runs[1], 2: lora.runs[0]}  # as if seeds.task_order had been given
     assert significance.difference(lora, keeplora, "last").over == "no seed in common"
+
+
+def test_every_file_of_a_run_is_read_once(tmp_path, monkeypatch):
+    for method in ("keeplora", "lora", "third"):
+        answered(tmp_path, method, 0.6)
+    seen = []
+    for name in ("read_text", "read_bytes"):
+        original = getattr(Path, name)
+        monkeypatch.setattr(Path, name, lambda self, o=original, **more: seen.append(self) or o(self, **more))
+    assert significance.against(field_of(tmp_path)).rows[1][1][2].low is not None
+    assert sorted(seen) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
 
 
 def test_refused_scalars_and_damage_have_no_interval(tmp_path):
