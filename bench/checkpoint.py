@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-VERSION = 1
+VERSION = 2
 """Of the content of checkpoints; a file with another version cannot be continued."""
 
 NAME = re.compile(r"(\d{6})-(task|step)\.([0-9a-f]{32})\.safetensors")

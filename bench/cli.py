@@ -52,24 +52,29 @@ def _list(words: list[str]) -> int:
 
 
 def _compare(words: list[str]) -> int:
-    from bench import compare
+    from bench import compare, export, results
 
     # An existing path is a path even when its name holds an equals sign.
     filters = [word for word in words if "=" in word and not Path(word).exists()]
     paths = [_folder(word) for word in words if word not in filters]
     if not paths:
         raise UserError("compare needs a run directory or a folder of them: python -m bench compare runs")
-    pairs = (word.removeprefix("--").partition("=") for word in filters)
-    print(compare.table(paths, {key: value for key, _, value in pairs}))
+    pairs = dict(word.removeprefix("--").partition("=")[::2] for word in filters)
+    options = {key: pairs.pop(key) for key in (*compare.OPTIONS, *export.FORMATS) if key in pairs}
+    comparison = results.gather(paths, pairs)
+    sections = compare.sections(comparison, options)
+    print(compare.text(comparison, sections, bold=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
+    for line in export.write(sections, options):
+        print(line)
     return 0
 
 
 def _diff(words: list[str]) -> int:
-    from bench import compare
+    from bench import difference
 
     if len(words) != 2:
         raise UserError(f"diff compares two run directories, not {len(words)}: python -m bench diff RUN_A RUN_B")
-    print(compare.diff(_folder(words[0]), _folder(words[1])))
+    print(difference.diff(_folder(words[0]), _folder(words[1])))
     return 0
 
 
@@ -210,14 +215,21 @@ examples
         _data,
     ),
     "compare": Verb(
-        "put runs side by side: mean and spread over seeds",
+        "put runs side by side: mean and spread over seeds, differences, published numbers",
         "compare RUNDIR... [KEY=VALUE...]",
         """\
-RUNDIR is a run directory or any folder above some. KEY=VALUE keeps the runs with that setting.
+RUNDIR is a run directory or any folder above some. KEY=VALUE keeps the runs with that setting, KEY=[A,B] those with one
+of several. Runs that may not be compared stand in different tables; docs/compare.md tells the rule and the statistics.
+
+  baseline=NAME     the method that others are compared with (keeplora, else the first one that trains)
+  published=off     leave out what papers published on the same stream and model
+  csv=FILE          write all numbers, one line for every method and metric
+  latex=FILE        write the tables for LaTeX, with booktabs
 
 examples
   python -m bench compare runs
-  python -m bench compare runs/pocket method=keeplora train.epochs=5
+  python -m bench compare runs/pocket method=[keeplora,lora] train.epochs=5 baseline=lora
+  python -m bench compare runs stream=mtil-order1 csv=numbers.csv latex=table.tex
 """,
         _compare,
     ),

@@ -1,412 +1,240 @@
-"""Runs side by side: a table over many (``table``), and what differs between two (``diff``).
-
-Everything is read from run directories, nothing is computed anew: the numbers are those of summary.json,
-which are pure functions of accuracy.csv (bench/metrics.py).
-"""
+"""Many runs side by side as text: a table for every field of runs that may be compared (bench/results.py)."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-from bench.config import decides
-from bench.errors import UserError, suggest
-from bench.matrix import AccuracyMatrix
+from bench import published, significance
+from bench.errors import UserError
 from bench.metrics import FORMULAS, spread
+from bench.published import Published
+from bench.results import COSTS, SHOWN, TITLES, Comparison, Field, Group
+from bench.significance import TOGETHER, Against, Difference
 
-SHOWN = ("zero_shot", "transfer_by_column", "average_mtil", "last", "learning", "backward_transfer")
-"""Scalars of the table; percentages, the last one a difference of percentages."""
+COLUMNS = (*SHOWN, *COSTS)
+"""Columns of a table after the method and its number of seeds."""
 
-# What else decides the numbers, as named in identity.json; runs that differ here are not averaged unawares.
-IDENTITY = {
-    "weights_sha256": "weights",
-    "label_space": "label space",
-    "tasks": "order of tasks",
-    "manifests": "manifests",
-    "prompts_sha256": "prompts",
-    "code_revision": "code",
-    "plugins_sha256": "plug-in files",
-}
-ABSENT = "(absent)"
+DIGITS = {"seconds": 1, "peak_memory_mb": 0}
+"""Decimals of a column; 2 where nothing is said."""
 
+SCALE = {"stored_bytes": 1e-6}
+"""What a recorded number is multiplied by to be in the unit of its column."""
 
-@dataclass
-class Record:
-    """What is on disk of one run; ``trouble`` says why its numbers cannot be used, if so."""
-
-    path: Path
-    identity: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
-    trouble: str = ""
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Dotted key -> value."""
-        return {key: entry["value"] for key, entry in self.identity.get("settings", {}).items()}
-
-    @property
-    def group(self) -> tuple[str, str, str, str]:
-        """Stream, model, method and fingerprint: what runs over seeds have in common."""
-        return tuple(str(self.summary[key]) for key in ("stream", "model", "method", "fingerprint"))  # type: ignore
-
-    @property
-    def seed(self) -> int:
-        """The seed of the run."""
-        return self.summary["seed"]
+OPTIONS = ("baseline", "published")
+"""Words of the command line that are no filters."""
 
 
-# ------------------------------------------------------------------------------------ reading records
+@dataclass(frozen=True)
+class Section:
+    """One field with what is shown beside it.
+
+    Attributes
+    ----------
+    against : Against or None
+        Differences to the baseline.
+    published : Published or None
+        What papers say.
+    """
+
+    field: Field
+    against: Against | None = None
+    published: Published | None = None
 
 
-def is_run(path: Path) -> bool:
-    """Say whether a folder holds the record of a run."""
-    return (path / "identity.json").is_file() or (path / "summary.json").is_file()
-
-
-def find(paths: Iterable[Path]) -> list[Path]:
-    """Return the run directories among and below ``paths``, each once, sorted."""
-    found: dict[Path, Path] = {}
-    for path in paths:
-        if not path.is_dir():
-            raise UserError(f'there is no folder "{path}"; name a run directory or a folder that holds some (runs/)')
-        for folder, below, _ in os.walk(path):
-            if is_run(Path(folder)):
-                below.clear()  # a run holds no runs
-                found.setdefault(Path(folder).resolve(), Path(folder))
-            below.sort()
-    return sorted(found.values())
-
-
-def read(path: Path) -> Record:
-    """Read a run directory; never fails, the record says in ``trouble`` what is wrong with it."""
-    record = Record(path)
-    reasons = []
-    for name in ("identity", "environment", "summary"):
-        file = path / f"{name}.json"
-        try:
-            value = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(value, dict):
-                raise TypeError("not a JSON object")
-            _check_shape(name, value)
-            setattr(record, name, value)
-        except FileNotFoundError:
-            if name == "summary":
-                reasons.append("unfinished: no summary.json; the same line again makes the run")
-            elif name == "identity":
-                reasons.append("damaged: no identity.json")
-        except json.JSONDecodeError as error:
-            reasons.append(f"damaged: {file.name}, line {error.lineno}: {error.msg}")
-        except (OSError, ValueError, TypeError) as error:
-            reasons.append(f"damaged: {file.name}: {error}")
-    if record.summary and record.summary["status"] != "finished":
-        reasons.append(f"unfinished: the status is {record.summary['status']!r}")
-    record.trouble = "; ".join(reasons)
-    return record
-
-
-def _check_shape(name: str, value: dict[str, Any]) -> None:
-    """Refuse a record whose parts are not what the rest of this module relies on."""
-    parts: dict[str, type] = {}
-    if name == "identity":
-        parts = {"settings": dict}
-    if name == "environment" and "packages" in value:
-        parts = {"packages": dict}
-    if name == "summary":
-        parts = {"status": str, "stream": str, "model": str, "method": str, "fingerprint": str, "seed": int}
-        parts |= {"metrics": dict, "seconds": dict}
-    for part, kind in parts.items():
-        if not isinstance(value.get(part), kind):
-            raise TypeError(f'no "{part}" in it' if part not in value else f'"{part}" is not of type {kind.__name__}')
-    if name == "identity":
-        for key, entry in value["settings"].items():
-            if not isinstance(entry, dict) or "value" not in entry:
-                raise ValueError(f'the setting "{key}" has no value')
-    numbers = [*value["metrics"].items(), *value["seconds"].items()] if name == "summary" else []
-    for key, number in numbers:
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
-            raise ValueError(f'"{key}" is not a number')
-
-
-# -------------------------------------------------------------------------------------------- filters
-
-
-def _key(record: Record, name: str) -> str | None:
-    """Return the dotted setting that a filter names (``method`` means ``method.name``), or ``None``."""
-    return next((key for key in (name, f"{name}.name") if key in record.settings), None)
-
-
-def _text(value: Any) -> str:
-    """Write a value as one would on the command line."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(_text(item) for item in value) + "]"
-    if isinstance(value, dict):
-        return json.dumps(value, sort_keys=True)
-    return str(value)
-
-
-def _equals(value: Any, text: str) -> bool:
-    """Compare a setting with what the user typed; 1e-3 and 0.001 are the same number."""
-    if isinstance(value, bool) or value is None:
-        return _text(value) == text.strip().lower()
-    if isinstance(value, int | float):
-        try:
-            return float(text) == value
-        except ValueError:
-            return False
-    return _text(value).replace(" ", "") == text.replace(" ", "")
-
-
-def _filtered(records: list[Record], filters: Mapping[str, str]) -> list[Record]:
-    """Keep the runs with these settings, and those whose settings cannot be read."""
-    known = sorted({key for record in records for key in record.settings})
-    for name, text in filters.items():
-        if name not in known and f"{name}.name" not in known:
-            raise UserError(f'no run here has a setting "{name}"{suggest(name, known)}')
-        records = [
-            record
-            for record in records
-            if not record.settings or ((key := _key(record, name)) and _equals(record.settings[key], text))
-        ]
-    if filters and not any(record.settings for record in records):
-        wanted = " ".join(f"{name}={text}" for name, text in filters.items())
-        raise UserError(f"no run here has {wanted}; leave a filter out to see what there is")
-    return records
-
-
-# ---------------------------------------------------------------------------------------------- table
-
-
-def table(paths: Sequence[Path], filters: Mapping[str, str] | None = None) -> str:
-    """Return the runs below some folders as text tables, one per stream and model.
+def sections(comparison: Comparison, options: Mapping[str, str] | None = None) -> list[Section]:
+    """Return every field with its differences to a baseline and its published numbers.
 
     Parameters
     ----------
-    paths
-        Run directories, or folders that hold some at any depth.
-    filters
-        Dotted setting -> value as typed; only runs with these settings are shown.
+    options
+        ``baseline``: as for `bench.significance.against`. ``published``: ``on``, the default, or ``off``.
 
     Raises
     ------
     UserError
-        No such folder, no runs in it, or none that fits the filters.
+        If nothing is called like the baseline, or ``published`` is neither.
     """
-    records = [read(path) for path in find(paths)]
-    if not records:
-        names = ", ".join(f'"{path}"' for path in paths) or "no folder"
-        raise UserError(f"no runs found in {names}; make one with: python -m bench run method=keeplora")
-    records = _filtered(records, filters or {})
-    left_out = [(record.path, record.trouble) for record in records if record.trouble]
+    options = options or {}
+    baseline, quoted = options.get("baseline"), options.get("published", "on")
+    if quoted not in ("on", "off"):
+        raise UserError(f"published={quoted} must be on or off")
+    if baseline is not None:
+        significance.check_baseline(comparison.fields, baseline)
+    return [
+        Section(
+            place,
+            significance.against(place, baseline),
+            published.beside(place.stream, place.model, place.conditions) if quoted == "on" else None,
+        )
+        for place in comparison.fields
+    ]
 
-    runs: dict[tuple[tuple[str, str, str, str], int], Record] = {}
-    for record in records:
-        if record.trouble:
-            continue
-        twin = runs.setdefault((record.group, record.seed), record)
-        if twin is not record:  # a copied folder must not pass for a further seed
-            left_out.append((record.path, f"the same settings and seed as {twin.path}"))
-    places: dict[tuple[str, str], dict[tuple[str, str], list[Record]]] = {}
-    for (group, _), record in sorted(runs.items()):
-        places.setdefault(group[:2], {}).setdefault(group[2:], []).append(record)
 
-    sections = [_one_table(stream, model, groups) for (stream, model), groups in places.items()]
-    if sections:
-        formulas = [f"  {name} = {FORMULAS[name]}" for name in SHOWN]
-        sections.append(
+# --------------------------------------------------------------------------------------------------- text
+
+
+def text(comparison: Comparison, found: Sequence[Section], bold: bool = False) -> str:
+    """Return a comparison as text: a table for every section, the formulas, and what was left out.
+
+    Parameters
+    ----------
+    found
+        As of `sections`.
+    bold
+        Print the best mean of every accuracy in bold, by an ANSI escape sequence.
+    """
+    blocks = [_block(section, bold) for section in found]
+    if found:
+        formulas = [f"  {TITLES[name]} = {name} = {FORMULAS[name]}" for name in SHOWN]
+        blocks.append(
             "mean ± standard error over n seeds; a[i,j] = percent correct on test set j after task i, "
             "row 0 = untrained model\n" + "\n".join(formulas)
         )
-    if left_out:
-        sections.append("left out:\n" + "\n".join(f"  {path}: {reason}" for path, reason in left_out))
-    return "\n\n".join(sections)
+    if comparison.left_out:
+        blocks.append("left out:\n" + "\n".join(f"  {path}: {reason}" for path, reason in comparison.left_out))
+    return "\n\n".join(blocks)
 
 
-def _one_table(stream: str, model: str, groups: dict[tuple[str, str], list[Record]]) -> str:
-    """Lay out the groups (method, fingerprint) -> runs of one stream and model."""
-    methods = [method for method, _ in groups]
-    rows = [["method", "n", *SHOWN, "seconds"]]
-    for (method, fingerprint), runs in groups.items():
-        name = f"{method} {fingerprint}" if methods.count(method) > 1 else method
-        cells = [_cell([run.summary["metrics"].get(scalar) for run in runs], 2) for scalar in SHOWN]
-        rows.append([name, str(len(runs)), *cells, _cell([run.summary["seconds"].get("total") for run in runs], 1)])
-    lines = [f"stream {stream}, model {model}", *_aligned(rows)]
-
-    for method in sorted({method for method in methods if methods.count(method) > 1}):
-        variants = {fingerprint: runs for (name, fingerprint), runs in groups.items() if name == method}
-        lines += [f"  {method} {fingerprint}: {text}" for fingerprint, text in _differences(variants).items()]
-    for key, title in IDENTITY.items():
-        kinds = {json.dumps(run.identity.get(key), sort_keys=True) for runs in groups.values() for run in runs}
-        if len(kinds) > 1:
-            lines.append(f"  note: {len(kinds)} different {title} among these runs; bench diff RUN_A RUN_B shows them")
-    return "\n".join(lines)
+def best(place: Field) -> dict[str, list[Group]]:
+    """Return per accuracy the groups with the highest mean as it is printed; none where all have the same."""
+    found = {}
+    for name in SHOWN:
+        values = {group.label: group.values(name).values() for group in place.groups}
+        means = {label: float(f"{spread(known).mean:.2f}") for label, known in values.items() if known}
+        top = max(means.values(), default=0.0)
+        winners = [group for group in place.groups if means.get(group.label) == top]
+        found[name] = winners if len(winners) < len(means) else []
+    return found
 
 
-def _cell(values: list[float | None], digits: int) -> str:
-    """Write mean and standard error; seeds without the value are counted out in brackets."""
-    known = [value for value in values if value is not None]
+def cell(group: Group, name: str, plus_minus: str = " ± ") -> str:
+    """Write mean and standard error over the seeds of a group; where some lack the value, how many have it."""
+    known = [value * SCALE.get(name, 1) for value in group.values(name).values()]
     if not known:
         return "-"
-    over = spread(known)
-    text = f"{over.mean:.{digits}f}"
+    over, digits = spread(known), DIGITS.get(name, 2)
+    written = f"{over.mean:.{digits}f}"
     if over.standard_error is not None:
-        text += f" ± {over.standard_error:.{digits}f}"
-    return text if len(known) == len(values) else f"{text} ({over.n})"
+        written += f"{plus_minus}{over.standard_error:.{digits}f}"
+    return written if len(known) == len(group.runs) else f"{written} ({over.n})"
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Pad the cells of a table: the first column to the left, the others to the right, a rule below the head."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
-
-
-def _differences(variants: dict[str, list[Record]], shown: int = 4) -> dict[str, str]:
-    """Return per fingerprint, in short, the settings in which the variants of one method differ."""
-    chosen = {name: _deciding(runs) for name, runs in variants.items()}
-    keys = sorted({key for settings in chosen.values() for key in settings})
-    keys = [key for key in keys if len({settings.get(key, ABSENT) for settings in chosen.values()}) > 1]
-    texts = {}
-    for name, settings in chosen.items():
-        parts = [f"{key}={settings.get(key, ABSENT)}" for key in keys[:shown]]
-        more = f", and {len(keys) - shown} more (see bench diff)" if len(keys) > shown else ""
-        texts[name] = ", ".join(parts) + more or "the same settings, recorded by another version"
-    return texts
-
-
-def _deciding(runs: list[Record]) -> dict[str, str]:
-    """Return the settings all runs of a group share, without those that only say where and with which seed."""
-    shared: dict[str, str] = {}
-    for key in runs[0].settings:
-        if not decides(key):
-            continue
-        values = {
-            "seed" if key.startswith("seeds.") and run.settings.get(key) == run.seed else _text(run.settings.get(key))
-            for run in runs
-        }
-        if len(values) == 1:
-            shared[key] = values.pop()
-    return shared
-
-
-# ----------------------------------------------------------------------------------------------- diff
-
-
-def diff(a: Path, b: Path) -> str:
-    """Return what differs between the records of two runs, section by section.
-
-    Parameters
-    ----------
-    a, b
-        Run directories; an unfinished run is compared as far as it got.
-
-    Raises
-    ------
-    UserError
-        One is no run directory, or its record is damaged.
-    """
-    first, second = _opened(Path(a)), _opened(Path(b))
-    sections = {"settings": _changes(_settings(first), _settings(second))}
-    for key, title in IDENTITY.items():
-        sections[title] = _changes(_by_name(first.identity.get(key)), _by_name(second.identity.get(key)))
-    sections["environment"] = _changes(_environment(first), _environment(second))
-    sections["results"] = _changes(_results(first), _results(second)) + _cell_changes(first, second)
-    lines = [f"A  {first.path}", f"B  {second.path}"]
-    for name, changes in sections.items():
-        if changes:
-            lines += ["", name, *(f"  {change}" for change in changes)]
-    same = [name for name, changes in sections.items() if not changes]
-    if len(same) == len(sections):
-        lines += ["", "no difference"]
-    elif same:
-        lines += ["", f"no difference in {', '.join(same)}"]
+def _block(section: Section, bold: bool) -> str:
+    """Lay out one section: title, table, what its labels leave unsaid, differences, published numbers, notes."""
+    place = section.field
+    winners = best(place)
+    rows = [["Method", "n", *(TITLES[name] for name in COLUMNS)]]
+    strong = set()
+    for number, group in enumerate(place.groups, start=1):
+        rows.append([group.label, str(len(group.runs)), *(cell(group, name) for name in COLUMNS)])
+        strong |= {(number, column) for column, name in enumerate(COLUMNS, start=2) if group in winners.get(name, [])}
+    theirs = quoted(section.published)
+    rows += theirs
+    lines = _aligned(rows, strong if bold else ())
+    if theirs:
+        lines.insert(len(lines) - len(theirs), "published, not measured here:")
+    if place.apart:
+        lines.insert(0, f"not comparable with other tables of this stream and model: other {', '.join(place.apart)}")
+    lines.insert(0, place.title)
+    for group in place.groups:
+        if group.label != group.method and group.fingerprint in group.label:
+            lines.append(f"  {group.label}: {_told(group)}")
+    lines += [f"  note: {note}" for note in place.notes]
+    if section.published:
+        lines += [f"  {line}" for line in provenance(section.published)]
+    if section.against:
+        lines += ["", *_differences(section.against)]
     return "\n".join(lines)
 
 
-def _opened(path: Path) -> Record:
-    """Read a run for ``diff``, refusing what is no run or is damaged."""
-    if not is_run(path):
-        raise UserError(f'"{path}" holds no run (no identity.json); name a folder such as runs/STREAM/MODEL/METHOD/ID')
-    record = read(path)
-    if "damaged" in record.trouble:
-        raise UserError(f'the record in "{path}" cannot be compared: {record.trouble}')
-    return record
+def _told(group: Group, shown: int = 4) -> str:
+    """Say, in short, which settings tell a group from others of its method."""
+    parts = [f"{key}={value}" for key, value in group.apart.items()]
+    more = f", and {len(parts) - shown} more (see bench diff)" if len(parts) > shown else ""
+    return ", ".join(parts[:shown]) + more or "the same settings, recorded by another version"
 
 
-def _by_name(value: Any) -> dict[str, Any]:
-    """Return a part of the identity as name -> value; a single hash or revision has no name."""
-    return value if isinstance(value, dict) else {"": value}
+def quoted(table: Published | None) -> list[list[str]]:
+    """Return the rows of a published table as cells, every method with the number of its source in `provenance`."""
+    if table is None:
+        return []
+    numbers = _numbered(table)
+    rows = []
+    for row in table.rows:
+        values = [row.value(name) for name in COLUMNS]
+        cells = ["-" if value is None else f"{value:.1f}" for value in values]
+        rows.append([f"{row.method} [{numbers[row.source]}]", "-", *cells])
+    return rows
 
 
-def _settings(record: Record) -> dict[str, str]:
-    """Return dotted setting -> value with its source; seeds that are no setting of their own included."""
-    settings = {
-        key: f"{_text(entry['value'])} (from {entry.get('source', 'unknown')})"
-        for key, entry in record.identity["settings"].items()
-    }
-    seeds = {f"seeds.{name}": _text(value) for name, value in _by_name(record.identity.get("seeds") or {}).items()}
-    return seeds | settings
+def provenance(table: Published) -> list[str]:
+    """Say where published numbers come from, and what to know before comparing."""
+    lines = [f"[{number}] {source}" for source, number in _numbered(table).items()]
+    remarks: dict[str, list[str]] = {}
+    for row in table.rows:
+        remarks.setdefault(row.remarks, []).append(row.method)
+    told = [f"{remark}: {', '.join(methods)}" for remark, methods in remarks.items() if remark]
+    return [*lines, *table.notes, *told]
 
 
-def _environment(record: Record) -> dict[str, Any]:
-    """Return the environment with one entry a package; when a run was started always differs and is left out."""
-    flat = {key: value for key, value in record.environment.items() if key not in ("packages", "started")}
-    packages = record.environment.get("packages") or {}
-    return flat | {f"package {name}": version for name, version in packages.items()}
+def _numbered(table: Published) -> dict[str, int]:
+    """Return every source with its number, from 1."""
+    return {source: number for number, source in enumerate(dict.fromkeys(row.source for row in table.rows), start=1)}
 
 
-def _results(record: Record) -> dict[str, Any]:
-    """Return status, scalars and sizes; times and memory differ from run to run and are left out."""
-    metrics = {name: _rounded(value) for name, value in record.summary.get("metrics", {}).items()}
-    sizes = {key: record.summary.get(key) for key in ("trainable_parameters", "stored_numbers")}
-    return {"status": record.summary.get("status", "unfinished")} | metrics | sizes
+def _differences(found: Against) -> list[str]:
+    """Lay out the differences to the baseline: a line for every method and scalar, and what the intervals are."""
+    rows = []
+    for group, differences in found.rows:
+        for number, one in enumerate(differences):
+            rows.append(["" if number else group.label, TITLES[one.scalar], *_interval(one), one.over])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"difference to {found.baseline.label} ({100 * TOGETHER:g} % interval)"]
+    for label, scalar, mean, interval, verdict, over in rows:
+        cells = [label.ljust(widths[0]), scalar.ljust(widths[1]), mean.rjust(widths[2]), interval.ljust(widths[3])]
+        lines.append("  " + "  ".join([*cells, verdict.ljust(widths[4]), over]).rstrip())
+    return lines + [f"  {line}" for line in explained(found)]
 
 
-def _rounded(value: float | None) -> str | None:
-    """Write a percentage so that one image of a million still shows."""
-    return None if value is None else f"{value:.4f}"
-
-
-def _changes(a: dict[str, Any] | None, b: dict[str, Any] | None) -> list[str]:
-    """Return ``name: value in A | value in B`` for all that differs."""
-    a, b = a or {}, b or {}
+def explained(found: Against) -> list[str]:
+    """Say in words what the intervals of differences are."""
+    over = [one.over for _, differences in found.rows for one in differences if one.low is not None]
     lines = []
-    for name in sorted(a.keys() | b.keys()):
-        left, right = a.get(name, ABSENT), b.get(name, ABSENT)
-        if left != right:
-            lines.append(f"{name}: {_text(left)} | {_text(right)}".removeprefix(": "))
+    if any("seeds" in one for one in over):
+        lines.append("over seeds: paired t interval over the seeds that both have")
+    if any("images" in one for one in over):
+        lines.append("over images: paired bootstrap within every test set; says nothing about other seeds")
+    if len(found.rows) > 1 and over:
+        lines.append(
+            f"{len(found.rows)} methods are compared with {found.baseline.label}: each interval has "
+            f"{100 * found.level:.4g} %, so that all of one scalar hold together with {100 * TOGETHER:g} % (Bonferroni)"
+        )
     return lines
 
 
-def _cell_changes(first: Record, second: Record) -> list[str]:
-    """Say in one line how far the two accuracy matrices differ."""
-    files = [record.path / "accuracy.csv" for record in (first, second)]
-    there = [file.is_file() for file in files]
-    if not all(there):
-        return [f"accuracy.csv: {' | '.join('there' if here else ABSENT for here in there)}"] if any(there) else []
-    a, b = (AccuracyMatrix.from_csv(file) for file in files)
-    if a.tasks != b.tasks:
-        return [f"tasks: {', '.join(a.tasks)} | {', '.join(b.tasks)}"]
-    places = [(row, column) for row in range(len(a.tasks) + 1) for column in range(len(a.tasks))]
-    differing = [place for place in places if a.cell(*place).accuracy != b.cell(*place).accuracy]
-    if not differing:
-        return []
+def _interval(one: Difference) -> tuple[str, str, str]:
+    """Write a difference, its interval, and whether it shows anything."""
+    if one.mean is None:
+        return "-", "", ""
+    if one.low is None or one.high is None:
+        return f"{one.mean:+.2f}", "", ""
+    return f"{one.mean:+.2f}", f"[{one.low:+.2f}, {one.high:+.2f}]", "" if one.shown else "no difference shown"
 
-    def gap(place: tuple[int, int]) -> float:
-        left, right = a.cell(*place).accuracy, b.cell(*place).accuracy
-        return -1.0 if left is None or right is None else abs(left - right)
 
-    row, column = most = max(differing, key=gap)
-    line = f"accuracy.csv: {len(differing)} of {len(places)} cells differ"
-    if gap(most) >= 0:
-        line += f", most {a.where(row, column)}: {a.accuracy(row, column):.2f} | {b.accuracy(row, column):.2f}"
-    return [line]
+def _aligned(rows: list[list[str]], strong: Iterable[tuple[int, int]] = ()) -> list[str]:
+    """Pad the cells of a table: the first column to the left, the others to the right, a rule below the head.
+
+    Parameters
+    ----------
+    strong
+        Rows and columns of cells in bold.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    strong = set(strong)
+    lines = []
+    for number, row in enumerate(rows):
+        cells = [row[0].ljust(widths[0]), *(one.rjust(w) for one, w in zip(row[1:], widths[1:], strict=True))]
+        cells = [f"\x1b[1m{one}\x1b[0m" if (number, place) in strong else one for place, one in enumerate(cells)]
+        lines.append("  ".join(cells))
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]

@@ -148,7 +148,7 @@ class Resolved:
     method_class, stream_class, model_class : type or None
         None: no method was asked for; the model is one of open_clip's.
     sources : dict of str to str
-        Dotted key to ``default``, ``method``, ``stream`` or ``user``.
+        Dotted key to ``default``, ``method``, ``stream``, ``tuned`` or ``user``.
     flat : dict of str to object
         Dotted key to plain value, all keys. Seeds that follow the run's seed are None here. For a plug-in given as
         a file, ``method.file`` and ``method.file_sha256`` (of its content) are added beside ``method.name``.
@@ -413,7 +413,7 @@ def _layers(choices: dict[str, _Choice], problems: list[str]) -> Iterator[tuple[
     found = (
         (f'the defaults of method "{method.name}": ', "method", getattr(method.cls, "defaults", {})),
         (f'the defaults of stream "{stream.name}": ', "stream", getattr(stream.cls, "defaults", {})),
-        (f'what stream "{stream.name}" tuned for "{method.name}": ', "stream", tuned),
+        (f'what stream "{stream.name}" tuned for "{method.name}": ', "tuned", tuned),
     )
     for blame, source, layer in found:
         if isinstance(layer, Mapping):

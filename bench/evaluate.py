@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Container, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ Classifier = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
-def count_correct(
+def outcomes(
     name: str,
     method: Method,
     classifier: Classifier,
@@ -22,8 +23,8 @@ def count_correct(
     space: LabelSpace,
     batch_size: int,
     on_batch: Callable[[], None] = lambda: None,
-) -> int:
-    """Correctly classified images of one test set (plain top-1, ties to the first prompt).
+) -> np.ndarray:
+    """Which images of one test set are classified correctly, bool [images] (plain top-1, ties to the first prompt).
 
     Parameters
     ----------
@@ -38,21 +39,23 @@ def count_correct(
         If a logit is not a number.
     """
     targets = torch.tensor(space.targets, device=method.clip.device)
-    # Counted on the device: correct images, and logits that are not a number, which argmax would take for the largest.
-    counts = torch.zeros(2, dtype=torch.int64, device=method.clip.device)
+    # Kept on the device: answers, and logits that are not a number, which argmax would take for the largest.
+    right = torch.zeros(len(pixels), dtype=torch.uint8, device=method.clip.device)
+    undefined = torch.zeros((), dtype=torch.int64, device=method.clip.device)
     world = method.context.world
-    for batch, labels in pixels.take(world.share(pixels.plan(batch_size))):
+    planned = world.share(pixels.plan(batch_size))
+    for chosen, (batch, labels) in zip(planned, pixels.take(planned), strict=True):
         logits = classifier(batch)
-        counts += torch.stack([(logits.argmax(dim=-1) == targets[labels]).sum(), logits.isnan().sum()])
+        right[chosen.to(right.device)] = (logits.argmax(dim=-1) == targets[labels]).to(right.dtype)
+        undefined += logits.isnan().sum()
         on_batch()
-    world.sum([counts])
-    correct, undefined = counts.tolist()
+    world.sum([right, undefined])  # each image was answered by one process
     if undefined:
         raise UserError(
-            f"{undefined} logits of the test images of task {name} are no numbers: the weights have diverged, lower "
-            "train.lr or set train.grad_clip"
+            f"{int(undefined)} logits of the test images of task {name} are no numbers: the weights have diverged, "
+            "lower train.lr or set train.grad_clip"
         )
-    return int(correct)
+    return right.bool().cpu().numpy()
 
 
 @torch.no_grad()
@@ -66,8 +69,8 @@ def evaluate_row(
     on_batch: Callable[[], None] = lambda: None,
     shared_prompts: str = "either",
     done: Container[int] = (),
-) -> Iterator[tuple[int, int, int]]:
-    """Yield (column, correct, total) for every test set that has a label space after `seen` tasks and is not `done`.
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield column and `outcomes` of every test set that has a label space after `seen` tasks and is not `done`.
 
     Class features are encoded once for each distinct label space.
 
@@ -90,4 +93,4 @@ def evaluate_row(
         if space.prompts != known:
             classifier, known = method.classifier(space), space.prompts
         pixels = store.get(task.test)
-        yield column, count_correct(task.name, method, classifier, pixels, space, batch_size, on_batch), len(pixels)
+        yield column, outcomes(task.name, method, classifier, pixels, space, batch_size, on_batch)

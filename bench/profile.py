@@ -8,7 +8,7 @@ import torch
 
 from bench.config import Resolved, resolve, run_settings
 from bench.errors import UserError, suggest
-from bench.evaluate import count_correct
+from bench.evaluate import outcomes
 from bench.images import ArrayImages
 from bench.listing import table
 from bench.loading import load_model
@@ -89,7 +89,7 @@ def _profile(resolved: Resolved, sizes: dict[str, int], device: torch.device) ->
     assert space is not None
     with watch.phase("evaluation"):
         test = Pixels(images, clip, True)
-        count_correct("profile", method, method.classifier(space), test, space, settings.evaluate.batch_size)
+        outcomes("profile", method, method.classifier(space), test, space, settings.evaluate.batch_size)
     parts = list(watch.parts.items())
     seconds = [*watch.seconds.items(), *((f"  {name}", value) for name, value in parts)]
     rows = [(name, f"{value:.2f} s") for name, value in seconds]

@@ -23,6 +23,7 @@ from bench.config import Resolved, fingerprint
 from bench.errors import UserError
 from bench.files import is_finished, write_atomic
 from bench.matrix import AccuracyMatrix
+from bench.outcomes import FILE as OUTCOMES
 from bench.parallel import world
 from bench.progress import say
 from bench.task import Stream, Task
@@ -108,7 +109,7 @@ class Record:
         """Start anew: what an attempt without a checkpoint left behind is removed."""
         with self.writing():
             write_atomic(self.directory / "metrics.jsonl", "")
-            for stale in ("accuracy.csv", "summary.json", BATCHES):
+            for stale in ("accuracy.csv", OUTCOMES, "summary.json", BATCHES):
                 (self.directory / stale).unlink(missing_ok=True)
 
     def cut(self, name: str, size: int) -> None:

@@ -21,6 +21,7 @@ from bench.parallel import joined, world
 from bench.progress import say
 from bench.record import BATCHES, code_identity, data_identity
 from bench.session import Session
+from bench.standing import standing
 from bench.task import Stream
 from bench.track import Mirror, mirror_finished, mirror_of
 
@@ -97,6 +98,7 @@ def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
         _repeat(directory, resolved)
         if world().leads:
             mirror_finished(mirror, directory)
+        _stand(directory)
         return directory
     device, place = choose_device(resolved.run.device), world()
     if place.size > resolved.run.train.batch_size:
@@ -113,6 +115,7 @@ def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
             f"the {device.type} ran out of memory: lower train.batch_size and evaluate.batch_size, or choose a smaller "
             "model (each makes another run); where there is more memory the same line continues this one"
         ) from error
+    _stand(directory)
     return directory
 
 
@@ -120,6 +123,12 @@ def _is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed: on CUDA an error of its own, on the CPU a `RuntimeError` or, outside of torch, a
     `MemoryError`."""
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _stand(directory: Path) -> None:
+    """Say where a finished run stands among those beside it, if there are any."""
+    if world().leads and (told := standing(directory)):
+        say(told)
 
 
 def _check_plugins(resolved: Resolved) -> None:

@@ -22,6 +22,8 @@ from bench.evaluate import evaluate_row
 from bench.loading import is_real, load_model, load_stream, pixel_cache, published_zero_shot, train_settings
 from bench.method import Context, Method, TaskData
 from bench.metrics import AccuracyMatrix
+from bench.outcomes import FILE as OUTCOMES
+from bench.outcomes import Outcomes
 from bench.parallel import world
 from bench.pixels import PixelStore
 from bench.progress import bar, say
@@ -133,6 +135,7 @@ class Session:
         )
         self.store = PixelStore(self.clip, DECODED_BYTES, pixel_cache(settings))
         self.matrix = AccuracyMatrix([task.name for task in self.tasks])
+        self.outcomes = Outcomes(self.matrix.tasks)
         self.record = Record(directory) if self.world.leads else Witness(directory)
         self.checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint.every, say)
         self.row, self.learned, self.figures, self.most_trained = 0, True, dict[str, Any](), 0
@@ -203,7 +206,9 @@ class Session:
             record.cut(BATCHES, values["batches"])
             self.order.recorded = set(read_order(directory / BATCHES))
         record.continued(self.device, code_identity(self.resolved))
-        self.matrix = AccuracyMatrix.from_text(values["files"]["accuracy.csv"], directory / "accuracy.csv")
+        files = values["files"]
+        self.matrix = AccuracyMatrix.from_text(files["accuracy.csv"], directory / "accuracy.csv")
+        self.outcomes = Outcomes.from_text(files[OUTCOMES], self.matrix.tasks, directory / OUTCOMES)
         self.row, self.learned, self.figures = values["row"], values["learned"], values["figures"]
         self.most_trained, self._row_seconds = values["most_trained"], values["row_seconds"]
         self.watch.resume(values["seconds"], values["parts"])
@@ -238,7 +243,11 @@ class Session:
         with record.writing():
             # With the lines in the checkpoint itself, a file torn by a crash is mended from it.
             events = (record.directory / "metrics.jsonl").read_text(encoding="utf-8")
-            values["files"] = {"metrics.jsonl": events, "accuracy.csv": self.matrix.csv()}
+            values["files"] = {
+                "metrics.jsonl": events,
+                "accuracy.csv": self.matrix.csv(),
+                OUTCOMES: self.outcomes.csv(),
+            }
             if training is None:
                 tensors = self.state.between_tasks(self.method)
             else:
@@ -339,14 +348,16 @@ class Session:
                 self.stream.shared_prompts,
                 done,
             )
-            for column, correct, count in row:
-                self.matrix.set(self.row, column, correct, count)
+            for column, right in row:
+                self.outcomes.set(self.row, column, right)
+                self.matrix.set(self.row, column, int(right.sum()), len(right))
                 self._safe_point()
 
     def _tell(self) -> None:
         """Record a finished row, and say how the task went."""
         row, seconds = self.row, round(self._seconds_of_row(), 3)
         figures = {**self.figures, "seconds": seconds} if row else {}
+        self.record.text(OUTCOMES, self.outcomes.csv())
         _keep(self.matrix, self.record, row, **figures)
         if row == 0:
             for line in gate.check_zero_shot(self.matrix, self.expected):

@@ -11,7 +11,6 @@ import numpy as np
 from bench.config import label_space_of
 from bench.errors import UserError
 from bench.images import Images
-from bench.published import Published
 
 LABEL_SPACES = ("task", "seen", "all")
 
@@ -160,11 +159,6 @@ class Stream:
         model : str
             As in ``model=``.
         """
-        return None
-
-    @classmethod
-    def published(cls) -> Published | None:
-        """What papers published on this stream; None if nothing is known."""
         return None
 
     def load(self, data_root: str | None, order_seed: int) -> list[Task]:

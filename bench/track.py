@@ -418,7 +418,7 @@ def upload_all(paths: Sequence[Path], pairs: Sequence[str], say: Callable[[str],
     UserError
         As `upload`, when all have been tried; also if a word is no setting of ``track``.
     """
-    from bench.compare import find
+    from bench.results import find
 
     known = {key: one for key, one in run_settings().items() if key.startswith("track.")}
     given = {}

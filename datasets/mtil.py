@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bench.dataset import DatasetStream, Part, Splits, load_dataset
-from bench.published import Published, read
 from bench.registry import register
 from bench.settings import setting
 from bench.task import LABEL_SPACES, Task, ZeroShot
@@ -69,11 +68,6 @@ class Mtil(DatasetStream):
         table = json.loads((PUBLISHED / "mtil-zero-shot.json").read_text(encoding="utf-8"))
         family = table["families"][self.settings.prompts]
         return ZeroShot(family["source"], {task: (row[0], row[1]) for task, row in family["accuracy"].items()})
-
-    @classmethod
-    def published(cls) -> Published | None:
-        path = PUBLISHED / f"{cls.registry_name}.json"
-        return read(path) if path.is_file() else None
 
 
 @register("stream", "mtil-order1", title="MTIL, eleven datasets in alphabetical order", paper="ZSCL, arXiv 2303.06628")

@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import made_records
 import pytest
 
 from bench import cli, listing
@@ -274,17 +275,35 @@ def test_an_interrupted_run_says_one_line(say, toys, monkeypatch):
 # --------------------------------------------------------------------------------------- compare, diff, check
 
 
-def test_compare_tells_folders_from_filters(say, monkeypatch, tmp_path):
+def test_compare_tells_folders_from_filters_from_options(say, monkeypatch, tmp_path):
     calls = []
-    stand_in(monkeypatch, "compare", table=lambda paths, filters: calls.append((paths, filters)) or "a table")
+    stand_in(monkeypatch, "results", gather=lambda paths, filters: calls.append((paths, filters)) or "runs")
+    stand_in(
+        monkeypatch, "compare", OPTIONS=("baseline",), sections=lambda found, options: calls.append((found, options)),
+        text=lambda found, sections, bold: f"{found}, {bold}",
+    )  # fmt: skip
+    stand_in(monkeypatch, "export", FORMATS=("csv",), write=lambda sections, options: [f"written to {options['csv']}"])
     odd = tmp_path / "a=b"
     odd.mkdir()
-    assert say("compare", str(tmp_path), "method=toy", "--seed=1", str(odd)) == (0, "a table\n", "")
-    assert calls == [([tmp_path, odd], {"method": "toy", "seed": "1"})]
+    words = (str(tmp_path), "method=toy", "--seed=1", str(odd), "csv=x.csv", "--baseline=lora")
+    assert say("compare", *words) == (0, "runs, False\nwritten to x.csv\n", "")
+    assert calls == [
+        ([tmp_path, odd], {"method": "toy", "seed": "1"}), ("runs", {"csv": "x.csv", "baseline": "lora"})
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tty", "no_color", "bold"), [(True, "", True), (True, "1", False), (False, "", False)])
+def test_compare_is_bold_on_a_terminal_that_wants_it(say, monkeypatch, tmp_path, tty, no_color, bold):
+    for last, method in ((50, "lora"), (60, "third")):
+        made_records.make(tmp_path, method, last=last)
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: tty, raising=False)
+    status, out, _ = say("compare", str(tmp_path))
+    assert status == 0 and ("\x1b[1m" in out) == bold
 
 
 def test_diff_takes_two_folders(say, monkeypatch, tmp_path):
-    stand_in(monkeypatch, "compare", diff=lambda a, b: f"{a.name} {b.name}")
+    stand_in(monkeypatch, "difference", diff=lambda a, b: f"{a.name} {b.name}")
     (tmp_path / "x").mkdir()
     assert say("diff", str(tmp_path / "x"), str(tmp_path)) == (0, f"x {tmp_path.name}\n", "")
 

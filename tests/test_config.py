@@ -132,8 +132,8 @@ def test_each_layer_wins_over_the_one_before_and_is_recorded():
     assert where["train.batch_size"] == (64, "default")
     assert where["train.weight_decay"] == (0.0, "method")
     assert where["train.epochs"] == (3, "stream")
-    assert where["train.lr"] == (0.125, "stream")  # default < method 0.5 < stream 0.25 < tuned for toy
-    assert where["method.rank"] == (8, "stream")
+    assert where["train.lr"] == (0.125, "tuned")  # default < method 0.5 < stream 0.25 < tuned for toy
+    assert where["method.rank"] == (8, "tuned")
     assert where["method.note"] == ("mine", "user")
     assert where["method.name"] == ("toy", "user")
     assert where["stream.name"] == ("pocket", "default")

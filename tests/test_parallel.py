@@ -14,6 +14,7 @@ import pytest
 from bench.config import resolve, run_directory
 from bench.errors import UserError
 from bench.matrix import AccuracyMatrix
+from bench.outcomes import FILE, Outcomes
 from bench.parallel import World, world
 
 ROOT = Path(__file__).parent.parent
@@ -60,9 +61,11 @@ def losses(directory: Path) -> list[float]:
 def assert_close(first: Path, second: Path) -> None:
     """Equal up to the order of sums: here one image in 24 may change sides, and losses agree to five digits."""
     a, b = (AccuracyMatrix.from_csv(path / "accuracy.csv") for path in (first, second))
+    c, d = (Outcomes.from_csv(path / FILE, a.tasks) for path in (first, second))
     for row in range(3):
         for column in range(2):
             assert abs(a.accuracy(row, column) - b.accuracy(row, column)) <= 100 / 24 + 1e-9
+            assert (c.of(a, row, column) != d.of(b, row, column)).sum() <= 1
     assert losses(first) == pytest.approx(losses(second), rel=1e-4)
 
 
@@ -129,7 +132,8 @@ def test_a_signal_to_one_process_stops_all_where_they_can_be_continued(tmp_path:
     straight = finish(words(tmp_path / "straight", "lora", "train.epochs=12"))
     finish(line)
     assert losses(directory) == losses(straight)  # one machine, two processes: the same bits
-    assert (directory / "accuracy.csv").read_bytes() == (straight / "accuracy.csv").read_bytes()
+    for name in ("accuracy.csv", FILE):
+        assert (directory / name).read_bytes() == (straight / name).read_bytes()
 
 
 def test_more_processes_than_images_in_a_batch_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

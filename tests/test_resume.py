@@ -51,7 +51,7 @@ def events(directory: Path) -> list[dict]:
 
 def assert_same(first: Path, second: Path) -> None:
     assert events(first) == events(second)
-    for name in ("accuracy.csv", MODEL, "batches.jsonl"):
+    for name in ("accuracy.csv", "outcomes.csv", MODEL, "batches.jsonl"):
         assert (first / name).exists() == (second / name).exists()
         if (first / name).exists():
             assert (first / name).read_bytes() == (second / name).read_bytes(), name
@@ -211,7 +211,8 @@ def test_a_torn_line_is_mended(tmp_path, monkeypatch) -> None:
     for name in ("metrics.jsonl", "batches.jsonl"):
         with (directory / name).open("a") as file:
             file.write('{"event": "ep')
-    (directory / "accuracy.csv").write_text("row")
+    for name in ("accuracy.csv", "outcomes.csv"):
+        (directory / name).write_text("row")
     assert_same(straight, run(resolve(line)))
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -18,6 +19,8 @@ from bench.config import Resolved, resolve
 from bench.errors import UserError
 from bench.method import Method
 from bench.metrics import AccuracyMatrix, summary
+from bench.outcomes import Outcomes
+from bench.parallel import World
 from bench.run import run
 from bench.toy import toy_task
 
@@ -46,8 +49,8 @@ def test_the_directory_names_what_ran(finished: Path) -> None:
 def test_the_record_is_whole(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names == {
-        "config.yaml", "identity.json", "environment.json", "metrics.jsonl", "accuracy.csv", "summary.json",
-        "model.safetensors",
+        "config.yaml", "identity.json", "environment.json", "metrics.jsonl", "accuracy.csv", "outcomes.csv",
+        "summary.json", "model.safetensors",
     }  # fmt: skip
     identity = json.loads((finished / "identity.json").read_text())
     assert identity["command"] == ["the", "command"]
@@ -69,6 +72,10 @@ def test_the_record_is_whole(finished: Path) -> None:
     assert result["status"] == "finished"
     assert result["metrics"] == summary(AccuracyMatrix.from_csv(finished / "accuracy.csv"))
     assert set(result["seconds"]) == {"total", "load", "statistics", "train", "evaluate"}
+    matrix = AccuracyMatrix.from_csv(finished / "accuracy.csv")
+    outcomes = Outcomes.from_csv(finished / "outcomes.csv", matrix.tasks)
+    for row, column in itertools.product(range(4), range(3)):  # refuses what the counts do not fit
+        assert outcomes.of(matrix, row, column) is not None
     assert result["trainable_parameters"] > 0 and result["stored_numbers"] > 0 and result["peak_memory_mb"] > 0
 
 
@@ -87,6 +94,18 @@ def test_running_again_says_it_is_done(finished: Path, capsys: pytest.CaptureFix
     assert run(toy(finished.parents[3], "method=keeplora", "seed=3")) == finished
     assert f"already done: {finished}" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+
+
+def test_a_run_says_where_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    words = [f"stream={TOY}", "stream.count=2", f"model={TOY}", f"out={tmp_path}", "device=cpu", "track.wandb=off"]
+    run(resolve([*words, "method=zero-shot"]))
+    assert "beside" not in capsys.readouterr().out
+    for _ in ("made", "shown again"):
+        run(resolve([*words, "method=lora", "method.rank=4"]))
+        assert capsys.readouterr().out.splitlines()[-1].startswith("beside 1 other run here: Last ")
+    monkeypatch.setattr(engine, "world", lambda: World(1, 2, 1))  # a process that does not lead
+    engine._stand(next(tmp_path.glob("*/*/lora/*")))
+    assert capsys.readouterr().out == ""
 
 
 def test_an_unfinished_run_starts_again(finished: Path, tmp_path: Path) -> None:

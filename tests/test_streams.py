@@ -23,7 +23,7 @@ from bench.images import Subset
 from bench.loading import train_settings
 from bench.matrix import AccuracyMatrix
 from bench.metrics import SCALARS
-from bench.published import METRICS
+from bench.published import METRICS, find
 from bench.task import NEVER, Stream, label_space, shared_classes
 
 REAL = [name for name, entry in registry.entries("stream").items() if name not in ("pocket", "custom")]
@@ -303,7 +303,7 @@ def test_custom_needs_one_of_both(tree: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mtil-order1", "mtil-order2"])
 def test_published_means_are_those_of_their_columns(name: str) -> None:
-    table = registry.load("stream", name).published()
+    table = find(name)
     assert table is not None and len(table.rows) >= 13 and table.notes
     assert all(row.source for row in table.rows)
     for row in table.rows:
@@ -316,7 +316,7 @@ def test_published_means_are_those_of_their_columns(name: str) -> None:
 
 def test_published_order_1_is_what_its_matrices_give() -> None:
     golden = json.loads((Path(__file__).parent / "golden" / "zscl_matrices.json").read_text())
-    table = registry.load("stream", "mtil-order1").published()
+    table = find("mtil-order1")
     rows = {row.method: row for row in table.rows}
     for method, entry in golden["matrices"].items():
         matrix = AccuracyMatrix.from_percent(golden["datasets"], entry["accuracy"])
@@ -327,7 +327,7 @@ def test_published_order_1_is_what_its_matrices_give() -> None:
 def test_zero_shot_rows_give_the_known_constants() -> None:
     """A constant row: 69.4/65.3/65.3 in order I, 65.4/65.3/65.3 in order II."""
     for name, transfer in (("mtil-order1", 69.4), ("mtil-order2", 65.4)):
-        table = registry.load("stream", name).published()
+        table = find(name)
         row = next(row for row in table.rows if row.method == "zero-shot")
         values = [row.columns["last"][task] for task in table.tasks]
         matrix = AccuracyMatrix.from_percent(list(table.tasks), [values] * len(values))

@@ -27,7 +27,15 @@ from bench.track import Mirror, Wanted, run_name, wanted
 
 ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "toy.py")
-RECORD = ["config.yaml", "metrics.jsonl", "accuracy.csv", "identity.json", "environment.json", "summary.json"]
+RECORD = [
+    "config.yaml",
+    "metrics.jsonl",
+    "accuracy.csv",
+    "outcomes.csv",
+    "identity.json",
+    "environment.json",
+    "summary.json",
+]
 ROWS = 10
 """Events of a toy run of three tasks and two epochs."""
 

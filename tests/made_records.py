@@ -1,0 +1,76 @@
+"""Run directories made without running anything, for tests of what reads them."""
+
+import json
+from pathlib import Path
+
+from bench import metrics
+from bench.metrics import AccuracyMatrix
+
+
+def settings_of(method, seed, **changes):
+    values = {
+        "stream.name": "pocket",
+        "model.name": "pocket",
+        "method.name": method,
+        "method.rank": 8,
+        "method.maps": ["q", "v"],
+        "train.epochs": 5,
+        "train.batch_size": 32,
+        "train.lr": 0.001,
+        "train.grad_clip": None,
+        "track.wandb": "off",
+        "out": "runs",
+        "seed": seed,
+        "seeds.init": None,
+    }
+    return values | {key.replace("__", "."): value for key, value in changes.items()}
+
+
+def write(path: Path, name: str, value) -> None:
+    (path / name).write_text(json.dumps(value), encoding="utf-8")
+
+
+def make(
+    root, method="keeplora", seed=0, last=50.0, finished=True, fingerprint="0123456789", stream="pocket",
+    model="pocket", **changes,
+):  # fmt: skip
+    """Write a run directory of two tasks whose last row is ``last`` percent on both."""
+    path = root / stream / model / method / f"{fingerprint}-s{seed}"
+    path.mkdir(parents=True)
+    values = settings_of(method, seed, stream__name=stream, model__name=model, **changes)
+    identity = {
+        "fingerprint": fingerprint,
+        "seed": seed,
+        "command": ["run", f"method={method}"],
+        "settings": {
+            key: {"value": value, "source": "user" if key in ("method.name", "seed") else "default"}
+            for key, value in values.items()
+        },
+        "seeds": {"init": seed},
+        "weights_sha256": "w" * 64,
+        "label_space": "task",
+        "tasks": ["a", "b"],
+        "manifests": {"pocket": "m" * 64},
+        "prompts_sha256": "p" * 64,
+        "code_revision": "abc",
+    }
+    environment = {"python": "3.11", "threads": 2, "packages": {"torch": "2.9", "numpy": "2.4"}, "started": str(seed)}
+    write(path, "identity.json", identity)
+    write(path, "environment.json", environment)
+    matrix = AccuracyMatrix(["a", "b"])
+    for row, cells in enumerate([(30, 30), (80, 40), (last, last)]):
+        for column, percent in enumerate(cells):
+            matrix.set(row, column, round(percent * 10), 1000)
+    matrix.to_csv(path / "accuracy.csv")
+    if finished:
+        summary = {"status": "finished", "stream": stream, "model": model, "method": method, "seed": seed}
+        summary |= {"fingerprint": fingerprint, "metrics": metrics.summary(matrix), "seconds": {"total": 60.0 + seed}}
+        trained = 0 if method == "zero-shot" else 100
+        summary |= {"trainable_parameters": trained, "stored_numbers": 10, "stored_bytes": 2_500_000}
+        write(path, "summary.json", summary | {"peak_memory_mb": 700.4})
+    return path
+
+
+def change(path, name, **parts):
+    value = json.loads((path / name).read_text(encoding="utf-8"))
+    write(path, name, value | parts)

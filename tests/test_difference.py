@@ -1,0 +1,85 @@
+"""What differs between two records."""
+
+import json
+from pathlib import Path
+
+import pytest
+from made_records import change, make
+
+from bench import difference
+from bench.errors import UserError
+from bench.metrics import AccuracyMatrix
+
+
+def parts(text):
+    """Section name -> its lines, of a diff."""
+    found = {}
+    for block in text.split("\n\n")[1:]:
+        name, *lines = block.splitlines()
+        found[name] = [line.strip() for line in lines]
+    return found
+
+
+def test_no_difference(tmp_path):
+    a, b = make(tmp_path / "a"), make(tmp_path / "b")
+    assert difference.diff(a, b).splitlines() == [f"A  {a}", f"B  {b}", "", "no difference"]
+
+
+def test_only_what_differs(tmp_path):
+    a = make(tmp_path / "a")
+    b = make(tmp_path / "b", seed=1, last=60, train__lr=0.01, method__extra=True)
+    change(b, "identity.json", weights_sha256="v" * 64, manifests={"pocket": "m" * 64, "other": "o"}, code_revision="d")
+    change(b, "environment.json", packages={"torch": "2.10", "numpy": "2.4"})
+    assert parts(difference.diff(a, b)) == {
+        "settings": [
+            "method.extra: (absent) | true (from default)",
+            "seed: 0 (from user) | 1 (from user)",
+            "train.lr: 0.001 (from default) | 0.01 (from default)",
+        ],
+        "weights": [f"{'w' * 64} | {'v' * 64}"],
+        "manifests": ["other: (absent) | o"],
+        "code": ["abc | d"],
+        "environment": ["package torch: 2.9 | 2.10"],
+        "results": [
+            "average_cil: 65.0000 | 70.0000",
+            "average_cil_pooled: 65.0000 | 70.0000",
+            "average_mtil: 55.0000 | 60.0000",
+            "backward_transfer: -30.0000 | -20.0000",
+            "forgetting_first_last: 30.0000 | 20.0000",
+            "forgetting_max_last: 30.0000 | 20.0000",
+            "last: 50.0000 | 60.0000",
+            "last_pooled: 50.0000 | 60.0000",
+            "learning: 65.0000 | 70.0000",
+            'accuracy.csv: 2 of 6 cells differ, most after "b" (row 2) on "a" (column 1): 50.00 | 60.00',
+        ],
+        "no difference in label space, order of tasks, prompts, plug-in files": [],
+    }
+
+
+def test_the_source_of_a_value_is_a_difference(tmp_path):
+    a, b = make(tmp_path / "a"), make(tmp_path / "b")
+    values = json.loads((b / "identity.json").read_text(encoding="utf-8"))["settings"]
+    change(b, "identity.json", settings=values | {"train.lr": {"value": 0.001, "source": "stream"}})
+    assert parts(difference.diff(a, b))["settings"] == ["train.lr: 0.001 (from default) | 0.001 (from stream)"]
+
+
+def test_an_unfinished_run_is_compared_as_far_as_it_got(tmp_path):
+    a, b = make(tmp_path / "a"), make(tmp_path / "b", finished=False)
+    assert "status: finished | unfinished" in parts(difference.diff(a, b))["results"]
+    (b / "accuracy.csv").unlink()
+    assert "accuracy.csv: there | (absent)" in parts(difference.diff(a, b))["results"]
+
+
+def test_other_tasks(tmp_path):
+    a, b = make(tmp_path / "a"), make(tmp_path / "b")
+    AccuracyMatrix(["b", "a"]).to_csv(b / "accuracy.csv")
+    assert parts(difference.diff(a, b))["results"] == ["tasks: a, b | b, a"]
+
+
+def test_diff_refuses(tmp_path):
+    a, b = make(tmp_path / "a"), make(tmp_path / "b")
+    with pytest.raises(UserError, match='"nowhere" holds no run'):
+        difference.diff(a, Path("nowhere"))
+    (b / "identity.json").write_text("{")
+    with pytest.raises(UserError, match=r"cannot be compared: damaged: identity\.json, line 1"):
+        difference.diff(a, b)

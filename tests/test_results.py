@@ -1,0 +1,300 @@
+"""Records read from disk, chosen by settings, and laid out as far as they may be compared."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_records import change, make, write
+
+from bench import results
+from bench.errors import UserError
+
+
+def gather(root, **filters):
+    return results.gather([root], {key.replace("__", "."): value for key, value in filters.items()})
+
+
+def labels(comparison):
+    """Labels of the groups of every field, with their seeds."""
+    return [{group.label: list(group.runs) for group in field.groups} for field in comparison.fields]
+
+
+def titles(comparison):
+    return [field.title for field in comparison.fields]
+
+
+def setting(path, key, value, source="user"):
+    """Change one setting of a made record."""
+    values = json.loads((path / "identity.json").read_text(encoding="utf-8"))["settings"]
+    change(path, "identity.json", settings=values | {key: {"value": value, "source": source}})
+
+
+# ---------------------------------------------------------------------------------------- groups over seeds
+
+
+def test_seeds_of_one_method_are_a_group(tmp_path):
+    for seed in (2, 0, 1):
+        make(tmp_path, seed=seed, last=50 + seed)
+    make(tmp_path, "lora")
+    found = gather(tmp_path)
+    assert labels(found) == [{"keeplora": [0, 1, 2], "lora": [0]}]
+    group = found.fields[0].groups[0]
+    assert group.values("last") == {0: 50, 1: 51, 2: 52}
+    assert group.values("seconds") == {0: 60, 1: 61, 2: 62}
+    assert group.values("stored_bytes")[0] == 2_500_000 and group.values("peak_memory_mb")[0] == 700.4
+    assert group.runs[1].matrix.accuracy(2, 0) == 51
+    assert group.settings["train.lr"] == "0.001" and "out" not in group.settings and "seed" not in group.settings
+    assert found.fields[0].title == "stream pocket, model pocket" and not found.fields[0].notes and not found.left_out
+
+
+def test_several_paths_count_a_run_once(tmp_path):
+    path = make(tmp_path)
+    assert labels(results.gather([tmp_path, path, tmp_path / "pocket"])) == [{"keeplora": [0]}]
+
+
+def test_a_copied_run_is_no_further_seed(tmp_path):
+    path = make(tmp_path)
+    shutil.copytree(path, tmp_path / "z copy")
+    found = gather(tmp_path)
+    assert labels(found) == [{"keeplora": [0]}]
+    assert found.left_out == [(tmp_path / "z copy", f"the same settings and seed as {path}")]
+
+
+def test_variants_of_a_method_are_told_by_what_differs(tmp_path):
+    for seed in (0, 1):
+        make(tmp_path, seed=seed)
+        make(tmp_path, seed=seed, fingerprint="9876543210", train__lr=0.01, out="elsewhere", track__wandb="online")
+    assert labels(gather(tmp_path)) == [{"keeplora train.lr=0.001": [0, 1], "keeplora train.lr=0.01": [0, 1]}]
+
+
+def test_many_differences_are_told_by_the_fingerprint(tmp_path):
+    make(tmp_path)
+    make(tmp_path, fingerprint="9876543210", **{f"method__x{n}": n for n in range(3)})
+    first, second = gather(tmp_path).fields[0].groups
+    assert (first.label, second.label) == ("keeplora 0123456789", "keeplora 9876543210")
+    assert second.apart == {"method.x0": "0", "method.x1": "1", "method.x2": "2"}
+    assert first.apart == dict.fromkeys(second.apart, "(absent)")
+
+
+def test_one_method_recorded_by_two_versions(tmp_path):
+    make(tmp_path)
+    make(tmp_path, fingerprint="9876543210")
+    assert labels(gather(tmp_path)) == [{"keeplora 0123456789": [0], "keeplora 9876543210": [0]}]
+
+
+# ------------------------------------------------------------------------------------ what may be compared
+
+
+def test_streams_and_models_are_kept_apart(tmp_path):
+    make(tmp_path)
+    make(tmp_path, stream="other")
+    make(tmp_path, model="ViT-B-16/openai")
+    assert titles(gather(tmp_path)) == [
+        "stream other, model pocket",
+        "stream pocket, model ViT-B-16/openai",
+        "stream pocket, model pocket",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("stream.shots", 5, "stream.shots 5"),
+        ("model.checkpoint", "mine.pt", "model.checkpoint mine.pt"),
+        ("evaluate.split", "validation", "evaluate.split validation"),
+        ("train.epochs", 1, "train.epochs 1"),
+        ("train.batch_size", 64, "train.batch_size 64"),
+    ],
+)
+def test_other_settings_of_what_is_measured_are_another_field(tmp_path, key, value, said):
+    make(tmp_path)
+    setting(make(tmp_path, "lora"), key, value)
+    found = gather(tmp_path)
+    assert sorted(map(len, labels(found))) == [1, 1]
+    assert f"stream pocket, model pocket, {said}" in titles(found)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("weights_sha256", "0" * 64, "weights 00000000"),
+        ("label_space", "all", "label space all"),
+        ("tasks", ["b", "a"], "order of tasks [b,a]"),
+        ("manifests", {"pocket": "1" * 64}, "images, labels or class names pocket 11111111"),
+        ("prompts_sha256", "2" * 64, "prompts 22222222"),
+    ],
+)
+def test_other_data_or_weights_are_another_field(tmp_path, key, value, said):
+    make(tmp_path)
+    make(tmp_path, seed=1)
+    change(make(tmp_path, "lora"), "identity.json", **{key: value})
+    found = gather(tmp_path)
+    assert sorted(map(len, labels(found))) == [1, 1]
+    assert f"stream pocket, model pocket, {said}" in titles(found)
+
+
+def test_other_code_is_noted_only(tmp_path):
+    for seed in (0, 1):
+        path = make(tmp_path, seed=seed)
+        change(
+            path, "identity.json", code_revision=f"state {seed}", plugins_sha256={"method": str(seed), "stream": "s"}
+        )
+    change(make(tmp_path, "lora"), "identity.json", plugins_sha256={"method": "l", "stream": "another"})
+    (field,) = gather(tmp_path).fields
+    assert field.notes == [
+        "3 states of the code made these runs; bench diff RUN_A RUN_B shows them",
+        "the plug-in's file changed between runs: method keeplora, stream",
+    ]
+
+
+def test_every_method_has_a_file_of_its_own(tmp_path):
+    for method in ("keeplora", "lora"):
+        change(make(tmp_path, method), "identity.json", plugins_sha256={"method": method, "stream": "s"})
+    assert gather(tmp_path).fields[0].notes == []
+
+
+def test_what_a_method_prescribes_is_part_of_it(tmp_path):
+    make(tmp_path)
+    for method, source in (("long", "method"), ("chosen", "tuned")):
+        setting(make(tmp_path, method), "train.epochs", 50, source)
+    make(tmp_path, "lora", train__lr=0.5)  # a learning rate is no budget
+    assert labels(gather(tmp_path)) == [{"chosen": [0], "keeplora": [0], "long": [0], "lora": [0]}]
+
+
+def test_a_prescribed_budget_stands_beside_every_other(tmp_path):
+    make(tmp_path)
+    make(tmp_path, "lora", train__epochs=1)
+    setting(make(tmp_path, "long"), "train.epochs", 50, "method")
+    assert labels(gather(tmp_path)) == [{"long": [0], "lora": [0]}, {"keeplora": [0], "long": [0]}]
+
+
+def test_a_method_that_trains_nothing_has_no_budget(tmp_path):
+    make(tmp_path)
+    make(tmp_path, "lora", train__epochs=1)
+    make(tmp_path, "zero-shot", train__epochs=7)
+    assert labels(gather(tmp_path)) == [{"lora": [0], "zero-shot": [0]}, {"keeplora": [0], "zero-shot": [0]}]
+    make(tmp_path, "zero-shot", fingerprint="9876543210", train__epochs=1)
+    one, five = gather(tmp_path).fields
+    assert [g.fingerprint for g in one.groups] == ["0123456789", "9876543210"]  # lora's, and that of one epoch
+    assert [g.label for g in five.groups] == ["keeplora", "zero-shot train.epochs=7", "zero-shot train.epochs=1"]
+
+
+def test_tasks_drawn_by_the_seed_are_one_field(tmp_path):
+    orders = {0: ["a", "b"], 1: ["b", "a"]}
+    for method in ("keeplora", "lora"):
+        for seed, order in orders.items():
+            path = make(tmp_path, method, seed=seed)
+            change(path, "identity.json", tasks=order, seeds={"task_order": seed})
+    (field,) = gather(tmp_path).fields
+    assert [list(group.runs) for group in field.groups] == [[0, 1], [0, 1]]
+    assert field.notes == ["every seed draws other tasks or data; differences between methods are taken seed by seed"]
+    assert "order of tasks" not in field.conditions
+
+
+def test_data_that_changed_are_not_taken_for_drawn_ones(tmp_path):
+    for seed in (0, 1):
+        make(tmp_path, seed=seed)
+    change(make(tmp_path, seed=2), "identity.json", prompts_sha256="3" * 64)
+    assert labels(gather(tmp_path)) == [{"keeplora": [0, 1]}, {"keeplora": [2]}]
+
+
+# --------------------------------------------------------------------------------------------- left out
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: (path / "summary.json").unlink(), "unfinished: no summary.json"),
+        (lambda path: (path / "identity.json").unlink(), "damaged: no identity.json"),
+        (lambda path: (path / "summary.json").write_text('{"status":\n '), "damaged: summary.json, line 2"),
+        (lambda path: (path / "summary.json").write_bytes(b"\xff\xfe"), "damaged: summary.json"),
+        (lambda path: write(path, "summary.json", []), "not a JSON object"),
+        (lambda path: write(path, "summary.json", {"status": "finished"}), 'no "stream" in it'),
+        (lambda path: change(path, "summary.json", metrics={"last": "high"}), '"last" is not a number'),
+        (lambda path: change(path, "summary.json", seed="0"), '"seed" is not of type int'),
+        (lambda path: change(path, "summary.json", status="stopped"), "unfinished: the status is 'stopped'"),
+        (lambda path: change(path, "identity.json", settings={"train.lr": 1}), 'the setting "train.lr" has no value'),
+        (lambda path: change(path, "environment.json", packages=["torch"]), '"packages" is not of type dict'),
+        (lambda path: change(path, "summary.json", stored_bytes="many"), '"stored_bytes" is not a number'),
+    ],
+)
+def test_unusable_runs_are_listed_with_the_reason(tmp_path, damage, reason):
+    make(tmp_path)
+    path = make(tmp_path, seed=1, last=90)
+    damage(path)
+    found = gather(tmp_path)
+    assert labels(found) == [{"keeplora": [0]}]
+    ((where, told),) = found.left_out
+    assert where == path and reason in told
+
+
+def test_only_unfinished_runs(tmp_path):
+    make(tmp_path, finished=False)
+    found = gather(tmp_path)
+    assert not found.fields and len(found.left_out) == 1
+
+
+def test_every_file_is_read_once(tmp_path, monkeypatch):
+    for seed in range(5):
+        make(tmp_path, seed=seed)
+        make(tmp_path, "lora", seed=seed, fingerprint="9876543210")
+    seen = []
+    original = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, **more: seen.append(self) or original(self, **more))
+    gather(tmp_path, stream="pocket")
+    assert sorted(seen) == sorted(tmp_path.rglob("*.json")) and len(seen) == 30
+
+
+def test_no_torch():
+    code = "import sys, bench.results; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=True)
+
+
+# ------------------------------------------------------------------------------------------- filters
+
+
+@pytest.mark.parametrize(
+    ("filters", "kept"),
+    [
+        ({"method": "keeplora"}, {"keeplora"}),
+        ({"method.name": "lora"}, {"lora"}),
+        ({"train.lr": "1e-2"}, {"lora"}),
+        ({"train.lr": "0.001"}, {"keeplora"}),
+        ({"method.maps": "[q, v]"}, {"keeplora", "lora"}),
+        ({"train.grad_clip": "null"}, {"keeplora"}),
+        ({"train.grad_clip": "1"}, {"lora"}),
+        ({"seed": "0", "method": "lora"}, {"lora"}),
+        ({"method": "[lora,keeplora]"}, {"keeplora", "lora"}),
+        ({"method": "[ lora, third ]"}, {"lora"}),
+        ({"train.lr": "[1e-3, 5]"}, {"keeplora"}),
+    ],
+)
+def test_filters(tmp_path, filters, kept):
+    make(tmp_path)
+    make(tmp_path, "lora", train__lr=0.01, train__grad_clip=1.0)
+    assert {name for field in labels(results.gather([tmp_path], filters)) for name in field} == kept
+
+
+def test_filters_that_fit_nothing(tmp_path):
+    make(tmp_path)
+    with pytest.raises(UserError, match="no run here has method=lora train.lr=x"):
+        results.gather([tmp_path], {"method": "lora", "train.lr": "x"})
+    with pytest.raises(UserError, match=r'"train\.lrr" \(did you mean "train\.lr"\?\)'):
+        results.gather([tmp_path], {"train.lrr": "1"})
+
+
+def test_filters_leave_out_unfinished_runs_of_others(tmp_path):
+    make(tmp_path)
+    make(tmp_path, "lora", finished=False)
+    assert not gather(tmp_path, method="keeplora").left_out
+
+
+def test_no_runs(tmp_path):
+    with pytest.raises(UserError, match=f'no runs found in "{re.escape(str(tmp_path))}"; make one with'):
+        results.gather([tmp_path], {})
+    with pytest.raises(UserError, match='there is no folder ".*nowhere"'):
+        results.gather([tmp_path / "nowhere"], {})

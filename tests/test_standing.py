@@ -1,0 +1,61 @@
+"""The line at the end of a run: where it stands among those beside it."""
+
+import pytest
+from made_records import make
+
+from bench.standing import standing
+
+
+def test_a_run_alone_says_nothing(tmp_path):
+    path = make(tmp_path)
+    make(tmp_path, stream="other")
+    make(tmp_path, model="other")
+    make(tmp_path, "lora", finished=False)
+    make(tmp_path, "third", train__epochs=1)  # another training budget
+    assert standing(path) == ""
+
+
+def test_where_a_run_stands(tmp_path):
+    last = {"keeplora": 65, "lora": 61.2, "third": 50, "zero-shot": 30}
+    paths = {method: make(tmp_path / "my runs", method, last=value) for method, value in last.items()}
+    told = f"python -m bench compare '{tmp_path}/my runs' stream=pocket"
+    assert {method: standing(path) for method, path in paths.items()} == {
+        "keeplora": f"beside 3 other runs here: Last 65.0, 1st of 4 (next: lora 61.2); {told}",
+        "lora": f"beside 3 other runs here: Last 61.2, 2nd of 4 (best: keeplora 65.0); {told}",
+        "third": f"beside 3 other runs here: Last 50.0, 3rd of 4 (best: keeplora 65.0); {told}",
+        "zero-shot": f"beside 3 other runs here: Last 30.0, 4th of 4 (best: keeplora 65.0); {told}",
+    }
+
+
+def test_seeds_count_as_one_with_their_mean(tmp_path):
+    for seed in (0, 1):
+        path = make(tmp_path, seed=seed, last=60 + seed)
+    told = f"python -m bench compare {tmp_path} stream=pocket"
+    assert standing(path) == f"beside 1 other run here: Last 60.5 (mean of 2 seeds); {told}"
+    make(tmp_path, "lora", last=60.5)
+    assert "Last 60.5 (mean of 2 seeds), 1st of 2 (next: lora 60.5); " in standing(path)  # level
+
+
+def test_what_trains_nothing_stands_beside_most(tmp_path):
+    path = make(tmp_path, "zero-shot", last=30)
+    make(tmp_path, "third", train__epochs=1)
+    for method in ("keeplora", "lora"):
+        make(tmp_path, method, last=50)
+    assert "beside 2 other runs here: Last 30.0, 3rd of 3" in standing(path)
+
+
+def test_only_summaries_are_read(tmp_path, monkeypatch):
+    path = make(tmp_path)
+    make(tmp_path, "lora")
+    for file in tmp_path.rglob("*.csv"):
+        file.unlink()
+    assert standing(path)
+
+
+@pytest.mark.parametrize(
+    ("number", "word"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (12, "12th"), (22, "22nd")]
+)
+def test_ordinals(number, word):
+    from bench.standing import _ordinal
+
+    assert _ordinal(number) == word
