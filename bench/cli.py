@@ -89,6 +89,13 @@ def _mirror(words: list[str]) -> int:
     return 0
 
 
+def _dashboard(words: list[str]) -> int:
+    from bench.dashboard import dashboard
+
+    dashboard(words, lambda text: print(text, flush=True))
+    return 0
+
+
 def _check(words: list[str]) -> int:
     from bench import registry
 
@@ -257,6 +264,21 @@ examples
   python -m bench mirror runs track.wandb=offline
 """,
         _mirror,
+    ),
+    "dashboard": Verb(
+        "make a saved view and a report in W&B of the runs of a project, or bring them up to date",
+        "dashboard ENTITY/PROJECT [stream=NAME] [KEY=VALUE...]",
+        """\
+Results by method, scatter of Transfer and Last, the accuracy of every task over the stages, training, costs, matrices,
+and what settings did, where they differ. KEY=VALUE keeps the runs with that setting; stream, model and evaluate.split
+must be given where the project has several of them. The same line again writes the same view and report anew.
+
+examples
+  python -m bench dashboard my-team/keeplora-bench
+  python -m bench dashboard my-team/keeplora-bench stream=pocket evaluate.split=test
+  python -m bench dashboard my-team/keeplora-bench stream=pocket method=keeplora evaluate.split=validation
+""",
+        _dashboard,
     ),
     "profile": Verb(
         "say what a method costs on a model: seconds by phase, memory, trained and stored numbers",

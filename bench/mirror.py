@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.config import CHOICES
 from bench.files import is_finished, write_atomic
 from bench.matrix import AccuracyMatrix
 from bench.metrics import so_far
@@ -81,13 +82,15 @@ def config(directory: Path) -> dict[str, Any]:
     """The config of a W&B run: every setting by its dotted key, and what else is known of the run.
 
     Settings keep the names that they have on the command line, so that a sweep's parameters and the run's config are
-    the same keys. Beside them are ``fingerprint``, ``identity.*`` (seeds, hashes, order of tasks, code) and
-    ``environment.*`` (versions, device).
+    the same keys. Beside them are ``method``, ``stream`` and ``model``, the names without a dot, which W&B's filters
+    need; ``fingerprint``, ``identity.*`` (seeds, hashes, order of tasks, code) and ``environment.*`` (versions,
+    device).
     """
     identity = read_json(directory / "identity.json")
     settings = {key: entry["value"] for key, entry in identity.pop("settings", {}).items()}
     facts = {"identity": identity, "environment": read_json(directory / "environment.json")}
-    return {**flatten(facts), **settings, "fingerprint": identity.get("fingerprint")}
+    names = {kind: settings[f"{kind}.name"] for kind in CHOICES}
+    return {**flatten(facts), **settings, **names, "fingerprint": identity.get("fingerprint")}
 
 
 def events(directory: Path) -> list[dict[str, Any]]:

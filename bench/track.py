@@ -81,7 +81,7 @@ def wanted(flat: Mapping[str, Any], sources: Mapping[str, str]) -> Wanted:
         If W&B is to be online and there is no login.
     """
     track: Track = build(Track, dict(flat), "track.")
-    files = _settings_files()
+    files = settings_files()
     mode, note = _mode(track.wandb, files)
 
     def first(key: str, variable: str, *others: Any) -> Any:
@@ -150,7 +150,7 @@ def logged_in(files: Mapping[str, str]) -> bool:
     return False
 
 
-def _settings_files() -> dict[str, str]:
+def settings_files() -> dict[str, str]:
     """What W&B's own settings files say, the folder's above the user's: server, mode, project, entity."""
     found: dict[str, str] = {}
     home = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
@@ -295,7 +295,7 @@ class Mirror:
         """What the child sees: wandb keeps everything in the run directory, and reports to nobody but the server."""
         home = folder(self._directory)
         found = dict(os.environ)
-        base_url = _settings_files().get("base_url")
+        base_url = settings_files().get("base_url")
         chosen = {
             "WANDB_ERROR_REPORTING": "false",
             "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "1",

@@ -1,7 +1,8 @@
-"""A stand-in for W&B's server on loopback, in memory: runs, media, artifacts, sweeps; it checks no credentials.
+"""A stand-in for W&B's server on loopback, in memory: runs, media, artifacts, sweeps, views; it checks no credentials.
 
 What a run has there: ``server.run(id)`` with the keys config, history, summary, tags, groupName, exitcode, state, files
-and others. What could not be answered is in ``server.errors``.
+and others. Saved views and reports are in ``server.views``, their ``spec`` parsed. What could not be answered is in
+``server.errors``.
 """
 
 import base64
@@ -39,7 +40,7 @@ class FakeWandb:
     def __init__(self, host="127.0.0.1", port=0, entity="test-entity"):
         self.refusal, self.hanging, self.closed = 0, threading.Event(), threading.Event()
         self.entity, self.lock, self.ids = entity, threading.RLock(), itertools.count(1)
-        self.runs, self.artifacts, self.sweeps, self.agents = {}, {}, {}, {}
+        self.runs, self.artifacts, self.sweeps, self.agents, self.views = {}, {}, {}, {}, {}
         self.requests, self.errors = [], []  # (operation, variables) seen; what could not be answered
         self.httpd = ThreadingHTTPServer((host, port), type("Handler", (_Handler,), {"app": self}))
         self.httpd.handle_error = lambda *a: None  # clients drop their sockets at exit
@@ -296,6 +297,86 @@ class FakeWandb:
                     args={k: {"value": x} for k, x in params.items()},
                 )
         return {"agentHeartbeat": {"agent": {"id": v["id"]}, "commands": json.dumps(commands)}}
+
+    # -- the public API: projects and their runs (filters are not applied), views and reports ------
+    def op_GetDefaultEntity(self, v):
+        return {"viewer": {"id": "1", "entity": self.entity}}
+
+    def op_GetProjects(self, v):
+        names = sorted({run["project"] for run in self.runs.values() if run["entity"] == v["entity"]})
+        nodes = [
+            {
+                "__typename": "Project",
+                "id": gid("Project", name),
+                "name": name,
+                "entityName": v["entity"],
+                "createdAt": "2026-01-01T00:00:00Z",
+                "isBenchmark": False,
+                "user": None,
+            }
+            for name in names
+        ]
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": page, "edges": [{"node": node} for node in nodes]}}
+
+    def op_ProjectInternalId(self, v):
+        return {"project": {"id": gid("Project", v["projectName"]), "internalId": gid("Internal", v["projectName"])}}
+
+    def op_Runs(self, v):
+        found = [r for r in self.runs.values() if (r["entity"], r["project"]) == (v["entity"], v["project"])]
+        if not found:
+            return {"project": None}
+        edges = [
+            {
+                "cursor": run["id"],
+                "node": {
+                    **self.bucket(run),
+                    "projectId": "1",
+                    "state": run["state"],
+                    "createdAt": "2026-01-01T00:00:00Z",
+                    "systemMetrics": "{}",
+                    "group": run["groupName"],
+                    "jobType": run["jobType"],
+                    "user": {"name": self.entity, "username": self.entity},
+                    "historyKeys": None,
+                },
+            }
+            for run in found
+        ]
+        page = {"endCursor": None, "hasNextPage": False}
+        runs = {"edges": edges, "pageInfo": page}
+        return {"project": {"internalId": "1", "runCount": len(edges), "readOnly": False, "runs": runs}}
+
+    def op_Views(self, v):
+        """One view a page, so that whoever looks for one turns pages."""
+        asked = (v["entity"], v["project"], v["type"])
+        found = [view for view in self.views.values() if (view["entity"], view["project"], view["type"]) == asked]
+        start = int(v["after"] or 0)
+        edges = [{"node": {k: view[k] for k in ("id", "name", "displayName")}} for view in found[start : start + 1]]
+        page = {"endCursor": str(start + 1), "hasNextPage": start + 1 < len(found)}
+        return {"project": {"allViews": {"edges": edges, "pageInfo": page}}}
+
+    def op_UpsertView2(self, v):
+        inserted = v.get("id") is None
+        key = gid("View", next(self.ids)) if inserted else v["id"]
+        given = {k: v[k] for k in ("type", "name", "displayName", "description")}
+        self.views.setdefault(key, {}).update(
+            given, id=key, entity=v["entityName"], project=v["projectName"], spec=json.loads(v["spec"])
+        )
+        return {
+            "upsertView": {
+                "inserted": inserted,
+                "view": {
+                    **given,
+                    "id": key,
+                    "spec": v["spec"],
+                    "updatedAt": "2026-01-01T00:00:00Z",
+                    "project": {"id": "1", "name": v["projectName"], "entityName": v["entityName"]},
+                },
+            }
+        }
+
+    op_upsertView = op_UpsertView2
 
     # -- filestream and uploads -------------------------------------------------------------------
     def filestream(self, key, body, shared):

@@ -285,6 +285,7 @@ def test_an_offline_run_holds_everything_and_changes_nothing(
     for key, entry in identity["settings"].items():
         assert log.config[key] == entry["value"]
     assert log.config["fingerprint"] == identity["fingerprint"]
+    assert [log.config[kind] for kind in ("method", "stream", "model")] == ["lora", "toy", "tiny"]  # for W&B's filters
     for key in ("weights_sha256", "code_revision", "seeds.data_order", "tasks", "plugins_sha256.method"):
         assert f"identity.{key}" in log.config
     assert "environment.packages.torch" in log.config
