@@ -1,8 +1,9 @@
 """A batch of texts without the tokens that nobody reads, and with those that all have in common only once.
 
-The text tower is causal and a text is read at its end-of-text token. So the tokens after that one change nothing, and the
-activations of tokens that all texts start with (the beginning of a template) are the same in all of them. What is left is
-laid out in one row of tokens, through which the blocks go as through a single text; attention alone sees the texts.
+The text tower is causal and a text is read at its end-of-text token. So the tokens after that one change nothing, and
+the activations of tokens that all texts start with (the beginning of a template) are the same in all of them. What is
+left is laid out in one row of tokens, through which the blocks go as through a single text; attention alone sees the
+texts.
 """
 
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ class Packing:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=rows[:, None, None])
 
     def _padded(self, rest: Tensor) -> Tensor:
-        """[row - prefix, parts, heads, width] -> [parts, texts, heads, longest, width], zero where there is no token."""
+        """[row - prefix, parts, heads, width] -> [parts, texts, heads, longest, width], padded with zeros."""
         whole = rest.new_zeros(self.texts * self.longest, *rest.shape[1:]).index_copy(0, self.place, rest)
         return whole.view(self.texts, self.longest, *rest.shape[1:]).permute(2, 0, 3, 1, 4)
 
