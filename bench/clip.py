@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,7 @@ class Clip:
         self.maps: dict[str, LinearMap] = {m.name: m for site in sites for m in site.maps}
         self.token_mask: Tensor | None = None
         self._packings = WeakTensorKeyDictionary()
+        self._dtype: torch.dtype | None = None
         self._batch_first = bool(model.visual.transformer.batch_first and self.text.transformer.batch_first)
         config = PreprocessCfg(**{"size": model.visual.image_size, **preprocess})
         *self._to_rgb, _, self._normalize = image_transform_v2(config, is_train=False).transforms
@@ -131,7 +132,9 @@ class Clip:
         """Normalised float images [batch, 3, height, width] -> features of unit length, [batch, width of embedding]."""
         visual = self.model.visual
         if visual.attn_pool is not None or visual.pool_type != "tok" or not self._batch_first:
-            return F.normalize(visual(pixels), dim=-1)
+            with self._autocast():
+                features = visual(pixels)
+            return F.normalize(features.to(pixels.dtype), dim=-1)
         x = visual.ln_post(self._through(visual.transformer, "image", visual._embeds(pixels), None, None))
         return F.normalize(x if visual.proj is None else x @ visual.proj, dim=-1)
 
@@ -140,12 +143,13 @@ class Clip:
     ) -> Tensor:
         """Through the blocks of a tower, [batch, tokens, width] -> its last output at the positions `read`."""
         *blocks, last = transformer.resblocks
-        for block in blocks:
-            x = block(x, attn_mask=attn_mask)
-        if self._recorded(f"{tower}.{len(blocks)}."):
-            x = last(x, attn_mask=attn_mask)  # somebody wants its activations at all positions
-            return x[:, 0] if read is None else x[torch.arange(len(x), device=x.device), read]
-        return read_last_block(last, x, read, attn_mask)
+        with self._autocast():  # the sum along the blocks keeps its own precision
+            for block in blocks:
+                x = block(x, attn_mask=attn_mask)
+            if self._recorded(f"{tower}.{len(blocks)}."):
+                x = last(x, attn_mask=attn_mask)  # somebody wants its activations at all positions
+                return x[:, 0] if read is None else x[torch.arange(len(x), device=x.device), read]
+            return read_last_block(last, x, read, attn_mask)
 
     # ---- texts
 
@@ -201,7 +205,9 @@ class Clip:
         if end is not None and self._batch_first:
             x = text.ln_final(self._through(text.transformer, "text", x, end, mask))
         else:
-            x = text.ln_final(text.transformer(x, attn_mask=mask))
+            with self._autocast():
+                x = text.transformer(x, attn_mask=mask)
+            x = text.ln_final(x)
             x = text_global_pool(x, tokens, self._pool_type, eos_token_id=self._end_id)
         self.token_mask = None
         return self._project_text(x)
@@ -266,6 +272,24 @@ class Clip:
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """Cosine similarities times the logit scale, [images, texts]."""
         return self.logit_scale * image_features @ text_features.T
+
+    # ---- precision
+
+    @contextmanager
+    def computing(self, precision: str) -> Iterator[None]:
+        """While open, the products in the blocks of both towers are computed in ``"bf16"`` or ``"fp16"``.
+
+        Everything else stays in fp32: weights and updates, embeddings, sums along the blocks, projections, features and
+        logits. With any other precision nothing changes.
+        """
+        before, self._dtype = self._dtype, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        try:
+            yield
+        finally:
+            self._dtype = before
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._dtype is None else torch.autocast(self.device.type, self._dtype)
 
     # ---- updates and measurements
 

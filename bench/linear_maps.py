@@ -246,7 +246,8 @@ class MapAttention(nn.Module):
             heads = self.packing.attend(qkv.view(tokens, 3, self.heads, width // self.heads), attn_mask)
             return self.out_proj(heads[None]), None
         q, k, v = qkv.view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        mask = None if attn_mask is None else attn_mask.to(q.dtype)
+        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(heads.transpose(1, 2).reshape(batch, tokens, width)), None
 
     def read(self, query: Tensor, x: Tensor, attn_mask: Tensor | None) -> Tensor:
@@ -273,7 +274,8 @@ class MapAttention(nn.Module):
             heads = self.packing.read(q, kv.view(tokens, 2, self.heads, head), attn_mask)
         else:
             k, v = kv.view(batch, tokens, 2, self.heads, head).permute(2, 0, 3, 1, 4)
-            heads = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+            mask = None if attn_mask is None else attn_mask.to(q.dtype)
+            heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(heads.transpose(1, 2).reshape(batch, 1, width))
 
 
@@ -317,7 +319,7 @@ def read_last_block(block: Any, x: Tensor, read: Tensor | None, attn_mask: Tenso
             return y[0].index_select(0, packing.end)[:, None]
         return y[:, :1] if read is None else y[sequences, read][:, None]
 
-    mask = None if attn_mask is None or read is None else attn_mask.to(x.dtype)[read][:, None, None]
+    mask = None if attn_mask is None or read is None else attn_mask[read][:, None, None]
     if packing is not None:
         mask = attn_mask
     normed = block.ln_1(x)
