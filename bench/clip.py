@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,11 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer, text_global_pool
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from bench.errors import UserError, suggest
 from bench.linear_maps import LinearMap, Recorder, Site, read_last_block, replace_linear_maps
+from bench.packing import Packing
 
 TOWERS = ("image", "text")
 KINDS = ("q", "k", "v", "o", "fc1", "fc2")
@@ -75,6 +77,8 @@ class Clip:
         self.sites: dict[str, Site] = {site.name: site for site in sites}
         self.maps: dict[str, LinearMap] = {m.name: m for site in sites for m in site.maps}
         self.token_mask: Tensor | None = None
+        self._packings = WeakTensorKeyDictionary()
+        self._dtype: torch.dtype | None = None
         self._batch_first = bool(model.visual.transformer.batch_first and self.text.transformer.batch_first)
         config = PreprocessCfg(**{"size": model.visual.image_size, **preprocess})
         *self._to_rgb, _, self._normalize = image_transform_v2(config, is_train=False).transforms
@@ -128,7 +132,9 @@ class Clip:
         """Normalised float images [batch, 3, height, width] -> features of unit length, [batch, width of embedding]."""
         visual = self.model.visual
         if visual.attn_pool is not None or visual.pool_type != "tok" or not self._batch_first:
-            return F.normalize(visual(pixels), dim=-1)
+            with self._autocast():
+                features = visual(pixels)
+            return F.normalize(features.to(pixels.dtype), dim=-1)
         x = visual.ln_post(self._through(visual.transformer, "image", visual._embeds(pixels), None, None))
         return F.normalize(x if visual.proj is None else x @ visual.proj, dim=-1)
 
@@ -137,13 +143,13 @@ class Clip:
     ) -> Tensor:
         """Through the blocks of a tower, [batch, tokens, width] -> its last output at the positions `read`."""
         *blocks, last = transformer.resblocks
-        for block in blocks:
-            x = block(x, attn_mask=attn_mask)
-        prefix = f"{tower}.{len(blocks)}."
-        if any(site.recorder is not None for name, site in self.sites.items() if name.startswith(prefix)):
-            x = last(x, attn_mask=attn_mask)  # somebody wants its activations at all positions
-            return x[:, 0] if read is None else x[torch.arange(len(x), device=x.device), read]
-        return read_last_block(last, x, read, attn_mask)
+        with self._autocast():  # the sum along the blocks keeps its own precision
+            for block in blocks:
+                x = block(x, attn_mask=attn_mask)
+            if self._recorded(f"{tower}.{len(blocks)}."):
+                x = last(x, attn_mask=attn_mask)  # somebody wants its activations at all positions
+                return x[:, 0] if read is None else x[torch.arange(len(x), device=x.device), read]
+            return read_last_block(last, x, read, attn_mask)
 
     # ---- texts
 
@@ -181,12 +187,15 @@ class Clip:
         Parameters
         ----------
         cut : bool
-            Leave out the positions after the last end-of-text token of the batch. The mask is causal and the feature is
-            read at the end-of-text token, so this changes nothing but the cost.
+            Leave out the positions after the end-of-text tokens, and compute the beginning that all texts share once.
+            The mask is causal and the feature is read at the end-of-text token, so this changes nothing but the cost.
+            Where activations are recorded, only what lies behind the last of these tokens is left out.
         """
         text = self.text
         end = self._end_of_text(tokens)
         if cut and end is not None and text.attn_mask is not None:
+            if self._batch_first and not self._recorded("text."):
+                return self._encode_packed(tokens, end)
             tokens = tokens[:, : int(end.max()) + 1]
         length = tokens.shape[1]
         mask = text.attn_mask[:length, :length] if text.attn_mask is not None else None
@@ -196,15 +205,41 @@ class Clip:
         if end is not None and self._batch_first:
             x = text.ln_final(self._through(text.transformer, "text", x, end, mask))
         else:
-            x = text.ln_final(text.transformer(x, attn_mask=mask))
+            with self._autocast():
+                x = text.transformer(x, attn_mask=mask)
+            x = text.ln_final(x)
             x = text_global_pool(x, tokens, self._pool_type, eos_token_id=self._end_id)
         self.token_mask = None
-        projection = text.text_projection
+        return self._project_text(x)
+
+    def _encode_packed(self, tokens: Tensor, end: Tensor) -> Tensor:
+        """`encode_tokens` without the tokens that nobody reads: see bench/packing.py."""
+        text = self.text
+        if tokens not in self._packings:  # found out once for texts that are encoded at every step
+            self._packings[tokens] = Packing.of(tokens, end)
+        packing = self._packings[tokens]
+        row = tokens.flatten()[packing.source]
+        x = (text.token_embedding(row) + text.positional_embedding[packing.position])[None]
+        layers = [block.attn for block in text.transformer.resblocks]
+        try:
+            for attention in layers:
+                attention.packing = packing
+            return self._project_text(text.ln_final(self._through(text.transformer, "text", x, end, text.attn_mask)))
+        finally:
+            for attention in layers:
+                attention.packing = None
+
+    def _project_text(self, x: Tensor) -> Tensor:
+        projection = self.text.text_projection
         if isinstance(projection, nn.Linear):
             x = projection(x)
         elif projection is not None:
             x = x @ projection
         return F.normalize(x, dim=-1)
+
+    def _recorded(self, prefix: str) -> bool:
+        """Whether somebody wants the activations of a site whose name starts so."""
+        return any(site.recorder is not None for name, site in self.sites.items() if name.startswith(prefix))
 
     def encode_prompts(self, prompts: Sequence[str], batch_size: int = 256) -> Tensor:
         """Prompts -> features of unit length, [texts, width of embedding], encoded in batches."""
@@ -237,6 +272,24 @@ class Clip:
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """Cosine similarities times the logit scale, [images, texts]."""
         return self.logit_scale * image_features @ text_features.T
+
+    # ---- precision
+
+    @contextmanager
+    def computing(self, precision: str) -> Iterator[None]:
+        """While open, the products in the blocks of both towers are computed in ``"bf16"`` or ``"fp16"``.
+
+        Everything else stays in fp32: weights and updates, embeddings, sums along the blocks, projections, features and
+        logits. With any other precision nothing changes.
+        """
+        before, self._dtype = self._dtype, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        try:
+            yield
+        finally:
+            self._dtype = before
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._dtype is None else torch.autocast(self.device.type, self._dtype)
 
     # ---- updates and measurements
 

@@ -119,7 +119,12 @@ class Run:
     gate: str = setting(
         "on", "before training, hold data and untrained model against published values", choices=("on", "off")
     )
-    precision: str = setting("fp32", "arithmetic of weights and activations", choices=("fp32",))
+    precision: str = setting(
+        "fp32",
+        "products in the towers while training and evaluating; weights, updates, statistics and subspaces are fp32 and "
+        "fp64 in any case; tf32 is CUDA's",
+        choices=("fp32", "tf32", "bf16", "fp16"),
+    )
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from bench.errors import UserError
 from bench.images import DAMAGE, ArrayImages, Images, Subset, cache_id, let_go, to_rgb
 from bench.pixel_cache import PixelCache
 from bench.progress import watched
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 DECODING = 1
 """Version of `to_rgb` and of the rest of the way from a file to bytes that no library's version tells."""
@@ -129,9 +132,26 @@ class Pixels:
         return order.split(batch_size) if len(order) else ()
 
     def take(self, planned: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches with the given indices, as from `batches`."""
-        for chosen in planned:
-            yield self.clip.normalize(self.uint8(chosen)), self.labels[chosen].to(self.clip.device)
+        """The batches with the given indices, as from `batches`; the next one is read while one is worked on."""
+        for pixels, labels in ahead(self._read, planned):
+            yield self.clip.normalize(pixels), labels.to(self.clip.device, non_blocking=True)
+
+    def _read(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Images as uint8 and labels, on the CPU, in memory that a CUDA device can copy from on its own."""
+        pixels, labels = self.uint8(chosen), self.labels[chosen]
+        return (pixels.pin_memory(), labels.pin_memory()) if self.clip.device.type == "cuda" else (pixels, labels)
+
+
+def ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """What is read for every item, in order; the next one is being read while the caller works on one."""
+    with ThreadPoolExecutor(1, "read") as reader:
+        pending: Future[Result] | None = None
+        for item in items:
+            before, pending = pending, reader.submit(read, item)
+            if before is not None:
+                yield before.result()
+        if pending is not None:
+            yield pending.result()
 
 
 @lru_cache(maxsize=1)

@@ -142,11 +142,11 @@ class Losses:
 
 
 def build_optimizer(parameters: Sequence[Tensor], train: Train) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD with the run's learning rate and weight decay."""
+    """AdamW, Adam or SGD with the run's learning rate and weight decay; one kernel for all parameters."""
+    common: dict[str, Any] = {"lr": train.lr, "weight_decay": train.weight_decay, "fused": True}
     if train.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[train.optimizer]
-    return kind(parameters, lr=train.lr, weight_decay=train.weight_decay)
+        return torch.optim.SGD(parameters, momentum=train.momentum, **common)
+    return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[train.optimizer](parameters, **common)
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, train: Train, steps: int) -> Schedule:

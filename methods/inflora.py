@@ -26,7 +26,7 @@ from bench.settings import setting
 from bench.statistics import second_moments
 
 from .low_rank import PerTower, Targets, attach, targets
-from .subspace import count_reaching, descending_eigh, empty_basis, leading_directions, outside
+from .subspace import count_reaching, descending_eigh, empty_basis, leading_directions, outside, side_by_side
 
 
 class DualMemory:
@@ -152,14 +152,18 @@ class InfLora(Method):
     def begin_task(self, task: TaskData) -> None:
         """Design A from the task's inputs and attach it with B = 0."""
         moments = second_moments(self.clip, task, self.targets)
-        designed = {}
-        for name, memory in self.memories.items():
+
+        def design(name: str) -> Tensor:
+            memory = self.memories[name]
             candidate = memory.free(moments[name].mean())
             nothing = empty_basis(len(candidate), candidate.device)
             directions = leading_directions(candidate, min(self.settings.rank, memory.free_dimension), nothing)
             directions, _ = torch.linalg.qr(memory.free(directions))
-            designed[name] = directions.T / math.sqrt(3)
-            self.effective_rank[name] = directions.shape[1]
+            return directions.T / math.sqrt(3)
+
+        rows = side_by_side(design, self.memories, self.clip.exact_device)
+        designed = dict(zip(self.memories, rows, strict=True))
+        self.effective_rank = {name: len(A) for name, A in designed.items()}
         for linear_map in self.targets:
             attach(linear_map, designed[linear_map.site.name], scale=1.0)
 
@@ -173,10 +177,13 @@ class InfLora(Method):
         self.clip.merge()
         moments = second_moments(self.clip, task, self.targets)
         progress = task.index / self.context.tasks
-        for name, memory in self.memories.items():
+
+        def protect(name: str) -> None:
             tower = name.split(".")[0]
             first, last = (getattr(group, tower) for group in (self.settings.energy_first, self.settings.energy_last))
-            memory.update(moments[name].mean(), first + (last - first) * progress)
+            self.memories[name].update(moments[name].mean(), first + (last - first) * progress)
+
+        side_by_side(protect, self.memories, self.clip.exact_device)
 
     def report(self) -> dict[str, Any]:
         """Rows of A in the task just learned and dimension of the protected subspace after it, per site."""

@@ -38,7 +38,7 @@ from bench.task import LabelSpace
 from .cosine_head import class_means, head_logits
 from .inspection import Inspection
 from .low_rank import PerTower, Targets, attach, targets
-from .subspace import empty_basis, grow, leading_directions, outside, principal_subspace
+from .subspace import empty_basis, grow, leading_directions, outside, principal_subspace, side_by_side
 
 ROUNDING = 1e-5
 """Share of a gradient's norm below which its singular values are rounding: fp32 sums over many tokens."""
@@ -168,14 +168,16 @@ class KeepLora(Method):
         self.effective_rank: dict[str, int] = {}
         self.inspection = Inspection(chosen.dump)
         with self.context.phase("weight subspace"):
-            for linear_map in self.targets:
-                energy = chosen.weight_energy.of(linear_map)
-                weight = linear_map.weight.to(self.clip.exact_device)
-                self.bases[linear_map.name] = (
-                    principal_subspace(weight, energy, chosen.weight_side, chosen.rank_rule)
-                    if energy > 0
-                    else empty_basis(linear_map.in_features, self.clip.exact_device)
-                )
+            found = side_by_side(self._protected_by_weight, self.targets, self.clip.exact_device)
+            self.bases = {m.name: basis for m, basis in zip(self.targets, found, strict=True)}
+
+    def _protected_by_weight(self, linear_map: LinearMap) -> Tensor:
+        """The principal subspace of a map's weight."""
+        energy = self.settings.weight_energy.of(linear_map)
+        if energy == 0:
+            return empty_basis(linear_map.in_features, self.clip.exact_device)
+        weight = linear_map.weight.to(self.clip.exact_device)
+        return principal_subspace(weight, energy, self.settings.weight_side, self.settings.rank_rule)
 
     def begin_task(self, task: TaskData) -> None:
         """Turn the task's residual gradient into A, B and the compensation of W; then the head."""
@@ -190,9 +192,17 @@ class KeepLora(Method):
         surplus = []
         draw = task.init_generator("keeplora")
         with self.context.phase("initialisation"):
-            for linear_map in self.targets:
-                gradient = gradients[linear_map.name].to(self.clip.exact_device).double().T
-                directions, arbitrary = self._directions(linear_map, gradient, draw)
+            drawn = {m.name: self._drawn(m, draw) for m in self.targets}
+
+            def exact(linear_map: LinearMap) -> Tensor:  # [in, out], as in the paper
+                return gradients[linear_map.name].to(self.clip.exact_device).double().T
+
+            def directions_of(linear_map: LinearMap) -> tuple[Tensor, int]:
+                return self._directions(linear_map, exact(linear_map), drawn[linear_map.name])
+
+            found = side_by_side(directions_of, self.targets, self.clip.exact_device)
+            for linear_map, (directions, arbitrary) in zip(self.targets, found, strict=True):
+                gradient = exact(linear_map)
                 surplus += [linear_map.name] * bool(arbitrary)
                 self._attach(linear_map, directions, outside(self.bases[linear_map.name], gradient))
                 self.effective_rank[linear_map.name] = directions.shape[1] - arbitrary
@@ -207,11 +217,16 @@ class KeepLora(Method):
             with self.context.phase("head"):
                 self.heads[task.index] = self.head = class_means(self.clip, task, self.settings.drop_last)
 
-    def _directions(self, linear_map: LinearMap, gradient: Tensor, draw: torch.Generator) -> tuple[Tensor, int]:
+    def _drawn(self, linear_map: LinearMap, draw: torch.Generator) -> Tensor | None:
+        """Random directions [in, rank] for A, where they are wanted."""
+        if self.settings.init != "random":
+            return None
+        return torch.randn(linear_map.in_features, self.settings.rank, generator=draw, dtype=torch.float64)
+
+    def _directions(self, linear_map: LinearMap, gradient: Tensor, drawn: Tensor | None) -> tuple[Tensor, int]:
         """A^T [in, columns] of a map, and how many of the columns are arbitrary."""
         rank, basis = self.settings.rank, self.bases[linear_map.name]
-        if self.settings.init == "random":
-            drawn = torch.randn(linear_map.in_features, rank, generator=draw, dtype=torch.float64)
+        if drawn is not None:
             return leading_directions(outside(basis, drawn.to(basis)), rank, basis), 0
         residual = outside(basis, gradient)
         # What is below the rounding of the fp32 gradient is no direction of it, however little was left over.
@@ -273,10 +288,13 @@ class KeepLora(Method):
                 else second_moments(self.clip, task, protecting, chosen.pad_tokens, chosen.drop_last)
             )
         with self.context.phase("subspace update"):
-            for linear_map in protecting:
+
+            def grown(linear_map: LinearMap) -> Tensor:
                 gram, energy = moments[linear_map.site.name].gram, chosen.feature_energy.of(linear_map)
-                basis = self.bases[linear_map.name]
-                self.bases[linear_map.name] = grow(basis, gram, energy, chosen.rank_rule)
+                return grow(self.bases[linear_map.name], gram, energy, chosen.rank_rule)
+
+            found = side_by_side(grown, protecting, self.clip.exact_device)
+            self.bases.update({m.name: basis for m, basis in zip(protecting, found, strict=True)})
         self._inspect_end(task)
 
     def classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:

@@ -5,8 +5,30 @@ of a matrix F [width, n] is the sum of its squared singular values. All decompos
 matrices (F F^T or W^T W), which have the same left singular vectors and energies as the tall matrices themselves.
 """
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], device: torch.device) -> list[Result]:
+    """The results of some work on every item, in order; on the CPU as many at a time as there are threads.
+
+    A decomposition gains little from several threads; several decompositions do. Each has one, so that its bits do not
+    depend on their number.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(threads, "subspace", torch.set_num_threads, (1,)) as pool:
+        try:
+            return list(pool.map(work, items))
+        finally:
+            torch.set_num_threads(threads)
 
 
 def empty_basis(width: int, device: torch.device) -> Tensor:

@@ -11,6 +11,7 @@ from bench.methods.subspace import (
     leading_directions,
     outside,
     principal_subspace,
+    side_by_side,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -216,3 +217,21 @@ def test_dual_memory_protects_no_more_than_there_was() -> None:
     for _ in range(2):
         memory.update(thin @ thin.T, 1.0)
     assert memory.free_dimension == WIDTH - 3
+
+
+def test_work_side_by_side_is_in_order_has_one_thread_each_and_leaves_theirs_to_the_others() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found = side_by_side(lambda n: (n * n, torch.get_num_threads()), range(7), torch.device("cpu"))
+        assert found == [(n * n, 1) for n in range(7)]
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError):
+            side_by_side(lambda n: 1 // n, [1, 0], torch.device("cpu"))
+        assert torch.get_num_threads() == 3
+        gram = [torch.randn(60, 80, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in range(4)]
+        several = side_by_side(lambda x: principal_subspace(x, 0.5), gram, torch.device("cpu"))
+        torch.set_num_threads(1)
+        assert all(torch.equal(principal_subspace(x, 0.5), basis) for x, basis in zip(gram, several, strict=True))
+    finally:
+        torch.set_num_threads(before)

@@ -1,9 +1,9 @@
 """KeepLoRA the long way, as the code released with it goes: what the suite's shortcuts are measured and tested against.
 
-Written from the definitions and from what is known of the order and the cost of the released code: texts at all positions
-of the context and anew for every batch; both towers to their last block at all positions; gradients of every parameter of
-both towers, added up batch by batch on the CPU; the updates of q, k, v and o as separate small products; a feature matrix
-for every map; two decompositions of a tall matrix for every map and task.
+Written from the definitions and from what is known of the order and the cost of the released code: texts at all
+positions of the context and anew for every batch; both towers to their last block at all positions; gradients of every
+parameter of both towers, added up batch by batch on the CPU; the updates of q, k, v and o as separate small products; a
+feature matrix for every map; two decompositions of a tall matrix for every map and task.
 
 It shares the parameters of a `Clip` and nothing else with the suite: no module of it is called.
 """

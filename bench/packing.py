@@ -1,0 +1,122 @@
+"""A batch of texts without the tokens that nobody reads, and with those that all have in common only once.
+
+The text tower is causal and a text is read at its end-of-text token. So the tokens after that one change nothing, and
+the activations of tokens that all texts start with (the beginning of a template) are the same in all of them. What is
+left is laid out in one row of tokens, through which the blocks go as through a single text; attention alone sees the
+texts.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the tokens of `texts` texts lie in a row: first the `prefix` that all start with, then the rest of each.
+
+    Attributes
+    ----------
+    texts, prefix : int
+    longest : int
+        Tokens of the longest rest; every rest has at least its end-of-text token.
+    source : Tensor [row], int64
+        Which of all tokens, [texts x context length], a token of the row is.
+    position : Tensor [row], int64
+        Its position in its text.
+    place : Tensor [row - prefix], int64
+        Of the tokens after the prefix: where they lie when every rest is padded, [texts x longest].
+    end : Tensor [texts], int64
+        Where in the row the end-of-text tokens lie.
+    """
+
+    texts: int
+    prefix: int
+    longest: int
+    source: Tensor
+    position: Tensor
+    place: Tensor
+    end: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tensor, end: Tensor) -> "Packing":
+        """The packing of texts.
+
+        Parameters
+        ----------
+        tokens : int64 Tensor [texts, context length]
+        end : int64 Tensor [texts]
+            Positions of their end-of-text tokens.
+        """
+        ids, last = tokens.cpu(), end.cpu()
+        texts, context = ids.shape
+        shared = (ids == ids[0]).all(dim=0).int().cumprod(0)
+        prefix = min(int(shared.sum()), int(last.min()))
+        longest = int(last.max()) + 1 - prefix
+        positions = torch.arange(prefix, prefix + longest)
+        real = positions <= last[:, None]  # [texts, longest]
+        rest = (torch.arange(texts)[:, None] * context + positions)[real]
+        lengths = last + 1 - prefix
+        found = {
+            "source": torch.cat([torch.arange(prefix), rest]),
+            "position": torch.cat([torch.arange(prefix), positions.expand(texts, -1)[real]]),
+            "place": real.flatten().nonzero().flatten(),
+            "end": prefix + lengths.cumsum(0) - 1,
+        }
+        return cls(texts, prefix, longest, **{name: index.to(tokens.device) for name, index in found.items()})
+
+    def attend(self, qkv: Tensor, mask: Tensor) -> Tensor:
+        """Self-attention within every text.
+
+        Parameters
+        ----------
+        qkv : Tensor [row, 3, heads, width of a head]
+        mask : Tensor [context length, context length]
+            Added to the scores; causal.
+
+        Returns
+        -------
+        Tensor [row, heads x width of a head]
+        """
+        p, heads = self.prefix, qkv.shape[2]
+        q, k, v = self._padded(qkv[p:]).unbind(0)
+        k, v = (torch.cat([self._first(qkv[:p, i]), rest], dim=2) for i, rest in ((1, k), (2, v)))
+        length = p + self.longest
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[p:length, :length].to(q.dtype))
+        y = y.transpose(1, 2).reshape(self.texts * self.longest, -1).index_select(0, self.place)
+        if p == 0:
+            return y
+        first = F.scaled_dot_product_attention(
+            *(part.transpose(0, 1)[None] for part in qkv[:p].unbind(1)), attn_mask=mask[:p, :p].to(q.dtype)
+        )
+        return torch.cat([first[0].transpose(0, 1).reshape(p, heads * qkv.shape[3]), y])
+
+    def read(self, q: Tensor, kv: Tensor, mask: Tensor) -> Tensor:
+        """Attention from the end-of-text tokens alone.
+
+        Parameters
+        ----------
+        q : Tensor [texts, heads, 1, width of a head]
+        kv : Tensor [row, 2, heads, width of a head]
+        mask : Tensor [context length, context length]
+
+        Returns
+        -------
+        Tensor [texts, heads, 1, width of a head]
+        """
+        p, length = self.prefix, self.prefix + self.longest
+        k, v = self._padded(kv[p:]).unbind(0)
+        k, v = (torch.cat([self._first(kv[:p, i]), rest], dim=2) for i, rest in ((0, k), (1, v)))
+        rows = mask[self.position[self.end], :length].to(q.dtype)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=rows[:, None, None])
+
+    def _padded(self, rest: Tensor) -> Tensor:
+        """[row - prefix, parts, heads, width] -> [parts, texts, heads, longest, width], padded with zeros."""
+        whole = rest.new_zeros(self.texts * self.longest, *rest.shape[1:]).index_copy(0, self.place, rest)
+        return whole.view(self.texts, self.longest, *rest.shape[1:]).permute(2, 0, 3, 1, 4)
+
+    def _first(self, prefix: Tensor) -> Tensor:
+        """[prefix, heads, width] -> the same for every text, [texts, heads, prefix, width]."""
+        return prefix.transpose(0, 1).expand(self.texts, -1, -1, -1)

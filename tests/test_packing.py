@@ -1,0 +1,106 @@
+"""Packed texts: the features and gradients of texts computed in full, at the cost of the tokens that are read."""
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor
+
+from bench.clip import Clip
+from bench.linear_maps import LowRank
+from bench.packing import Packing
+from bench.toy import CONTEXT_LENGTH, tiny_clip, tiny_model
+
+TEXTS = {
+    "a template": ["a photo of a cat.", "a photo of a very small dog.", "a photo of a pear."],
+    "nothing in common": ["cat", "a very small green dog on a table", "x"],
+    "one is the beginning of another": ["a photo", "a photo of a", "a photo of a cat"],
+    "all the same": ["a photo of a cat."] * 3,
+    "a single text": ["a photo of a cat."],
+    "the shortest": ["", "a"],
+}
+
+
+def both(prompts: list[str], updates: bool = False, **model: bool) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """Features and gradients of every parameter of the text tower: packed, then in full; float64."""
+    found = []
+    for cut in (True, False):
+        clip = Clip(tiny_model(**model), open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH), {"size": 36}, "tiny")
+        clip.model.double()
+        if updates:
+            draw = torch.Generator().manual_seed(0)
+            for m in clip.select(("q", "v", "o", "fc1"), ("text",)):
+                shapes = ((2, m.in_features), (m.out_features, 2))
+                m.update = LowRank(*(torch.randn(shape, generator=draw).double() for shape in shapes), 0.1)
+        named = clip.text.named_parameters()
+        parameters = {name: p for name, p in named if "visual" not in name and "logit" not in name}
+        with clip.trainable(parameters.values()):
+            features = clip.encode_tokens(clip.tokenize(prompts), cut=cut)
+            weights = torch.linspace(-1, 1, features.numel(), dtype=torch.float64).view_as(features)
+            (features * weights).sum().backward()
+            grads = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
+        found.append((features.detach(), grads))
+    return found
+
+
+@pytest.mark.parametrize("prompts", TEXTS.values(), ids=TEXTS)
+def test_features_and_gradients_are_those_of_the_long_way(prompts: list[str]) -> None:
+    for options in ({}, {"updates": True}, {"custom_text": True}, {"quick_gelu": True}):
+        (features, gradients), (expected, all_gradients) = both(prompts, **options)
+        assert (features - expected).abs().max() < 1e-12
+        assert gradients.keys() == all_gradients.keys() and len(gradients) > 20
+        for name, gradient in gradients.items():
+            assert (gradient - all_gradients[name]).abs().max() < 1e-11, name
+
+
+@pytest.mark.parametrize("prompts", TEXTS.values(), ids=TEXTS)
+def test_a_token_is_computed_once_if_it_is_read_and_else_never(prompts: list[str]) -> None:
+    clip = tiny_clip()
+    tokens = clip.tokenize(prompts)
+    lengths = tokens.argmax(dim=-1) + 1
+    sequences = [row[:length].tolist() for row, length in zip(tokens, lengths.tolist(), strict=True)]
+    shared = 0
+    while all(len(s) > shared + 1 for s in sequences) and len({s[shared] for s in sequences}) == 1:
+        shared += 1
+    packing = Packing.of(tokens, lengths - 1)
+    assert packing.prefix == shared
+    expected = sequences[0][:shared] + [token for sequence in sequences for token in sequence[shared:]]
+    assert tokens.flatten()[packing.source].tolist() == expected
+    assert packing.position[packing.end].tolist() == (lengths - 1).tolist()
+    seen = []
+    layer = clip.text.transformer.resblocks[0].mlp.c_fc
+    hook = layer.register_forward_hook(lambda module, given, y: seen.append(y.shape[:2]))
+    with torch.no_grad():
+        clip.encode_tokens(tokens)
+    hook.remove()
+    assert seen == [(1, len(expected))]
+
+
+def test_recorders_see_texts_one_by_one() -> None:
+    clip, shapes = tiny_clip(), []
+    tokens = clip.tokenize(TEXTS["a template"])
+    with torch.no_grad(), clip.recording({"text.0.qkv": lambda x: shapes.append(tuple(x.shape))}):
+        recorded = clip.encode_tokens(tokens)
+    assert shapes == [(3, int(tokens.argmax(dim=-1).max()) + 1, 48)]
+    with torch.no_grad():
+        assert (clip.encode_tokens(tokens) - recorded).abs().max() < 1e-5
+
+
+def test_a_packing_is_found_out_once_for_every_set_of_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clip, made = tiny_clip(), []
+    of = Packing.of
+    monkeypatch.setattr(Packing, "of", lambda *arguments: made.append(1) or of(*arguments))
+    first, second = (clip.tokenize(TEXTS[name]) for name in ("a template", "nothing in common"))
+    with torch.no_grad():
+        for tokens in (first, second, first, second):
+            clip.encode_tokens(tokens)
+    assert len(made) == 2
+    del first, tokens
+    assert len(clip._packings) == 1  # and forgotten with them
+
+
+def test_an_error_leaves_no_packing_behind() -> None:
+    clip = tiny_clip()
+    clip.text.ln_final = None
+    with pytest.raises(TypeError):
+        clip.encode_tokens(clip.tokenize(["a"]))
+    assert all(block.attn.packing is None for block in clip.text.transformer.resblocks)
