@@ -81,7 +81,8 @@ class Clip:
         self._dtype: torch.dtype | None = None
         self._batch_first = bool(model.visual.transformer.batch_first and self.text.transformer.batch_first)
         config = PreprocessCfg(**{"size": model.visual.image_size, **preprocess})
-        *self._to_rgb, _, self._normalize = image_transform_v2(config, is_train=False).transforms
+        *self._to_rgb, _, normalize = image_transform_v2(config, is_train=False).transforms
+        self._moments = tuple(torch.tensor(moment).view(3, 1, 1) for moment in (normalize.mean, normalize.std))
         self.transform_id = json.dumps(
             [dataclasses.asdict(config), *(importlib.metadata.version(name) for name in ("pillow", "torchvision"))]
         )
@@ -125,8 +126,12 @@ class Clip:
         return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """uint8 [batch, 3, height, width] -> normalised float32 on the model's device; exactly open_clip's values."""
-        return self._normalize(pixels.to(self.device, non_blocking=True).float().div_(255))
+        """uint8 [batch, 3, height, width] -> normalised float32 on the model's device; exactly open_clip's values.
+
+        Not by torchvision's own transform, which looks for zeros in std: a CUDA device would be waited for.
+        """
+        mean, std = self._moments = tuple(moment.to(self.device) for moment in self._moments)
+        return pixels.to(self.device, non_blocking=True).float().div_(255).sub_(mean).div_(std)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Normalised float images [batch, 3, height, width] -> features of unit length, [batch, width of embedding]."""
@@ -287,6 +292,11 @@ class Clip:
             yield
         finally:
             self._dtype = before
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What the products in the blocks are computed in at the moment."""
+        return self._dtype or torch.float32
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._dtype is None else torch.autocast(self.device.type, self._dtype)

@@ -88,9 +88,8 @@ class Packing:
         y = y.transpose(1, 2).reshape(self.texts * self.longest, -1).index_select(0, self.place)
         if p == 0:
             return y
-        first = F.scaled_dot_product_attention(
-            *(part.transpose(0, 1)[None] for part in qkv[:p].unbind(1)), attn_mask=mask[:p, :p].to(q.dtype)
-        )
+        q, k, v = (part.transpose(0, 1)[None] for part in qkv[:p].unbind(1))
+        first = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:p, :p].to(q.dtype))
         return torch.cat([first[0].transpose(0, 1).reshape(p, heads * qkv.shape[3]), y])
 
     def read(self, q: Tensor, kv: Tensor, mask: Tensor) -> Tensor:

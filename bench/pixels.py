@@ -18,7 +18,8 @@ from bench.images import DAMAGE, ArrayImages, Images, Subset, cache_id, let_go, 
 from bench.pixel_cache import PixelCache
 from bench.progress import watched
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 DECODING = 1
 """Version of `to_rgb` and of the rest of the way from a file to bytes that no library's version tells."""

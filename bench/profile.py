@@ -40,7 +40,7 @@ def profile(words: Sequence[str]) -> str:
     sizes, rest = _sizes(words)
     resolved = resolve([*rest, f"train.batch_size={sizes['batch']}", "train.epochs=1"])
     device = choose_device(resolved.run.device)
-    with deterministic(resolved.run.threads):
+    with deterministic(resolved.run.threads, resolved.run.precision == "tf32"):
         return _profile(resolved, sizes, device)
 
 
@@ -81,13 +81,13 @@ def _profile(resolved: Resolved, sizes: dict[str, int], device: torch.device) ->
     with watch.phase("before training"):
         method.begin_task(data)
     steps: list[float] = []
-    with watch.phase("training"):
+    with watch.phase("training"), clip.computing(settings.precision):
         trained = method.fit(data, settings.train, lambda: steps.append(time.perf_counter()), lambda report: None)
     with watch.phase("after training"):
         method.end_task(data)
     space = label_space("task", [task], 1, 0)
     assert space is not None
-    with watch.phase("evaluation"):
+    with watch.phase("evaluation"), clip.computing(settings.precision):
         test = Pixels(images, clip, True)
         outcomes("profile", method, method.classifier(space), test, space, settings.evaluate.batch_size)
     parts = list(watch.parts.items())

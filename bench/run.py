@@ -46,29 +46,35 @@ def choose_device(wanted: str) -> torch.device:
 
 
 @contextmanager
-def deterministic(threads: int | None) -> Iterator[None]:
+def deterministic(threads: int | None, tf32: bool = False) -> Iterator[None]:
     """Deterministic kernels, and a thread count if one is given, for the time of a run; restored afterwards.
 
     On CUDA an operation without a deterministic kernel warns and goes on: refusing it would refuse the run.
+
+    Parameters
+    ----------
+    tf32 : bool
+        Whether CUDA may round the factors of fp32 products to TF32.
     """
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
         torch.get_num_threads(),
     )
     # cuBLAS is deterministic only with a fixed workspace, which it reads from the environment at its first use.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         if threads is not None:
             torch.set_num_threads(threads)
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.allow_tf32 = before[2]
-        torch.set_num_threads(before[3])
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before[2:4]
+        torch.set_num_threads(before[4])
 
 
 def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
@@ -101,12 +107,15 @@ def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
         _stand(directory)
         return directory
     device, place = choose_device(resolved.run.device), world()
+    tf32 = resolved.run.precision == "tf32"
+    if tf32 and device.type != "cuda":
+        raise UserError(f"precision=tf32 is arithmetic of CUDA devices and this run uses {device.type}: choose another")
     if place.size > resolved.run.train.batch_size:
         raise UserError(
             f"{place.size} processes share batches of train.batch_size={resolved.run.train.batch_size}: start fewer"
         )
     try:
-        with deterministic(resolved.run.threads), joined(place, device), mirror:
+        with deterministic(resolved.run.threads, tf32), joined(place, device), mirror:
             _run(resolved, command, directory, device, mirror)
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):

@@ -304,7 +304,7 @@ class Session:
         if self._broken_off is not None:
             saved, self._broken_off = self._broken_off, None
             data.resume = self.state.load_inside_task(method, saved.tensors, saved.values)
-        with watch.phase("train"):
+        with watch.phase("train"), self.clip.computing(self.settings.precision):
             trained = _train(method, data, budget, self.record, index, len(self.tasks))
         with watch.phase("statistics"):
             method.end_task(data)
@@ -330,6 +330,7 @@ class Session:
         total = sum(-(-len(task.test) // batch) for task in todo)
         with (
             self.watch.phase("evaluate"),
+            self.clip.computing(self.settings.precision),
             bar(f"after {self.matrix.label(self.row)}: evaluate", total) as advance,
         ):
 

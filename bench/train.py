@@ -51,7 +51,12 @@ Schedule = torch.optim.lr_scheduler.LRScheduler | None
 
 
 def capture_training(
-    optimizer: torch.optim.Optimizer, schedule: Schedule, epoch: int, step: int, total: Callable[[], Tensor]
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    scaler: torch.amp.GradScaler,
+    epoch: int,
+    step: int,
+    total: Callable[[], Tensor],
 ) -> TrainingState:
     """The state after `step` steps of an epoch, in which the losses of all images sum to `total`."""
     state = optimizer.state_dict()
@@ -68,12 +73,17 @@ def capture_training(
         "groups": state["param_groups"],
         "others": others,
         "schedule": None if schedule is None else schedule.state_dict(),
+        "scaler": scaler.state_dict(),
     }
     return TrainingState(tensors, values)
 
 
 def restore_training(
-    saved: TrainingState, optimizer: torch.optim.Optimizer, schedule: Schedule, world: World
+    saved: TrainingState,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    scaler: torch.amp.GradScaler,
+    world: World,
 ) -> tuple[int, int, Tensor]:
     """Put optimiser and schedule back; returns epoch, steps done in it and the sum of losses, as captured."""
     state: dict[int, dict[str, Any]] = {}
@@ -91,6 +101,8 @@ def restore_training(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     if schedule is not None:
         schedule.load_state_dict(dict(saved.values["schedule"]))
+    if saved.values["scaler"]:
+        scaler.load_state_dict(dict(saved.values["scaler"]))
     total = saved.tensors["loss sum"]
     return saved.values["epoch"], saved.values["step"], total if world.leads else torch.zeros_like(total)
 
@@ -213,11 +225,13 @@ def fit(
     steps_per_epoch = math.ceil(len(task.train) / train.batch_size)
     optimizer = build_optimizer(parameters, train)
     schedule = build_schedule(optimizer, train, steps_per_epoch * train.epochs)
+    # Gradients in fp16 are scaled up, since small ones would vanish; a step whose gradients overflow is left out.
+    scaler = torch.amp.GradScaler(task.tokens.device.type, enabled=method.clip.precision == torch.float16)
     # Losses are summed on the device: reading one at every step would make the device wait.
     first, step, device = 0, 0, task.tokens.device
     losses = Losses(device, world)
     if task.resume is not None:
-        first, step, total = restore_training(task.resume, optimizer, schedule, world)
+        first, step, total = restore_training(task.resume, optimizer, schedule, scaler, world)
         losses = Losses(device, world, step, total)
         for _ in range(first * steps_per_epoch + step):
             on_step()
@@ -233,18 +247,20 @@ def fit(
                     loss = method.loss(pixels, labels, task)
                     # Every process has the mean over its images, and the sum over processes is the mean over all.
                     whole = min(train.batch_size, len(task.train) - step * train.batch_size)
-                    (loss if world.size == 1 else loss * (len(labels) / whole)).backward()
+                    scaler.scale(loss if world.size == 1 else loss * (len(labels) / whole)).backward()
                     losses.add(loss, len(labels))
                 world.sum_gradients(parameters)
                 if train.grad_clip is not None:
+                    scaler.unscale_(optimizer)
                     torch.nn.utils.clip_grad_norm_(parameters, train.grad_clip)
-                optimizer.step()
+                scaler.step(optimizer)
+                scaler.update()
                 if schedule is not None:
                     schedule.step()
                 method.after_step()
                 step += 1
                 on_step()
-                task.safe_point(partial(capture_training, optimizer, schedule, epoch, step, total_now))
+                task.safe_point(partial(capture_training, optimizer, schedule, scaler, epoch, step, total_now))
             mean = float(total_now()) / len(task.train)
             on_epoch(EpochReport(epoch, mean, optimizer.param_groups[0]["lr"]))
             step, losses = 0, Losses(device, world)

@@ -157,7 +157,7 @@ def test_details_of_a_method(say, toys):
         "energy.image",
         "[q,v]",
         "  train.weight_decay=0.0",
-        "task, all",
+        "task, seen",
         "present\n    - the name",
         "absent\n    - nothing said",
         "deviations\n    - it does not learn, because it is a toy",

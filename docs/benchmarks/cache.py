@@ -1,4 +1,4 @@
-"""Measures what the cache of decoded images gains: python docs/cache_benchmark.py [--images N]."""
+"""Measures what the cache of decoded images gains: python docs/benchmarks/cache.py [--images N]."""
 
 import argparse
 import tempfile
