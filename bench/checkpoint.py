@@ -140,7 +140,7 @@ class Checkpoints:
         number = max((file.number for file in self._files()), default=0) + 1
         base = None if complete else self._base
         content = pack(tensors, {**values, "version": VERSION, "base": base})
-        sort, digest = "task" if complete else "step", _digest(content)
+        sort, digest = "task" if complete else "step", digest_of(content)
         write_durable(self.folder / f"{number:06d}-{sort}.{digest}.safetensors", content)
         if complete:
             self._base = number
@@ -178,7 +178,7 @@ class Checkpoints:
                 continue
             try:
                 content = file.path.read_bytes()
-                if _digest(content) != file.digest:
+                if digest_of(content) != file.digest:
                     raise ValueError("its content does not fit its checksum")
                 tensors, values = unpack(content)
             except (OSError, ValueError) as error:
@@ -206,5 +206,6 @@ class _File:
     path: Path
 
 
-def _digest(content: bytes) -> str:
+def digest_of(content: bytes) -> str:
+    """The part of a hash of some content that file names carry."""
     return hashlib.sha256(content).hexdigest()[:32]

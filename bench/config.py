@@ -76,9 +76,14 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Cache:
-    """Decoded images on disk."""
+    """Decoded images on disk, and results that runs have in common."""
 
-    gb: float = setting(100.0, "largest size in GB (1e9 bytes); 0 keeps none on disk", low=0)
+    gb: float = setting(
+        100.0,
+        "largest size in GB (1e9 bytes) of decoded images, and a tenth of it of results that runs share (zero-shot "
+        "row, spectra of pre-trained weights, gradient of the first task); 0 keeps none on disk",
+        low=0,
+    )
     dir: str | None = setting(None, "folder; null is keeplora-bench in the user's cache folder")
 
 

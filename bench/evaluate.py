@@ -72,6 +72,7 @@ def evaluate_row(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield column and `outcomes` of every test set that has a label space after `seen` tasks and is not `done`.
 
+    Before any task they are those of the model as it came: the method is not asked.
     Class features are encoded once for each distinct label space.
 
     Parameters
@@ -90,7 +91,25 @@ def evaluate_row(
         space = None if column in done else label_space(kind, tasks, seen, column, shared_prompts)
         if space is None:
             continue
+        pixels = store.get(task.test)
+        if seen == 0:
+            yield column, _of_untrained(task.name, method, pixels, space, batch_size, on_batch)
+            continue
         if space.prompts != known:
             classifier, known = method.classifier(space), space.prompts
-        pixels = store.get(task.test)
         yield column, outcomes(task.name, method, classifier, pixels, space, batch_size, on_batch)
+
+
+def _of_untrained(
+    name: str, method: Method, pixels: Pixels, space: LabelSpace, batch_size: int, on_batch: Callable[[], None]
+) -> np.ndarray:
+    """The `outcomes` of the model as it came, whatever the method; shared with other runs."""
+
+    def measure() -> dict[str, Tensor]:
+        classifier = Method.classifier(method, space)
+        right = outcomes(name, method, classifier, pixels, space, batch_size, on_batch)
+        return {"right": torch.from_numpy(right.astype(np.uint8))}
+
+    model = [method.context.weights, str(method.clip.precision)]
+    asked = [list(space.prompts), list(space.targets), batch_size]
+    return method.context.shared("zero-shot row", [*model, *pixels.identity(), *asked], measure)["right"].bool().numpy()

@@ -1,6 +1,8 @@
-"""Files of a record, for those who must not wait for torch: writing one whole, and asking whether a run is finished."""
+"""Files, for those who must not wait for torch: one written whole, a run that is finished, the hash of a class."""
 
 import contextlib
+import hashlib
+import inspect
 import json
 from pathlib import Path
 
@@ -23,3 +25,9 @@ def is_finished(directory: Path) -> bool:
         return json.loads((directory / "summary.json").read_text(encoding="utf-8"))["status"] == "finished"
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def file_sha256(cls: type) -> str:
+    """Hash of the file that a class is written in; empty where there is none."""
+    source = inspect.getsourcefile(cls)
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""

@@ -2,14 +2,19 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from bench.clip import Clip, load_open_clip
 from bench.config import Resolved, Run, Train
 from bench.errors import UserError, suggest
+from bench.parallel import world
 from bench.pixel_cache import PixelCache
 from bench.progress import say
 from bench.settings import describe
+from bench.shared import Shared, place_of
 from bench.task import Stream, Task, ZeroShot
 
 
@@ -73,8 +78,26 @@ def pixel_cache(settings: Run) -> PixelCache | None:
     """The cache of decoded images that the settings mean; None if they want none."""
     if settings.cache.gb == 0:
         return None
+    return PixelCache(_cache_folder(settings), int(settings.cache.gb * 1e9), say)
+
+
+def shared_results(resolved: Resolved, device: torch.device, reused: Callable[[str, float], None]) -> Shared | None:
+    """The results that runs share on this machine; None if the settings want no cache, or processes share the run.
+
+    Parameters
+    ----------
+    reused : callable
+        Told what was taken from there, and the seconds that computing it took.
+    """
+    cache = resolved.run.cache
+    if cache.gb == 0 or world().size > 1:  # where one process found a result and another did not, they would part
+        return None
+    return Shared(_cache_folder(resolved.run) / "results", int(cache.gb * 1e8), place_of(device), reused)
+
+
+def _cache_folder(settings: Run) -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "keeplora-bench"
-    return PixelCache(Path(settings.cache.dir or home).expanduser(), int(settings.cache.gb * 1e9), say)
+    return Path(settings.cache.dir or home).expanduser()
 
 
 def _with_validation(task: Task) -> Task:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.batch_order import BatchOrder
 from bench.clip import Clip
+from bench.files import file_sha256
 from bench.parallel import World
 from bench.pixels import Pixels
 from bench.progress import watched
@@ -47,6 +48,10 @@ def _no_phase(name: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def _computed(name: str, key: Any, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    return compute()
+
+
 def _nothing(*_: Any) -> None:
     """Hears and does nothing."""
 
@@ -75,6 +80,11 @@ class Context:
         Called where the run may be broken off, between two batches of a pass.
     world : World
         The processes that share the run.
+    weights : str
+        Hash of the untrained model.
+    shared : callable
+        ``shared(name, key, compute)`` gives the tensors by name that ``compute()`` gives, from the disk where a run on
+        this machine has computed them before. The key, of plain values, must say all that they depend on.
     """
 
     tasks: int
@@ -87,6 +97,8 @@ class Context:
     order: BatchOrder = field(default_factory=BatchOrder)
     may_stop: Callable[[], None] = _nothing
     world: World = field(default_factory=World)
+    weights: str = ""
+    shared: Callable[[str, Any, Callable[[], dict[str, Tensor]]], dict[str, Tensor]] = _computed
 
 
 @dataclass
@@ -117,6 +129,18 @@ class TaskData:
     context: Context
     resume: TrainingState | None = None
     safe_point: Callable[[Callable[[], TrainingState]], None] = _nothing
+
+    def identity(self, purpose: str) -> list[Any] | None:
+        """What decides the batches of a pass, and what they are classified into; None where that is not known.
+
+        For the key of a shared result: where an order of batches is recorded every pass must be made, and one that is
+        replayed is not told by seeds.
+        """
+        context = self.context
+        if context.order.record is not None or context.order.path is not None:
+            return None
+        drawn = [purpose, self.index, context.data_seed, context.batch_size]
+        return [*drawn, *self.train.identity(), list(self.prompts)]
 
     def batches(
         self,
@@ -238,6 +262,19 @@ class Method:
         """
         features = self.clip.encode_prompts(space.prompts)
         return lambda pixels: self.clip.logits(self.clip.encode_images(pixels), features)
+
+    def shared(self, name: str, key: Any, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Tensors by name that other runs on this machine can use too: computed once, and then taken from the disk.
+
+        Parameters
+        ----------
+        name : str
+            What they are, for the record.
+        key : object
+            All that they depend on besides the method's file, of plain values: `Context.weights` for the untrained
+            model, `TaskData.identity` for the batches of a pass.
+        """
+        return self.context.shared(name, [file_sha256(type(self)), key], compute)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that the method remembers from one task to the next, apart from the model's weights."""

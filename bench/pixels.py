@@ -90,6 +90,10 @@ class Pixels:
             return self._decoded[indices]
         return torch.from_numpy(self._decode(indices.tolist()))
 
+    def identity(self) -> list[str]:
+        """What says which images these are, with which labels, and what is made of them."""
+        return [cache_id(self.images), self.images.digest, self.clip.transform_id]
+
     def _key(self) -> str:
         return hashlib.sha256(f"{cache_id(self.images)} {self.clip.transform_id} {DECODING}".encode()).hexdigest()[:32]
 

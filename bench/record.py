@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import inspect
 import json
 import os
 import platform
@@ -21,7 +20,7 @@ from omegaconf import OmegaConf
 import bench
 from bench.config import Resolved, fingerprint
 from bench.errors import UserError
-from bench.files import is_finished, write_atomic
+from bench.files import file_sha256, is_finished, write_atomic
 from bench.matrix import AccuracyMatrix
 from bench.outcomes import FILE as OUTCOMES
 from bench.parallel import world
@@ -271,9 +270,8 @@ def code_identity(resolved: Resolved) -> dict[str, Any]:
         ("stream", resolved.stream_class),
         ("model", resolved.model_class),
     ):
-        source = inspect.getsourcefile(cls) if cls is not None else None
-        if source is not None:
-            plugins[kind] = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        if cls is not None and (digest := file_sha256(cls)):
+            plugins[kind] = digest
     return {"code_revision": code_revision(), "plugins_sha256": plugins}
 
 

@@ -19,7 +19,15 @@ from bench.checkpoint import Checkpoints, Saved
 from bench.config import Resolved, Train, fingerprint
 from bench.errors import UserError
 from bench.evaluate import evaluate_row
-from bench.loading import is_real, load_model, load_stream, pixel_cache, published_zero_shot, train_settings
+from bench.loading import (
+    is_real,
+    load_model,
+    load_stream,
+    pixel_cache,
+    published_zero_shot,
+    shared_results,
+    train_settings,
+)
 from bench.method import Context, Method, TaskData
 from bench.metrics import AccuracyMatrix
 from bench.outcomes import FILE as OUTCOMES
@@ -45,28 +53,40 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.parts: dict[str, float] = defaultdict(float)
+        self.reused: dict[str, float] = defaultdict(float)
         self._start = time.perf_counter()
+
+    def now(self) -> float:
+        """Seconds since some moment; what was reused counts as if it had been computed."""
+        return time.perf_counter() + sum(self.reused.values())
+
+    def reuse(self, name: str, seconds: float) -> None:
+        """Count the time that a result took when it was computed, though it is taken from the disk here."""
+        self.reused[name] += seconds
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count the time in here as `name`."""
-        start = time.perf_counter()
+        start = self.now()
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            self.seconds[name] += self.now() - start
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Count the time in here as `name`, a part of whatever phase it lies in."""
-        start = time.perf_counter()
+        start = self.now()
         try:
             yield
         finally:
-            self.parts[name] += time.perf_counter() - start
+            self.parts[name] += self.now() - start
 
-    def resume(self, seconds: Mapping[str, float], parts: Mapping[str, float]) -> None:
-        """Add what an earlier process spent on the same run; ``seconds`` has its total too."""
+    def resume(self, seconds: Mapping[str, float], parts: Mapping[str, float], reused: Mapping[str, float]) -> None:
+        """Add what an earlier process spent on the same run; ``seconds`` has its total too, with what was reused."""
+        self._start += sum(reused.values())
+        for name, value in reused.items():
+            self.reused[name] += value
         for name, value in seconds.items():
             if name == "total":
                 self._start -= value
@@ -77,7 +97,7 @@ class Stopwatch:
 
     def total(self) -> float:
         """Seconds that the run has taken so far."""
-        return time.perf_counter() - self._start
+        return self.now() - self._start
 
 
 class Session:
@@ -119,6 +139,7 @@ class Session:
             self.weights = self.clip.weights_sha256()
             self.clip.to(device)
             self.tokens = [self.clip.tokenize(task.prompts) for task in self.tasks]
+        shared = shared_results(resolved, device, watch.reuse)
         replay = settings.batches.replay
         self.order = BatchOrder(Path(replay).expanduser() if replay else None)
         self.context = Context(
@@ -132,6 +153,8 @@ class Session:
             self.order,
             self.stop.check if self.world.size == 1 else (lambda: None),
             self.world,
+            self.weights,
+            **({} if shared is None else {"shared": shared.get}),
         )
         self.store = PixelStore(self.clip, DECODED_BYTES, pixel_cache(settings))
         self.matrix = AccuracyMatrix([task.name for task in self.tasks])
@@ -139,7 +162,7 @@ class Session:
         self.record = Record(directory) if self.world.leads else Witness(directory)
         self.checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint.every, say)
         self.row, self.learned, self.figures, self.most_trained = 0, True, dict[str, Any](), 0
-        self._row_seconds, self._row_started = 0.0, time.perf_counter()
+        self._row_seconds, self._row_started = 0.0, watch.now()
         self._broken_off: Saved | None = None
         self._introduce()
         with watch.phase("statistics"):
@@ -183,7 +206,7 @@ class Session:
                 record.json("stream.json", self.stream.facts)
         if self.settings.batches.record:
             self.order.record = lambda entry: record.line(BATCHES, entry)
-        self._row_started = time.perf_counter()
+        self._row_started = self.watch.now()
 
     def _continue(self, base: Saved, step: Saved | None = None) -> None:
         directory, values = self.record.directory, (step or base).values
@@ -211,7 +234,7 @@ class Session:
         self.outcomes = Outcomes.from_text(files[OUTCOMES], self.matrix.tasks, directory / OUTCOMES)
         self.row, self.learned, self.figures = values["row"], values["learned"], values["figures"]
         self.most_trained, self._row_seconds = values["most_trained"], values["row_seconds"]
-        self.watch.resume(values["seconds"], values["parts"])
+        self.watch.resume(values["seconds"], values["parts"], values["reused"])
         self.state.load_between_tasks(self.method, base.tensors)
         self._broken_off = step
         say(f"continuing {self._where()}")
@@ -238,6 +261,7 @@ class Session:
             "row_seconds": self._seconds_of_row(),
             "seconds": {"total": self.watch.total(), **self.watch.seconds},
             "parts": dict(self.watch.parts),
+            "reused": dict(self.watch.reused),
             "batches": record.size(BATCHES) if self.settings.batches.record else None,
         }
         with record.writing():
@@ -256,7 +280,7 @@ class Session:
             self.checkpoints.save(tensors, values, complete=training is None)
 
     def _seconds_of_row(self) -> float:
-        return self._row_seconds + time.perf_counter() - self._row_started
+        return self._row_seconds + self.watch.now() - self._row_started
 
     def _safe_point(self, training: Callable[[], TrainingState] | None = None, always: bool = False) -> None:
         """Where nothing is half done: keep where the run stands if it is time to, and stop if it was asked to.
@@ -290,7 +314,7 @@ class Session:
             self._measure()
             self._tell()
             self.row, self.learned, self.figures = self.row + 1, False, {}
-            self._row_seconds, self._row_started = 0.0, time.perf_counter()
+            self._row_seconds, self._row_started = 0.0, self.watch.now()
             self._safe_point(always=True)
         self._finish()
 
@@ -391,6 +415,7 @@ class Session:
                 "metrics": metrics.summary(self.matrix),
                 "seconds": seconds,
                 "seconds_of_parts": {name: round(value, 3) for name, value in watch.parts.items()},
+                "seconds_reused": {name: round(value, 3) for name, value in watch.reused.items()},
                 "trainable_parameters": self.most_trained,
                 "stored_numbers": method.stored_numbers(),
                 "stored_bytes": method.stored_bytes(),

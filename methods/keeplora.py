@@ -38,7 +38,7 @@ from bench.task import LabelSpace
 from .cosine_head import class_means, head_logits
 from .inspection import Inspection
 from .low_rank import PerTower, Targets, attach, targets
-from .subspace import empty_basis, grow, leading_directions, outside, principal_subspace, side_by_side
+from .subspace import empty_basis, grow, leading, leading_directions, outside, side_by_side, spectrum
 
 ROUNDING = 1e-5
 """Share of a gradient's norm below which its singular values are rounding: fp32 sums over many tokens."""
@@ -168,16 +168,25 @@ class KeepLora(Method):
         self.effective_rank: dict[str, int] = {}
         self.inspection = Inspection(chosen.dump)
         with self.context.phase("weight subspace"):
-            found = side_by_side(self._protected_by_weight, self.targets, self.clip.exact_device)
-            self.bases = {m.name: basis for m, basis in zip(self.targets, found, strict=True)}
+            self.bases = self.protect_weights()
 
-    def _protected_by_weight(self, linear_map: LinearMap) -> Tensor:
-        """The principal subspace of a map's weight."""
-        energy = self.settings.weight_energy.of(linear_map)
-        if energy == 0:
-            return empty_basis(linear_map.in_features, self.clip.exact_device)
-        weight = linear_map.weight.to(self.clip.exact_device)
-        return principal_subspace(weight, energy, self.settings.weight_side, self.settings.rank_rule)
+    def protect_weights(self) -> dict[str, Tensor]:
+        """The principal subspace of every target's weight as it is now, [in, k] each."""
+        chosen, device = self.settings, self.clip.exact_device
+        protecting = [m for m in self.targets if chosen.weight_energy.of(m) > 0]
+
+        def spectra() -> dict[str, Tensor]:
+            found = side_by_side(lambda m: spectrum(m.weight.to(device), chosen.weight_side), protecting, device)
+            named = {m.name: pair for m, pair in zip(protecting, found, strict=True)}
+            return {f"{name}/{part}": one for name, pair in named.items() for part, one in zip("sv", pair, strict=True)}
+
+        key = [self.context.weights, chosen.weight_side, [m.name for m in protecting]]
+        found = self.shared("spectra of the weights", key, spectra)
+        bases = {m.name: empty_basis(m.in_features, device) for m in self.targets}
+        for m in protecting:
+            energies, vectors = (found[f"{m.name}/{part}"].to(device) for part in "sv")
+            bases[m.name] = leading(energies, vectors, chosen.weight_energy.of(m), chosen.rank_rule)
+        return bases
 
     def begin_task(self, task: TaskData) -> None:
         """Turn the task's residual gradient into A, B and the compensation of W; then the head."""
@@ -188,7 +197,7 @@ class KeepLora(Method):
                 "method.drop_last=false"
             )
         with self.context.phase("gradient pass"):
-            gradients = mean_gradient(self.clip, task, self.targets, self.settings.drop_last)
+            gradients = self._mean_gradient(task)
         surplus = []
         draw = task.init_generator("keeplora")
         with self.context.phase("initialisation"):
@@ -216,6 +225,18 @@ class KeepLora(Method):
         if self.settings.head == "class-mean":
             with self.context.phase("head"):
                 self.heads[task.index] = self.head = class_means(self.clip, task, self.settings.drop_last)
+
+    def _mean_gradient(self, task: TaskData) -> dict[str, Tensor]:
+        """G of every target; that of the first task, on the untrained model, is shared with other runs."""
+
+        def compute() -> dict[str, Tensor]:
+            return mean_gradient(self.clip, task, self.targets, self.settings.drop_last)
+
+        batches = task.identity("gradient") if task.index == 0 else None
+        if batches is None:
+            return compute()
+        key = [self.context.weights, self.settings.drop_last, [m.name for m in self.targets], *batches]
+        return self.shared("gradient of the first task", key, compute)
 
     def _drawn(self, linear_map: LinearMap, draw: torch.Generator) -> Tensor | None:
         """Random directions [in, rank] for A, where they are wanted."""

@@ -100,12 +100,21 @@ def principal_subspace(weight: Tensor, energy: float, side: str = "input", rule:
     -------
     Tensor [in or out, p], p >= 1
     """
+    return leading(*spectrum(weight, side), energy, rule)
+
+
+def spectrum(weight: Tensor, side: str = "input") -> tuple[Tensor, Tensor]:
+    """The squared singular values of W [out, in], largest first, and its right (or left, for ``output``) vectors."""
     weight = weight.double()
-    values, vectors = descending_eigh(weight.T @ weight if side == "input" else weight @ weight.T)
-    total = values.sum()
+    return descending_eigh(weight.T @ weight if side == "input" else weight @ weight.T)
+
+
+def leading(energies: Tensor, vectors: Tensor, energy: float, rule: str = "reach") -> Tensor:
+    """The leading vectors that hold a share of the energies, by one of the `COUNTS`; none where all are zero."""
+    total = energies.sum()
     if total == 0:
-        return empty_basis(len(values), weight.device)
-    return vectors[:, : COUNTS[rule](values / total, energy)]
+        return empty_basis(len(energies), vectors.device)
+    return vectors[:, : COUNTS[rule](energies / total, energy)]
 
 
 def grow(basis: Tensor, gram: Tensor, energy: float, first_rule: str = "reach") -> Tensor:

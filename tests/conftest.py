@@ -84,6 +84,12 @@ def no_login(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def no_cache_of_ours(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test finds nothing that another one or its user has computed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 class StandIns:
     """Plug-in folders of a test's own in place of ``methods/`` and ``datasets/``, and installed packages."""
 

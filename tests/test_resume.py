@@ -37,6 +37,7 @@ def words(out: Path, method: str, *more: str) -> list[str]:
         f"out={out}",
         "device=cpu",
         "threads=1",
+        "cache.gb=0",  # what is computed twice is to be computed
         *more,
     ]
     entry = registry.entries("method").get(method)

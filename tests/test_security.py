@@ -70,7 +70,7 @@ def test_a_checkpoint_writes_into_its_own_run_directory_only(name: str, tmp_path
     for path in folder.iterdir():
         path.unlink()
     content = checkpoint.pack(tensors, values)
-    (folder / f"000009-task.{checkpoint._digest(content)}.safetensors").write_bytes(content)
+    (folder / f"000009-task.{checkpoint.digest_of(content)}.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=f"{directory} has a checkpoint that would write to {name}: remove it"):
         run(resolve(line))
     assert not any("elsewhere" in path.name for path in tmp_path.rglob("*"))
