@@ -152,15 +152,15 @@ def _against(view: View) -> dict[str, Any] | None:
     found = view.section.against
     if found is None:
         return None
-    groups = view.section.field.groups
+    at = {line.group.label: number for number, line in enumerate(view.lines)}
     rows = {
-        groups.index(group): {
+        at[group.label]: {
             one.scalar: [_rounded(one.mean, 4), _rounded(one.low, 4), _rounded(one.high, 4), one.over]
             for one in differences
         }
         for group, differences in found.rows
     }
-    return {"baseline": groups.index(found.baseline), "level": found.level, "rows": rows}
+    return {"baseline": at[found.baseline.label], "level": found.level, "rows": rows}
 
 
 def _published(view: View) -> dict[str, Any] | None:

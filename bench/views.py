@@ -70,7 +70,7 @@ class View:
     tasks : list of str
         Columns of the matrices; ``task 1``, ... where every seed has others. Empty where there are no matrices.
     lines : list of Line
-        One a group, in the order of the field.
+        One a group, by method, then by the values of its settings.
     shown : list of int
         Lines drawn where a picture has room for `MOST`: all, or for each method the one with the highest Last.
     best : dict of str to list of int
@@ -111,16 +111,30 @@ def _view(section: Section, colors: dict[str, str]) -> View:
     place = section.field
     tasks, matrices, notes = _matrices(place)
     used: dict[str, int] = {}
+    groups = sorted(place.groups, key=_order)
     lines = []
-    for group, short in zip(place.groups, _shortened(place.groups), strict=True):
+    for group, short in zip(groups, _shortened(groups), strict=True):
         color = colors[group.method]
         used[color] = used.get(color, -1) + 1
         known = {name: [value * SCALE.get(name, 1) for value in group.values(name).values()] for name in COLUMNS}
         values = {name: spread(found) for name, found in known.items() if found}
         mean, error = _over(matrices.get(group.label, []))
         lines.append(Line(group, short, color, used[color], values, mean, error, _phases(group)))
-    winners = {name: [place.groups.index(group) for group in found] for name, found in best(place).items()}
+    at = {group.label: number for number, group in enumerate(groups)}
+    winners = {name: [at[group.label] for group in found] for name, found in best(place).items()}
     return View(section, tasks, lines, _shown(lines), winners, [*place.notes, *notes])
+
+
+def _order(group: Group) -> list[tuple[str, float, str]]:
+    """By method, then by the values of its settings, numbers as numbers."""
+
+    def rank(value: str) -> tuple[str, float, str]:
+        try:
+            return ("", float(value), "")
+        except ValueError:
+            return ("~", 0.0, value)
+
+    return [("", 0.0, group.method), *(rank(value) for value in group.apart.values()), ("", 0.0, group.fingerprint)]
 
 
 def _matrices(place: Field) -> tuple[list[str], dict[str, list[np.ndarray]], list[str]]:

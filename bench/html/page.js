@@ -7,6 +7,8 @@ const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down", 
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 const COLUMN = Object.fromEntries(DATA.columns.map((column) => [column.key, column]));
 const PUBLISHED = "Published in papers, not measured here";
+const SHADES = 9; // colours of lines: few traces draw fast, however many lines there are
+const SEVERAL = 12; // values of a setting that are written on an axis
 const FEW = 24; // points that get labels, lines that get a legend
 
 const plots = new Map(); // element of a plot -> function that returns what it shows in given colours
@@ -66,7 +68,7 @@ function table(head, rows) {
   return make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
 }
 
-const heading = (text, attributes = {}) => make("th", { scope: "col", ...attributes }, text);
+const heading = (text, words = false) => make("th", { scope: "col", class: words ? "text" : undefined }, text);
 
 function swatch(group) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -122,13 +124,13 @@ function render(node) {
   const base = {
     paper_bgcolor: look.paper, plot_bgcolor: look.paper, showlegend: false,
     font: { family: "system-ui, sans-serif", color: look.ink, size: 12 },
-    margin: { l: 10, r: 10, t: 10, b: 10 },
+    margin: { l: 10, r: 10, t: 26, b: 10 }, // room for the buttons above
     hoverlabel: { bgcolor: look.raised, bordercolor: look.rule, font: { color: look.ink }, align: "left" },
     // On a touch screen a finger that scrolls must not begin a zoom.
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
   };
   Plotly.react(node, traces, { ...base, ...layout }, {
-    responsive: true, displaylogo: false, scrollZoom: false,
+    responsive: true, displaylogo: false, scrollZoom: false, displayModeBar: "hover",
     modeBarButtons: [["toImage", "resetScale2d"]], toImageButtonOptions: { format: "svg" },
   });
 }
@@ -167,11 +169,19 @@ function band(items, key) {
 const lineStyle = (group, width = 2) => ({ color: group.color, dash: dash(group), width });
 const markerStyle = (group, size = 7) => ({ color: group.color, symbol: symbol(group), size });
 
+// A colour, #rrggbb, painted with some opacity on paper, rgb(r, g, b).
+function mixed(color, paper, share) {
+  const below = paper.match(/[\d.]+/g);
+  const parts = [1, 3, 5].map((from, place) => share * parseInt(color.slice(from, from + 2), 16) + (1 - share) * below[place]);
+  return `rgb(${parts.map(Math.round).join(",")})`;
+}
+
 // Chooses for every point on which side its label covers least of other labels and points.
 function beside(points, width, height) {
   const sides = { "middle right": [0, 0.5], "middle left": [-1, 0.5], "top center": [-0.5, 0], "bottom center": [-0.5, 1],
     "top right": [0, 0], "bottom right": [0, 1], "top left": [-1, 0], "bottom left": [-1, 1] };
   const taken = points.map(({ x, y }) => [x - 6, y - 6, x + 6, y + 6]);
+  const bars = points.flatMap(({ x, y, wide, high }) => [[x - wide, y - 2, x + wide, y + 2], [x - 2, y - high, x + 2, y + high]]);
   const overlap = (a, b) => Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
   return points.map((point, place) => {
     const size = 6.4 * point.text.length + 4;
@@ -182,10 +192,11 @@ function beside(points, width, height) {
       const top = down === 0.5 ? point.y - 7 : down === 0 ? point.y - 21 : point.y + 7;
       const box = [left, top, left + size, top + 14];
       const inside = overlap(box, [0, 0, width, height]);
-      const covered = taken.reduce((sum, other, index) => sum + (index === place ? 0 : overlap(box, other)), 0) + 3 * (size * 14 - inside);
+      const covered = taken.reduce((sum, other, index) => sum + (index === place ? 0 : overlap(box, other)), 0) +
+        bars.reduce((sum, other) => sum + overlap(box, other), 0) + 3 * (size * 14 - inside);
       if (!best || covered < best.covered - 0.5) best = { side, covered, box };
     }
-    if (best.covered > 30 && point.optional) return { side: best.side, text: "" };
+    if (best.covered > point.bearable) return { side: best.side, text: "" };
     taken.push(best.box);
     return { side: best.side, text: point.text };
   });
@@ -246,7 +257,7 @@ function against(node) {
     };
     const few = rows.filter(({ place }) => chosen.has(place));
     if (few.length) {
-      const grid = make("div", { class: "grid narrow" });
+      const grid = make("div", { class: "grid fit" });
       body.append(grid);
       for (const key of DATA.compared) forest(grid, key, few, (row) => found(row, key));
     }
@@ -292,8 +303,9 @@ function differenceCell(mean, low, high, over) {
   const shown = known(low) && (low > 0 || high < 0);
   const verdict = shown ? (mean > 0 ? "▲ better" : "▼ worse") : known(low) ? "no difference shown" : "";
   const attributes = shown ? { class: mean > 0 ? "better" : "worse" } : {};
-  return make("td", attributes, written(mean, 2, true), ...(verdict ? [` ${verdict}`] : []),
-    make("span", { class: "interval" }, interval(low, high, over)));
+  const range = known(low) ? [` [${written(low, 2)}, ${written(high, 2)}]`] : [];
+  const lines = [...(verdict ? [verdict] : []), over];
+  return make("td", attributes, make("b", {}, written(mean, 2, true)), ...range, ...lines.map((line) => make("span", { class: "interval" }, line)));
 }
 
 function extremes(group, base) {
@@ -356,7 +368,7 @@ function published(node) {
     make("td", { class: "text" }, row.source), make("td", { class: "text" }, row.remarks)));
   node.append(make("details", {}, make("summary", {}, `${PUBLISHED}: ${many(rows.length, "row")} and their sources`),
     ...field.published.notes.map((note) => make("p", { class: "soft" }, note)),
-    scroll("Sources of published numbers", table(["Method", "Source", "Remarks"].map((text) => heading(text)), rows))));
+    scroll("Sources of published numbers", table(["Method", "Source", "Remarks"].map((text) => heading(text, true)), rows))));
 }
 
 function tradeoff() {
@@ -373,7 +385,7 @@ function tradeoff() {
     clear(body);
     const ours = field.groups.map((group, place) => ({ ...group, place })).filter(({ values }) => values[x] && values[y]);
     const papers = (field.published?.rows || []).filter(({ values }) => known(values[x]) && known(values[y]))
-      .map((row) => ({ short: row.method, source: row.source, values: { [x]: [row.values[x]], [y]: [row.values[y]] } }));
+      .map((row) => ({ short: row.method, source: row.source, values: { [x]: [row.values[x], null, 1], [y]: [row.values[y], null, 1] } }));
     const height = 440;
     plot(body, `${COLUMN[y].title} against ${COLUMN[x].title}`, height, (look, width) => {
       const items = [...ours, ...papers];
@@ -383,19 +395,23 @@ function tradeoff() {
       const points = named.map((item) => ({
         x: ((item.values[x][0] - across[0]) / (across[1] - across[0])) * area[0],
         y: (1 - (item.values[y][0] - up[0]) / (up[1] - up[0])) * area[1],
-        text: item.short, optional: Boolean(item.source) || ours.length > FEW,
+        wide: ((item.values[x][1] ?? 0) / (across[1] - across[0])) * area[0],
+        high: ((item.values[y][1] ?? 0) / (up[1] - up[0])) * area[1],
+        text: item.short, bearable: item.source || ours.length > FEW ? 30 : 150,
       }));
       const labels = new Map(beside(points, ...area).map((label, place) => [named[place], label]));
-      const errors = (item, key) => (known(item.values[key][1]) ? { type: "data", array: [item.values[key][1]], color: item.color, thickness: 1.2 } : undefined);
-      const traces = items.map((item) => ({
-        type: "scatter", mode: "markers+text", x: [item.values[x][0]], y: [item.values[y][0]],
-        text: [safe(labels.get(item)?.text ?? "")], textposition: labels.get(item)?.side ?? "top center",
-        textfont: { size: 11, color: item.source ? look.soft : look.ink }, cliponaxis: false,
-        marker: item.source ? { symbol: "diamond-open", size: 8, color: look.soft } : markerStyle(item, 10),
-        error_x: errors(item, x), error_y: errors(item, y),
-        hovertemplate: `${safe(item.short)}${item.source ? " (published)" : ""}<br>` +
+      const errors = (found, key) => ({ type: "data", array: found.map(({ values }) => values[key][1] ?? 0), color: found[0].color, thickness: 1.2 });
+      // One trace a colour: hundreds of traces would take half a minute to draw.
+      const kinds = [...new Set(items.map(({ color }) => color))];
+      const traces = kinds.map((kind) => items.filter(({ color }) => color === kind)).map((found) => ({
+        type: "scatter", mode: "markers+text", x: found.map(({ values }) => values[x][0]), y: found.map(({ values }) => values[y][0]),
+        text: found.map((item) => safe(labels.get(item)?.text ?? "")), textposition: found.map((item) => labels.get(item)?.side ?? "top center"),
+        textfont: { size: 11, color: found[0].source ? look.soft : look.ink }, cliponaxis: false,
+        marker: found[0].source ? { symbol: "diamond-open", size: 8, color: look.soft } : { symbol: found.map(symbol), size: 10, color: found[0].color },
+        error_x: errors(found, x), error_y: errors(found, y),
+        hovertemplate: found.map((item) => `${safe(item.short)}${item.source ? " (published)" : ""}<br>` +
           [x, y].map((key) => `${COLUMN[key].title} ${spread(item.values[key], COLUMN[key].digits, item.values[key][2])}`).join("<br>") +
-          `${item.source ? `<br>${safe(item.source)}` : ""}<extra></extra>`,
+          `${item.source ? `<br>${safe(item.source)}` : ""}<extra></extra>`),
       }));
       const zero = field.groups.find((group) => !group.trains)?.values;
       const line = (key, along) => (zero?.[key] && !COLUMN[key].cost ? [{ type: "line", ...along, line: { color: look.soft, width: 1, dash: "dot" } }] : []);
@@ -488,8 +504,8 @@ function heatmap(parent, group, cells, { low, high, scale, sign }) {
         x: field.tasks.map((_, place) => place), y: field.states.map((_, place) => place),
       }],
       layout: {
-        margin: { l: 10, r: 4, t: 4, b: 10 },
-        xaxis: axis(look, { tickvals: field.tasks.map((_, place) => place), ticktext: field.tasks.map(safe), showgrid: false, tickangle: -45, constrain: "domain" }),
+        margin: { l: 10, r: 4, t: 26, b: 10 },
+        xaxis: axis(look, { tickvals: field.tasks.map((_, place) => place), ticktext: field.tasks.map(safe), showgrid: false, autotickangles: [0, -45, -90] }),
         yaxis: axis(look, { tickvals: field.states.map((_, place) => place), ticktext: field.states.map(safe), showgrid: false, autorange: "reversed" }),
         shapes: field.tasks.map((_, place) => ({ type: "rect", x0: place - 0.5, x1: place + 0.5, y0: place + 0.5, y1: place + 1.5, line: { color: look.ink, width: 1.5 } })),
       },
@@ -577,13 +593,13 @@ function costs() {
       plot(body, "Seconds by phase", height + 10, (look) => ({
         traces: phases.map((phase, place) => ({
           type: "bar", orientation: "h", y, x: shown.map((group) => group.phases[phase] ?? 0),
-          marker: { color: shown.map((group) => group.color), opacity: depth(place), line: { color: look.paper, width: 1 } },
+          marker: { color: shown.map((group) => mixed(group.color, look.paper, depth(place))), line: { color: look.paper, width: 1 } },
           hovertemplate: shown.map((group) => `${safe(group.short)}, ${safe(phase)}: %{x:.1f} s<extra></extra>`),
         })),
         layout: { barmode: "stack", xaxis: axis(look, { title: { text: "seconds" } }), yaxis: names(look) },
       }), ["Seconds by phase", make("ul", { class: "legend" }, ...phases.map((phase, place) => make("li", {}, ...seen(place), phase)))]);
     }
-    const grid = make("div", { class: "grid wide" });
+    const grid = make("div", { class: "grid fit" });
     body.append(grid);
     const rest = DATA.columns.filter(({ key, cost }) => cost && (key !== "seconds" || !phases.length) && shown.some((group) => group.values[key]));
     for (const { key, title, digits } of rest) {
@@ -608,10 +624,15 @@ function costs() {
 function ruler(values) {
   const distinct = [...new Set(values)];
   const numeric = distinct.every((value) => value.trim() !== "" && Number.isFinite(Number(value)));
-  if (!numeric) return { at: (value) => distinct.indexOf(value), ticks: distinct };
-  distinct.sort((a, b) => a - b);
-  const log = distinct.length > 2 && distinct[0] > 0 && distinct.at(-1) / distinct[0] >= 8;
-  return { at: (value) => (log ? Math.log10(value) : Number(value)), ticks: distinct };
+  if (numeric) distinct.sort((a, b) => a - b);
+  const log = numeric && distinct.length > 2 && distinct[0] > 0 && distinct.at(-1) / distinct[0] >= 8;
+  const at = numeric ? (value) => (log ? Math.log10(value) : Number(value)) : (value) => distinct.indexOf(value);
+  // Of many numbers only some are written: powers of ten, or what Plotly finds round.
+  const [low, high] = [at(distinct[0]), at(distinct.at(-1))];
+  const tens = Array.from({ length: Math.max(0, Math.floor(high) - Math.ceil(low) + 1) }, (_, place) => `1e${Math.ceil(low) + place}`);
+  const marks = !numeric || distinct.length <= SEVERAL ? distinct : log && tens.length > 1 ? tens : null;
+  const round = (mark) => safe(numeric && distinct.length > SEVERAL ? Number(mark) : mark);
+  return { at, distinct, ticks: marks ? { tickvals: marks.map(at), ticktext: marks.map(round) } : log ? { tickvals: [low, high], ticktext: [distinct[0], distinct.at(-1)].map(round) } : {} };
 }
 
 function sweeps() {
@@ -626,7 +647,8 @@ function sweeps() {
   const keys = () => Object.keys(field.groups.find(({ method }) => method === state.method).apart);
 
   function setting() {
-    [state.first, state.second = ""] = keys();
+    const distinct = (key) => new Set(groups().map(({ apart }) => apart[key])).size;
+    [state.first, state.second = ""] = keys().sort((a, b) => distinct(b) - distinct(a));
     state.marked = "";
     arrange();
   }
@@ -671,13 +693,14 @@ function over(parent, all, { metric, first }, marked) {
     lines.set(rest, [...(lines.get(rest) ?? []), group]);
   }
   const { at, ticks } = ruler(all.map((group) => group.apart[first]));
-  const named = lines.size > 1 && lines.size <= FEW;
+  const joined = lines.size <= FEW; // more lines say nothing, and take long to draw
+  const named = joined && lines.size > 1;
   plot(parent, `${COLUMN[metric].title} over ${first}`, 380, (look) => ({
-    traces: [...lines].map(([rest, found], place) => {
+    traces: (joined ? [...lines] : [["", all]]).map(([rest, found], place) => {
       const sorted = found.slice().sort((a, b) => at(a.apart[first]) - at(b.apart[first]));
       const style = { color: found[0].color, variant: place };
       return {
-        type: "scatter", mode: lines.size <= FEW ? "lines+markers" : "markers", name: safe(rest), showlegend: named,
+        type: "scatter", mode: joined ? "lines+markers" : "markers", name: safe(rest), showlegend: named,
         x: sorted.map((group) => at(group.apart[first])), y: sorted.map((group) => group.values[metric][0]),
         error_y: { type: "data", array: sorted.map((group) => group.values[metric][1] ?? 0), thickness: 1, color: found[0].color },
         line: lineStyle(style, 1.5), marker: { ...markerStyle(style), size: sorted.map((group) => (marked(group) ? 14 : 7)), line: { color: look.ink, width: sorted.map((group) => (marked(group) ? 2 : 0)) } },
@@ -685,7 +708,7 @@ function over(parent, all, { metric, first }, marked) {
       };
     }),
     layout: {
-      xaxis: axis(look, { title: { text: safe(first) }, tickvals: ticks.map(at), ticktext: ticks.map(safe) }),
+      xaxis: axis(look, { title: { text: safe(first) }, ...ticks }),
       yaxis: axis(look, { title: { text: unit(metric) } }),
       showlegend: named, legend: { orientation: "h", y: -0.22, font: { size: 11 } },
     },
@@ -694,7 +717,9 @@ function over(parent, all, { metric, first }, marked) {
 
 // A metric over two settings.
 function crossed(parent, all, { metric, first, second }) {
-  const [across, up] = [first, second].map((key) => ruler(all.map((group) => group.apart[key])).ticks);
+  const rulers = [first, second].map((key) => ruler(all.map((group) => group.apart[key])));
+  const [across, up] = rulers.map(({ distinct }) => distinct);
+  if (across.length > FEW || up.length > FEW) return strewn(parent, all, rulers, { metric, first, second });
   const cells = up.map((row) => across.map((column) => all.filter((group) => group.apart[first] === column && group.apart[second] === row)));
   const mean = (groups) => (groups.length ? groups.reduce((sum, group) => sum + group.values[metric][0], 0) / groups.length : null);
   const z = cells.map((line) => line.map(mean));
@@ -716,22 +741,46 @@ function crossed(parent, all, { metric, first, second }) {
   }), several ? "A cell is the mean over the other settings tried with these two." : undefined);
 }
 
+// A metric over two settings of which one has too many values for cells.
+function strewn(parent, all, [across, up], { metric, first, second }) {
+  const { title, digits, cost } = COLUMN[metric];
+  plot(parent, `${title} over ${first} and ${second}`, 420, (look) => ({
+    traces: [{
+      type: "scatter", mode: "markers", x: all.map(({ apart }) => across.at(apart[first])), y: all.map(({ apart }) => up.at(apart[second])),
+      marker: { size: 10, color: all.map(({ values }) => values[metric][0]), colorscale: DATA.scales.sequential, reversescale: cost, showscale: true,
+        line: { width: 0.5, color: look.soft }, colorbar: { thickness: 10, title: { text: title, font: { size: 11 } }, outlinewidth: 0 } },
+      hovertemplate: all.map((group) => `${settingText(group)}<br>${title} ${spread(group.values[metric], digits, group.n)}<extra></extra>`),
+    }],
+    layout: {
+      xaxis: axis(look, { title: { text: safe(first) }, ...across.ticks }),
+      yaxis: axis(look, { title: { text: safe(second) }, ...up.ticks }),
+    },
+  }));
+}
+
+// Colours of lines: those of the scale that are seen on the paper.
+function shades(scale, look) {
+  const dark = look.paper.match(/[\d.]+/g)[0] < 128;
+  const [from, to] = dark ? [0.3, 1] : [0, 0.8];
+  return Array.from({ length: SHADES }, (_, place) => scale[Math.round((from + (to - from) * place / (SHADES - 1)) * (scale.length - 1))][1]);
+}
+
 // Every group as a line across all settings and the metric, as plain lines that need no WebGL.
 function parallel(parent, all, { metric, marked: name }, keys, marked) {
   const title = COLUMN[metric].title;
   const [low, high] = bounds(all.map((group) => group.values[metric][0]), 0, 1e-9);
   const axes = keys.map((key) => {
-    const { at, ticks } = ruler(all.map((group) => group.apart[key]));
-    const [from, to] = bounds(ticks.map(at), 0, 1e-9);
-    const place = (value) => (ticks.length === 1 ? 0.5 : (at(value) - from) / (to - from));
-    return { of: (group) => place(group.apart[key]), marks: ticks.length <= 10 ? ticks.map((tick) => [place(tick), tick]) : [[0, ticks[0]], [1, ticks.at(-1)]] };
+    const { at, distinct } = ruler(all.map((group) => group.apart[key]));
+    const [from, to] = bounds(distinct.map(at), 0, 1e-9);
+    const place = (value) => (distinct.length === 1 ? 0.5 : (at(value) - from) / (to - from));
+    const written = distinct.length <= SEVERAL ? distinct : [distinct[0], distinct.at(-1)];
+    return { of: (group) => place(group.apart[key]), marks: written.map((value) => [place(value), value.length > 9 && Number.isFinite(Number(value)) ? Number(value).toPrecision(3) : value]) };
   });
   const share = (group) => (group.values[metric][0] - low) / (high - low);
   axes.push({ of: share, marks: [0, 0.25, 0.5, 0.75, 1].map((place) => [place, written(low + place * (high - low), COLUMN[metric].digits)]) });
   const labels = [...keys, title];
   const scale = DATA.scales.sequential;
-  const shades = scale.filter((_, place) => place % 4 === 0); // few traces draw fast, however many groups there are
-  const shade = (group) => Math.min(shades.length - 1, Math.floor(share(group) * shades.length));
+  const shade = (group) => Math.min(SHADES - 1, Math.floor(share(group) * SHADES));
   const trace = (found, style) => ({
     type: "scatter", mode: "lines+markers", connectgaps: false, ...style,
     x: found.flatMap(() => [...axes.map((_, place) => place), null]),
@@ -741,17 +790,17 @@ function parallel(parent, all, { metric, marked: name }, keys, marked) {
   });
   plot(parent, `All settings and ${title}`, 420, (look) => ({
     traces: [
-      ...shades.map(([, color], place) => trace(all.filter((group) => shade(group) === place), { line: { color, width: 1.5 }, marker: { color, size: 4 }, opacity: name ? 0.25 : 0.8 })),
+      ...shades(scale, look).map((color, place) => trace(all.filter((group) => shade(group) === place), { line: { color, width: 1.5 }, marker: { color, size: 4 }, opacity: name ? 0.25 : 0.8 })),
       trace(all.filter(marked), { line: { color: look.ink, width: 3 }, marker: { color: look.ink, size: 7 } }),
     ].filter(({ x }) => x.length),
     layout: {
-      margin: { l: 20, r: 20, t: 10, b: 10 },
-      xaxis: axis(look, { tickvals: labels.map((_, place) => place), ticktext: labels.map((label) => safe(bare(label))), range: [-0.25, labels.length - 0.65], showgrid: false }),
+      margin: { l: 20, r: 20, t: 30, b: 10 },
+      xaxis: axis(look, { tickvals: labels.map((_, place) => place), ticktext: labels.map((label) => safe(bare(label))), range: [-0.25, labels.length - 0.65], showgrid: false, showline: false }),
       yaxis: axis(look, { range: [-0.06, 1.06], visible: false }),
       shapes: labels.map((_, place) => ({ type: "line", x0: place, x1: place, y0: 0, y1: 1, line: { color: look.soft, width: 1 }, layer: "below" })),
       annotations: axes.flatMap(({ marks }, place) => marks.map(([y, tick]) => ({ x: place, y, text: safe(tick), showarrow: false, xanchor: "left", xshift: 6, font: { size: 10, color: look.soft }, bgcolor: look.paper, opacity: 0.85 }))),
     },
-  }), `All settings and ${title}: every line is one setting, light where ${title} is high`);
+  }), `All settings and ${title}: every line is one setting, yellow where ${title} is high, dark or grey where it is low`);
 }
 
 // -------------------------------------------------------------------------------------------------------- the rest
@@ -762,7 +811,7 @@ function settings() {
   if (rows.length) {
     const lines = rows.map(([key, values]) => make("tr", {}, make("th", { scope: "row" }, key), ...values.map((value) => make("td", { class: "text" }, value))));
     node.append(make("details", {}, make("summary", {}, `What differs: ${many(rows.length, "setting")}`),
-      scroll("Settings that differ", table(["Setting", ...methods].map((text) => heading(text)), lines))));
+      scroll("Settings that differ", table(["Setting", ...methods].map((text) => heading(text, true)), lines))));
   } else node.append(make("p", {}, "All runs have the same settings, up to the seed."));
   const list = make("dl", {}, ...field.conditions.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
   node.append(make("details", {}, make("summary", {}, `What all have in common: ${many(field.conditions.length, "condition")}`), list));
@@ -772,15 +821,15 @@ function provenance() {
   const node = panel("provenance", "Where the numbers come from");
   const head = ["Method", "Seed", "Started", "Environment", "Code", "Command", "Folder"];
   const lines = field.runs.map(([first, ...cells]) => make("tr", {}, make("th", { scope: "row" }, first),
-    ...cells.map((value, place) => make("td", place > 2 ? { class: "text" } : {}, String(value)))));
+    ...cells.map((value, place) => make("td", { class: place > 2 ? "text" : "left" }, String(value)))));
   const environments = field.environments.flatMap((lines, place) => [make("h3", {}, `Environment ${place + 1}`),
     make("dl", {}, ...lines.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]))]);
   node.append(make("details", {}, make("summary", {}, `${many(lines.length, "run")}, ${many(field.environments.length, "environment")}`),
-    scroll("Runs", table(head.map((text) => heading(text)), lines)), ...environments));
+    scroll("Runs", table(head.map((text) => heading(text, true)), lines)), ...environments));
   if (DATA.left_out.length) {
     const rows = DATA.left_out.map(([path, reason]) => make("tr", {}, make("th", { scope: "row" }, path), make("td", { class: "text" }, reason)));
     node.append(make("details", { id: "left-out" }, make("summary", {}, `Left out: ${many(rows.length, "folder")}`),
-      scroll("Left out", table(["Folder", "Reason"].map((text) => heading(text)), rows))));
+      scroll("Left out", table(["Folder", "Reason"].map((text) => heading(text, true)), rows))));
   }
 }
 
@@ -797,7 +846,7 @@ function show(place) {
     return;
   }
   chosen = new Set(field.shown);
-  main.append(make("p", { class: "title" }, `${field.title}: ${many(field.runs.length, "run")} of ${many(field.groups.length, "group")} over seeds`));
+  main.append(make("p", { class: "title" }, `${field.title}: ${many(field.runs.length, "run")} of ${many(new Set(field.groups.map(({ method }) => method)).size, "method")} in ${many(field.groups.length, "setting")}`));
   for (const part of [answers, results, tradeoff, choices, matrices, curves, costs, sweeps, settings, provenance]) part();
 }
 
