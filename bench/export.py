@@ -1,4 +1,4 @@
-"""A comparison for other programs: one tidy CSV file, or LaTeX tables."""
+"""A comparison in files: one tidy CSV, LaTeX tables, a page, pictures."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from bench.metrics import spread
 from bench.results import SHOWN, TITLES
 from bench.significance import Difference
 
-FORMATS = ("csv", "latex")
-"""Words of the command line that name a file to write."""
+FORMATS = ("csv", "latex", "html", "pictures")
+"""Words of the command line that name a file to write; the last one names a folder."""
 
 CSV_COLUMNS = (
     "stream", "model", "apart", "source", "method", "label", "fingerprint", "metric", "n", "mean", "standard_error",

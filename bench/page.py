@@ -18,10 +18,13 @@ from bench.compare import COLUMNS, DIGITS, Section
 from bench.metrics import FORMULAS
 from bench.results import ABSENT, COSTS, SHOWN, TITLES, Comparison, Group, Record, text
 from bench.significance import COMPARED, TOGETHER
-from bench.views import DIVERGING, MOST, SEQUENTIAL, Line, View, views
+from bench.views import DIVERGING, MOST, SEQUENTIAL, Line, View, told, views
 
 FILES = Path(__file__).parent / "html"
 """Markup, style and script of the page."""
+
+SCRIPTS = ("elements.js", "plots.js", "answers.js", "pictures.js", "sweeps.js", "page.js")
+"""Parts of the page's script, in the order in which they are put together."""
 
 STOPS = 33
 """Colours that stand for a continuous scale."""
@@ -36,8 +39,8 @@ HASH = 64
 def page(comparison: Comparison, sections: Sequence[Section]) -> str:
     """Return the page as text.
 
-    A content security policy forbids every request and every script but the three that are written here, whose hashes
-    it holds: whatever a record says, nothing in it can run or call.
+    A content security policy forbids every request and every script but the two whose hashes it holds: whatever a record
+    says, nothing in it can run or call.
 
     Parameters
     ----------
@@ -46,16 +49,19 @@ def page(comparison: Comparison, sections: Sequence[Section]) -> str:
     """
     from plotly.offline import get_plotlyjs  # four megabytes
 
-    scripts = {"plotly": get_plotlyjs(), "script": (FILES / "page.js").read_text(encoding="utf-8")}
+    scripts = {"plotly": get_plotlyjs(), "script": "\n".join(_file(name) for name in SCRIPTS)}
     hashes = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in scripts.values()]
     parts = {
         "policy": " ".join(f"'sha256-{one}'" for one in hashes),
-        "style": (FILES / "page.css").read_text(encoding="utf-8"),
+        "style": _file("page.css"),
         "data": embedded(data(comparison, sections)),
         **scripts,
     }
-    template = (FILES / "page.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _file("page.html"))
+
+
+def _file(name: str) -> str:
+    return (FILES / name).read_text(encoding="utf-8")
 
 
 def embedded(value: Any) -> str:
@@ -82,6 +88,7 @@ def data(comparison: Comparison, sections: Sequence[Section]) -> dict[str, Any]:
         "compared": COMPARED,
         "together": TOGETHER,
         "most": MOST,
+        "absent": ABSENT,
         "scales": {"sequential": _scale(SEQUENTIAL), "diverging": _scale(DIVERGING)},
         "fields": [_field(view) for view in views(sections)],
         "left_out": [[str(path), reason] for path, reason in comparison.left_out],
@@ -127,6 +134,7 @@ def _line(line: Line) -> dict[str, Any]:
         "variant": line.variant,
         "n": len(group.runs),
         "apart": group.apart,
+        "told": told(group),
         "values": {
             name: [_rounded(over.mean, 4), _rounded(over.standard_error, 4), over.n]
             for name, over in line.values.items()

@@ -183,11 +183,21 @@ def _phases(group: Group) -> dict[str, float]:
 
 def _shortened(groups: Sequence[Group]) -> list[str]:
     """Return labels with the last part of each setting's name only, where these tell the groups apart as well."""
-    shorts = []
-    for group in groups:
-        words = [f"{key.rpartition('.')[2]}={value}" for key, value in group.apart.items()]
-        shorts.append(group.label if group.fingerprint in group.label else " ".join([group.method, *words]))
+    named = [group.label if group.fingerprint in group.label else f"{group.method} {told(group)}" for group in groups]
+    shorts = [short.strip() for short in named]
     return shorts if len(set(shorts)) == len(shorts) else [group.label for group in groups]
+
+
+def told(group: Group) -> str:
+    """Say which settings tell a group from others of its method: last part of the name, four digits of a number."""
+    words = []
+    for key, value in group.apart.items():
+        try:
+            brief = f"{float(value):.4g}"
+        except ValueError:
+            brief = value
+        words.append(f"{key.rpartition('.')[2]}={brief if len(brief) < len(value) else value}")
+    return " ".join(words)
 
 
 def _shown(lines: Sequence[Line]) -> list[int]:
