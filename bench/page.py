@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.compare import COLUMNS, DIGITS, Section
 from bench.metrics import FORMULAS
-from bench.results import ABSENT, COSTS, SHOWN, TITLES, Comparison, Group, Record, text
+from bench.results import ABSENT, COSTS, SHOWN, TITLES, Group, Record, text
 from bench.significance import COMPARED, TOGETHER
 from bench.views import DIVERGING, MOST, SEQUENTIAL, Line, View, told, views
 
@@ -36,16 +36,18 @@ HASH = 64
 """Characters of a SHA-256 hash, of which a page shows the first ten."""
 
 
-def page(comparison: Comparison, sections: Sequence[Section]) -> str:
+def page(sections: Sequence[Section], left_out: Sequence[tuple[Path, str]] = ()) -> str:
     """Return the page as text.
 
-    A content security policy forbids every request and every script but the two whose hashes it holds: whatever a record
-    says, nothing in it can run or call.
+    A content security policy forbids every request, and every script but the two whose hashes it holds: whatever a
+    record says, nothing in it can run or call.
 
     Parameters
     ----------
     sections
-        The fields of the comparison, as of `bench.compare.sections`.
+        As of `bench.compare.sections`.
+    left_out
+        As of `bench.results.Comparison`.
     """
     from plotly.offline import get_plotlyjs  # four megabytes
 
@@ -54,7 +56,7 @@ def page(comparison: Comparison, sections: Sequence[Section]) -> str:
     parts = {
         "policy": " ".join(f"'sha256-{one}'" for one in hashes),
         "style": _file("page.css"),
-        "data": embedded(data(comparison, sections)),
+        "data": embedded(data(sections, left_out)),
         **scripts,
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _file("page.html"))
@@ -69,7 +71,7 @@ def embedded(value: Any) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def data(comparison: Comparison, sections: Sequence[Section]) -> dict[str, Any]:
+def data(sections: Sequence[Section], left_out: Sequence[tuple[Path, str]] = ()) -> dict[str, Any]:
     """Return all that the page shows, as plain values for JSON: means and errors, not single runs.
 
     Numbers have as many decimals as can be seen.
@@ -91,7 +93,7 @@ def data(comparison: Comparison, sections: Sequence[Section]) -> dict[str, Any]:
         "absent": ABSENT,
         "scales": {"sequential": _scale(SEQUENTIAL), "diverging": _scale(DIVERGING)},
         "fields": [_field(view) for view in views(sections)],
-        "left_out": [[str(path), reason] for path, reason in comparison.left_out],
+        "left_out": [[str(path), reason] for path, reason in left_out],
     }
 
 
@@ -224,4 +226,3 @@ def _run(run: Record, group: Group, environments: dict[str, dict[str, Any]]) -> 
         " ".join(map(str, command)) if isinstance(command, list) else "?",
         str(run.path),
     ]
-

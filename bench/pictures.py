@@ -1,7 +1,7 @@
 """A comparison as static pictures for papers: `python -m bench compare RUNS pictures=FOLDER`.
 
-Every picture is written as SVG and as PNG, in the width of a column (3.3 inches) or of a page (7 inches). Text in SVG is
-drawn as paths, so that it looks alike everywhere, and the same runs give the same bytes.
+Every picture is written as SVG and as PNG, in the width of a column (3.3 inches) or of a page (7 inches). Text in SVG
+is drawn as paths, so that it looks alike everywhere, and the same runs give the same bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P")
 DASHES = ("-", "--", ":", "-.", (0, (8, 2)))
 """What tells variants of one colour apart."""
 
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.spines.top": False,
@@ -42,6 +42,7 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 7,
     "legend.handletextpad": 0.4,
     "legend.columnspacing": 1.0,
+    "text.parse_math": False,  # a name with two dollar signs is no formula
     "svg.hashsalt": "keeplora-bench",  # names inside an SVG are drawn by chance otherwise
 }
 
@@ -82,7 +83,7 @@ def _named(found: Sequence[View]) -> Iterator[tuple[str, View]]:
 def _write(view: View, folder: Path, stem: str) -> Iterator[Path]:
     import matplotlib
 
-    with matplotlib.rc_context({"backend": "agg", **STYLE}):
+    with matplotlib.rc_context(STYLE):
         for name, draw in DRAWN.items():
             figure = draw(view)
             if figure is None:
@@ -184,7 +185,7 @@ def curves(view: View) -> Figure | None:
             grid[column + 1].errorbar(stages, mean[:, column], yerr=error, elinewidth=0.7, **style)
     for column, task in enumerate(view.tasks):
         grid[column + 1].axvline(column + 1, color="#888888", linestyle=":", linewidth=0.8)
-        grid[column + 1].set_title(_plain(task))
+        grid[column + 1].set_title(task)
     grid[0].set_title("mean of tasks learned")
     spans = [place.get_ylim() for place in grid[: size + 1]]
     longest = max(high - low for low, high in spans)
@@ -215,11 +216,13 @@ def costs(view: View) -> Figure | None:
         seconds = np.array([line.phases.get(phase, 0.0) for line in lines])
         strength = 1 - 0.75 * place / max(len(phases) - 1, 1)
         left.barh(at, seconds, left=start, color=[(color, strength) for color in colors], edgecolor="white")
-        left.barh([0], [0], color=("#444444", strength), label=_plain(phase))
+        left.barh([0], [0], color=("#444444", strength), label=phase)
         start += seconds
-    left.set(xlabel="seconds", yticks=at, yticklabels=[_plain(line.short) for line in lines])
+    left.set(xlabel="seconds", yticks=at, yticklabels=[line.short for line in lines])
     if phases:
-        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(phases), handlelength=0.8)
+        figure.legend(
+            *left.get_legend_handles_labels(), loc="outside upper center", ncols=len(phases), handlelength=0.8
+        )
     for axes, name in zip(others, names, strict=True):
         known = [line.values.get(name) for line in lines]
         errors = [over.standard_error or 0.0 if over else 0.0 for over in known]
@@ -241,11 +244,6 @@ DRAWN: dict[str, Draw] = {
 # ------------------------------------------------------------------------------------------------------- parts
 
 
-def _plain(text: str) -> str:
-    """Keep Matplotlib from reading formulas in names."""
-    return text.replace("$", r"\$")
-
-
 def _maps(
     view: View, found: Sequence[tuple[Line, np.ndarray]], low: float, high: float, scale: str, form: str, title: str
 ) -> Figure:
@@ -260,11 +258,11 @@ def _maps(
         image = axes.imshow(cells, cmap=scale, vmin=low, vmax=high, aspect="auto")
         if points >= SMALLEST:
             _numbers(axes, image, cells, form, points)
-        axes.set_title(_plain(line.short))
+        axes.set_title(line.short)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, labelsize=6.5)
-        axes.set_xticks(range(size), [_plain(task) for task in view.tasks], rotation=90)
-        axes.set_yticks(range(size + 1), [_plain(state) for state in view.states])
+        axes.set_xticks(range(size), view.tasks, rotation=90)
+        axes.set_yticks(range(size + 1), view.states)
     for axes in grid[len(found) :]:
         axes.set_visible(False)
     figure.colorbar(image, ax=grid, label=title, aspect=30, pad=0.01)

@@ -172,7 +172,7 @@ def _over(matrices: Sequence[np.ndarray]) -> tuple[np.ndarray | None, np.ndarray
 
 
 def _phases(group: Group) -> dict[str, float]:
-    """Return the mean seconds of each phase over the runs that tell all of them; what no phase accounts for is other."""
+    """Return the mean seconds of each phase over the runs that were timed; what no phase accounts for is other."""
     runs = [run.summary["seconds"] for run in group.runs.values() if run.value("seconds") is not None]
     names = dict.fromkeys(name for seconds in runs for name in seconds if name != "total")
     phases = {name: math.fsum(run.get(name) or 0.0 for run in runs) / len(runs) for name in names}
