@@ -179,7 +179,7 @@ def curves(view: View) -> Figure | None:
     stages = np.arange(size + 1)
     for line, mean in lines:
         style = {**_look(line), "linestyle": _dashes(line), "markersize": 2.5, "linewidth": 1}
-        grid[0].plot(stages[1:], [np.nanmean(mean[row, :row]) for row in stages[1:]], **style)
+        grid[0].plot(stages[1:], [_known_mean(mean[row, :row]) for row in stages[1:]], **style)
         for column in range(size):
             error = None if line.error is None else np.nan_to_num(line.error[:, column])
             grid[column + 1].errorbar(stages, mean[:, column], yerr=error, elinewidth=0.7, **style)
@@ -202,6 +202,8 @@ def curves(view: View) -> Figure | None:
 
 def costs(view: View) -> Figure | None:
     """Seconds by phase, largest memory and what is stored."""
+    from matplotlib.patches import Patch
+
     lines = _shown(view)[::-1]
     names = ("peak_memory_mb", "stored_bytes")
     phases = list(dict.fromkeys(phase for line in lines for phase in line.phases))
@@ -211,18 +213,16 @@ def costs(view: View) -> Figure | None:
     left, *others = figure.subplots(1, 3, sharey=True)
     at = np.arange(len(lines))
     colors = [line.color for line in lines]
-    start = np.zeros(len(lines))
+    start, entries = np.zeros(len(lines)), []
     for place, phase in enumerate(phases):
         seconds = np.array([line.phases.get(phase, 0.0) for line in lines])
         strength = 1 - 0.75 * place / max(len(phases) - 1, 1)
         left.barh(at, seconds, left=start, color=[(color, strength) for color in colors], edgecolor="white")
-        left.barh([0], [0], color=("#444444", strength), label=phase)
+        entries.append(Patch(color=("#444444", strength), label=phase))
         start += seconds
     left.set(xlabel="seconds", yticks=at, yticklabels=[line.short for line in lines])
-    if phases:
-        figure.legend(
-            *left.get_legend_handles_labels(), loc="outside upper center", ncols=len(phases), handlelength=0.8
-        )
+    if entries:
+        figure.legend(handles=entries, loc="outside upper center", ncols=len(entries), handlelength=0.8)
     for axes, name in zip(others, names, strict=True):
         known = [line.values.get(name) for line in lines]
         errors = [over.standard_error or 0.0 if over else 0.0 for over in known]
@@ -242,6 +242,11 @@ DRAWN: dict[str, Draw] = {
 
 
 # ------------------------------------------------------------------------------------------------------- parts
+
+
+def _known_mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan
 
 
 def _maps(

@@ -159,10 +159,10 @@ def _matrices(place: Field) -> tuple[list[str], dict[str, list[np.ndarray]], lis
 
 def _over(matrices: Sequence[np.ndarray]) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Return mean and standard error of every cell over the matrices that have it."""
-    if not matrices:
-        return None, None
-    stacked = np.stack(matrices)
+    stacked = np.stack(matrices) if matrices else np.empty((0, 0, 0))
     known = ~np.isnan(stacked)
+    if not known.any():
+        return None, None
     count = known.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(known, stacked, 0).sum(axis=0) / count

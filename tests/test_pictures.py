@@ -88,8 +88,7 @@ def test_costs_add_up(view):
     seconds, memory, stored = pictures.costs(view).axes
     widths = np.zeros(3)
     for phase in seconds.containers:
-        if len(phase) == 3:  # the others are entries of the legend
-            widths += [bar.get_width() for bar in phase]
+        widths += [bar.get_width() for bar in phase]
     assert widths[::-1].tolist() == pytest.approx([10, 10, 10])
     assert [bar.get_width() for bar in memory.patches] == [700.4] * 3
     assert [bar.get_width() for bar in stored.patches] == [2.5] * 3
@@ -135,3 +134,12 @@ def test_a_run_without_a_matrix_has_a_point_and_costs(tmp_path):
     (view,) = views.views(compare.sections(results.gather([tmp_path])))
     assert pictures.matrices(view) is pictures.difference(view) is pictures.curves(view) is None
     assert pictures.scatter(view).axes and pictures.costs(view).axes
+
+
+def test_cells_that_are_missing_are_left_open(tmp_path):
+    measure(make(tmp_path), ["a", "b"], [[30, None], [None, None], [70, 90]])
+    (view,) = views.views(compare.sections(results.gather([tmp_path])))
+    (axes,) = cells(pictures.matrices(view))
+    assert [text.get_text() for text in axes.texts] == ["30.0", "70.0", "90.0"]
+    first = pictures.curves(view).axes[0]
+    assert np.isnan(first.lines[0].get_ydata()[0]) and first.lines[0].get_ydata()[1] == 80

@@ -38,6 +38,12 @@ def test_a_cell_that_nobody_measured_is_missing(tmp_path):
     assert np.isnan(line.mean).tolist() == [[False, True], [False, True], [False, False]]
 
 
+def test_a_matrix_without_any_cell_is_none(tmp_path):
+    measure(make(tmp_path), ["a", "b"], [[None, None]] * 3)
+    (line,) = view(tmp_path).lines
+    assert line.mean is None and line.error is None
+
+
 def test_values_are_in_the_units_of_the_table(tmp_path):
     for seed in (0, 1):
         path = make(tmp_path, seed=seed, last=50 + 10 * seed)

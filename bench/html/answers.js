@@ -15,8 +15,9 @@ function answers() {
   const list = make("ul", { class: "answers" });
   for (const key of ["last", "average_mtil", "transfer_by_column"]) {
     const { title, digits } = COLUMN[key];
-    const winners = field.best[key].map((place) => field.groups[place]);
-    if (!field.groups.some((group) => group.values[key])) continue;
+    const there = field.groups.filter((group) => group.values[key]);
+    const winners = there.length === 1 ? there : field.best[key].map((place) => field.groups[place]);
+    if (!there.length) continue;
     const told = winners.length ? winners.map((group) => group.short).join(", ") : "no difference";
     const number = winners.length ? spread(winners[0].values[key], digits, winners[0].n) : "all have the same mean";
     list.append(make("li", {}, `Highest ${title}`, make("b", {}, told), make("span", { class: "soft" }, number)));
@@ -43,7 +44,7 @@ function answers() {
 }
 
 function against(node) {
-  node.append(make("h3", {}, "Better than what?"));
+  node.append(make("h3", {}, "Better or worse than a baseline"));
   const body = make("div");
   let baseline = field.against ? field.against.baseline : 0;
   const options = field.groups.map((group, place) => [place, group.short]);

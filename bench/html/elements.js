@@ -30,7 +30,9 @@ function clear(node) {
   node.replaceChildren();
 }
 
-const safe = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+// Plotly decodes entities again, also where it replaces %{...}.
+const safe = (text) =>
+  String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/%\{/g, "%&#123;");
 const bare = (key) => key.slice(key.lastIndexOf(".") + 1);
 const many = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 const known = (value) => value !== null && value !== undefined;

@@ -309,7 +309,7 @@ function curves() {
                   type: "data",
                   array: rows.map((row) => group.error[row][column] ?? 0),
                   thickness: 1,
-                  width: 2,
+                  width: 0,
                   color: group.color,
                 }
               : undefined,
@@ -465,6 +465,7 @@ function costs() {
                 array: shown.map((group) => group.values[key]?.[1] ?? 0),
                 color: look.soft,
                 thickness: 1,
+                width: 0,
               },
               text: shown.map((group) => written(group.values[key]?.[0] ?? null, digits)),
               textposition: "auto",

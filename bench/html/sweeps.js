@@ -143,6 +143,7 @@ function over(parent, all, { metric, first }, marked) {
           type: "data",
           array: sorted.map((group) => group.values[metric][1] ?? 0),
           thickness: 1,
+          width: 0,
           color: found[0].color,
         },
         line: lineStyle(style, 1.5),
@@ -317,7 +318,11 @@ function parallel(parent, all, { metric, marked: name }, keys, marked) {
         ...shades(scale, look).map((color, place) =>
           trace(
             all.filter((group) => shade(group) === place),
-            { line: { color, width: 1.5 }, marker: { color, size: 4 }, opacity: name ? 0.25 : 0.8 },
+            {
+              line: { color, width: all.length > 60 ? 0.7 : 1.5 },
+              marker: { color, size: 4 },
+              opacity: name ? 0.25 : 0.8,
+            },
           ),
         ),
         trace(all.filter(marked), { line: { color: look.ink, width: 3 }, marker: { color: look.ink, size: 7 } }),
