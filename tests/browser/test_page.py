@@ -217,6 +217,14 @@ def test_text_of_records_is_shown_and_does_nothing(browser: Browser) -> None:
     assert EVIL in browser.js("return document.getElementById('results').parentNode.innerText")
     labels = browser.js("return [...document.querySelectorAll('.ytick text')].map((one) => one.textContent)")
     assert EVIL in labels and "<b>pears</b>" in labels and "2020-01-01" in labels
+    hovered = browser.js(
+        """const plot = document.querySelector("#tradeoff ~ div .plot");
+        return plot.data.map((trace, curveNumber) => {
+          Plotly.Fx.hover(plot, [{ curveNumber, pointNumber: 0 }]);
+          return plot.querySelector(".hoverlayer").textContent;
+        })"""
+    )
+    assert any(EVIL in text for text in hovered)
 
 
 def test_published_numbers_are_marked(browser: Browser) -> None:
@@ -283,6 +291,7 @@ def test_all_controls_are_reached_and_work_by_keyboard(browser: Browser) -> None
     browser.focus("#curves ~ div select")
     browser.press(Keys.ARROW_DOWN)
     assert len(browser.data("curves")) == 1
+    assert browser.js("return [...plots.keys()].every((one) => one.isConnected)")  # what is gone is forgotten
 
     browser.js("[...document.querySelectorAll('#sweeps ~ div select')].at(-1).focus()")
     browser.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
