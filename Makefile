@@ -1,6 +1,7 @@
 # make demo   installs what is needed and runs KeepLoRA on the embedded stream
 # make test   installs what is needed and runs the tests (make slow: those that take minutes)
 # make cluster  the tests on a real SLURM, which is installed and started for them (root, Debian)
+# make browser  the tests of the page in a headless Chromium, which is installed for them (root, Debian)
 # make lint   style and types
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 10000
 
 .DELETE_ON_ERROR:
-.PHONY: demo test slow cluster lint format clean
+.PHONY: demo test slow cluster browser lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m bench run method=keeplora
@@ -25,6 +26,9 @@ slow: $(VENV)/.installed-test
 
 cluster: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m cluster
+
+browser: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -m browser
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

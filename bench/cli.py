@@ -64,7 +64,7 @@ def _compare(words: list[str]) -> int:
     comparison = results.gather(paths, pairs)
     sections = compare.sections(comparison, options)
     print(compare.text(comparison, sections, bold=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
-    for line in export.write(sections, options):
+    for line in export.write(sections, options, comparison.left_out):
         print(line)
     return 0
 
@@ -232,11 +232,14 @@ of several. Runs that may not be compared stand in different tables; docs/compar
   published=off     leave out what papers published on the same stream and model
   csv=FILE          write all numbers, one line for every method and metric
   latex=FILE        write the tables for LaTeX, with booktabs
+  html=FILE         write a page to look at: works offline, in one file
+  pictures=FOLDER   write pictures for papers, as SVG and PNG
 
 examples
   python -m bench compare runs
   python -m bench compare runs/pocket method=[keeplora,lora] train.epochs=5 baseline=lora
   python -m bench compare runs stream=mtil-order1 csv=numbers.csv latex=table.tex
+  python -m bench compare runs html=comparison.html pictures=figures
 """,
         _compare,
     ),

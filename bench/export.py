@@ -1,4 +1,4 @@
-"""A comparison for other programs: one tidy CSV file, or LaTeX tables."""
+"""A comparison in files: one tidy CSV, LaTeX tables, a page, pictures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import page, pictures
 from bench.compare import COLUMNS, Section, best, cell, provenance, quoted
 from bench.errors import UserError
 from bench.files import write_atomic
@@ -15,8 +16,8 @@ from bench.metrics import spread
 from bench.results import SHOWN, TITLES
 from bench.significance import Difference
 
-FORMATS = ("csv", "latex")
-"""Words of the command line that name a file to write."""
+FORMATS = ("csv", "latex", "html", "pictures")
+"""Words of the command line that name a file to write; the last one names a folder."""
 
 CSV_COLUMNS = (
     "stream", "model", "apart", "source", "method", "label", "fingerprint", "metric", "n", "mean", "standard_error",
@@ -32,26 +33,50 @@ SPECIAL = {
 """Characters that mean something else in LaTeX, or look otherwise."""
 
 
-def write(sections: Sequence[Section], options: Mapping[str, str]) -> list[str]:
-    """Write the files that ``csv=FILE`` and ``latex=FILE`` ask for; returns a line about each.
+def write(
+    sections: Sequence[Section], options: Mapping[str, str], left_out: Sequence[tuple[Path, str]] = ()
+) -> list[str]:
+    """Write the files that ``csv=FILE``, ``latex=FILE``, ``html=FILE`` and ``pictures=FOLDER`` ask for.
+
+    Parameters
+    ----------
+    left_out
+        As of `bench.results.Comparison`, for the page.
+
+    Returns
+    -------
+    list of str
+        A line about each.
 
     Raises
     ------
     UserError
-        If one cannot be written.
+        If one cannot be written, or there is nothing to draw.
     """
     made = []
-    for option, content in zip(FORMATS, (csv_text, latex), strict=True):
+    for option in FORMATS:
         if option not in options:
             continue
         path = Path(options[option]).expanduser()
+        kind = "folder" if option == "pictures" else "file"
         try:
-            if not options[option] or path.is_dir():
+            if not options[option]:
+                raise OSError(0, "no name is given")
+            if kind == "file" and path.is_dir():
                 raise IsADirectoryError(0, "there is a folder")
-            write_atomic(path, content(sections))
+            if option == "csv":
+                write_atomic(path, csv_text(sections))
+            elif option == "latex":
+                write_atomic(path, latex(sections))
+            elif option == "html":
+                write_atomic(path, page.page(sections, left_out))
+            else:
+                if not sections:
+                    raise UserError(f"there is nothing to draw for pictures={path}: no run here is finished")
+                pictures.write(sections, path)
         except OSError as error:
             raise UserError(
-                f"{option}={options[option]} cannot be written ({error.strerror}): name a file elsewhere"
+                f"{option}={options[option]} cannot be written ({error.strerror}): name a {kind} elsewhere"
             ) from None
         made.append(f"{option} written to {path}")
     return made

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new one, never a part."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8, so that a reader sees the old content or the new one, never a part."""
     scratch = path.with_name(path.name + ".tmp")
     try:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         scratch.replace(path)
     except OSError:  # a full disk, above all: what there is of it would take up room
         with contextlib.suppress(OSError):

@@ -74,3 +74,15 @@ def make(
 def change(path, name, **parts):
     value = json.loads((path / name).read_text(encoding="utf-8"))
     write(path, name, value | parts)
+
+
+def measure(path, tasks, rows):
+    """Give a record other tasks and accuracies: T + 1 rows of percentages, None where missing."""
+    matrix = AccuracyMatrix(tasks)
+    for row, cells in enumerate(rows):
+        for column, percent in enumerate(cells):
+            if percent is not None:
+                matrix.set(row, column, round(percent * 10), 1000)
+    matrix.to_csv(path / "accuracy.csv")
+    change(path, "summary.json", metrics=metrics.summary(matrix))
+    change(path, "identity.json", tasks=list(tasks))

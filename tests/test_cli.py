@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import made_records
 import pytest
@@ -277,18 +278,22 @@ def test_an_interrupted_run_says_one_line(say, toys, monkeypatch):
 
 def test_compare_tells_folders_from_filters_from_options(say, monkeypatch, tmp_path):
     calls = []
-    stand_in(monkeypatch, "results", gather=lambda paths, filters: calls.append((paths, filters)) or "runs")
+    runs = SimpleNamespace(left_out=["one"])
+    stand_in(monkeypatch, "results", gather=lambda paths, filters: calls.append((paths, filters)) or runs)
     stand_in(
         monkeypatch, "compare", OPTIONS=("baseline",), sections=lambda found, options: calls.append((found, options)),
-        text=lambda found, sections, bold: f"{found}, {bold}",
+        text=lambda found, sections, bold: f"{found is runs}, {bold}",
     )  # fmt: skip
-    stand_in(monkeypatch, "export", FORMATS=("csv",), write=lambda sections, options: [f"written to {options['csv']}"])
+    stand_in(
+        monkeypatch, "export", FORMATS=("csv",),
+        write=lambda sections, options, left_out: [f"written to {options['csv']} without {left_out}"],
+    )  # fmt: skip
     odd = tmp_path / "a=b"
     odd.mkdir()
     words = (str(tmp_path), "method=toy", "--seed=1", str(odd), "csv=x.csv", "--baseline=lora")
-    assert say("compare", *words) == (0, "runs, False\nwritten to x.csv\n", "")
+    assert say("compare", *words) == (0, "True, False\nwritten to x.csv without ['one']\n", "")
     assert calls == [
-        ([tmp_path, odd], {"method": "toy", "seed": "1"}), ("runs", {"csv": "x.csv", "baseline": "lora"})
+        ([tmp_path, odd], {"method": "toy", "seed": "1"}), (runs, {"csv": "x.csv", "baseline": "lora"})
     ]  # fmt: skip
 
 

@@ -1,0 +1,357 @@
+"""The page of a comparison in a real browser: a headless Chromium, which is installed for these tests."""
+
+import base64
+import json
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from made_records import change, make, measure
+from test_compare import mtil
+
+from bench import cli, published
+
+pytestmark = pytest.mark.browser
+
+START = Path(__file__).parent / "chromium_up.sh"
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+)  # fmt: skip
+EVIL = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1><a href=javascript:hacked=1>%{x}"
+TASKS = ["apples", "<b>pears</b>", "2020-01-01"]
+"""Names that a page might take for markup or for dates."""
+PANELS = ["short", "results", "tradeoff", "matrices", "curves", "costs", "sweeps", "settings", "provenance"]
+METHODS = 6
+"""Rows of the first field: two methods, four settings of a third."""
+
+
+@pytest.fixture(scope="session")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of two fields: pocket with a small sweep and evil names, MTIL with published numbers."""
+    root = tmp_path_factory.mktemp("runs")
+    rng = random.Random(0)
+
+    def run(method: str, seed: int, fingerprint: str, **settings: object) -> None:
+        path = make(root, method, seed=seed, fingerprint=fingerprint, **settings)
+        measure(path, TASKS, [[rng.uniform(20, 90) for _ in TASKS] for _ in range(4)])
+        change(path, "summary.json", seconds={"total": 10.0, "train": 5.0, "evaluate": 4.0})
+        if method == "evil":
+            change(path, "summary.json", method=EVIL)
+
+    for seed in (0, 1, 2):
+        run("zero-shot", seed, "z")
+        run("evil", seed, "e", method__note=EVIL)
+        run("keeplora", seed, "k22", method__rank=2, method__alpha=0.5)
+    run("keeplora", 0, "k24", method__rank=2, method__alpha=1.0)
+    run("keeplora", 0, "k42", method__rank=4, method__alpha=0.5)
+    run("keeplora", 0, "k44", method__rank=4, method__alpha=1.0)
+    make(root, "lora", seed=7, finished=False)
+    names = list(mtil(root, last=1).tasks)
+    measure(next(root.glob("mtil-order1/*/*/keeplora/*")), names, [[50 + row for _ in names] for row in range(12)])
+    file = tmp_path_factory.mktemp("page") / "comparison.html"
+    assert cli.main(["compare", str(root), f"html={file}"]) == 0
+    return file
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    """A browser of these tests' own, with its console and its requests logged."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("needs root, for Debian's packages of Chromium and for its sandbox")
+    if not Path("/usr/bin/apt-get").exists():
+        pytest.skip("needs Debian's packages of Chromium")
+    folder = tmp_path_factory.mktemp("chromium")
+    ready = subprocess.run(["bash", str(START), str(folder / "apt.log")], capture_output=True, text=True, timeout=600)
+    assert ready.returncode == 0, ready.stdout + ready.stderr
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in (*FLAGS, f"--user-data-dir={folder / 'profile'}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    driver.set_page_load_timeout(120)
+    driver.set_script_timeout(120)
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+class Browser:
+    """What the tests ask of a page."""
+
+    def __init__(self, driver, page: Path):
+        self.driver = driver
+        self.page = page
+
+    def open(self, width: int = 1200, height: int = 900, scheme: str = "light") -> None:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.prefer(scheme)
+        for log in ("browser", "performance"):
+            self.driver.get_log(log)
+        self.driver.get(self.page.as_uri())
+
+    def prefer(self, scheme: str) -> None:
+        features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+
+    def js(self, code: str, *arguments):
+        return self.driver.execute_script(code, *arguments)
+
+    def press(self, *keys: str) -> None:
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def focus(self, selector: str) -> None:
+        self.js("document.querySelector(arguments[0]).focus()", selector)
+
+    def data(self, panel: str) -> list[list[dict]]:
+        """What Plotly draws below a heading: plots, of traces, of those of their attributes that hold marks."""
+        return self.js(
+            """return [...document.getElementById(arguments[0]).parentNode.querySelectorAll(".plot")].map((plot) =>
+            plot.data.map(({type, x, y, z, text, zmin, zmax}) => ({type, x, y, z, text, zmin, zmax})))""",
+            panel,
+        )
+
+    def count(self, panel: str, selector: str) -> int:
+        return self.js(
+            "return document.getElementById(arguments[0]).parentNode.querySelectorAll(arguments[1]).length",
+            panel, selector,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def browser(chromium, page: Path) -> Browser:
+    opened = Browser(chromium, page)
+    opened.open()
+    return opened
+
+
+def embedded(page: Path) -> dict:
+    text = page.read_text(encoding="utf-8")
+    return json.loads(text.partition('id="data">')[2].partition("</script>")[0])
+
+
+def test_nothing_is_requested_and_nothing_goes_wrong(browser: Browser) -> None:
+    browser.js("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert [line for line in browser.driver.get_log("browser") if line["level"] != "INFO"] == []
+    messages = [json.loads(line["message"])["message"] for line in browser.driver.get_log("performance")]
+    urls = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+    assert [url for url in urls if not url.startswith(("data:", "blob:"))] == [browser.page.as_uri()]
+    assert browser.js("return performance.getEntriesByType('resource').map(({name}) => name)") == []
+
+
+def test_a_request_would_be_refused(browser: Browser) -> None:
+    refused = browser.driver.execute_async_script(
+        "const done = arguments[0]; fetch('http://127.0.0.1:9/').then(() => done(false), () => done(true))"
+    )
+    assert refused and "Content Security Policy" in str(browser.driver.get_log("browser"))
+
+
+def test_every_panel_has_its_marks(browser: Browser) -> None:
+    browser.js("show(DATA.fields.length - 1)")
+    assert browser.js("return [...document.querySelectorAll('h2')].map(({id}) => id)") == PANELS
+    links = browser.js("return [...document.querySelectorAll('#contents a')].map((a) => a.getAttribute('href'))")
+    assert links == [f"#{panel}" for panel in PANELS]
+    field = embedded(browser.page)["fields"][-1]  # pocket comes after mtil-order1
+    assert len(field["groups"]) == METHODS and field["tasks"] == TASKS
+
+    # In short: three forests of the other methods, and a table of them.
+    forests = browser.data("short")
+    assert len(forests) == 3 and all(len(traces) == METHODS - 1 for traces in forests)
+    assert browser.count("short", "tbody tr") == METHODS - 1 and browser.count("short", ".answers li") == 4
+    # Results: a row a method, a cell for every column and n.
+    assert browser.count("results", ".scroll:first-child tbody tr") == METHODS
+    means = {group["label"]: group["values"]["last"][0] for group in field["groups"]}
+    (scatter,) = browser.data("tradeoff")
+    assert sorted(x for trace in scatter for x in trace["x"]) == pytest.approx(sorted(means.values()))
+    assert browser.count("tradeoff", ".scatterlayer .point") == METHODS
+    assert browser.count("tradeoff", ".errorbar") >= 3  # of those with seeds
+    # Matrices: one a method, with the numbers of the data, all on one scale.
+    drawn = [trace for (trace,) in browser.data("matrices")]
+    assert [trace["z"] for trace in drawn] == [group["mean"] for group in field["groups"]]
+    assert len({(trace["zmin"], trace["zmax"]) for trace in drawn}) == 1
+    assert browser.count("matrices", ".heatmaplayer .hm") == METHODS
+    assert browser.count("matrices", ".heatmap-label") == METHODS * 4 * 3
+    # Curves: of every task and of their mean, a line a method.
+    curves = browser.data("curves")
+    assert len(curves) == 1 + len(TASKS) and all(len(traces) == METHODS for traces in curves)
+    for column, traces in enumerate(curves[1:]):
+        for trace, group in zip(traces, field["groups"], strict=True):
+            assert trace["y"] == [row[column] for row in group["mean"]]
+    # Costs: phases that add up, memory, what is stored.
+    seconds, memory, stored = browser.data("costs")
+    assert [sum(values) for values in zip(*(trace["x"] for trace in seconds), strict=True)] == [10] * METHODS
+    assert memory[0]["x"] == [700.4] * METHODS and stored[0]["x"] == [2.5] * METHODS
+    # Settings tried: the metric over rank, over rank and alpha, and a line for each of four.
+    over, crossed, parallel = browser.data("sweeps")
+    tried = {
+        (g["apart"]["method.alpha"], g["apart"]["method.rank"]): means[g["label"]]
+        for g in field["groups"]
+        if g["apart"]
+    }
+    assert sorted(y for trace in over for y in trace["y"]) == pytest.approx(sorted(tried.values()))
+    assert sorted(z for row in crossed[0]["z"] for z in row) == pytest.approx(sorted(tried.values()))
+    assert sum(x is None for trace in parallel for x in trace["x"]) == len(tried) == 4
+    assert browser.count("sweeps", "canvas") == 0
+    assert browser.count("provenance", "#left-out tbody tr") == 1
+    assert browser.count("provenance", "details:not(#left-out) tbody tr") == len(field["runs"]) == 12
+
+
+def test_text_of_records_is_shown_and_does_nothing(browser: Browser) -> None:
+    browser.js(
+        "show(DATA.fields.length - 1); document.querySelectorAll('details').forEach((one) => { one.open = true; })"
+    )
+    assert browser.js("return window.hacked") is None
+    assert browser.js("return document.querySelectorAll('img, iframe, script:not([id])').length") == 2  # our scripts
+    assert browser.js("return document.querySelectorAll('svg a').length") == 0
+    assert EVIL in browser.js("return document.getElementById('results').parentNode.innerText")
+    labels = browser.js("return [...document.querySelectorAll('.ytick text')].map((one) => one.textContent)")
+    assert EVIL in labels and "<b>pears</b>" in labels and "2020-01-01" in labels
+    hovered = browser.js(
+        """const plot = document.querySelector("#tradeoff ~ div .plot");
+        return plot.data.map((trace, curveNumber) => {
+          Plotly.Fx.hover(plot, [{ curveNumber, pointNumber: 0 }]);
+          return plot.querySelector(".hoverlayer").textContent;
+        })"""
+    )
+    assert any(EVIL in text for text in hovered)
+
+
+def test_published_numbers_are_marked(browser: Browser) -> None:
+    browser.js("show(0)")
+    known = published.find("mtil-order1")
+    rows = browser.js("return [...document.querySelectorAll('tr.published')].map((row) => row.cells[0].textContent)")
+    assert rows == [f"{row.method} (published)" for row in known.rows]
+    ours, theirs = browser.data("tradeoff")[0]
+    both = [row for row in known.rows if None not in (row.transfer, row.last)]
+    assert (len(ours["x"]), len(theirs["x"])) == (1, len(both))
+    symbols = browser.js(
+        "return [...document.querySelectorAll('#tradeoff ~ div .plot')].map(({data}) => data[1].marker.symbol)"
+    )
+    assert symbols == ["diamond-open"]
+
+
+def test_all_controls_are_reached_and_work_by_keyboard(browser: Browser) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.js("show(DATA.fields.length - 1); document.body.tabIndex = -1; document.body.focus()")
+    controls = """return [...document.querySelectorAll("select, button, input, summary, a[href], .scroll")]
+        .filter((one) => one.checkVisibility() && !one.closest(".plot")).length"""
+    wanted = browser.js(controls)
+    browser.js("document.addEventListener('focusin', (event) => event.target.dataset.reached = '1')")
+    reached = "return [...document.querySelectorAll('[data-reached]')].filter((one) => !one.closest('.plot')).length"
+    for _ in range(3 * wanted):
+        browser.press(*[Keys.TAB] * 10)
+        if browser.js(reached) == wanted:
+            break
+    assert browser.js(reached) == wanted > 40
+
+    browser.focus("#results ~ div th:nth-child(6) button")  # Last
+    orders = []
+    for _ in range(2):
+        browser.press(Keys.ENTER)
+        sorting = browser.js("return document.activeElement.parentNode.getAttribute('aria-sort')")
+        cells = browser.js(
+            "return [...document.querySelectorAll('#results ~ div tbody tr')].map((r) => r.cells[5].textContent)"
+        )
+        orders.append((sorting, [float(cell.partition(" ")[0]) for cell in cells if cell]))
+    (first, falling), (second, rising) = orders
+    assert (first, second) == ("descending", "ascending")
+    assert falling[:METHODS] == sorted(falling[:METHODS], reverse=True) and rising[:METHODS] == falling[:METHODS][::-1]
+
+    browser.focus("#matrices ~ div select")
+    browser.press(Keys.ARROW_DOWN)
+    drawn = [trace for (trace,) in browser.data("matrices")]
+    groups = embedded(browser.page)["fields"][-1]["groups"]
+    assert len(drawn) == METHODS - 1 and drawn[0]["zmin"] == -drawn[0]["zmax"]
+    expected = [a - b for a, b in zip(groups[1]["mean"][2], groups[0]["mean"][2], strict=True)]
+    assert drawn[0]["z"][2] == pytest.approx(expected)
+
+    browser.focus("#choices input")
+    browser.press(Keys.SPACE)
+    assert all(len(traces) == METHODS - 1 for traces in browser.data("curves"))
+    assert len(browser.data("matrices")) == METHODS - 1  # the baseline of the difference is not drawn anyway
+
+    before = browser.js("return document.querySelector('#short ~ div tbody').innerText")
+    browser.focus("#short ~ div select")
+    browser.press(Keys.ARROW_DOWN)
+    assert browser.js("return document.querySelector('#short ~ div tbody').innerText") != before
+    assert "without intervals" in browser.js("return document.querySelector('#short').parentNode.innerText")
+
+    browser.focus("#curves ~ div select")
+    browser.press(Keys.ARROW_DOWN)
+    assert len(browser.data("curves")) == 1
+    assert browser.js("return [...plots.keys()].every((one) => one.isConnected)")  # what is gone is forgotten
+
+    browser.js("[...document.querySelectorAll('#sweeps ~ div select')].at(-1).focus()")
+    browser.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
+    marked = browser.data("sweeps")[2][-1]
+    assert sum(x is None for x in marked["x"]) == 1
+
+    browser.focus("#provenance ~ div summary")
+    browser.press(Keys.ENTER)
+    assert browser.js("return document.activeElement.parentNode.open") is True
+
+
+def test_the_other_runs_are_a_choice_away(browser: Browser) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    titles = [field["title"] for field in embedded(browser.page)["fields"]]
+    assert browser.js("return [...document.getElementById('field').options].map(({text}) => text)") == titles
+    assert titles[0] in browser.js("return document.getElementById('main').innerText")
+    browser.focus("#field")
+    browser.press(Keys.ARROW_DOWN)
+    assert titles[1] in browser.js("return document.getElementById('main').innerText")
+    assert browser.js(
+        "return document.querySelectorAll('h2').length === document.querySelectorAll('#contents a').length"
+    )
+
+
+PAPER = """const of = (node, name) => getComputedStyle(node)[name];
+return [of(document.body, "backgroundColor"), of(document.body, "color"),
+  ...new Set([...document.querySelectorAll(".plot .main-svg:first-child")].map((svg) => of(svg, "backgroundColor")))]"""
+
+
+def test_light_and_dark(browser: Browser) -> None:
+    seen = {}
+    for scheme in ("light", "dark"):
+        browser.prefer(scheme)
+        browser.driver.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0], 500))")
+        paper, ink, *plots = seen[scheme] = browser.js(PAPER)
+        assert plots == [paper] and paper != ink
+    assert seen["light"][0] == seen["dark"][0].replace("21, 24, 29", "255, 255, 255") != seen["dark"][0]
+    for scheme in ("light", "dark"):
+        choose = (
+            "const s = document.getElementById('theme'); s.value = arguments[0]; s.dispatchEvent(new Event('change'))"
+        )
+        browser.js(choose, scheme)
+        assert browser.js(PAPER) == seen[scheme]  # whatever the system prefers
+    browser.js("dispatchEvent(new Event('beforeprint'))")
+    assert browser.js(PAPER) == seen["light"]  # paper is white
+    browser.js("dispatchEvent(new Event('afterprint'))")
+    assert browser.js(PAPER) == seen["dark"]
+    printed = base64.b64decode(browser.driver.execute_cdp_cmd("Page.printToPDF", {})["data"])
+    assert printed.startswith(b"%PDF") and len(printed) > 50_000
+
+
+@pytest.mark.parametrize("field", [0, 1])
+def test_a_phone_need_not_scroll_sideways(browser: Browser, field: int) -> None:
+    browser.open(width=360, height=740)
+    browser.js("show(arguments[0]); document.querySelectorAll('details').forEach((one) => { one.open = true; })", field)
+    assert (
+        browser.js("return [innerWidth, document.documentElement.scrollWidth, document.body.scrollWidth]") == [360] * 3
+    )
+    wide = browser.js(
+        "return [...document.querySelectorAll('.plot')].filter((one) => one.getBoundingClientRect().right > 360).length"
+    )
+    assert wide == 0

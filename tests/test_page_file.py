@@ -1,0 +1,264 @@
+"""The page of a comparison: what is in the file. What a browser makes of it: tests/browser."""
+
+import base64
+import hashlib
+import json
+import re
+import statistics
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from made_records import change, make, measure, settings_of
+from test_compare import mtil
+
+from bench import cli, compare, export, page, results
+from bench.matrix import AccuracyMatrix
+
+EVIL = "</script><script>window.hacked=1</script><!-- & é"
+
+
+class Page(HTMLParser):
+    """Scripts with their attributes, all other text, and the content of meta elements."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.scripts, self.metas, self.elements = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append(tag)
+        if tag == "script":
+            self.scripts.append([dict(attributes), ""])
+        if tag == "meta":
+            self.metas.append(dict(attributes))
+
+    def handle_data(self, data):
+        if self.elements[-1:] == ["script"]:
+            self.scripts[-1][1] += data
+
+    def handle_endtag(self, tag):
+        self.elements.append("")
+
+
+@pytest.fixture(autouse=True)
+def small_plotly(monkeypatch):
+    """Four megabytes of plotly.js say nothing here; tests/browser has them."""
+    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "const Plotly = {};")
+
+
+def made(root, **options):
+    comparison = results.gather([root])
+    return page.page(compare.sections(comparison, options), comparison.left_out)
+
+
+def data(root, **options):
+    """What the page of these runs holds, read from the file."""
+    ((_, found),) = [script for script in Page(made(root, **options)).scripts if script[0].get("id") == "data"]
+    return json.loads(found)
+
+
+def test_the_data_of_the_page_are_those_of_the_records(tmp_path):
+    paths = [make(tmp_path, seed=seed, last=50 + 7 * seed**2) for seed in range(3)]
+    make(tmp_path, "lora", last=40)
+    (field,) = data(tmp_path)["fields"]
+    summaries = [json.loads((path / "summary.json").read_text(encoding="utf-8")) for path in paths]
+    mine = next(group for group in field["groups"] if group["method"] == "keeplora")
+    assert [group["label"] for group in field["groups"]] == ["keeplora", "lora"] and mine["n"] == 3
+    for name in results.SHOWN:
+        known = [summary["metrics"][name] for summary in summaries]
+        error = statistics.stdev(known) / 3**0.5
+        assert mine["values"][name] == pytest.approx([statistics.mean(known), error, 3], abs=1e-4)
+    assert mine["values"]["seconds"] == pytest.approx([61, 1 / 3**0.5, 3], abs=1e-4)
+    matrices = [AccuracyMatrix.from_csv(path / "accuracy.csv").array() for path in paths]
+    for row in range(3):
+        for column in range(2):
+            known = [float(matrix[row, column]) for matrix in matrices]
+            assert mine["mean"][row][column] == pytest.approx(statistics.mean(known), abs=0.005)
+            assert mine["error"][row][column] == pytest.approx(statistics.stdev(known) / 3**0.5, abs=0.005)
+    assert field["groups"][1]["error"] is None and field["groups"][1]["values"]["last"] == [40, None, 1]
+    assert field["best"]["last"] == [0] and field["tasks"] == ["a", "b"] and field["states"] == ["zero-shot", "a", "b"]
+
+
+def test_differences_are_those_of_the_statistics(tmp_path):
+    for seed in range(3):
+        make(tmp_path, seed=seed, last=50 + seed)
+        make(tmp_path, "lora", seed=seed, last=40 + seed**2)
+        make(tmp_path, "third", seed=seed, last=60 - seed)
+    section = compare.sections(results.gather([tmp_path]), {"baseline": "lora"})[0]
+    (field,) = data(tmp_path, baseline="lora")["fields"]
+    assert field["groups"][field["against"]["baseline"]]["label"] == "lora"
+    assert field["against"]["level"] == section.against.level
+    for group, differences in section.against.rows:
+        (at,) = [number for number, one in enumerate(field["groups"]) if one["label"] == group.label]
+        for one in differences:
+            mean, low, high, over = field["against"]["rows"][str(at)][one.scalar]
+            assert over == one.over
+            assert [mean, low, high] == pytest.approx([one.mean, one.low, one.high], abs=1e-4)
+
+
+@pytest.fixture
+def evil(tmp_path):
+    """Runs whose every text wants to be markup."""
+    path = make(tmp_path, method__note=EVIL)
+    change(path, "summary.json", method=EVIL)
+    change(path, "identity.json", command=["run", EVIL], code_revision=EVIL)
+    change(path, "environment.json", processor=EVIL, started=EVIL)
+    measure(path, [EVIL, "b"], [[30, 40], [80, 41], [70, 90]])
+    make(tmp_path, "<i>x</i>", seed=1, finished=False)
+    return tmp_path
+
+
+def test_text_of_records_is_data_and_nothing_else(evil):
+    text = made(evil)
+    read = Page(text)
+    assert [attributes.get("id") for attributes, _ in read.scripts] == ["data", None, None]
+    assert "window.hacked=1</script>" not in text and "<!-- &" not in text and "<i>" not in text
+    (field,) = data(evil)["fields"]
+    assert field["groups"][0]["method"] == field["tasks"][0] == EVIL
+    (run,) = field["runs"]
+    assert run[0] == run[2] == run[4] == EVIL and run[5] == f"run {EVIL}"
+    assert ["processor", EVIL] in field["environments"][0]
+
+
+def test_only_the_scripts_of_the_page_may_run_and_nothing_may_be_requested(evil):
+    read = Page(made(evil))
+    (policy,) = [meta["content"] for meta in read.metas if "http-equiv" in meta]
+    rules = dict(rule.strip().partition(" ")[::2] for rule in policy.split(";"))
+    assert rules.pop("default-src") == "'none'"
+    hashes = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for _, code in read.scripts[1:]]
+    assert rules.pop("script-src").split() == [f"'sha256-{one}'" for one in hashes]
+    assert rules == {
+        "style-src": "'unsafe-inline'", "img-src": "data: blob:", "base-uri": "'none'", "form-action": "'none'",
+    }  # fmt: skip
+
+
+def test_our_own_markup_names_no_address():
+    for file in page.FILES.iterdir():
+        text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")  # a name, never fetched
+        assert not re.search(r"https?:|//cdn|url\(|@import|fetch\(|XMLHttpRequest|innerHTML|eval\(", text), file.name
+        assert not re.search(r"<(link|img|iframe|base)\b|\bsrc=", text), file.name
+
+
+def test_every_file_of_the_page_is_used_and_packed():
+    names = {file.name for file in page.FILES.iterdir()}
+    assert names == {*page.SCRIPTS, "page.html", "page.css"}
+    project = (Path(page.__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert '"bench" = ["html/*"]' in project
+
+
+def test_where_every_run_comes_from(tmp_path):
+    for seed in (0, 1):
+        change(make(tmp_path, seed=seed), "environment.json", host="a-name-of-a-machine")
+    change(make(tmp_path, "lora"), "environment.json", threads=4)
+    (field,) = data(tmp_path)["fields"]
+    assert [run[:4] for run in field["runs"]] == [["keeplora", 0, "0", 1], ["keeplora", 1, "1", 1], ["lora", 0, "0", 2]]
+    assert field["runs"][0][4:] == [
+        "abc",
+        "run method=keeplora",
+        str(tmp_path / "pocket/pocket/keeplora/0123456789-s0"),
+    ]
+    assert field["environments"] == [
+        [["python", "3.11"], ["threads", threads], ["packages", "torch 2.9, numpy 2.4"]] for threads in ("2", "4")
+    ]
+    assert "a-name-of-a-machine" not in made(tmp_path)
+
+
+def test_only_settings_that_differ_are_listed(tmp_path):
+    make(tmp_path, fingerprint="0", method__rank=2)
+    make(tmp_path, fingerprint="1", method__rank=4)
+    make(tmp_path, "lora", method__own="x")
+    (field,) = data(tmp_path)["fields"]
+    assert field["settings"]["methods"] == ["keeplora", "lora"]
+    assert field["settings"]["rows"] == [["method.own", ["–", "x"]], ["method.rank", ["2, 4", "8"]]]
+    assert [group["told"] for group in field["groups"]] == ["rank=2", "rank=4", ""]
+    assert dict(field["conditions"])["train.epochs"] == "5" and dict(field["conditions"])["weights"] == "w" * 64
+    assert settings_of("keeplora", 0)["method.rank"] == 8
+
+
+def test_hashes_are_shortened(tmp_path):
+    change(make(tmp_path), "identity.json", weights_sha256="0123456789abcdef" * 4)
+    assert dict(data(tmp_path)["fields"][0]["conditions"])["weights"] == "0123456789"
+
+
+def test_numbers_that_are_none_are_left_open(tmp_path):
+    path = make(tmp_path)
+    scalars = json.loads((path / "summary.json").read_text(encoding="utf-8"))["metrics"]
+    change(path, "summary.json", metrics=scalars | {"last": float("nan"), "learning": None})
+    measure_less = make(tmp_path, "lora")
+    (measure_less / "accuracy.csv").unlink()
+    mine, other = data(tmp_path)["fields"][0]["groups"]
+    assert "last" not in mine["values"] and "learning" not in mine["values"] and "zero_shot" in mine["values"]
+    assert other["mean"] is None
+
+
+def test_published_numbers_stand_apart(tmp_path):
+    known = mtil(tmp_path, last=1)
+    (field,) = data(tmp_path)["fields"]
+    assert len(field["groups"]) == 1 and field["best"]["last"] == []
+    rows = field["published"]["rows"]
+    assert [(row["method"], row["source"]) for row in rows] == [(row.method, row.source) for row in known.rows]
+    assert [row["values"].get("last") for row in rows] == [row.last for row in known.rows]
+    assert field["published"]["notes"] == list(known.notes)
+    assert data(tmp_path, published="off")["fields"][0]["published"] is None
+
+
+def test_left_out_runs_have_their_reasons(tmp_path):
+    path = make(tmp_path, finished=False)
+    found = data(tmp_path)
+    assert found["fields"] == []
+    assert found["left_out"] == [[str(path), "unfinished: no summary.json; the same line again makes the run"]]
+
+
+def test_a_matrix_is_read_once_and_only_means_are_kept(tmp_path, monkeypatch):
+    for number in range(20):
+        for seed in range(3):
+            make(tmp_path, seed=seed, fingerprint=f"{number}", method__rank=number)
+    read = []
+    original = AccuracyMatrix.from_csv.__func__
+    monkeypatch.setattr(
+        AccuracyMatrix, "from_csv", classmethod(lambda cls, path: read.append(path) or original(cls, path))
+    )
+    (field,) = data(tmp_path, baseline="keeplora")["fields"]
+    assert len(set(read)) == len(read) == len(field["runs"]) == 60
+    assert len(field["groups"]) == 20 and len(json.dumps(field["groups"])) < 20 * 900
+
+
+# ------------------------------------------------------------------------------------------- the command line
+
+
+def test_the_command_writes_a_page(tmp_path, capsys):
+    make(tmp_path)
+    file = tmp_path / "a page.html"
+    assert cli.main(["compare", str(tmp_path), f"html={file}"]) == 0
+    assert capsys.readouterr().out.endswith(f"html written to {file}\n")
+    assert file.read_text(encoding="utf-8") == made(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nowhere/page.html", "", "."])
+def test_a_page_that_cannot_be_written_is_an_error(tmp_path, name, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "runs")
+    assert cli.main(["compare", "runs", f"html={name}"]) == 2
+    assert f"error: html={name} cannot be written (" in capsys.readouterr().err
+
+
+def test_a_page_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    make(tmp_path / "runs")
+    sections = compare.sections(results.gather([tmp_path / "runs"]))
+    file = tmp_path / "page.html"
+    file.write_text("old")
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(export.UserError, match="No space left on device"):
+        export.write(sections, {"html": str(file)})
+    assert file.read_text() == "old" and sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "runs"]
+
+
+def test_without_runs_there_is_no_page(tmp_path, capsys):
+    file = tmp_path / "page.html"
+    assert cli.main(["compare", str(tmp_path), f"html={file}"]) == 2
+    assert "no runs found" in capsys.readouterr().err and not file.exists()

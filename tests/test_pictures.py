@@ -1,0 +1,145 @@
+"""Static pictures of a comparison: what is in them, and that the same runs give the same bytes."""
+
+import numpy as np
+import pytest
+from made_records import change, make, measure
+from test_compare import mtil
+
+from bench import cli, compare, pictures, results, views
+
+
+@pytest.fixture
+def sections(tmp_path):
+    """Two methods with three seeds and one that trains nothing, on three tasks."""
+    rng = np.random.default_rng(0)
+    for method, seeds in {"keeplora": 3, "lora": 3, "zero-shot": 1}.items():
+        for seed in range(seeds):
+            path = make(tmp_path, method, seed=seed)
+            measure(path, ["a", "b$", "c"], rng.integers(200, 900, size=(4, 3)) / 10)
+            change(path, "summary.json", seconds={"total": 10.0, "load": 1.0, "train": 6.0 + seed})
+    return compare.sections(results.gather([tmp_path]))
+
+
+@pytest.fixture
+def view(sections):
+    (found,) = views.views(sections)
+    return found
+
+
+def test_the_scatter_has_a_point_with_errors_for_every_method(view):
+    (axes,) = pictures.scatter(view).axes
+    assert len(axes.containers) == 3
+    for container, line in zip(axes.containers, view.lines, strict=True):
+        points, _, (across, _) = (
+            container.lines if line.group.method != "zero-shot" else (*container.lines[:2], (None, 0))
+        )
+        assert points.get_xydata().tolist() == [[line.values["last"].mean, line.values["transfer_by_column"].mean]]
+        if across is not None:
+            (ends,) = across.get_segments()
+            assert np.ptp(ends[:, 0]) == pytest.approx(2 * line.values["last"].standard_error)
+
+
+def test_published_numbers_have_a_marker_of_their_own(tmp_path):
+    known = mtil(tmp_path, last=1)
+    (view,) = views.views(compare.sections(results.gather([tmp_path])))
+    (axes,) = pictures.scatter(view).axes
+    quoted = next(line for line in axes.lines if line.get_label() == "published")
+    expected = [[row.last, row.transfer] for row in known.rows if None not in (row.last, row.transfer)]
+    assert quoted.get_xydata().tolist() == expected and quoted.get_markerfacecolor() == "none"
+
+
+def cells(figure):
+    return [axes for axes in figure.axes if axes.images]
+
+
+def test_matrices_have_one_scale_and_their_numbers(view):
+    drawn = cells(pictures.matrices(view))
+    assert len({axes.images[0].get_clim() for axes in drawn}) == 1
+    for axes, line in zip(drawn, view.lines, strict=True):
+        assert np.array_equal(axes.images[0].get_array(), line.mean)
+        assert [text.get_text() for text in axes.texts] == [f"{value:.1f}" for value in line.mean.flatten()]
+
+
+def test_differences_are_to_the_baseline_on_a_symmetric_scale(view):
+    keeplora, *others = view.lines
+    drawn = cells(pictures.difference(view))
+    for axes, line in zip(drawn, others, strict=True):
+        change = line.mean - keeplora.mean
+        assert np.array_equal(axes.images[0].get_array(), change)
+        low, high = axes.images[0].get_clim()
+        assert low == -high and high >= np.abs(change).max()
+        assert axes.texts[0].get_text() == f"{change[0, 0]:+.1f}".replace("-", "−")
+
+
+def test_curves_of_every_task(view):
+    first, *tasks = [axes for axes in pictures.curves(view).axes if axes.get_visible()]
+    assert [axes.get_title() for axes in tasks] == view.tasks
+    spans = [np.ptp(axes.get_ylim()) for axes in (first, *tasks)]
+    assert spans == pytest.approx([spans[0]] * 4)
+    for column, axes in enumerate(tasks):
+        for container, line in zip(axes.containers, view.lines, strict=True):
+            assert np.array_equal(container.lines[0].get_ydata(), line.mean[:, column])
+    for drawn, line in zip(first.lines, view.lines, strict=True):
+        learned = [line.mean[row, :row].mean() for row in (1, 2, 3)]
+        assert drawn.get_ydata().tolist() == pytest.approx(learned)
+
+
+def test_costs_add_up(view):
+    seconds, memory, stored = pictures.costs(view).axes
+    widths = np.zeros(3)
+    for phase in seconds.containers:
+        widths += [bar.get_width() for bar in phase]
+    assert widths[::-1].tolist() == pytest.approx([10, 10, 10])
+    assert [bar.get_width() for bar in memory.patches] == [700.4] * 3
+    assert [bar.get_width() for bar in stored.patches] == [2.5] * 3
+
+
+def test_the_same_runs_give_the_same_files(sections, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "DPI", 40)
+    first, second = (pictures.write(sections, tmp_path / name) for name in ("one", "two/deep"))
+    assert sorted(path.name for path in first) == sorted(
+        f"pocket-pocket-{name}.{ending}" for name in pictures.DRAWN for ending in ("svg", "png")
+    )
+    for one, two in zip(first, second, strict=True):
+        assert one.read_bytes() == two.read_bytes(), one.name
+        if one.suffix == ".svg":
+            assert b"<dc:date>" not in one.read_bytes() and b"<text" not in one.read_bytes()
+
+
+def test_fields_have_files_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "DRAWN", {"scatter": pictures.scatter})
+    monkeypatch.setattr(pictures, "DPI", 40)
+    make(tmp_path, train__epochs=1)
+    make(tmp_path, "lora", train__epochs=5)
+    make(tmp_path, stream="a/b c")
+    assert cli.main(["compare", str(tmp_path), f"pictures={tmp_path / 'out'}"]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.svg")) == [
+        "a-b-c-pocket-scatter.svg", "pocket-pocket-1-scatter.svg", "pocket-pocket-2-scatter.svg",
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_drawn_is_an_error(tmp_path, capsys):
+    runs = tmp_path / "runs"
+    make(runs, finished=False)
+    assert cli.main(["compare", str(runs), f"pictures={tmp_path / 'out'}"]) == 2
+    assert "there is nothing to draw" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    make(runs, seed=1)
+    (tmp_path / "file").write_text("")
+    assert cli.main(["compare", str(runs), f"pictures={tmp_path / 'file'}"]) == 2
+    assert "cannot be written (File exists): name a folder elsewhere" in capsys.readouterr().err
+
+
+def test_a_run_without_a_matrix_has_a_point_and_costs(tmp_path):
+    (make(tmp_path) / "accuracy.csv").unlink()
+    (view,) = views.views(compare.sections(results.gather([tmp_path])))
+    assert pictures.matrices(view) is pictures.difference(view) is pictures.curves(view) is None
+    assert pictures.scatter(view).axes and pictures.costs(view).axes
+
+
+def test_cells_that_are_missing_are_left_open(tmp_path):
+    measure(make(tmp_path), ["a", "b"], [[30, None], [None, None], [70, 90]])
+    (view,) = views.views(compare.sections(results.gather([tmp_path])))
+    (axes,) = cells(pictures.matrices(view))
+    assert [text.get_text() for text in axes.texts] == ["30.0", "70.0", "90.0"]
+    first = pictures.curves(view).axes[0]
+    assert np.isnan(first.lines[0].get_ydata()[0]) and first.lines[0].get_ydata()[1] == 80
