@@ -1,10 +1,12 @@
 """What a method costs on a model: seconds by phase, memory, trained and stored numbers, on one synthetic task."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.config import Resolved, resolve, run_settings
 from bench.errors import UserError, suggest
@@ -18,6 +20,28 @@ from bench.record import peak_memory_mb
 from bench.run import choose_device, deterministic
 from bench.session import Stopwatch
 from bench.task import Task, label_space
+
+SQUARE = 2048
+"""Rows and columns of the matrices whose product stands for what a machine can do."""
+
+
+def product_rate(dtype: torch.dtype, device: torch.device, seconds: float = 3.0) -> float:
+    """Operations a second, in 1e9, of this machine in a product of two square matrices: the best within some time."""
+    a, b = (torch.randn(SQUARE, SQUARE, device=device).to(dtype) for _ in range(2))
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        float((a @ b)[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return 2 * SQUARE**3 / best / 1e9
+
+
+def counted(work: Callable[[], Any]) -> float:
+    """Floating-point operations of the products and of the attention in some work, in 1e9."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() / 1e9
+
 
 SIZES = {"classes": 100, "batch": 8, "steps": 3}
 """Words of ``profile`` that are no settings of a run, with their defaults: prompts, images a step, training steps."""
@@ -83,20 +107,35 @@ def _profile(resolved: Resolved, sizes: dict[str, int], device: torch.device) ->
     steps: list[float] = []
     with watch.phase("training"), clip.computing(settings.precision):
         trained = method.fit(data, settings.train, lambda: steps.append(time.perf_counter()), lambda report: None)
+    operations = {}
+    if trained and method.parameters():
+        with clip.computing(settings.precision), clip.trainable(method.parameters()):
+            first = next(iter(data.train.batches(sizes["batch"])))
+            operations["a training step"] = counted(lambda: method.loss(*first, data).backward())
     with watch.phase("after training"):
         method.end_task(data)
     space = label_space("task", [task], 1, 0)
     assert space is not None
     with watch.phase("evaluation"), clip.computing(settings.precision):
         test = Pixels(images, clip, True)
-        outcomes("profile", method, method.classifier(space), test, space, settings.evaluate.batch_size)
+        classifier = method.classifier(space)
+        outcomes("profile", method, classifier, test, space, settings.evaluate.batch_size)
+    with clip.computing(settings.precision), torch.no_grad():
+        one = next(iter(test.batches(1)))[0]
+        operations["an image of evaluation"] = counted(lambda: classifier(one))
+        rate = product_rate(clip.precision, device)
     parts = list(watch.parts.items())
     seconds = [*watch.seconds.items(), *((f"  {name}", value) for name, value in parts)]
     rows = [(name, f"{value:.2f} s") for name, value in seconds]
     step = (steps[-1] - steps[0]) / (len(steps) - 1) if len(steps) > 1 else 0.0
+    reached = {"a training step": step, "an image of evaluation": watch.seconds["evaluation"] / count}
+    shares = {name: flop / reached[name] / rate for name, flop in operations.items() if reached[name]}
     rows += [
         ("one training step", f"{step:.3f} s"),
         ("one image of evaluation, class features included", f"{watch.seconds['evaluation'] / count * 1e3:.1f} ms"),
+        *((f"operations of {name}", f"{flop:.1f} GFLOP") for name, flop in operations.items()),
+        (f"operations a second in products of {SQUARE} x {SQUARE} matrices", f"{rate:.0f} GFLOP/s"),
+        *((f"share of that in {name}", f"{share:.0%}") for name, share in shares.items()),
         ("peak memory", f"{peak_memory_mb(device) or 0:.0f} MB"),
         ("numbers of the model", f"{sum(p.numel() for p in clip.model.parameters()):,}"),
         ("trained on a task", f"{trained:,}"),

@@ -21,6 +21,7 @@ from bench.method import Method
 from bench.metrics import AccuracyMatrix, summary
 from bench.outcomes import Outcomes
 from bench.parallel import World
+from bench.record import peak_memory_mb
 from bench.run import run
 from bench.toy import toy_task
 
@@ -380,3 +381,13 @@ def test_nothing_is_read_or_set_at_import() -> None:
             importlib.import_module(f"bench.{module.name}")
     assert Path.cwd() == folder and torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state) and dict(os.environ) == environment
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_peak_memory_is_the_processs_own_whoever_started_it() -> None:
+    ballast = bytearray(900 * 10**6)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    code = "import torch; from bench.record import peak_memory_mb; print(peak_memory_mb(torch.device('cpu')))"
+    own = peak_memory_mb(torch.device("cpu"))
+    child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert own > 900 > float(child.stdout)

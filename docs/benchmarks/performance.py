@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from long_way import LongWay
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from bench import registry
 from bench.clip import Clip, load_open_clip
@@ -27,11 +26,13 @@ from bench.images import ArrayImages
 from bench.linear_maps import LowRank
 from bench.method import Context, TaskData
 from bench.pixels import Pixels
+from bench.profile import counted, product_rate
 from bench.record import peak_memory_mb, processor
 from bench.statistics import mean_gradient, second_moments
 from bench.task import Task, label_space
 
 HERE = Path(__file__).parent
+CPU = torch.device("cpu")
 ENERGY = {"image": 0.85, "text": 0.2}
 """eps_w of KeepLoRA."""
 
@@ -54,13 +55,12 @@ class Workload:
     method : Method
         KeepLoRA as the suite has it, with updates attached.
     long : LongWay
-        On the parameters of a second, equal model, with the same updates.
+        On the parameters of the same model, with the same updates.
     """
 
     def __init__(self, model: str, classes: int, batch: int, batches: int, rank: int = 16):
         self.batch = batch
-        clips = [self._load(model) for _ in range(2)]
-        self.clip = clip = clips[0]
+        self.clip = clip = self._load(model)
         height, width = clip.image_size
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (batch * batches, height, width, 3), dtype=np.uint8)
@@ -73,7 +73,7 @@ class Workload:
         KeepLora = registry.load("method", "keeplora")
         settings = KeepLora.Settings(rank=rank)  # type: ignore[attr-defined]
         self.method: Any = KeepLora(settings, clip, context)
-        self.long = LongWay(clips[1], rank)
+        self.long = LongWay(clip, rank)
         self.attach(rank)
 
     @staticmethod
@@ -121,19 +121,6 @@ def alternate(pairs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, fl
     return {name: min(seconds[1:]) for name, seconds in found.items()}
 
 
-def counted(work: Callable[[], Any]) -> float:
-    """Floating-point operations of products and attention, in units of 1e9."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops() / 1e9
-
-
-def product_rate(dtype: torch.dtype, repeats: int = 10) -> float:
-    """What this machine does in a product of two 2048 x 2048 matrices, in 1e9 operations a second, at its best."""
-    a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
-    return 2 * 2048**3 / alternate({"": lambda: a @ b}, repeats)[""] / 1e9
-
-
 def row(*cells: object) -> None:
     """A line of a Markdown table."""
     print("| " + " | ".join(f"{c:.3g}" if isinstance(c, float) else str(c) for c in cells) + " |", flush=True)
@@ -156,7 +143,7 @@ def head(*cells: str) -> None:
 def train(load: Workload, repeats: int, target: str) -> None:
     took = alternate({"long": load.long_step, "ours": load.step}, repeats)
     ratio(f"training step, {len(load.task.classes)} prompts", took, target)
-    rate = product_rate(torch.float32)
+    rate = product_rate(torch.float32, CPU)
     flop = {"long": counted(load.long_step), "ours": counted(load.step)}
     for name in ("long", "ours"):
         share = flop[name] / took[name] / rate
@@ -190,7 +177,7 @@ def evaluate(load: Workload, repeats: int, target: str, batches: int = 125) -> N
     took = alternate(pairs, repeats)
     whole = {"long": took["long"], "ours": took["batch"] + took["texts"] / batches}
     ratio(f"evaluation batch, {len(load.task.classes)} prompts, {batches} batches a test set", whole, target)
-    rate = product_rate(torch.float32)
+    rate = product_rate(torch.float32, CPU)
     flop = counted(pairs["batch"])
     print(f"  ours: {flop:.0f} GFLOP a batch, {flop / took['batch'] / rate:.0%} of {rate:.0f} GFLOP/s", flush=True)
     load.attach(load.long.rank)
@@ -295,17 +282,11 @@ def memory(arguments: argparse.Namespace) -> None:
 
 
 def peak(arguments: argparse.Namespace, way: str) -> None:
-    """Two training steps of one way, and nothing else of it."""
+    """Print the peak memory of a process that makes two training steps of one way."""
     load = Workload(arguments.model, arguments.classes, arguments.batch, 1)
-    if way == "long":
-        load.clip = load.method = None  # type: ignore[assignment]
-    else:
-        load.long = None  # type: ignore[assignment]
-    before = peak_memory_mb(torch.device("cpu")) or 0.0
     for _ in range(2):
         load.long_step() if way == "long" else load.step()
-    now = peak_memory_mb(torch.device("cpu")) or 0.0
-    print(f"{before:.0f} MB before the first step, at the end at most", now)
+    print(peak_memory_mb(CPU))
 
 
 @torch.no_grad()
@@ -324,7 +305,7 @@ def precision(load: Workload, repeats: int) -> None:
     took = alternate({"long": lambda: classifier(pixels), "ours": low}, repeats)
     head("evaluation batch", "fp32", "bf16", "ratio", "target")
     ratio(f"{load.batch} images", took, ">= 2")
-    rates = [product_rate(dtype) for dtype in (torch.float32, torch.bfloat16)]
+    rates = [product_rate(dtype, CPU) for dtype in (torch.float32, torch.bfloat16)]
     print(f"  products of matrices: {rates[0]:.0f} and {rates[1]:.0f} GFLOP/s", flush=True)
     load.attach(load.long.rank)
 

@@ -1,0 +1,151 @@
+"""Every shortcut against KeepLoRA the long way (docs/benchmarks/long_way.py), in float64."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import torch.nn.functional as F
+from bench.methods.keeplora import KeepLora
+from bench.methods.low_rank import PerTower
+
+from bench.clip import Clip
+from bench.evaluate import outcomes
+from bench.linear_maps import LowRank
+from bench.method import Context, TaskData
+from bench.pixels import Pixels
+from bench.statistics import mean_gradient
+from bench.task import label_space
+from bench.toy import tiny_clip, toy_task
+
+FOLDER = Path(__file__).parent.parent / "docs" / "benchmarks"
+RANK = 3
+
+
+def script(name: str) -> ModuleType:
+    """A module of docs/benchmarks."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+LongWay = script("long_way").LongWay
+CONTEXT = Context(1, 20, 0, 0)  # of the 40 images there are two full batches
+
+
+def pair(dtype: torch.dtype = torch.float64) -> tuple[Clip, TaskData, "LongWay"]:
+    """Two equal models: one for the suite, with a task, and one for the long way."""
+    clip, other, task = tiny_clip(), tiny_clip(), toy_task(0)
+    for one in (clip, other):
+        one.model.to(dtype)
+    data = TaskData(0, task.name, task.prompts, clip.tokenize(task.prompts), Pixels(task.train, clip, True), CONTEXT)
+    normalize = clip.normalize
+    clip.normalize = lambda pixels: normalize(pixels).to(dtype)  # type: ignore[method-assign]
+    return clip, data, LongWay(other, RANK)
+
+
+def attach(clip: Clip, long: "LongWay") -> None:
+    draw = torch.Generator().manual_seed(0)
+    for m in long.maps():
+        A, B = (torch.randn(s, generator=draw).double() * 0.3 for s in ((m.in_features, RANK), (RANK, m.out_features)))
+        long.updates[m.name] = (A, B.clone().requires_grad_(True))
+        clip.maps[m.name].update = LowRank(A.T.contiguous(), B.T.clone().requires_grad_(True), 1 / RANK)
+
+
+def test_a_training_step_has_the_loss_and_the_gradients_of_the_long_way() -> None:
+    clip, data, long = pair()
+    attach(clip, long)
+    pixels, labels = next(iter(data.train.batches(20)))
+    loss = F.cross_entropy(clip.logits(clip.encode_images(pixels), clip.encode_tokens(data.tokens)), labels)
+    expected = long.loss(pixels, labels, data.tokens)
+    assert abs(loss - expected) < 1e-12
+    loss.backward()
+    expected.backward()
+    for name, (_, B) in long.updates.items():
+        update = clip.maps[name].update
+        assert update is not None and B.grad is not None
+        assert (update.B.grad.T - B.grad).abs().max() < 1e-12 * B.grad.abs().max().clamp(min=1e-6), name
+
+
+def test_the_mean_gradient_is_that_of_the_long_way() -> None:
+    clip, data, long = pair()
+    got = mean_gradient(clip, data, list(clip.select(("q", "k", "v", "o"), ("image", "text"))))
+    batches = list(data.batches("gradient"))
+    found = long.gradient_pass(batches, data.tokens)
+    names = {id(parameter): name for name, parameter in long.parameters()}
+    assert len(found) == len(names)  # it computes all of them
+    for m in long.maps():
+        expected = found[names[id(m.parameter)]][m.rows]
+        assert (got[m.name] - expected).abs().max() < 1e-11 * expected.abs().max().clamp(min=1e-3), m.name
+
+
+def test_evaluation_answers_as_the_long_way_does() -> None:
+    clip, data, long = pair()
+    method = KeepLora(KeepLora.Settings(rank=RANK), clip, CONTEXT)
+    task = toy_task(0)
+    space = label_space("task", [task], 1, 0)
+    assert space is not None
+    test = Pixels(task.test, clip, True)
+    right = outcomes("toy0", method, method.classifier(space), test, space, 5)
+    with torch.no_grad():
+        logits = torch.cat([long.logits(pixels, data.tokens) for pixels, _ in test.batches(7)])
+        features = method.classifier(space)(next(iter(test.batches(len(test))))[0])
+    assert (features - logits).abs().max() < 1e-10
+    assert right.tolist() == (logits.argmax(dim=-1) == test.labels).tolist()
+
+
+def test_weight_subspaces_are_those_of_the_long_way() -> None:
+    clip, _, long = pair()
+    energy = {"image": 0.6, "text": 0.3}
+    method = KeepLora(KeepLora.Settings(rank=RANK, weight_energy=PerTower(**energy)), clip, CONTEXT)
+    for name, expected in long.weight_subspaces(energy).items():
+        basis = method.bases[name]
+        assert basis.shape == expected.shape
+        assert (basis @ basis.T - expected @ expected.T).abs().max() < 1e-9, name
+
+
+def test_subspaces_grow_as_on_the_long_way() -> None:
+    """With one batch a task the released mean of features is the features themselves, so both see the same ones."""
+    clip, data, long = pair()
+    context = Context(2, 40, 0, 0)
+    data.context = context
+    settings = KeepLora.Settings(rank=RANK, pad_tokens=True, weight_energy=PerTower(0.3, 0.2))
+    settings.feature_energy = PerTower(0.9, 0.9)
+    method = KeepLora(settings, clip, context)
+    long.bases = {name: basis.clone() for name, basis in method.bases.items()}
+    before = sum(basis.shape[1] for basis in method.bases.values())
+    method.end_task(data)
+    long.feature_pass(list(data.train.batches(40)), data.tokens)
+    long.subspace_update(0.9)
+    assert sum(basis.shape[1] for basis in long.bases.values()) > before
+    for name, expected in long.bases.items():
+        basis = method.bases[name]
+        assert basis.shape == expected.shape, name
+        # Products of features are taken in fp32 here; only their sums are not.
+        assert (basis @ basis.T - expected @ expected.T).abs().max() < 1e-5, name
+
+
+def test_the_benchmark_measures_every_phase(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the embedded model; what it measures there means nothing, but it goes through."""
+    performance = script("performance")
+    monkeypatch.setattr(performance, "product_rate", lambda dtype, device: 100.0)
+    phases = ["train", "gradient", "evaluate", "features", "weights", "subspace", "precision", "updates"]
+    small = ["--model", "pocket", "--classes", "12", "--batch", "4", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["performance.py", *phases, *small])
+    performance.main()
+    out = capsys.readouterr().out
+    for row in (
+        "training step, 12 prompts",
+        "gradient pass of 4 batches",
+        "evaluation batch, 12 prompts",
+        "feature pass",
+        "weight subspace",
+        "subspace update",
+        "4 images",
+    ):
+        assert f"| {row}" in out
