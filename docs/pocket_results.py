@@ -1,19 +1,25 @@
-"""Makes the measured results on the pocket stream: learning rates, runs, docs/pocket-results.md and its picture.
+"""Makes the measured results on the pocket stream: learning rates, runs, docs/pocket-results.md and its pictures.
 
     python docs/pocket_results.py tune    # every method on the validation images over one grid of learning rates
     python docs/pocket_results.py run     # every method, five seeds, with the settings that the stream carries
-    python docs/pocket_results.py page    # the page, the picture and the README's table, from the runs
+    python docs/pocket_results.py page    # the page, its pictures and the README's table, from the runs
 
 Runs lie in runs/ and are skipped when finished, so any part can be interrupted and repeated.
 """
 
 import argparse
+import csv
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
+from bench import pictures
+from bench.compare import sections
 from bench.config import resolve, run_directory
 from bench.matrix import AccuracyMatrix
 from bench.metrics import spread
+from bench.results import gather
 from bench.run import run
 
 DOCS = Path(__file__).parent
@@ -26,7 +32,10 @@ GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 SEEDS = (0, 1, 2, 3, 4)
 CHOSEN_BY = "learning"
 SHOWN = {"learning": "just learned", "transfer_by_column": "Transfer", "average_mtil": "Average", "last": "Last"}
-COLORS = {"zero-shot": "#888888", "finetune": "#8c6bb1", "lora": "#d95f02", "inflora": "#1b9e77", "keeplora": "#2b6cb0"}
+TUNING = DOCS / "pocket-tuning.csv"
+"""What `tune` found: one line for every method and rate."""
+PICTURES = {"scatter": "Transfer against Last", "curves": "Accuracy on every task over the stream"}
+"""Pictures of `bench compare ... pictures=` that the page and the README show."""
 
 
 def tuning_line(method: str, lr: float) -> list[str]:
@@ -64,15 +73,27 @@ def results_table() -> str:
     return table(["method", "Transfer", "Average", "Last", "just learned", "time"], rows)
 
 
+def write_tuning() -> None:
+    """Keep what every method reaches on the validation images at every learning rate."""
+    with TUNING.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["method", "lr", *SHOWN])
+        for method in TRAINED:
+            for lr in GRID:
+                metrics = summary(tuning_line(method, lr))["metrics"]
+                writer.writerow([method, f"{lr:g}", *(f"{metrics[name]:.1f}" for name in SHOWN)])
+
+
 def tuning_table() -> str:
-    """What every method reaches on the validation images at every learning rate; the chosen rate in bold."""
+    """The same as a table; the chosen rate in bold."""
+    found = list(csv.DictReader(TUNING.read_text(encoding="utf-8").splitlines()))
     rows = []
     for method in TRAINED:
-        found = {lr: summary(tuning_line(method, lr))["metrics"] for lr in GRID}
-        best = max(found, key=lambda lr: found[lr][CHOSEN_BY])
-        for lr, metrics in found.items():
-            cells = [f"`{method}`", f"{lr:g}", *(f"{metrics[name]:.1f}" for name in SHOWN)]
-            rows.append([f"**{cell}**" if lr == best else cell for cell in cells])
+        own = [line for line in found if line["method"] == method]
+        best = max(own, key=lambda line: float(line[CHOSEN_BY]))
+        for tried in own:
+            cells = [f"`{method}`", tried["lr"], *(tried[name] for name in SHOWN)]
+            rows.append([f"**{cell}**" if tried is best else cell for cell in cells])
     return table(["method", "learning rate", *SHOWN.values()], rows)
 
 
@@ -91,7 +112,7 @@ def page() -> str:
         "Made by `python docs/pocket_results.py tune`, `run` and `page`; percent correct on the test images, mean ± "
         f"standard error over {len(SEEDS)} seeds. Time is that of one run on one thread, another run beside it.\n",
         results_table(),
-        "![Transfer against Last, and accuracy after every task](pocket-results.png)\n",
+        *(f"![{title}](pocket-results-{name}.png)\n" for name, title in PICTURES.items()),
         "## How the learning rates were chosen\n",
         "One grid for all methods, seed 0, trained on the training images and scored on the validation images. The "
         "rate with the highest accuracy on tasks just learned, mean over tasks, is what the stream carries "
@@ -114,32 +135,14 @@ def fill_readme() -> None:
     README.write_text(f"{before}{MARKS[0]}\n{results_table()}{MARKS[1]}{after}", encoding="utf-8")
 
 
-def picture(file: Path) -> None:
-    """Transfer against Last with standard errors, and the mean accuracy on learned tasks over the stream."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)
-    for method in METHODS:
-        results = [summary(line(method, seed))["metrics"] for seed in SEEDS]
-        x, y = (spread([result[name] for result in results]) for name in ("last", "transfer_by_column"))
-        left.errorbar(
-            x.mean, y.mean, xerr=x.standard_error, yerr=y.standard_error, fmt="o", color=COLORS[method], label=method
-        )
-        mean = sum(matrix.array() for matrix in matrices(method)) / len(SEEDS)
-        learned = [mean[row, :row].mean() for row in range(1, len(mean))]
-        right.plot(range(1, len(mean)), learned, "o-", color=COLORS[method], label=method, markersize=4)
-    left.set(xlabel="Last (%)", ylabel="Transfer (%)", title="What is kept of the tasks, and of zero-shot ability")
-    left.grid(alpha=0.3)
-    tasks = matrices("keeplora")[0].tasks
-    right.set_xticks(range(1, len(tasks) + 1), tasks, rotation=30, ha="right")
-    right.set(xlabel="after task", ylabel="accuracy (%)", title="Mean accuracy on the tasks met so far")
-    right.grid(alpha=0.3)
-    right.legend(frameon=False)
-    figure.savefig(file, dpi=140, metadata={"Software": None})
+def draw() -> None:
+    """Put the pictures that `bench compare` makes of the runs beside the page."""
+    found = gather([run_directory(resolve(line(method, seed))) for method in METHODS for seed in SEEDS], {})
+    with tempfile.TemporaryDirectory() as folder:
+        for path in pictures.write(sections(found), Path(folder)):
+            name = path.stem.rpartition("-")[2]
+            if path.suffix == ".png" and name in PICTURES:
+                shutil.copy(path, DOCS / f"pocket-results-{name}.png")
 
 
 def main() -> None:
@@ -151,13 +154,14 @@ def main() -> None:
         for method in (m for m in TRAINED if m in arguments.methods):
             for lr in GRID:
                 run(resolve([*tuning_line(method, lr), "threads=1"]))
+        write_tuning()
     elif arguments.part == "run":
         for seed in SEEDS:
             for method in arguments.methods:
                 run(resolve([*line(method, seed), "threads=1"]), ["python", "-m", "bench", "run", *line(method, seed)])
     else:
         (DOCS / "pocket-results.md").write_text(page(), encoding="utf-8")
-        picture(DOCS / "pocket-results.png")
+        draw()
         fill_readme()
 
 
