@@ -1,6 +1,7 @@
 """One row of the accuracy matrix: every test set, measured in the stream's label space."""
 
 from collections.abc import Callable, Container, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -86,30 +87,28 @@ def evaluate_row(
     done : container of int
         Columns that are measured already.
     """
-    known: tuple[str, ...] | None = None
+    ready: tuple[tuple[str, ...], Classifier] | None = None
+
+    def measure(column: int, space: LabelSpace) -> np.ndarray:
+        nonlocal ready
+        if ready is None or ready[0] != space.prompts:
+            ready = space.prompts, method.classifier(space) if seen else Method.classifier(method, space)
+        task = tasks[column]
+        return outcomes(task.name, method, ready[1], store.get(task.test), space, batch_size, on_batch)
+
     for column, task in enumerate(tasks):
         space = None if column in done else label_space(kind, tasks, seen, column, shared_prompts)
         if space is None:
             continue
-        pixels = store.get(task.test)
-        if seen == 0:
-            yield column, _of_untrained(task.name, method, pixels, space, batch_size, on_batch)
+        if seen:
+            yield column, measure(column, space)
             continue
-        if space.prompts != known:
-            classifier, known = method.classifier(space), space.prompts
-        yield column, outcomes(task.name, method, classifier, pixels, space, batch_size, on_batch)
+        # The model as it came, whatever the method: another run may have measured it.
+        model = [method.context.weights, str(method.clip.precision)]
+        asked = [*store.get(task.test).identity(), list(space.prompts), list(space.targets), batch_size]
+        found = method.context.shared("zero-shot row", [*model, *asked], partial(_tensors, measure, column, space))
+        yield column, found["right"].bool().numpy()
 
 
-def _of_untrained(
-    name: str, method: Method, pixels: Pixels, space: LabelSpace, batch_size: int, on_batch: Callable[[], None]
-) -> np.ndarray:
-    """The `outcomes` of the model as it came, whatever the method; shared with other runs."""
-
-    def measure() -> dict[str, Tensor]:
-        classifier = Method.classifier(method, space)
-        right = outcomes(name, method, classifier, pixels, space, batch_size, on_batch)
-        return {"right": torch.from_numpy(right.astype(np.uint8))}
-
-    model = [method.context.weights, str(method.clip.precision)]
-    asked = [list(space.prompts), list(space.targets), batch_size]
-    return method.context.shared("zero-shot row", [*model, *pixels.identity(), *asked], measure)["right"].bool().numpy()
+def _tensors(measure: Callable[[int, LabelSpace], np.ndarray], column: int, space: LabelSpace) -> dict[str, Tensor]:
+    return {"right": torch.from_numpy(measure(column, space).astype(np.uint8))}

@@ -209,7 +209,7 @@ def test_seeds_follow_the_run_unless_set():
         ("train.epochs=0", "train.epochs=0 is out of range: it must be >= 1"),
         ("train.lr=[1", "train.lr=[1 must be a number"),
         ("device=cuda:1", 'device=cuda:1 must be one of auto, cpu, cuda, mps (did you mean "cuda"?)'),
-        ("precision=fp16", "precision=fp16 must be one of fp32"),
+        ("precision=int8", "precision=int8 must be one of fp32, tf32, bf16, fp16"),
         ("threads=0", "threads=0 is out of range: it must be >= 1"),
         ("seed=-1", "seed=-1 is out of range: it must be >= 0"),
         ("seed", '"seed" is not a setting: write KEY=VALUE, as in seed=1'),

@@ -94,6 +94,7 @@ def test_training_and_evaluation_are_low_and_statistics_are_not(tmp_path: Path, 
         dumps[precision] = load_file(next((tmp_path / precision).glob("task-01-*.safetensors")))
         low = torch.bfloat16 if precision == "bf16" else torch.float32
         assert seen == {
+            "setup": {low},  # after which the untrained model is measured
             "begin_task": {torch.float32},
             "end_task": {torch.float32},
             "fit": {low},

@@ -320,7 +320,7 @@ def test_signals_are_nobody_elses_after_a_run(tmp_path: Path) -> None:
 def test_resuming_counts_the_time_of_all_attempts(tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch:  # the first attempt takes long
         patch.setattr(
-            Session, "_introduce", lambda self: self.watch.resume({"total": 1000.0, "train": 500.0}, {"p": 5.0})
+            Session, "_introduce", lambda self: self.watch.resume({"total": 1000.0, "train": 500.0}, {"p": 5.0}, {})
         )
         line, directory = broken_off(tmp_path, monkeypatch)
     run(resolve(line))

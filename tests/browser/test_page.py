@@ -348,6 +348,7 @@ def test_light_and_dark(browser: Browser) -> None:
 def test_a_phone_need_not_scroll_sideways(browser: Browser, field: int) -> None:
     browser.open(width=360, height=740)
     browser.js("show(arguments[0]); document.querySelectorAll('details').forEach((one) => { one.open = true; })", field)
+    browser.js("document.querySelector('#field option').textContent = 'a title that goes on '.repeat(30)")
     assert (
         browser.js("return [innerWidth, document.documentElement.scrollWidth, document.body.scrollWidth]") == [360] * 3
     )
