@@ -133,7 +133,7 @@ def _profile(resolved: Resolved, sizes: dict[str, int], device: torch.device) ->
     rows += [
         ("one training step", f"{step:.3f} s"),
         ("one image of evaluation, class features included", f"{watch.seconds['evaluation'] / count * 1e3:.1f} ms"),
-        *((f"operations of {name}", f"{flop:.1f} GFLOP") for name, flop in operations.items()),
+        *((f"operations of {name}", f"{flop:.3g} GFLOP") for name, flop in operations.items()),
         (f"operations a second in products of {SQUARE} x {SQUARE} matrices", f"{rate:.0f} GFLOP/s"),
         *((f"share of that in {name}", f"{share:.0%}") for name, share in shares.items()),
         ("peak memory", f"{peak_memory_mb(device) or 0:.0f} MB"),

@@ -149,3 +149,15 @@ def test_the_benchmark_measures_every_phase(capsys: pytest.CaptureFixture, monke
         "4 images",
     ):
         assert f"| {row}" in out
+
+
+def test_growth_is_measured_on_models_and_streams_of_any_size() -> None:
+    growth = script("growth")
+    found = growth.measured(growth.model(64), classes=5, rank=4, batch=4)
+    assert set(growth.PHASES) <= found.keys() and all(seconds > 0 for seconds in found.values())
+    stream = growth.Repeated(growth.Repeated.Settings(count=9), None, 0)
+    assert [task.name for task in stream.tasks][::7] == ["clipart-0", "clipart-7"]
+    first, again = stream.tasks[0], stream.tasks[7]
+    assert len(first.train) == len(again.train) == 64 and len(first.test) == 32 and first.classes == again.classes
+    assert first.train.digest != again.train.digest
+    assert growth.slope([1, 10, 100], [1.0, 5.0, 50.0]) == "1.00"

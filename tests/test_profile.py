@@ -1,10 +1,14 @@
 """What ``python -m bench profile`` tells and refuses."""
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from bench import cli
+from bench.profile import counted
 
 TOY = str(Path(__file__).parent / "toy.py")
 
@@ -16,7 +20,19 @@ def test_profile_tells_what_a_method_costs(capsys: pytest.CaptureFixture) -> Non
     assert "5 classes, 3 steps of 4 images" in told
     for what in ("gradient pass", "subspace update", "one training step", "peak memory", "kept after a task"):
         assert what in told
+    # 4 images of 10 tokens and 5 prompts in towers of two blocks, forwards and backwards: some tens of millions.
+    (operations,) = re.findall(r"operations of a training step +([\d.]+) GFLOP", told)
+    assert 0.01 < float(operations) < 0.1
+    assert "share of that in a training step" in told and "share of that in an image of evaluation" in told
     assert cli.main(["profile", "method=zero-shot", f"model={TOY}", "classes=5"]) == 0
+    told = capsys.readouterr().out
+    assert "a training step" not in told.replace("one training step", "") and "an image of evaluation" in told
+
+
+def test_operations_are_counted_as_they_are_executed() -> None:
+    x, W = torch.randn(7, 5), torch.randn(3, 5, requires_grad=True)
+    assert counted(lambda: F.linear(x, W)) == pytest.approx(2 * 7 * 5 * 3 / 1e9)
+    assert counted(lambda: F.linear(x, W).sum().backward()) == pytest.approx(2 * 2 * 7 * 5 * 3 / 1e9)
 
 
 @pytest.mark.parametrize(
