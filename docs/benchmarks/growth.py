@@ -32,8 +32,8 @@ from bench.run import run
 from bench.settings import setting
 from bench.task import Stream, Task
 
-IMAGES = 64
-"""Training images a task; half as many are tested."""
+CLASSES, TRAIN, TEST = 8, 8, 4
+"""Classes of a task; training and test images of a class."""
 
 
 @register("stream", "repeated", title="Small parts of the embedded tasks, again and again under new names")
@@ -49,19 +49,25 @@ class Repeated(Stream):
     def load(self, data_root: str | None, order_seed: int) -> list[Task]:
         pocket: Any = registry.load("stream", "pocket")
         parts: list[Task] = pocket(pocket.Settings(), None, 0).tasks
-        found = []
-        for number in range(self.settings.count):
-            part = parts[number % len(parts)]
-            start = number // len(parts) * IMAGES
+        return [_part(parts[number % len(parts)], number) for number in range(self.settings.count)]
 
-            def images(of: Any, count: int, start: int = start) -> ArrayImages:
-                chosen = np.arange(start, start + count) % len(of)
-                return ArrayImages(of.pixels[chosen], of.labels[chosen])
 
-            name = f"{part.name}-{number}"
-            task = dataclasses.replace(part, name=name, train=images(part.train, IMAGES), validation=None)
-            found.append(dataclasses.replace(task, test=images(part.test, IMAGES // 2)))
-        return found
+def _part(task: Task, number: int) -> Task:
+    """Some classes and images of a task, others for every number."""
+    classes = [(number + place) % len(task.classes) for place in range(CLASSES)]
+
+    def images(of: Any, count: int) -> ArrayImages:
+        chosen = []
+        for label in classes:
+            own = np.flatnonzero(of.labels == label)
+            chosen += [own[(number + place) % len(own)] for place in range(count)]
+        return ArrayImages(of.pixels[chosen], np.repeat(np.arange(CLASSES), count))
+
+    names = tuple(task.classes[label] for label in classes)
+    train, test = images(task.train, TRAIN), images(task.test, TEST)
+    return dataclasses.replace(
+        task, name=f"{task.name}-{number}", classes=names, train=train, test=test, validation=None
+    )
 
 
 def slope(xs: Sequence[float], ys: Sequence[float]) -> str:
