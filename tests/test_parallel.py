@@ -104,7 +104,7 @@ def wait_for_epoch(process: subprocess.Popen, directory: Path, epoch: int) -> No
 
 @pytest.mark.slow
 def test_the_others_end_when_one_process_is_killed_and_all_can_be_continued(tmp_path: Path) -> None:
-    line = words(tmp_path / "broken", "lora", "train.epochs=12")
+    line = words(tmp_path / "broken", "lora", "train.epochs=100")
     directory = run_directory(resolve(line))
     processes = start(line, 2)
     wait_for_epoch(processes[0], directory, 2)
@@ -113,7 +113,7 @@ def test_the_others_end_when_one_process_is_killed_and_all_can_be_continued(tmp_
     processes[1].communicate(timeout=10)
     assert processes[0].returncode == 2
     assert "error: another process of this run has ended" in errors and "Traceback" not in errors
-    straight = finish(words(tmp_path / "straight", "lora", "train.epochs=12"))
+    straight = finish(words(tmp_path / "straight", "lora", "train.epochs=100"))
     finish(line)
     assert losses(directory) == losses(straight)
     assert (directory / "accuracy.csv").read_bytes() == (straight / "accuracy.csv").read_bytes()
@@ -121,7 +121,7 @@ def test_the_others_end_when_one_process_is_killed_and_all_can_be_continued(tmp_
 
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_where_they_can_be_continued(tmp_path: Path) -> None:
-    line = words(tmp_path / "broken", "lora", "train.epochs=12")
+    line = words(tmp_path / "broken", "lora", "train.epochs=100")
     directory = run_directory(resolve(line))
     processes = start(line, 2)
     wait_for_epoch(processes[0], directory, 2)
@@ -129,7 +129,7 @@ def test_a_signal_to_one_process_stops_all_where_they_can_be_continued(tmp_path:
     told = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, told
     assert list((directory / "checkpoints").glob("*-step.*"))
-    straight = finish(words(tmp_path / "straight", "lora", "train.epochs=12"))
+    straight = finish(words(tmp_path / "straight", "lora", "train.epochs=100"))
     finish(line)
     assert losses(directory) == losses(straight)  # one machine, two processes: the same bits
     for name in ("accuracy.csv", FILE):

@@ -284,7 +284,7 @@ def wait_for_row(process: subprocess.Popen, directory: Path, row: int) -> None:
 
 
 # Long enough to be met alive after the first task.
-LONG = ["train.epochs=15"]
+LONG = ["train.epochs=60"]
 
 
 @pytest.fixture(scope="module")
