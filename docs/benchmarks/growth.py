@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import itertools
 import json
 import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,8 @@ def tasks() -> None:
     """A stream of 100 tasks: what one of them takes, and what is kept."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["method=keeplora", f"stream={__file__}", "track.wandb=off", "cache.gb=0", "checkpoint.final=false"]
-        directory = run(resolve([*words, f"out={folder}"]))
+        with redirect_stdout(io.StringIO()):  # a matrix of ten thousand cells
+            directory = run(resolve([*words, f"out={folder}"]))
         events = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     rows = {event["row"]: event for event in events if event["event"] == "row"}
     shown = [

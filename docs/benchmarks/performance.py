@@ -1,7 +1,8 @@
 """Measures the suite against KeepLoRA the long way, both in one run: python docs/benchmarks/performance.py [PHASE ...]
 
-Phases: train, gradient, evaluate, features, subspace, weights, updates, memory, precision, growth, sharing; all of them
-by default. Long way and suite take turns, and the faster of their measurements counts: noise only adds.
+Phases: train, gradient, evaluate, features, weights, subspace, memory, precision, updates, and many (train and evaluate
+with more prompts); all of them by default. Long way and suite take turns, and the faster of their measurements counts:
+noise only adds.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,7 @@ def gradient(load: Workload, repeats: int, target: str) -> None:
     }
     took = alternate(pairs, repeats)
     ratio(f"gradient pass of {count} batches, per batch", {**took, "ours": took["ours"] / count}, target)
+    print(f"  long: {counted(pairs['long']):.0f} GFLOP, ours: {counted(pairs['ours']) / count:.0f} GFLOP", flush=True)
     load.attach(load.long.rank)
 
 
@@ -178,8 +181,9 @@ def evaluate(load: Workload, repeats: int, target: str, batches: int = 125) -> N
     whole = {"long": took["long"], "ours": took["batch"] + took["texts"] / batches}
     ratio(f"evaluation batch, {len(load.task.classes)} prompts, {batches} batches a test set", whole, target)
     rate = product_rate(torch.float32, CPU)
-    flop = counted(pairs["batch"])
-    print(f"  ours: {flop:.0f} GFLOP a batch, {flop / took['batch'] / rate:.0%} of {rate:.0f} GFLOP/s", flush=True)
+    flop, long = counted(pairs["batch"]), counted(pairs["long"])
+    share = flop / took["batch"] / rate
+    print(f"  long: {long:.0f} GFLOP, ours: {flop:.0f} GFLOP, {share:.0%} of {rate:.0f} GFLOP/s", flush=True)
     load.attach(load.long.rank)
 
 
@@ -223,8 +227,6 @@ def weights(load: Workload, repeats: int, target: str) -> None:
 
 def _phase(load: Workload, work: Callable[[], Any], name: str) -> float:
     """Seconds of a named part of what a method does."""
-    from contextlib import contextmanager
-
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -319,6 +321,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
+    known = {
+        "train",
+        "gradient",
+        "evaluate",
+        "features",
+        "weights",
+        "subspace",
+        "memory",
+        "precision",
+        "updates",
+        "many",
+    }
+    unknown = set(arguments.phases) - known - {"peak-long", "peak-ours"}
+    if unknown:
+        parser.error(f"unknown phase {', '.join(sorted(unknown))}: choose from {', '.join(sorted(known))}")
     wanted = arguments.phases or ["train", "gradient", "evaluate", "features", "weights", "subspace", "memory"]
     wanted = wanted if arguments.phases else [*wanted, "many", "precision", "updates"]
     for way in ("long", "ours"):
