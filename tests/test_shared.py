@@ -159,6 +159,15 @@ def test_the_longest_unused_make_room_and_what_is_too_large_is_not_kept(tmp_path
     assert len(kept(tmp_path)) == before
 
 
+def test_a_result_lies_in_memory_alike_whether_it_was_computed_or_read(tmp_path: Path, monkeypatch) -> None:
+    told: list = []
+    store = shared(tmp_path, told)
+    monkeypatch.setattr("bench.shared.os.utime", lambda path: (_ for _ in ()).throw(PermissionError))  # not ours
+    found = [store.get("a", 1, lambda: {"x": torch.arange(12.0).view(4, 3).T})["x"] for _ in range(2)]
+    assert len(told) == 1 and torch.equal(*found)
+    assert [x.stride() for x in found] == [(4, 1)] * 2
+
+
 def test_where_nothing_can_be_written_results_are_computed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert shared(tmp_path / "file", []).get("a", 1, numbers(4.0))["x"][0] == 4.0
