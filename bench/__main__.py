@@ -3,7 +3,7 @@
 import io
 import sys
 
-from bench.cli import main
+from bench.cli.main import main
 
 if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors="replace")  # a paper's symbol must not fail where the terminal is not UTF-8

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.dataset import DatasetStream, Part, Splits, load_dataset
-from bench.errors import UserError
-from bench.images import Images, Subset
-from bench.registry import register
-from bench.settings import setting
-from bench.task import LABEL_SPACES, Task
+from bench.data.dataset import DatasetStream, Part, Splits, load_dataset
+from bench.core.errors import UserError
+from bench.data.images import Images, Subset
+from bench.config.registry import register
+from bench.config.fields import setting
+from bench.data.stream import LABEL_SPACES, Task
 
 
 @dataclass

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from bench.dataset import Counts, Dataset, Splits
-from bench.errors import UserError
-from bench.images import FileImages
-from bench.registry import register
+from bench.data.dataset import Counts, Dataset, Splits
+from bench.core.errors import UserError
+from bench.data.images import FileImages
+from bench.config.registry import register
 
 from .reading import parsed, spoken, text_lines
 

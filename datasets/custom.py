@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench.dataset import Dataset, DatasetStream, Part, folder_dataset, load_dataset
-from bench.errors import UserError, suggest
-from bench.registry import register
-from bench.settings import setting
-from bench.task import LABEL_SPACES
+from bench.data.dataset import Dataset, DatasetStream, Part, folder_dataset, load_dataset
+from bench.core.errors import UserError, suggest
+from bench.config.registry import register
+from bench.config.fields import setting
+from bench.data.stream import LABEL_SPACES
 
 KEYS = ("dataset", "folder", "name", "template", "epochs")
 

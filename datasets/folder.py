@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bench.dataset import Dataset, Splits
-from bench.errors import UserError
-from bench.registry import register
+from bench.data.dataset import Dataset, Splits
+from bench.core.errors import UserError
+from bench.config.registry import register
 
 from .reading import class_folders, images_by_class, spoken, text_lines
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from bench.dataset import Counts, Dataset, Splits
-from bench.errors import UserError
-from bench.images import FileImages
-from bench.registry import register
+from bench.data.dataset import Counts, Dataset, Splits
+from bench.core.errors import UserError
+from bench.data.images import FileImages
+from bench.config.registry import register
 
 from .reading import class_folders, images_by_class, text_lines
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench.dataset import DatasetStream, Part, Splits, load_dataset
-from bench.registry import register
-from bench.settings import setting
-from bench.task import LABEL_SPACES, Task, ZeroShot
+from bench.data.dataset import DatasetStream, Part, Splits, load_dataset
+from bench.config.registry import register
+from bench.config.fields import setting
+from bench.data.stream import LABEL_SPACES, Task, ZeroShot
 
 from .shots import Fewer, draw, few_shot
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.dataset import Counts, Dataset, Splits
-from bench.errors import UserError
-from bench.images import FileImages, PackedImages
-from bench.registry import register
+from bench.data.dataset import Counts, Dataset, Splits
+from bench.core.errors import UserError
+from bench.data.images import FileImages, PackedImages
+from bench.config.registry import register
 
 from .reading import (
     class_folders,

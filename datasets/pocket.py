@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from bench.catalogue import widths_in
-from bench.errors import UserError, suggest
-from bench.images import ArrayImages
-from bench.registry import register
-from bench.seeding import generator
-from bench.settings import setting
-from bench.task import Stream, Task
+from bench.config.catalogue import widths_in
+from bench.core.errors import UserError, suggest
+from bench.data.images import ArrayImages
+from bench.config.registry import register
+from bench.compute.seeding import generator
+from bench.config.fields import setting
+from bench.data.stream import Stream, Task
 
 FOLDER = Path(__file__).parent / "pocket_data"
 
@@ -116,12 +116,12 @@ class PocketModel:
         return widths_in(json.loads(_read("model/open_clip_config.json"))["model_cfg"])
 
     def load(self, settings: Any) -> Any:
-        """The model as `bench.clip.Clip`, in fp32 on the CPU."""
+        """The model as `bench.model.clip.Clip`, in fp32 on the CPU."""
         import open_clip
         from open_clip.tokenizer import SimpleTokenizer
         from safetensors.torch import load
 
-        from bench.clip import Clip
+        from bench.model.clip import Clip
 
         weights = _read("model/open_clip_model.safetensors")
         sums = _read("model/SHA256SUMS").decode()

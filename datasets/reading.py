@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.dataset import Splits
-from bench.errors import UserError
-from bench.images import FileImages, Images, Subset
+from bench.data.dataset import Splits
+from bench.core.errors import UserError
+from bench.data.images import FileImages, Images, Subset
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Those of torchvision's ImageFolder."""

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from bench.dataset import Splits
-from bench.errors import UserError
-from bench.images import Images, Subset, alone
+from bench.data.dataset import Splits
+from bench.core.errors import UserError
+from bench.data.images import Images, Subset, alone
 
 Fewer = Literal["error", "all", "repeat"]
 

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.dataset import Counts, Dataset, DatasetStream, Part, Splits, load_dataset
-from bench.errors import UserError
-from bench.images import FileImages
-from bench.registry import register
-from bench.settings import setting
-from bench.task import LABEL_SPACES, Task
+from bench.data.dataset import Counts, Dataset, DatasetStream, Part, Splits, load_dataset
+from bench.core.errors import UserError
+from bench.data.images import FileImages
+from bench.config.registry import register
+from bench.config.fields import setting
+from bench.data.stream import LABEL_SPACES, Task
 
 from .reading import json_file, parsed, spoken
 from .shots import Fewer, draw, few_shot

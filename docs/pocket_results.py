@@ -14,13 +14,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from bench import pictures
-from bench.compare import sections
-from bench.config import resolve, run_directory
-from bench.matrix import AccuracyMatrix
-from bench.metrics import spread
-from bench.results import gather
-from bench.run import run
+from bench.compare import pictures
+from bench.compare.tables import sections
+from bench.config.resolve import resolve, run_directory
+from bench.metrics.matrix import AccuracyMatrix
+from bench.metrics.scalars import spread
+from bench.compare.runs import gather
+from bench.runs.run import run
 
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from pocket_results import table
 
-from bench.config import resolve, run_directory
-from bench.errors import UserError
-from bench.files import is_finished
-from bench.sweep import Point, expand, find
+from bench.config.resolve import resolve, run_directory
+from bench.core.errors import UserError
+from bench.core.files import is_finished
+from bench.sweep.file import Point, expand, find
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,10 +6,10 @@ python docs/settings_page.py
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench import registry
-from bench.config import OpenClip, class_settings, run_settings
-from bench.launch import Options
-from bench.settings import Setting, describe, show
+from bench.config import registry
+from bench.config.resolve import OpenClip, class_settings, run_settings
+from bench.sweep.launch import Options
+from bench.config.fields import Setting, describe, show
 
 PAGE = Path(__file__).parent / "settings.md"
 

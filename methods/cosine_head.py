@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.clip import Clip
-from bench.errors import UserError
-from bench.method import TaskData
+from bench.model.clip import Clip
+from bench.core.errors import UserError
+from bench.learning.method import TaskData
 
 
 @torch.no_grad()

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.clip import TOWERS
-from bench.errors import UserError
-from bench.method import Method, ParityCard
-from bench.registry import register
-from bench.settings import setting
+from bench.model.clip import TOWERS
+from bench.core.errors import UserError
+from bench.learning.method import Method, ParityCard
+from bench.config.registry import register
+from bench.config.fields import setting
 
 
 @register(

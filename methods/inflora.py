@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.linear_maps import Site
-from bench.method import Method, ParityCard, TaskData
-from bench.registry import register
-from bench.settings import setting
-from bench.statistics import second_moments
+from bench.model.linear_maps import Site
+from bench.learning.method import Method, ParityCard, TaskData
+from bench.config.registry import register
+from bench.config.fields import setting
+from bench.learning.moments import second_moments
 
 from .low_rank import PerTower, Targets, attach, targets
 from .subspace import count_reaching, descending_eigh, empty_basis, leading_directions, outside, side_by_side

@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 
 
 class Inspection:

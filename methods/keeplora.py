@@ -26,14 +26,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.config import Surroundings
-from bench.errors import UserError
-from bench.linear_maps import LinearMap
-from bench.method import Method, ParityCard, TaskData
-from bench.registry import register
-from bench.settings import setting, with_defaults
-from bench.statistics import mean_gradient, second_moments, slot_means
-from bench.task import LabelSpace
+from bench.config.resolve import Surroundings
+from bench.core.errors import UserError
+from bench.model.linear_maps import LinearMap
+from bench.learning.method import Method, ParityCard, TaskData
+from bench.config.registry import register
+from bench.config.fields import setting, with_defaults
+from bench.learning.moments import mean_gradient, second_moments, slot_means
+from bench.data.stream import LabelSpace
 
 from .cosine_head import class_means, head_logits
 from .inspection import Inspection

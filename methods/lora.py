@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.method import Method, ParityCard, TaskData
-from bench.registry import register
-from bench.settings import setting
+from bench.learning.method import Method, ParityCard, TaskData
+from bench.config.registry import register
+from bench.config.fields import setting
 
 from .low_rank import Targets, attach, kaiming_uniform, targets
 

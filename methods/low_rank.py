@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.clip import KINDS, TOWERS, Clip
-from bench.config import Surroundings
-from bench.errors import UserError
-from bench.linear_maps import LinearMap, LowRank
-from bench.settings import setting
+from bench.model.clip import KINDS, TOWERS, Clip
+from bench.config.resolve import Surroundings
+from bench.core.errors import UserError
+from bench.model.linear_maps import LinearMap, LowRank
+from bench.config.fields import setting
 
 
 @dataclass

@@ -13,8 +13,8 @@ import pytest
 
 METHOD = """
 from dataclasses import dataclass, field
-from bench.registry import register
-from bench.settings import setting
+from bench.config.registry import register
+from bench.config.fields import setting
 
 @dataclass
 class PerTower:
@@ -49,8 +49,8 @@ class Toy:
 """
 STREAM = """
 from dataclasses import dataclass
-from bench.registry import register
-from bench.settings import setting
+from bench.config.registry import register
+from bench.config.fields import setting
 
 @register("stream", "pocket", title="A toy stream")
 class Pocket:

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from bench import metrics
-from bench.metrics import AccuracyMatrix
+from bench.metrics import scalars as metrics
+from bench.metrics.scalars import AccuracyMatrix
 
 
 def settings_of(method, seed, **changes):

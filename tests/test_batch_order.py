@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_keeplora_family import toy_run
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 
 
 def test_a_run_can_follow_the_batches_of_another(tmp_path: Path) -> None:

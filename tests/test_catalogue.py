@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench import catalogue
+from bench.config import catalogue
 
 
 def test_tags_agree_with_open_clip_itself():

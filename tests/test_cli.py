@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import made_records
 import pytest
 
-from bench import cli, listing
+from bench.cli import main as cli
+from bench.cli import list as listing
 
 ROOT = Path(__file__).parent.parent
 
@@ -107,7 +108,7 @@ def test_list_imports_neither_torch_nor_a_plugin(standins, tmp_path):
 import sys
 import bench.methods, bench.datasets
 bench.methods.__path__ = [{str(standins.root / "methods")!r}]
-from bench.cli import main
+from bench.cli.main import main
 status = main(["list"])
 heavy = {{"torch", "open_clip", "numpy", "omegaconf", "huggingface_hub", "bench.methods.loud", "elsewhere_loud"}}
 print("imported:", sorted(heavy & set(sys.modules)), "status:", status)
@@ -122,7 +123,7 @@ print("imported:", sorted(heavy & set(sys.modules)), "status:", status)
 
 
 LOUD = """
-from bench.registry import register
+from bench.config.registry import register
 raise RuntimeError("imported")
 
 @register("method", "loud", title="A loud method")
@@ -360,7 +361,7 @@ def test_a_reader_that_stops_early_sees_no_traceback(word):
 def test_output_that_the_terminal_cannot_show_is_no_error():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     code = (
-        "import runpy, bench.cli; bench.cli._overview = lambda: chr(949); "
+        "import runpy, bench.cli.main; bench.cli.main._overview = lambda: chr(949); "
         "runpy.run_module('bench', run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)

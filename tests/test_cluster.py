@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import cluster, sweep
+from bench.sweep import slurm as cluster
+from bench.sweep import file as sweep
 
 ROOT = Path(__file__).parent.parent
 

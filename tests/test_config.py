@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import METHOD
 
-from bench.config import NoSettings, OpenClip, fingerprint, resolve, run_directory, run_settings
-from bench.errors import UserError
+from bench.config.resolve import NoSettings, OpenClip, fingerprint, resolve, run_directory, run_settings
+from bench.core.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("toys")
 
@@ -150,7 +150,7 @@ def test_what_is_tuned_for_one_method_does_not_reach_another(toys):
 
 
 OTHER = """
-from bench.registry import register
+from bench.config.registry import register
 
 @register("method", "other", title="Another")
 class Other:

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from fake_wandb import FakeWandb
 
-from bench import cli, panels, track
-from bench.config import resolve
-from bench.run import run
+from bench.cli import main as cli
+from bench.tracking import panels
+from bench.tracking import mirror as track
+from bench.config.resolve import resolve
+from bench.runs.run import run
 
 TOY = str(Path(__file__).parent / "toy.py")
 PLACE = "test-entity/p"

@@ -15,10 +15,10 @@ from bench.datasets import imagenet_r
 from bench.datasets.reading import class_names, random_split, random_split_problem
 from PIL import Image
 
-from bench import registry
-from bench.dataset import Counts, Splits, inspect, load_dataset, names_hash
-from bench.errors import UserError
-from bench.images import FileImages, Images, Subset, to_rgb
+from bench.config import registry
+from bench.data.dataset import Counts, Splits, inspect, load_dataset, names_hash
+from bench.core.errors import UserError
+from bench.data.images import FileImages, Images, Subset, to_rgb
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from made_records import change, make
 
-from bench import difference
-from bench.errors import UserError
-from bench.metrics import AccuracyMatrix
+from bench.compare import diff as difference
+from bench.core.errors import UserError
+from bench.metrics.scalars import AccuracyMatrix
 
 
 def parts(text):

@@ -8,8 +8,10 @@ import pytest
 from made_records import change, make
 from test_compare import mtil
 
-from bench import compare, export, results
-from bench.errors import UserError
+from bench.compare import tables as compare
+from bench.compare import export
+from bench.compare import runs as results
+from bench.core.errors import UserError
 
 
 def sections(root):

@@ -15,14 +15,16 @@ import pytest
 from filelock import SoftFileLease
 from test_resume import Killed, assert_same, broken_off, words
 
-from bench import cli, record, registry
-from bench.checkpoint import Checkpoints
-from bench.config import resolve, run_directory
-from bench.errors import UserError
-from bench.images import ArrayImages
-from bench.method import Method
-from bench.record import Record
-from bench.run import run
+from bench.cli import main as cli
+from bench.record import record
+from bench.config import registry
+from bench.record.checkpoint import Checkpoints
+from bench.config.resolve import resolve, run_directory
+from bench.core.errors import UserError
+from bench.data.images import ArrayImages
+from bench.learning.method import Method
+from bench.record.record import Record
+from bench.runs.run import run
 
 # ---------------------------------------------------------------------------------- full and read-only disks
 
@@ -169,8 +171,8 @@ def test_weights_that_are_no_numbers_have_no_accuracy(tmp_path: Path, monkeypatc
 
 HUNGRY = """
     import torch
-    from bench.method import Method
-    from bench.registry import register
+    from bench.learning.method import Method
+    from bench.config.registry import register
 
     @register("method", "hungry", title="Wants a pebibyte")
     class Hungry(Method):

@@ -13,15 +13,16 @@ from safetensors.torch import load_file
 from test_methods import TRAIN, data, learn, nothing
 from torch import Tensor, nn
 
-from bench import check, cli
-from bench.batch_order import BatchOrder
-from bench.clip import Clip
-from bench.config import Surroundings, Train, resolve
-from bench.errors import UserError
-from bench.method import Context, TaskData
-from bench.run import run
-from bench.task import label_space
-from bench.toy import tiny_clip, toy_task
+from bench.cli import check
+from bench.cli import main as cli
+from bench.data.batch_order import BatchOrder
+from bench.model.clip import Clip
+from bench.config.resolve import Surroundings, Train, resolve
+from bench.core.errors import UserError
+from bench.learning.method import Context, TaskData
+from bench.runs.run import run
+from bench.data.stream import label_space
+from bench.learning.toy import tiny_clip, toy_task
 
 TOY = str(Path(__file__).parent / "toy.py")
 FAMILY = [KeepLora, KeepLoraOfficial, KeepLoraPlus, KeepLoraPp]

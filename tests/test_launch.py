@@ -17,8 +17,11 @@ import yaml
 from conftest import METHOD, STREAM
 from filelock import FileLock
 
-from bench import cli, launch, processes, sweep
-from bench.errors import UserError
+from bench.cli import main as cli
+from bench.sweep import launch
+from bench.sweep import processes
+from bench.sweep import file as sweep
+from bench.core.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 COMMAND = ["python", "-m", "bench", "run", "${args_no_hyphens}"]
@@ -210,7 +213,8 @@ SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import test_launch
-from bench import cli, processes
+from bench.cli import main as cli
+from bench.sweep import processes
 processes.command = test_launch.stand_in
 sys.exit(cli.main(["sweep", *sys.argv[2:]]))
 """

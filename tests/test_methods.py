@@ -12,13 +12,13 @@ from bench.methods.lora import Lora
 from bench.methods.low_rank import PerTower
 from bench.methods.zero_shot import ZeroShot
 
-from bench.clip import Clip
-from bench.config import Train
-from bench.errors import UserError
-from bench.method import Context, Method, TaskData
-from bench.pixels import Pixels
-from bench.settings import complaints
-from bench.toy import tiny_clip, toy_task
+from bench.model.clip import Clip
+from bench.config.resolve import Train
+from bench.core.errors import UserError
+from bench.learning.method import Context, Method, TaskData
+from bench.data.pixels import Pixels
+from bench.config.fields import complaints
+from bench.learning.toy import tiny_clip, toy_task
 
 
 def nothing(*_: object) -> None:

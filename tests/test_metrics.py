@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import matrix_text, metrics
-from bench.errors import UserError
-from bench.matrix import STATES
-from bench.metrics import AccuracyMatrix
+from bench.metrics import render as matrix_text
+from bench.metrics import scalars as metrics
+from bench.core.errors import UserError
+from bench.metrics.matrix import STATES
+from bench.metrics.scalars import AccuracyMatrix
 
 HERE = Path(__file__).parent
 GOLDEN = json.loads((HERE / "golden" / "zscl_matrices.json").read_text(encoding="utf-8"))
@@ -457,5 +458,5 @@ def test_spread():
 
 
 def test_no_torch():
-    code = "import sys, bench.metrics, bench.compare; sys.exit('torch' in sys.modules)"
+    code = "import sys, bench.metrics.scalars, bench.compare.tables; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=HERE.parent, check=True)

@@ -36,7 +36,7 @@ def test_theirs_stay_importable_and_ours_work(strangers: Path) -> None:
         assert datasets.OWNER == "somebody else: datasets" and methods.OWNER == "somebody else: methods"
         import bench
         from bench.methods.keeplora import KeepLora
-        from bench import registry
+        from bench.config import registry
         assert registry.load("method", "keeplora") is KeepLora
         assert registry.load("stream", "pocket").__module__ == "bench.datasets.pocket"
         import datasets as again
@@ -47,12 +47,12 @@ def test_theirs_stay_importable_and_ours_work(strangers: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("first", ["bench.cli", "open_clip"])
+@pytest.mark.parametrize("first", ["bench.cli.main", "open_clip"])
 def test_open_clip_timm_and_wandb_work_beside_ours(first: str, strangers: Path, tmp_path: Path) -> None:
     done = python(
         f"""
         import {first}
-        import open_clip, timm, wandb, bench.run
+        import open_clip, timm, wandb, bench.runs.run
         timm.create_model("resnet18", pretrained=False)
         run = wandb.init(mode="disabled")
         run.log({{"x": 1}})
@@ -91,7 +91,7 @@ def test_the_wheel_installs_one_name_and_works(tmp_path: Path) -> None:
         """
         import bench, sys
         assert "site" in bench.__file__, bench.__file__
-        from bench.cli import main
+        from bench.cli.main import main
         assert main(["list"]) == 0
         assert main(["sweep", "keeplora_rank", "dry_run=true"]) == 0
         assert main(["run", "method=zero-shot", "stream.tasks=[digits,flags]"]) == 0

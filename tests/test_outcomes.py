@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.errors import UserError
-from bench.matrix import AccuracyMatrix
-from bench.outcomes import Outcomes
+from bench.core.errors import UserError
+from bench.metrics.matrix import AccuracyMatrix
+from bench.metrics.outcomes import Outcomes
 
 
 def measured():

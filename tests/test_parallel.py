@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import resolve, run_directory
-from bench.errors import UserError
-from bench.matrix import AccuracyMatrix
-from bench.outcomes import FILE, Outcomes
-from bench.parallel import World, world
+from bench.config.resolve import resolve, run_directory
+from bench.core.errors import UserError
+from bench.metrics.matrix import AccuracyMatrix
+from bench.metrics.outcomes import FILE, Outcomes
+from bench.compute.world import World, world
 
 ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "toy.py")
@@ -137,7 +137,7 @@ def test_a_signal_to_one_process_stops_all_where_they_can_be_continued(tmp_path:
 
 
 def test_more_processes_than_images_in_a_batch_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.run import run
+    from bench.runs.run import run
 
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "0")

@@ -5,7 +5,11 @@ import pytest
 from made_records import change, make, measure
 from test_compare import mtil
 
-from bench import cli, compare, pictures, results, views
+from bench.cli import main as cli
+from bench.compare import tables as compare
+from bench.compare import pictures
+from bench.compare import runs as results
+from bench.compare import views
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import pixel_cache
-from bench.dataset import load_dataset
-from bench.images import FileImages, Subset
-from bench.pixel_cache import PixelCache
-from bench.pixels import Pixels, PixelStore
-from bench.toy import tiny_clip, toy_task
+from bench.data import pixel_cache
+from bench.data.dataset import load_dataset
+from bench.data.images import FileImages, Subset
+from bench.data.pixel_cache import PixelCache
+from bench.data.pixels import Pixels, PixelStore
+from bench.learning.toy import tiny_clip, toy_task
 
 SHAPE = (4, 3, 2, 2)
 DATA = np.arange(48, dtype=np.uint8).reshape(SHAPE)
@@ -305,7 +305,7 @@ def test_a_store_lets_go_of_what_is_released_and_of_selections_of_it() -> None:
 
 
 def test_packed_files_are_let_go_once_their_set_is_stored(tmp_path: Path, cache: PixelCache) -> None:
-    from bench import images as module
+    from bench.data import images as module
 
     fake_trees.mnist(tmp_path)
     splits = load_dataset("mnist").open(tmp_path)

@@ -10,14 +10,14 @@ import pytest
 import torch
 from bench.datasets import pocket
 
-from bench import registry
-from bench.clip import Clip
-from bench.config import resolve
-from bench.errors import UserError
-from bench.evaluate import evaluate_row
-from bench.method import Context, Method
-from bench.pixels import PixelStore
-from bench.run import run
+from bench.config import registry
+from bench.model.clip import Clip
+from bench.config.resolve import resolve
+from bench.core.errors import UserError
+from bench.learning.evaluate import evaluate_row
+from bench.learning.method import Context, Method
+from bench.data.pixels import PixelStore
+from bench.runs.run import run
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "datasets" / "pocket_data"

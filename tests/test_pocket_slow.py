@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import resolve
-from bench.metrics import AccuracyMatrix
-from bench.run import run
+from bench.config.resolve import resolve
+from bench.metrics.scalars import AccuracyMatrix
+from bench.runs.run import run
 
 pytestmark = pytest.mark.slow
 SEEDS = (0, 1, 2)

@@ -10,16 +10,16 @@ from test_resume import assert_same, killed_after, until_finished, words  # noqa
 from test_train import CONTEXT, probe
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench import registry
-from bench.clip import Clip
-from bench.config import Train, resolve
-from bench.errors import UserError
-from bench.linear_maps import LowRank
-from bench.method import TaskData
-from bench.pixels import Pixels, ahead
-from bench.run import deterministic, run
-from bench.toy import tiny_clip, toy_task
-from bench.train import fit
+from bench.config import registry
+from bench.model.clip import Clip
+from bench.config.resolve import Train, resolve
+from bench.core.errors import UserError
+from bench.model.linear_maps import LowRank
+from bench.learning.method import TaskData
+from bench.data.pixels import Pixels, ahead
+from bench.runs.run import deterministic, run
+from bench.learning.toy import tiny_clip, toy_task
+from bench.learning.train import fit
 
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

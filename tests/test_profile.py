@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench import cli
-from bench.profile import counted
+from bench.cli import main as cli
+from bench.cli.profile import counted
 
 TOY = str(Path(__file__).parent / "toy.py")
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import registry
-from bench.errors import UserError, suggest
+from bench.config import registry
+from bench.core.errors import UserError, suggest
 
 ROOT = Path(__file__).parent.parent
 PLAIN = """
-from bench.registry import register
+from bench.config.registry import register
 
 @register("method", "{0}", title="Method {0}", paper="a paper")
 class Mine:
@@ -65,7 +65,7 @@ def test_entries_are_sorted_and_decorations_may_be_written_in_other_ways(standin
         "methods/ways.py",
         """
         import functools
-        from bench import registry
+        from bench.config import registry
 
         @registry.register(kind="method", name="z-last", title="by " "keywords")
         class Z: ...
@@ -125,7 +125,7 @@ def test_an_unreadable_file_is_broken(standins):
     ],
 )
 def test_a_decoration_that_cannot_be_used_is_broken(standins, decoration, reason):
-    standins.write("methods/odd.py", f"from bench.registry import register\nNAME = 'n'\n@{decoration}\nclass A: ...\n")
+    standins.write("methods/odd.py", f"from bench.config.registry import register\nNAME = 'n'\n@{decoration}\nclass A: ...\n")
     (entry,) = registry.entries("method").values()
     assert reason in entry.broken
 

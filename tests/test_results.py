@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from made_records import change, make, write
 
-from bench import results
-from bench.errors import UserError
+from bench.compare import runs as results
+from bench.core.errors import UserError
 
 
 def gather(root, **filters):
@@ -250,7 +250,7 @@ def test_every_file_is_read_once(tmp_path, monkeypatch):
 
 
 def test_no_torch():
-    code = "import sys, bench.results; sys.exit('torch' in sys.modules)"
+    code = "import sys, bench.compare.runs; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=True)
 
 

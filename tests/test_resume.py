@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from bench import registry
-from bench import session as engine
-from bench.checkpoint import Checkpoints
-from bench.config import resolve, run_directory
-from bench.errors import UserError
-from bench.run import run
-from bench.session import MODEL, Session
-from bench.stopping import Stopped
+from bench.config import registry
+from bench.runs import session as engine
+from bench.record.checkpoint import Checkpoints
+from bench.config.resolve import resolve, run_directory
+from bench.core.errors import UserError
+from bench.runs.run import run
+from bench.runs.session import MODEL, Session
+from bench.core.signals import Stopped
 
 ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "toy.py")
@@ -154,7 +154,7 @@ def test_only_what_changed_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_model_of_a_finished_run_is_kept_unless_it_is_not_wanted(tmp_path: Path) -> None:
-    from bench.checkpoint import unpack
+    from bench.record.checkpoint import unpack
 
     directory = run(resolve(words(tmp_path / "a", "keeplora-plus")))
     tensors, values = unpack((directory / MODEL).read_bytes())
@@ -234,7 +234,7 @@ def test_other_data_do_not_continue_a_run(tmp_path, monkeypatch) -> None:
 
 def test_another_version_does_not_continue_a_run(tmp_path, monkeypatch) -> None:
     line, _ = broken_off(tmp_path, monkeypatch)
-    monkeypatch.setattr("bench.checkpoint.VERSION", 99)
+    monkeypatch.setattr("bench.record.checkpoint.VERSION", 99)
     with pytest.raises(UserError, match="holds an unfinished run of another version"):
         run(resolve(line))
 
@@ -249,7 +249,7 @@ def test_another_state_of_the_code_is_told_and_recorded(tmp_path, monkeypatch, c
 
 
 def test_two_processes_do_not_write_one_record(tmp_path: Path) -> None:
-    from bench.record import Record
+    from bench.record.record import Record
 
     line = words(tmp_path, "lora")
     directory = run_directory(resolve(line))

@@ -14,16 +14,16 @@ import pytest
 import torch
 from toy import ToyStream
 
-from bench import run as engine
-from bench.config import Resolved, resolve
-from bench.errors import UserError
-from bench.method import Method
-from bench.metrics import AccuracyMatrix, summary
-from bench.outcomes import Outcomes
-from bench.parallel import World
-from bench.record import peak_memory_mb
-from bench.run import run
-from bench.toy import toy_task
+from bench.runs import run as engine
+from bench.config.resolve import Resolved, resolve
+from bench.core.errors import UserError
+from bench.learning.method import Method
+from bench.metrics.scalars import AccuracyMatrix, summary
+from bench.metrics.outcomes import Outcomes
+from bench.compute.world import World
+from bench.record.record import peak_memory_mb
+from bench.runs.run import run
+from bench.learning.toy import toy_task
 
 ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "toy.py")
@@ -247,7 +247,7 @@ def test_a_disk_that_fills_up_during_the_run(tmp_path: Path, monkeypatch: pytest
 def test_a_file_system_that_refuses_large_files(tmp_path: Path) -> None:
     """A real limit of the kernel instead of a pretended error: the record stops, with one sentence and status 2."""
     code = (
-        "import resource, signal, sys; from bench.cli import main; import bench.run;"
+        "import resource, signal, sys; from bench.cli.main import main; import bench.runs.run;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900));"
         "sys.exit(main(sys.argv[1:]))"
     )
@@ -310,7 +310,7 @@ def test_a_tasks_own_budget_is_checked(settings: dict, message: str, tmp_path: P
 
 
 def test_what_is_no_method_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="method lora is no subclass of bench.method.Method"):
+    with pytest.raises(UserError, match="method lora is no subclass of bench.learning.method.Method"):
         run(dataclasses.replace(toy(tmp_path, "method=lora"), method_class=dict))
 
 
@@ -387,7 +387,7 @@ def test_nothing_is_read_or_set_at_import() -> None:
 def test_peak_memory_is_the_processs_own_whoever_started_it() -> None:
     ballast = bytearray(900 * 10**6)
     ballast[::4096] = b"x" * len(ballast[::4096])
-    code = "import torch; from bench.record import peak_memory_mb; print(peak_memory_mb(torch.device('cpu')))"
+    code = "import torch; from bench.record.record import peak_memory_mb; print(peak_memory_mb(torch.device('cpu')))"
     own = peak_memory_mb(torch.device("cpu"))
     child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert own > 900 > float(child.stdout)

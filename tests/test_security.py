@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from test_resume import broken_off
 
-from bench import checkpoint
-from bench.config import resolve
-from bench.errors import UserError
-from bench.run import run
+from bench.record import checkpoint
+from bench.config.resolve import resolve
+from bench.core.errors import UserError
+from bench.runs.run import run
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for room in ("bench", "methods", "datasets") for path in (ROOT / room).rglob("*.py"))

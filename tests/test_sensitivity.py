@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench.sweep import expand, find
+from bench.sweep.file import expand, find
 
 ROOT = Path(__file__).parent.parent
 SWEPT: dict[str, dict[str, list[float]]] = {

@@ -7,11 +7,11 @@ import pytest
 import torch
 from test_resume import TOY, assert_same, killed_after, until_finished  # noqa: F401
 
-from bench.config import resolve
-from bench.evaluate import outcomes
-from bench.run import run
-from bench.session import Stopwatch
-from bench.shared import Shared
+from bench.config.resolve import resolve
+from bench.learning.evaluate import outcomes
+from bench.runs.run import run
+from bench.runs.session import Stopwatch
+from bench.runs.shared import Shared
 
 WHAT = {"zero-shot row", "spectra of the weights", "gradient of the first task"}
 
@@ -38,7 +38,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return original(*arguments, **named)
 
         monkeypatch.setattr(module, name, counting)
-    monkeypatch.setattr("bench.evaluate.outcomes", lambda *a: done.append("outcomes") or outcomes(*a))
+    monkeypatch.setattr("bench.learning.evaluate.outcomes", lambda *a: done.append("outcomes") or outcomes(*a))
     return done
 
 
@@ -88,7 +88,7 @@ def test_methods_share_the_zero_shot_row_and_nothing_else(tmp_path: Path) -> Non
     assert rows[0] == rows[1]
     copy = tmp_path / "mine.py"  # the same method from a file of its own is another one
     copy.write_text(
-        "from bench.registry import register\nfrom bench.methods.keeplora import KeepLora\n"
+        "from bench.config.registry import register\nfrom bench.methods.keeplora import KeepLora\n"
         '@register("method", "mine", title="mine")\nclass Mine(KeepLora):\n    pass\n'
     )
     assert reused(run(resolve(words(tmp_path / "c", cache, f"method={copy}")))) == {"zero-shot row"}
@@ -162,7 +162,7 @@ def test_the_longest_unused_make_room_and_what_is_too_large_is_not_kept(tmp_path
 def test_a_result_lies_in_memory_alike_whether_it_was_computed_or_read(tmp_path: Path, monkeypatch) -> None:
     told: list = []
     store = shared(tmp_path, told)
-    monkeypatch.setattr("bench.shared.os.utime", lambda path: (_ for _ in ()).throw(PermissionError))  # not ours
+    monkeypatch.setattr("bench.runs.shared.os.utime", lambda path: (_ for _ in ()).throw(PermissionError))  # not ours
     found = [store.get("a", 1, lambda: {"x": torch.arange(12.0).view(4, 3).T})["x"] for _ in range(2)]
     assert len(told) == 1 and torch.equal(*found)
     assert [x.stride() for x in found] == [(4, 1)] * 2

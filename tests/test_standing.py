@@ -3,7 +3,7 @@
 import pytest
 from made_records import make
 
-from bench.standing import standing
+from bench.compare.ranking import standing
 
 
 def test_a_run_alone_says_nothing(tmp_path):
@@ -56,6 +56,6 @@ def test_only_summaries_are_read(tmp_path, monkeypatch):
     ("number", "word"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (12, "12th"), (22, "22nd")]
 )
 def test_ordinals(number, word):
-    from bench.standing import _ordinal
+    from bench.compare.ranking import _ordinal
 
     assert _ordinal(number) == word

@@ -15,16 +15,17 @@ from bench.datasets.shots import draw
 from bench.datasets.xtail import ORDER as XTAIL
 from bench.datasets.xtail import SPLITS, CoopSplit
 
-from bench import cli, registry
-from bench.config import label_space_of, resolve
-from bench.dataset import Counts, DatasetStream, load_dataset
-from bench.errors import UserError
-from bench.images import Subset
-from bench.loading import train_settings
-from bench.matrix import AccuracyMatrix
-from bench.metrics import SCALARS
-from bench.published import METRICS, find
-from bench.task import NEVER, Stream, label_space, shared_classes
+from bench.cli import main as cli
+from bench.config import registry
+from bench.config.resolve import label_space_of, resolve
+from bench.data.dataset import Counts, DatasetStream, load_dataset
+from bench.core.errors import UserError
+from bench.data.images import Subset
+from bench.runs.parts import train_settings
+from bench.metrics.matrix import AccuracyMatrix
+from bench.metrics.scalars import SCALARS
+from bench.compare.published import METRICS, find
+from bench.data.stream import NEVER, Stream, label_space, shared_classes
 
 REAL = [name for name, entry in registry.entries("stream").items() if name not in ("pocket", "custom")]
 
@@ -166,8 +167,8 @@ def test_xtail_without_coops_files(tree: Path, tmp_path: Path) -> None:
 
 def test_equal_names_in_a_union() -> None:
     """Two tasks share "lotus": merged, or the first one's only, and told once by name."""
-    from bench.images import ArrayImages
-    from bench.task import Task
+    from bench.data.images import ArrayImages
+    from bench.data.stream import Task
 
     def task(name: str, *classes: str) -> Task:
         images = ArrayImages(np.zeros((len(classes), 4, 4, 3)), list(range(len(classes))))

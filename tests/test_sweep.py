@@ -16,9 +16,11 @@ import yaml
 from scipy import stats
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from bench import cli, sweep, sweep_parameters
-from bench.config import resolve, run_directory
-from bench.errors import UserError
+from bench.cli import main as cli
+from bench.sweep import file as sweep
+from bench.sweep import parameters as sweep_parameters
+from bench.config.resolve import resolve, run_directory
+from bench.core.errors import UserError
 
 COMMAND = ["${env}", "${interpreter}", "-m", "bench", "run", "${args_no_hyphens}"]
 SHIPPED = sorted(sweep.shipped_folder().glob("*.yaml"))
@@ -414,7 +416,7 @@ def test_states_of_a_point(point: sweep.Point) -> None:
 def test_dry_run_and_status_show_and_start_nothing(write, capsys, monkeypatch):
     file = write({"seed": {"values": [0, 1]}})
     first, second = sweep.expand(file).points
-    monkeypatch.setattr("bench.processes.start", lambda *args: pytest.fail("it started"))
+    monkeypatch.setattr("bench.sweep.processes.start", lambda *args: pytest.fail("it started"))
     first.directory.mkdir(parents=True)
     metrics = {"transfer_by_column": 51.04, "average_mtil": 60.0, "last": None}
     (first.directory / "summary.json").write_text(json.dumps({"status": "finished", "metrics": metrics}))

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.errors import UserError
-from bench.evaluate import evaluate_row, outcomes
-from bench.images import ArrayImages, FileImages, Subset
-from bench.method import Context, Method
-from bench.pixels import PixelStore
-from bench.task import Stream, label_space
-from bench.toy import tiny_clip, toy_task
+from bench.core.errors import UserError
+from bench.learning.evaluate import evaluate_row, outcomes
+from bench.data.images import ArrayImages, FileImages, Subset
+from bench.learning.method import Context, Method
+from bench.data.pixels import PixelStore
+from bench.data.stream import Stream, label_space
+from bench.learning.toy import tiny_clip, toy_task
 
 TASKS = [dataclasses.replace(toy_task(i), classes=("a", "b", "c")[: 2 + i % 2]) for i in range(3)]
 

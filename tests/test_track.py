@@ -17,13 +17,15 @@ import wandb_log
 import yaml
 from fake_wandb import KEY, FakeWandb
 
-from bench import cli, mirror, track
-from bench.config import Resolved, resolve
-from bench.errors import UserError
-from bench.matrix import AccuracyMatrix
-from bench.metrics import average_mtil, last, so_far, transfer_by_column
-from bench.run import run
-from bench.track import Mirror, Wanted, run_name, wanted
+from bench.cli import main as cli
+from bench.tracking import mirror_process as mirror
+from bench.tracking import mirror as track
+from bench.config.resolve import Resolved, resolve
+from bench.core.errors import UserError
+from bench.metrics.matrix import AccuracyMatrix
+from bench.metrics.scalars import average_mtil, last, so_far, transfer_by_column
+from bench.runs.run import run
+from bench.tracking.mirror import Mirror, Wanted, run_name, wanted
 
 ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "toy.py")
@@ -172,7 +174,7 @@ def test_the_environment_decides_where_the_user_does_not(
 def test_online_without_a_login_is_refused_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("bench.session.load_model", lambda resolved: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("bench.runs.session.load_model", lambda resolved: pytest.fail("the model was loaded"))
     with pytest.raises(UserError, match="^track.wandb=online needs a W&B login: .*WANDB_API_KEY") as caught:
         run(toy(tmp_path, "track.wandb=online"))
     assert "\n" not in str(caught.value)
@@ -326,8 +328,9 @@ def test_a_run_does_without_wandb_and_its_rows_survive_a_sigterm(tmp_path: Path)
     """The run is stopped by SIGTERM while it trains; the mirror, which the signal is sent to as well, goes on."""
     code = f"""
     import os, signal, sys
-    import bench.session
-    from bench import cli, track
+    import bench.runs.session
+    from bench.cli import main as cli
+    from bench.tracking import mirror as track
     child, start = [], track.Mirror.start
     def started(self, *args):
         start(self, *args)
@@ -339,7 +342,7 @@ def test_a_run_does_without_wandb_and_its_rows_survive_a_sigterm(tmp_path: Path)
         os.kill(child[0], signal.SIGUSR1)
         os.kill(os.getpid(), signal.SIGTERM)
         return 0
-    bench.session._train = stopped
+    bench.runs.session._train = stopped
     words = ["stream={TOY}", "model={TOY}", "method=lora", "out={tmp_path}", "track.wandb=offline"]
     sys.exit(cli.main(["run", *words]))
     """
@@ -357,7 +360,7 @@ def test_a_killed_parent_leaves_a_failed_run_with_all_its_rows(record: Path) -> 
     code = f"""
     import os, signal, sys
     from pathlib import Path
-    from bench.track import Mirror, Wanted
+    from bench.tracking.mirror import Mirror, Wanted
     Mirror(Wanted("offline", "", "p", None, "g", "n", [], False), print, 60).start(Path({str(record)!r}))
     assert "wandb" not in sys.modules and "torch" not in sys.modules
     os.kill(os.getpid(), signal.SIGKILL)
@@ -650,7 +653,7 @@ def test_a_server_that_never_answers(server: FakeWandb, tmp_path: Path, monkeypa
     server.hanging.set()
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
     said: list[str] = []
-    monkeypatch.setattr("bench.run.say", lambda text="": said.append(text))
+    monkeypatch.setattr("bench.runs.run.say", lambda text="": said.append(text))
     directory = run(toy(tmp_path))
     assert warned(said, directory)
     assert mirror.is_finished(directory) and len(mirror.events(directory)) == ROWS

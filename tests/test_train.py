@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from bench.config import Train
-from bench.errors import UserError
-from bench.method import Context, Method, TaskData
-from bench.pixels import Pixels
-from bench.toy import tiny_clip, toy_task
-from bench.train import EpochReport, build_optimizer, build_schedule, fit
+from bench.config.resolve import Train
+from bench.core.errors import UserError
+from bench.learning.method import Context, Method, TaskData
+from bench.data.pixels import Pixels
+from bench.learning.toy import tiny_clip, toy_task
+from bench.learning.train import EpochReport, build_optimizer, build_schedule, fit
 
 CONTEXT = Context(tasks=1, batch_size=16, init_seed=0, data_seed=0)
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from made_records import change, make, measure
 
-from bench import compare, results, views
+from bench.compare import tables as compare
+from bench.compare import runs as results
+from bench.compare import views
 
 
 def view(root):

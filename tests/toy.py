@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from bench.clip import Clip
-from bench.registry import register
-from bench.settings import setting
-from bench.task import Stream, Task
-from bench.toy import tiny_clip, toy_task
+from bench.model.clip import Clip
+from bench.config.registry import register
+from bench.config.fields import setting
+from bench.data.stream import Stream, Task
+from bench.learning.toy import tiny_clip, toy_task
 
 
 @register("stream", "toy", title="Coloured noise")

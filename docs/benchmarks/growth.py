@@ -21,17 +21,17 @@ import numpy as np
 import open_clip
 import torch
 
-from bench import registry
-from bench.clip import Clip
-from bench.config import Train, resolve
-from bench.images import ArrayImages
-from bench.method import Context, TaskData
-from bench.pixels import Pixels
-from bench.record import peak_memory_mb
-from bench.registry import register
-from bench.run import run
-from bench.settings import setting
-from bench.task import Stream, Task
+from bench.config import registry
+from bench.model.clip import Clip
+from bench.config.resolve import Train, resolve
+from bench.data.images import ArrayImages
+from bench.learning.method import Context, TaskData
+from bench.data.pixels import Pixels
+from bench.record.record import peak_memory_mb
+from bench.config.registry import register
+from bench.runs.run import run
+from bench.config.fields import setting
+from bench.data.stream import Stream, Task
 
 CLASSES, TRAIN, TEST = 8, 8, 4
 """Classes of a task; training and test images of a class."""

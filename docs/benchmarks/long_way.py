@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.clip import Clip
+from bench.model.clip import Clip
 
 KINDS = ("q", "k", "v", "o")
 

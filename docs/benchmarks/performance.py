@@ -22,16 +22,16 @@ import torch.nn.functional as F
 from long_way import LongWay
 from torch import Tensor
 
-from bench import registry
-from bench.clip import Clip, load_open_clip
-from bench.images import ArrayImages
-from bench.linear_maps import LowRank
-from bench.method import Context, TaskData
-from bench.pixels import Pixels
-from bench.profile import counted, product_rate
-from bench.record import peak_memory_mb, processor
-from bench.statistics import mean_gradient, second_moments
-from bench.task import Task, label_space
+from bench.config import registry
+from bench.model.clip import Clip, load_open_clip
+from bench.data.images import ArrayImages
+from bench.model.linear_maps import LowRank
+from bench.learning.method import Context, TaskData
+from bench.data.pixels import Pixels
+from bench.cli.profile import counted, product_rate
+from bench.record.record import peak_memory_mb, processor
+from bench.learning.moments import mean_gradient, second_moments
+from bench.data.stream import Task, label_space
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")

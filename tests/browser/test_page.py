@@ -12,7 +12,8 @@ import pytest
 from made_records import change, make, measure
 from test_compare import mtil
 
-from bench import cli, published
+from bench.cli import main as cli
+from bench.compare import published
 
 pytestmark = pytest.mark.browser
 

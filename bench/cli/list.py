@@ -1,0 +1,209 @@
+"""What ``python -m bench list`` prints: tables of what is registered, and everything about one entry."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bench.config import catalogue
+from bench.config import registry
+from bench.core.errors import UserError, suggest
+
+KINDS = {f"{kind}{ending}": kind for ending in ("s", "") for kind in registry.KINDS}
+"""What a user may call a kind: ``methods`` or ``method``."""
+
+FACT_TITLES = {"label_space": "classes", "prompt_family": "prompts", "budget": "training budget"}
+"""Headers for what the registry tells of a stream."""
+
+NARROWEST = 8
+"""Columns as narrow as this are not wrapped any further."""
+
+SMALLEST = 72
+"""Terminals narrower than this are treated as if they were this wide."""
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  ") -> str:
+    """Return rows under headers, all columns but the first wrapped where the table would not fit the terminal."""
+    cells = [list(headers), *(list(row) for row in rows)]
+    # A column that is empty throughout says nothing.
+    kept = [column for column in range(len(headers)) if any(row[column] for row in cells[1:])]
+    cells = [[row[column] for column in kept] for row in cells]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(kept))]
+    room = _width() - len(indent) - 2 * (len(kept) - 1)
+    while sum(widths) > room and max(widths[1:], default=0) > NARROWEST:
+        widths[widths.index(max(widths[1:]), 1)] -= 1
+    lines = []
+    for row in cells:
+        wrapped = [textwrap.wrap(text, width) or [""] for text, width in zip(row, widths, strict=True)]
+        for line in range(max((len(part) for part in wrapped), default=0)):
+            parts = [part[line] if line < len(part) else "" for part in wrapped]
+            padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
+            lines.append((indent + "  ".join(padded)).rstrip())
+    return "\n".join(lines)
+
+
+def listing(kinds: Iterable[str] = registry.KINDS) -> str:
+    """Return a table for each kind, from the registry alone: nothing is imported."""
+    everything = registry.all_entries()
+    parts = []
+    for kind in kinds:
+        named = everything[kind]
+        facts = registry.FACTS if kind == "stream" else ()
+        rows = [
+            (entry.name, _title(entry), *(entry.facts.get(f, "") for f in facts), entry.paper, _origin(entry))
+            for entry in named.values()
+        ]
+        headers = ("name", "title", *(FACT_TITLES[fact] for fact in facts), "paper", "from")
+        body = table(headers, rows) if rows else "  none"
+        parts.append(f"{kind}s\n{body}")
+        if kind == "model":
+            parts.append(_open_clip())
+    return "\n\n".join(parts)
+
+
+def details(name: str, kind: str | None = None) -> str:
+    """Return everything about one entry; its plug-in is imported.
+
+    Parameters
+    ----------
+    name : str
+        A registered name, the path of a plug-in file, or an open_clip model.
+    kind : str, optional
+        Without it every kind is searched.
+
+    Raises
+    ------
+    UserError
+        If there is no such entry, or it cannot be imported.
+    """
+    if kind is None:
+        return _anywhere(name)
+    if kind == "model" and not name.endswith(".py") and name not in registry.entries("model"):
+        return _open_clip_details(name)
+    entry = registry.find(kind, name)
+    return _class_details(entry, registry.load_entry(entry))
+
+
+def settings_table(settings: Iterable[Any], prefix: str = "") -> str:
+    """Return a table of `bench.config.fields.Setting`, keys without ``prefix``."""
+    from bench.config.fields import show
+
+    rows = [
+        (one.key.removeprefix(prefix), one.type_name, show(one.default), one.range, one.symbol, one.help)
+        for one in settings
+    ]
+    return table(("key", "type", "default", "allowed", "symbol", "meaning"), rows)
+
+
+def _title(entry: registry.Entry) -> str:
+    return f"BROKEN: {entry.broken}" if entry.broken else entry.title
+
+
+def _origin(entry: registry.Entry) -> str:
+    return f"{entry.origin} (hides one of {', '.join(entry.hides)})" if entry.hides else entry.origin
+
+
+def _open_clip() -> str:
+    known = catalogue.architectures()
+    usable = catalogue.supported()
+    if not known:
+        return "models of open_clip\n  none: open_clip is not installed"
+    rows = [(one.name, "?" if one.tags is None else ", ".join(one.tags) or "-") for one in usable.values()]
+    usage = wrap("model=ARCHITECTURE/WEIGHTS, or model=ARCHITECTURE with model.checkpoint=FILE")
+    left = wrap(
+        f"{len(known) - len(usable)} more are not supported: "
+        "a tower is a ResNet, or comes from timm or Hugging Face, or there is a third one for captions"
+    )
+    return f"models of open_clip\n{usage}\n{table(('architecture', 'weights'), rows)}\n{left}"
+
+
+def _anywhere(name: str) -> str:
+    everything = registry.all_entries()
+    found = [kind for kind in registry.KINDS if name in everything[kind]]
+    if name.endswith(".py"):
+        raise UserError(f'say which kind "{name}" is, as in "list methods {name}"')
+    if not found and catalogue.split(name)[0] in catalogue.architectures():
+        found = ["model"]
+    if not found:
+        names = [*KINDS, *(other for named in everything.values() for other in named)]
+        raise UserError(f'there is nothing called "{name}" to list{suggest(name, names)}')
+    return "\n\n".join(details(name, kind) for kind in found)
+
+
+def _open_clip_details(name: str) -> str:
+    from bench.config.resolve import OpenClip
+    from bench.config.fields import describe
+
+    problem = catalogue.problem(name, tuple(registry.entries("model")))
+    if problem:
+        raise UserError(problem)
+    arch = catalogue.architectures()[catalogue.split(name)[0]]
+    if arch.tags is None:
+        weights = "  not known for this release of open_clip; model.checkpoint=FILE works"
+    else:
+        weights = "\n".join(f"  model={arch.name}/{tag}" for tag in arch.tags) or "  none; model.checkpoint=FILE works"
+    rows = settings_table(describe(OpenClip, "model.").values(), "model.")
+    return f"model {arch.name}, of open_clip\n\nweights\n{weights}\n\nsettings (model.KEY=VALUE)\n{rows}"
+
+
+def _class_details(entry: registry.Entry, cls: Any) -> str:
+    from bench.config.resolve import class_settings
+    from bench.config.fields import describe
+
+    parts = [f"{entry.kind} {entry.name}: {cls.title}"]
+    if cls.paper:
+        parts[0] += f"\n  paper: {cls.paper}"
+    file = f", {entry.path.parent.name}/{entry.path.name}" if entry.path and entry.origin == "built-in" else ""
+    parts[0] += f"\n  from: {_origin(entry)}{file}"
+    about = inspect.cleandoc(cls.__doc__ or getattr(cls, "description", "") or "").split("\n\n")[0]
+    if about:
+        parts.append(wrap(" ".join(about.split())))
+    settings = describe(class_settings(cls), f"{entry.kind}.")
+    if settings:
+        rows = settings_table(settings.values(), f"{entry.kind}.")
+        parts.append(f"settings ({entry.kind}.KEY=VALUE)\n{rows}")
+    else:
+        parts.append("settings\n  none")
+    parts += {"method": _method, "stream": _stream}.get(entry.kind, lambda cls: [])(cls)
+    return "\n\n".join(parts)
+
+
+def _method(cls: Any) -> list[str]:
+    parts = []
+    if getattr(cls, "defaults", None):
+        parts.append("settings of the run that it changes\n" + _pairs(cls.defaults))
+    if getattr(cls, "label_spaces", None):
+        parts.append(f"label spaces it supports\n  {', '.join(cls.label_spaces)}")
+    card = getattr(cls, "parity", None)
+    lines = []
+    for part in ("present", "absent", "deviations", "verified"):
+        lines.append(f"  {part}")
+        lines += [wrap(text, "    - ", "      ") for text in getattr(card, part, ())] or ["    - nothing said"]
+    return [*parts, "parity with the paper\n" + "\n".join(lines)]
+
+
+def _stream(cls: Any) -> list[str]:
+    parts = [f"label space\n  {getattr(cls, 'label_space', 'not said')}"]
+    budget = _pairs(getattr(cls, "defaults", {})) or "  none of its own"
+    parts.append(f"training budget, shared by all methods\n{budget}")
+    for method, chosen in sorted(getattr(cls, "tuned", {}).items()):
+        parts.append(f"tuned for {method} on validation images\n{_pairs(chosen)}")
+    return parts
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    from bench.config.fields import show
+
+    return "\n".join(f"  {key}={show(value)}" for key, value in values.items())
+
+
+def wrap(text: str, first: str = "  ", rest: str = "  ") -> str:
+    """Text wrapped to the terminal, with an indent for its first and for its other lines."""
+    return textwrap.fill(text, _width(), initial_indent=first, subsequent_indent=rest)
+
+
+def _width() -> int:
+    return max(shutil.get_terminal_size((100, 24)).columns, SMALLEST)

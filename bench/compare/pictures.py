@@ -1,0 +1,287 @@
+"""A comparison as static pictures for papers: `python -m bench compare RUNS pictures=FOLDER`.
+
+Every picture is written as SVG and as PNG, in the width of a column (3.3 inches) or of a page (7 inches). Text in SVG
+is drawn as paths, so that it looks alike everywhere, and the same runs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.compare.tables import Section
+from bench.core.files import write_atomic
+from bench.compare.runs import TITLES
+from bench.compare.views import DIVERGING, SEQUENTIAL, Line, View, views
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMN, PAGE = 3.3, 7.0
+"""Widths in inches."""
+
+DPI = 300
+
+MARKERS = ("o", "s", "D", "^", "v", "P")
+DASHES = ("-", "--", ":", "-.", (0, (8, 2)))
+"""What tells variants of one colour apart."""
+
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "legend.handletextpad": 0.4,
+    "legend.columnspacing": 1.0,
+    "text.parse_math": False,  # a name with two dollar signs is no formula
+    "svg.hashsalt": "keeplora-bench",  # names inside an SVG are drawn by chance otherwise
+}
+
+METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+
+SMALLEST = 3.2
+"""Points of the smallest numbers in cells; smaller ones are left out."""
+
+Draw = Callable[[View], "Figure | None"]
+
+
+def write(sections: Sequence[Section], folder: Path) -> list[Path]:
+    """Write all pictures of all fields, and return where they are.
+
+    Parameters
+    ----------
+    sections
+        As of `bench.compare.tables.sections`.
+    folder
+        Made if it is not there.
+
+    Raises
+    ------
+    OSError
+        If something cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return [path for name, view in _named(views(sections)) for path in _write(view, folder, name)]
+
+
+def _named(found: Sequence[View]) -> Iterator[tuple[str, View]]:
+    """Name fields by stream and model, and by a number where that does not tell them apart."""
+    stems = [re.sub(r"[^\w.-]+", "-", f"{view.section.field.stream}-{view.section.field.model}") for view in found]
+    for place, (stem, view) in enumerate(zip(stems, found, strict=True)):
+        yield (f"{stem}-{stems[: place + 1].count(stem)}" if stems.count(stem) > 1 else stem), view
+
+
+def _write(view: View, folder: Path, stem: str) -> Iterator[Path]:
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        for name, draw in DRAWN.items():
+            figure = draw(view)
+            if figure is None:
+                continue
+            for ending, metadata in METADATA.items():
+                path = folder / f"{stem}-{name}.{ending}"
+                content = io.BytesIO()
+                figure.savefig(content, format=ending, dpi=DPI, metadata=metadata)
+                write_atomic(path, content.getvalue())
+                yield path
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _shown(view: View) -> list[Line]:
+    return [view.lines[place] for place in view.shown]
+
+
+def _look(line: Line) -> dict[str, Any]:
+    return {"color": line.color, "marker": MARKERS[line.variant % len(MARKERS)], "label": line.short}
+
+
+def _dashes(line: Line) -> Any:
+    return DASHES[line.variant % len(DASHES)]
+
+
+# ---------------------------------------------------------------------------------------------------- pictures
+
+
+def scatter(view: View, x: str = "last", y: str = "transfer_by_column") -> Figure | None:
+    """Transfer against Last with standard errors, published numbers as hollow diamonds."""
+    lines = [line for line in _shown(view) if x in line.values and y in line.values]
+    if not lines:
+        return None
+    rows = view.section.published.rows if view.section.published else ()
+    points = [point for row in rows if None not in (point := (row.value(x), row.value(y)))]
+    names = [*(line.short for line in lines), *(["published"] if points else [])]
+    columns = 2 if max(map(len, names)) <= 22 else 1
+    figure = _figure(COLUMN, 2.6 + 0.16 * math.ceil(len(names) / columns))
+    axes = figure.subplots()
+    if points:
+        axes.plot(*zip(*points, strict=True), "D", mfc="none", color="#888888", markersize=4, label="published")
+    for line in lines:
+        across, up = line.values[x], line.values[y]
+        axes.errorbar(
+            across.mean, up.mean, xerr=across.standard_error, yerr=up.standard_error, linestyle="", markersize=5,
+            elinewidth=1, capsize=2, **_look(line),
+        )  # fmt: skip
+    axes.set(xlabel=f"{TITLES[x]} (%)", ylabel=f"{TITLES[y]} (%)")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=columns)
+    return figure
+
+
+def matrices(view: View) -> Figure | None:
+    """The accuracy matrix of every group, on one colour scale."""
+    found = [(line, line.mean) for line in _shown(view) if line.mean is not None]
+    if not found:
+        return None
+    low, high = (reach(np.stack([mean for _, mean in found])) for reach in (np.nanmin, np.nanmax))
+    return _maps(view, found, low, high, SEQUENTIAL, "{:.1f}", "accuracy (%)")
+
+
+def difference(view: View) -> Figure | None:
+    """Accuracy matrices minus that of the baseline, on one scale that is symmetric about zero."""
+    if view.section.against is None:
+        return None
+    (base,) = (line for line in view.lines if line.group is view.section.against.baseline)
+    found = [
+        (line, line.mean - base.mean)
+        for line in _shown(view)
+        if line is not base and line.mean is not None and base.mean is not None
+    ]
+    if not found:
+        return None
+    most = max(float(np.nanmax(np.abs(np.stack([change for _, change in found])))), 0.1)
+    return _maps(view, found, -most, most, DIVERGING, "{:+.1f}", f"difference to {base.short} (points)")
+
+
+def curves(view: View) -> Figure | None:
+    """Accuracy on the tasks learned so far, and on every task, over the stages; dotted where a task is learned."""
+    lines = [(line, line.mean) for line in _shown(view) if line.mean is not None]
+    if not lines:
+        return None
+    size, across = len(view.tasks), 4
+    down = math.ceil((size + 1) / across)
+    figure = _figure(PAGE, 1.45 * down + 0.2 + 0.16 * math.ceil(len(lines) / 4))
+    grid = figure.subplots(down, across, sharex=True, squeeze=False).flatten().tolist()
+    stages = np.arange(size + 1)
+    for line, mean in lines:
+        style = {**_look(line), "linestyle": _dashes(line), "markersize": 2.5, "linewidth": 1}
+        grid[0].plot(stages[1:], [_known_mean(mean[row, :row]) for row in stages[1:]], **style)
+        for column in range(size):
+            error = None if line.error is None else np.nan_to_num(line.error[:, column])
+            grid[column + 1].errorbar(stages, mean[:, column], yerr=error, elinewidth=0.7, **style)
+    for column, task in enumerate(view.tasks):
+        grid[column + 1].axvline(column + 1, color="#888888", linestyle=":", linewidth=0.8)
+        grid[column + 1].set_title(task)
+    grid[0].set_title("mean of tasks learned")
+    spans = [place.get_ylim() for place in grid[: size + 1]]
+    longest = max(high - low for low, high in spans)
+    for place, (low, high) in zip(grid, spans, strict=False):
+        place.set_ylim((low + high - longest) / 2, (low + high + longest) / 2)  # the same slope is the same change
+        place.grid(axis="y", alpha=0.3)
+    for place in grid[size + 1 :]:
+        place.set_visible(False)
+    figure.supxlabel("stage (tasks learned)", fontsize=8)
+    figure.supylabel("accuracy (%)", fontsize=8)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
+def costs(view: View) -> Figure | None:
+    """Seconds by phase, largest memory and what is stored."""
+    from matplotlib.patches import Patch
+
+    lines = _shown(view)[::-1]
+    names = ("peak_memory_mb", "stored_bytes")
+    phases = list(dict.fromkeys(phase for line in lines for phase in line.phases))
+    if not phases and not any(name in line.values for line in lines for name in names):
+        return None
+    figure = _figure(PAGE, 1.0 + 0.22 * len(lines))
+    left, *others = figure.subplots(1, 3, sharey=True)
+    at = np.arange(len(lines))
+    colors = [line.color for line in lines]
+    start, entries = np.zeros(len(lines)), []
+    for place, phase in enumerate(phases):
+        seconds = np.array([line.phases.get(phase, 0.0) for line in lines])
+        strength = 1 - 0.75 * place / max(len(phases) - 1, 1)
+        left.barh(at, seconds, left=start, color=[(color, strength) for color in colors], edgecolor="white")
+        entries.append(Patch(color=("#444444", strength), label=phase))
+        start += seconds
+    left.set(xlabel="seconds", yticks=at, yticklabels=[line.short for line in lines])
+    if entries:
+        figure.legend(handles=entries, loc="outside upper center", ncols=len(entries), handlelength=0.8)
+    for axes, name in zip(others, names, strict=True):
+        known = [line.values.get(name) for line in lines]
+        errors = [over.standard_error or 0.0 if over else 0.0 for over in known]
+        axes.barh(at, [over.mean if over else 0.0 for over in known], xerr=errors, color=colors, ecolor="#444444")
+        axes.set_xlabel(TITLES[name])
+    return figure
+
+
+DRAWN: dict[str, Draw] = {
+    "scatter": scatter,
+    "matrices": matrices,
+    "difference": difference,
+    "curves": curves,
+    "costs": costs,
+}
+"""Last part of a file's name -> what draws it; ``None`` where there is nothing to draw."""
+
+
+# ------------------------------------------------------------------------------------------------------- parts
+
+
+def _known_mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan
+
+
+def _maps(
+    view: View, found: Sequence[tuple[Line, np.ndarray]], low: float, high: float, scale: str, form: str, title: str
+) -> Figure:
+    """Draw matrices side by side with numbers in their cells and one colour bar."""
+    size, across = len(view.tasks), min(3, len(found))
+    down = math.ceil(len(found) / across)
+    side = PAGE / 3 - 0.6  # inches that are left for the cells of one of three
+    figure = _figure(COLUMN if across == 1 else PAGE, down * (max(side * (size + 1) / size * 0.85, 1.2) + 0.75))
+    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten().tolist()
+    points = min(7.0, side * 72 / size / (0.6 * max(len(form.format(value)) for value in (low, high))))
+    for (line, cells), axes in zip(found, grid, strict=False):
+        image = axes.imshow(cells, cmap=scale, vmin=low, vmax=high, aspect="auto")
+        if points >= SMALLEST:
+            _numbers(axes, image, cells, form, points)
+        axes.set_title(line.short)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, labelsize=6.5)
+        axes.set_xticks(range(size), view.tasks, rotation=90)
+        axes.set_yticks(range(size + 1), view.states)
+    for axes in grid[len(found) :]:
+        axes.set_visible(False)
+    figure.colorbar(image, ax=grid, label=title, aspect=30, pad=0.01)
+    return figure
+
+
+def _numbers(axes: Axes, image: Any, cells: np.ndarray, form: str, points: float) -> None:
+    """Write every cell's number in it, light on dark."""
+    for (row, column), value in np.ndenumerate(cells):
+        if math.isnan(value):
+            continue
+        red, green, blue, _ = image.to_rgba(value)
+        light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+        axes.text(
+            column, row, form.format(value).replace("-", "−"), ha="center", va="center", fontsize=points,
+            color="black" if light else "white",
+        )  # fmt: skip

@@ -1,0 +1,263 @@
+"""How far methods lie apart: paired differences to one of them, with intervals.
+
+Two runs of one seed see the same tasks, images and, as far as the methods let them, the same order of images; two
+methods are measured on the same test images. So differences are taken in pairs, which removes what both share.
+
+* Over seeds, where two or more are common: Student's t interval of the paired differences (`scipy.stats.ttest_rel`).
+* Over test images, for one common seed or where all seeds give the same difference: the normal interval of a bootstrap
+  of pairs within each test set. It says how much the choice of test images matters, and nothing about other seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from scipy import stats
+
+from bench.core.errors import UserError, suggest
+from bench.metrics.matrix import AccuracyMatrix
+from bench.metrics.scalars import SCALARS
+from bench.compare.runs import Field, Group, Record
+
+COMPARED = ("transfer_by_column", "average_mtil", "last")
+"""Scalars whose differences are told; each is a linear function of the matrix."""
+
+BASELINE = "keeplora"
+"""The method that others are compared with where none is named and it is there."""
+
+TOGETHER = 0.95
+"""Confidence that all intervals of one scalar hold."""
+
+EQUAL = 1e-9
+"""Percentages that differ by less are equal: counts of images never lie as near to each other."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One scalar of a method minus that of the baseline, in percentage points.
+
+    Attributes
+    ----------
+    scalar : str
+    mean : float or None
+        Over the pairs of runs that there are; ``None`` without any.
+    low, high : float or None
+        The interval; ``None`` where there is none.
+    over : str
+        What the interval is over, as in ``3 seeds`` or ``700 images of seed 0``; why there is none, where so.
+    """
+
+    scalar: str
+    mean: float | None
+    low: float | None
+    high: float | None
+    over: str
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is an interval and zero lies outside of it."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True)
+class Against:
+    """The differences of all methods of a field to one of them.
+
+    Attributes
+    ----------
+    baseline : Group
+    level : float
+        Confidence of each interval: widened after Bonferroni, so that those of one scalar hold together with
+        confidence `TOGETHER`. The dependence between them is unknown, and this needs to know nothing about it.
+    rows : list of (Group, list of Difference)
+        In the order of the field, each with one difference a scalar of `COMPARED`.
+    """
+
+    baseline: Group
+    level: float
+    rows: list[tuple[Group, list[Difference]]] = field(default_factory=list)
+
+
+def against(place: Field, name: str | None = None) -> Against | None:
+    """Compare every method of a field with a baseline.
+
+    Only runs of one field come together here: what may not be compared lies in different ones.
+
+    Parameters
+    ----------
+    name
+        Label, method or fingerprint of the baseline; by default `BASELINE`, else the first method that trains. Of
+        several groups with the method, the one with the fewest settings given by the user, then with the most seeds.
+
+    Returns
+    -------
+    Against or None
+        ``None`` where the field has no such group, or no other.
+    """
+    baseline = _baseline(place.groups, name)
+    others = [group for group in place.groups if group is not baseline]
+    if baseline is None or not others:
+        return None
+    level = 1 - (1 - TOGETHER) / len(others)
+    found = Against(baseline, level)
+    for group in others:
+        found.rows.append((group, [difference(group, baseline, scalar, level) for scalar in COMPARED]))
+    return found
+
+
+def check_baseline(fields: Sequence[Field], name: str) -> None:
+    """Refuse the name of a baseline that is in no field.
+
+    Raises
+    ------
+    UserError
+        With the nearest label.
+    """
+    groups = [group for place in fields for group in place.groups]
+    if _baseline(groups, name) is None:
+        raise UserError(f"baseline={name} is none of the methods here{suggest(name, [g.label for g in groups])}")
+
+
+def _baseline(groups: Sequence[Group], name: str | None) -> Group | None:
+    if name is None:
+        named = [group for group in groups if group.method == BASELINE] or [group for group in groups if group.trains]
+        named = [group for group in named if group.method == named[0].method]
+    else:
+        named = [group for group in groups if name in (group.label, group.method, group.fingerprint)]
+
+    def plainness(group: Group) -> tuple[int, int]:
+        first = next(iter(group.runs.values()))
+        return sum(first.sources[key] == "user" for key in group.apart if key in first.sources), -len(group.runs)
+
+    return min(named, key=plainness, default=None)
+
+
+def difference(group: Group, baseline: Group, scalar: str, level: float = TOGETHER) -> Difference:
+    """Return how far a group lies from another in one scalar.
+
+    Parameters
+    ----------
+    scalar
+        One of `COMPARED`.
+    level
+        Confidence of the interval.
+    """
+    pairs = {seed: (run, baseline.runs[seed]) for seed, run in group.runs.items() if seed in baseline.runs}
+    pairs = {seed: pair for seed, pair in pairs.items() if pair[0].data == pair[1].data}
+    if not pairs:
+        return Difference(scalar, None, None, None, "no seed in common")
+    values = {seed: (a.value(scalar), b.value(scalar)) for seed, (a, b) in pairs.items()}
+    known = {seed: (a, b) for seed, (a, b) in values.items() if a is not None and b is not None}
+    if not known:
+        return Difference(scalar, None, None, None, "not defined here")
+    first, second = (np.array(side) for side in zip(*known.values(), strict=True))
+    mean = float((first - second).mean())
+    if len(known) > 1 and np.ptp(first - second) > EQUAL:
+        low, high = stats.ttest_rel(first, second).confidence_interval(level)
+        return Difference(scalar, mean, float(low), float(high), f"{len(known)} seeds")
+    seed = min(known)
+    try:
+        contributions = image_by_image(*pairs[seed], scalar)
+    except UserError as error:
+        return Difference(scalar, mean, None, None, f"no interval: {error}")
+    if contributions is None:
+        return Difference(scalar, mean, None, None, "no interval: recorded without outcomes")
+    low, high = over_images(contributions, level)
+    images = sum(map(len, contributions))
+    return Difference(scalar, mean, low, high, f"{images} images of seed {seed}")
+
+
+# ------------------------------------------------------------------------------------------- test images
+
+
+def image_by_image(first: Record, second: Record, scalar: str) -> list[np.ndarray] | None:
+    """Return what each test image adds to the difference of two runs in a scalar.
+
+    Returns
+    -------
+    list of float array [images], or None
+        One for each test set that the scalar reads, in percentage points: the sum of their means is the difference.
+        ``None`` where a run was recorded without outcomes.
+
+    Raises
+    ------
+    UserError
+        If a record is damaged, or the test sets are not the same.
+    """
+    a, b = first.outcomes, second.outcomes
+    if a is None or b is None:
+        return None
+    if first.matrix.tasks != second.matrix.tasks:
+        raise UserError(f"{first.path} and {second.path} measured other test sets")
+    missing = frozenset(
+        (row, column)
+        for row in range(len(first.matrix.tasks) + 1)
+        for column in range(len(first.matrix.tasks))
+        if first.matrix.state(row, column) == "missing"
+    )
+    weights = weights_of(scalar, len(first.matrix.tasks), missing)
+    found = []
+    for column in np.flatnonzero(weights.any(axis=0)).tolist():
+        total: np.ndarray | float = 0.0
+        for row in np.flatnonzero(weights[:, column]).tolist():
+            right, other = a.of(first.matrix, row, column), b.of(second.matrix, row, column)
+            if right is None or other is None or len(right) != len(other):
+                raise UserError(f"{first.path} and {second.path} measured other test sets")
+            total = total + weights[row, column] * 100 * (right.astype(float) - other)
+        found.append(np.asarray(total))
+    return found
+
+
+@lru_cache(maxsize=64)
+def weights_of(scalar: str, size: int, missing: frozenset[tuple[int, int]]) -> np.ndarray:
+    """Return how much each cell of a matrix weighs in a linear scalar, float64 of shape ``[T + 1, T]``.
+
+    Read off the scalar itself: its value on the matrix that is 100 % in that cell and 0 % in all others.
+
+    Parameters
+    ----------
+    size
+        The number T of tasks.
+    missing
+        Cells that are not there.
+
+    Raises
+    ------
+    MissingCell
+        If the scalar needs one of these.
+    """
+    names = [str(column) for column in range(size)]
+    weights = np.zeros((size + 1, size))
+    for place in np.ndindex(size + 1, size):
+        if place in missing:
+            continue
+        zero, *rows = (
+            [None if (row, column) in missing else 100.0 * ((row, column) == place) for column in range(size)]
+            for row in range(size + 1)
+        )
+        weights[place] = SCALARS[scalar](AccuracyMatrix.from_percent(names, rows, zero)) / 100
+    return weights
+
+
+def over_images(contributions: Sequence[np.ndarray], level: float) -> tuple[float, float]:
+    """Return the interval of a sum of means of samples, each a test set of its own.
+
+    Resampling the images of every test set by itself, the paired stratified bootstrap, gives the sum a variance that is
+    known without drawing: the variances of the samples over their sizes, added up. With it and the normal distribution,
+    to which such sums come near, the interval costs nothing, is the same every time, and reaches levels for which
+    percentiles of `scipy.stats.bootstrap` would need a hundred thousand draws.
+
+    Parameters
+    ----------
+    contributions
+        As of `image_by_image`.
+    level
+        Confidence of the interval.
+    """
+    centre = sum(float(sample.mean()) for sample in contributions)
+    variance = sum(float(sample.var()) / len(sample) for sample in contributions)
+    half = float(stats.norm.ppf((1 + level) / 2)) * variance**0.5
+    return centre - half, centre + half

@@ -1,0 +1,241 @@
+"""Many runs side by side as text: a table for every field of runs that may be compared (bench/compare/runs.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.compare import published
+from bench.compare import significance
+from bench.core.errors import UserError
+from bench.metrics.scalars import FORMULAS, spread
+from bench.compare.published import Published
+from bench.compare.runs import COSTS, SHOWN, TITLES, Comparison, Field, Group
+from bench.compare.significance import TOGETHER, Against, Difference
+
+COLUMNS = (*SHOWN, *COSTS)
+"""Columns of a table after the method and its number of seeds."""
+
+DIGITS = {"seconds": 1, "peak_memory_mb": 0}
+"""Decimals of a column; 2 where nothing is said."""
+
+SCALE = {"stored_bytes": 1e-6}
+"""What a recorded number is multiplied by to be in the unit of its column."""
+
+OPTIONS = ("baseline", "published")
+"""Words of the command line that are no filters."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One field with what is shown beside it.
+
+    Attributes
+    ----------
+    against : Against or None
+        Differences to the baseline.
+    published : Published or None
+        What papers say.
+    """
+
+    field: Field
+    against: Against | None = None
+    published: Published | None = None
+
+
+def sections(comparison: Comparison, options: Mapping[str, str] | None = None) -> list[Section]:
+    """Return every field with its differences to a baseline and its published numbers.
+
+    Parameters
+    ----------
+    options
+        ``baseline``: as for `bench.compare.significance.against`. ``published``: ``on``, the default, or ``off``.
+
+    Raises
+    ------
+    UserError
+        If nothing is called like the baseline, or ``published`` is neither.
+    """
+    options = options or {}
+    baseline, quoted = options.get("baseline"), options.get("published", "on")
+    if quoted not in ("on", "off"):
+        raise UserError(f"published={quoted} must be on or off")
+    if baseline is not None:
+        significance.check_baseline(comparison.fields, baseline)
+    return [
+        Section(
+            place,
+            significance.against(place, baseline),
+            published.beside(place.stream, place.model, place.conditions) if quoted == "on" else None,
+        )
+        for place in comparison.fields
+    ]
+
+
+# --------------------------------------------------------------------------------------------------- text
+
+
+def text(comparison: Comparison, found: Sequence[Section], bold: bool = False) -> str:
+    """Return a comparison as text: a table for every section, the formulas, and what was left out.
+
+    Parameters
+    ----------
+    found
+        As of `sections`.
+    bold
+        Print the best mean of every accuracy in bold, by an ANSI escape sequence.
+    """
+    blocks = [_block(section, bold) for section in found]
+    if found:
+        formulas = [f"  {TITLES[name]} = {name} = {FORMULAS[name]}" for name in SHOWN]
+        blocks.append(
+            "mean ± standard error over n seeds; a[i,j] = percent correct on test set j after task i, "
+            "row 0 = untrained model\n" + "\n".join(formulas)
+        )
+    if comparison.left_out:
+        blocks.append("left out:\n" + "\n".join(f"  {path}: {reason}" for path, reason in comparison.left_out))
+    return "\n\n".join(blocks)
+
+
+def best(place: Field) -> dict[str, list[Group]]:
+    """Return per accuracy the groups with the highest mean as it is printed; none where all have the same."""
+    found = {}
+    for name in SHOWN:
+        values = {group.label: group.values(name).values() for group in place.groups}
+        means = {label: float(f"{spread(known).mean:.2f}") for label, known in values.items() if known}
+        top = max(means.values(), default=0.0)
+        winners = [group for group in place.groups if means.get(group.label) == top]
+        found[name] = winners if len(winners) < len(means) else []
+    return found
+
+
+def cell(group: Group, name: str, plus_minus: str = " ± ") -> str:
+    """Write mean and standard error over the seeds of a group; where some lack the value, how many have it."""
+    known = [value * SCALE.get(name, 1) for value in group.values(name).values()]
+    if not known:
+        return "-"
+    over, digits = spread(known), DIGITS.get(name, 2)
+    written = f"{over.mean:.{digits}f}"
+    if over.standard_error is not None:
+        written += f"{plus_minus}{over.standard_error:.{digits}f}"
+    return written if len(known) == len(group.runs) else f"{written} ({over.n})"
+
+
+def _block(section: Section, bold: bool) -> str:
+    """Lay out one section: title, table, what its labels leave unsaid, differences, published numbers, notes."""
+    place = section.field
+    winners = best(place)
+    rows = [["Method", "n", *(TITLES[name] for name in COLUMNS)]]
+    strong = set()
+    for number, group in enumerate(place.groups, start=1):
+        rows.append([group.label, str(len(group.runs)), *(cell(group, name) for name in COLUMNS)])
+        strong |= {(number, column) for column, name in enumerate(COLUMNS, start=2) if group in winners.get(name, [])}
+    theirs = quoted(section.published)
+    rows += theirs
+    lines = _aligned(rows, strong if bold else ())
+    if theirs:
+        lines.insert(len(lines) - len(theirs), "published, not measured here:")
+    if place.apart:
+        lines.insert(0, f"not comparable with other tables of this stream and model: other {', '.join(place.apart)}")
+    lines.insert(0, place.title)
+    for group in place.groups:
+        if group.label != group.method and group.fingerprint in group.label:
+            lines.append(f"  {group.label}: {_told(group)}")
+    lines += [f"  note: {note}" for note in place.notes]
+    if section.published:
+        lines += [f"  {line}" for line in provenance(section.published)]
+    if section.against:
+        lines += ["", *_differences(section.against)]
+    return "\n".join(lines)
+
+
+def _told(group: Group, shown: int = 4) -> str:
+    """Say, in short, which settings tell a group from others of its method."""
+    parts = [f"{key}={value}" for key, value in group.apart.items()]
+    more = f", and {len(parts) - shown} more (see bench diff)" if len(parts) > shown else ""
+    return ", ".join(parts[:shown]) + more or "the same settings, recorded by another version"
+
+
+def quoted(table: Published | None) -> list[list[str]]:
+    """Return the rows of a published table as cells, every method with the number of its source in `provenance`."""
+    if table is None:
+        return []
+    numbers = _numbered(table)
+    rows = []
+    for row in table.rows:
+        values = [row.value(name) for name in COLUMNS]
+        cells = ["-" if value is None else f"{value:.1f}" for value in values]
+        rows.append([f"{row.method} [{numbers[row.source]}]", "-", *cells])
+    return rows
+
+
+def provenance(table: Published) -> list[str]:
+    """Say where published numbers come from, and what to know before comparing."""
+    lines = [f"[{number}] {source}" for source, number in _numbered(table).items()]
+    remarks: dict[str, list[str]] = {}
+    for row in table.rows:
+        remarks.setdefault(row.remarks, []).append(row.method)
+    told = [f"{remark}: {', '.join(methods)}" for remark, methods in remarks.items() if remark]
+    return [*lines, *table.notes, *told]
+
+
+def _numbered(table: Published) -> dict[str, int]:
+    """Return every source with its number, from 1."""
+    return {source: number for number, source in enumerate(dict.fromkeys(row.source for row in table.rows), start=1)}
+
+
+def _differences(found: Against) -> list[str]:
+    """Lay out the differences to the baseline: a line for every method and scalar, and what the intervals are."""
+    rows = []
+    for group, differences in found.rows:
+        for number, one in enumerate(differences):
+            rows.append(["" if number else group.label, TITLES[one.scalar], *_interval(one), one.over])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"difference to {found.baseline.label} ({100 * TOGETHER:g} % interval)"]
+    for label, scalar, mean, interval, verdict, over in rows:
+        cells = [label.ljust(widths[0]), scalar.ljust(widths[1]), mean.rjust(widths[2]), interval.ljust(widths[3])]
+        lines.append("  " + "  ".join([*cells, verdict.ljust(widths[4]), over]).rstrip())
+    return lines + [f"  {line}" for line in explained(found)]
+
+
+def explained(found: Against) -> list[str]:
+    """Say in words what the intervals of differences are."""
+    over = [one.over for _, differences in found.rows for one in differences if one.low is not None]
+    lines = []
+    if any("seeds" in one for one in over):
+        lines.append("over seeds: paired t interval over the seeds that both have")
+    if any("images" in one for one in over):
+        lines.append("over images: paired bootstrap within every test set; says nothing about other seeds")
+    if len(found.rows) > 1 and over:
+        lines.append(
+            f"{len(found.rows)} methods are compared with {found.baseline.label}: each interval has "
+            f"{100 * found.level:.4g} %, so that all of one scalar hold together with {100 * TOGETHER:g} % (Bonferroni)"
+        )
+    return lines
+
+
+def _interval(one: Difference) -> tuple[str, str, str]:
+    """Write a difference, its interval, and whether it shows anything."""
+    if one.mean is None:
+        return "-", "", ""
+    if one.low is None or one.high is None:
+        return f"{one.mean:+.2f}", "", ""
+    return f"{one.mean:+.2f}", f"[{one.low:+.2f}, {one.high:+.2f}]", "" if one.shown else "no difference shown"
+
+
+def _aligned(rows: list[list[str]], strong: Iterable[tuple[int, int]] = ()) -> list[str]:
+    """Pad the cells of a table: the first column to the left, the others to the right, a rule below the head.
+
+    Parameters
+    ----------
+    strong
+        Rows and columns of cells in bold.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    strong = set(strong)
+    lines = []
+    for number, row in enumerate(rows):
+        cells = [row[0].ljust(widths[0]), *(one.rjust(w) for one, w in zip(row[1:], widths[1:], strict=True))]
+        cells = [f"\x1b[1m{one}\x1b[0m" if (number, place) in strong else one for place, one in enumerate(cells)]
+        lines.append("  ".join(cells))
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]

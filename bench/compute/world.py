@@ -1,0 +1,130 @@
+"""One run in several processes: each holds the whole model and works on its share of every batch.
+
+Started by ``torchrun`` or, for a sweep, by SLURM, which tell a process its place through the environment variables
+RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. The process of rank 0 alone writes and prints.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bench.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, as one of them sees them.
+
+    Attributes
+    ----------
+    rank : int
+        The place of this one, from 0.
+    size : int
+        How many there are.
+    local_rank : int
+        The place among those on the same machine, which says whose CUDA device is whose.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    def share(self, planned: Sequence[Tensor]) -> Sequence[Tensor]:
+        """This process's batches of a pass whose results are summed."""
+        return planned[self.rank :: self.size]
+
+    def split(self, planned: Sequence[Tensor]) -> Sequence[Tensor]:
+        """This process's images of every batch."""
+        return planned if self.size == 1 else [batch[self.rank :: self.size] for batch in planned]
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their sums over all processes, which have the same bits in each."""
+        if self.size > 1:
+            for tensor in tensors:
+                _together(dist.all_reduce, tensor)
+
+    def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Replace the gradients of parameters by their sums; one that a process has not got counts as zero."""
+        if self.size == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        _together(dist.all_reduce, flat)
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def agree(self, numbers: Sequence[int], device: torch.device) -> list[int]:
+        """The largest of each number over all processes."""
+        if self.size == 1:
+            return list(numbers)
+        found = torch.tensor(numbers, dtype=torch.int64, device=device)
+        _together(dist.all_reduce, found, op=dist.ReduceOp.MAX)
+        return [int(number) for number in found.tolist()]
+
+    def share_out(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by those of rank 0, so that all processes train the same numbers."""
+        if self.size > 1:
+            for tensor in tensors:
+                _together(dist.broadcast, tensor, src=0)
+
+
+def _together(operation: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+    """Do something in which all processes take part."""
+    try:
+        operation(*arguments, **named)
+    except RuntimeError as error:  # from gloo as from NCCL, when a peer has gone
+        raise UserError(
+            "another process of this run has ended, and says why itself if it could: the same line again, with as many "
+            "processes, continues the run"
+        ) from error
+
+
+def world() -> World:
+    """The place of this process by its environment; a run of its own without one.
+
+    Raises
+    ------
+    UserError
+        If the variables contradict each other.
+    """
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size == "1":
+        return World()
+    try:
+        found = World(int(os.environ["RANK"]), int(size), int(os.environ.get("LOCAL_RANK", "0")))
+    except (KeyError, ValueError):
+        found = None
+    if found is None or not 0 <= found.rank < found.size:
+        raise UserError(
+            f"WORLD_SIZE={size} needs RANK from 0 to below it: start processes with torchrun, or unset both"
+        )
+    return found
+
+
+@contextmanager
+def joined(place: World, device: torch.device) -> Iterator[None]:
+    """While open, the processes of a run can reach each other: through NCCL on CUDA, else through gloo."""
+    if place.size == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=place.rank, world_size=place.size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

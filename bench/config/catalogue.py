@@ -1,0 +1,160 @@
+"""Which models open_clip knows and this suite can use, read from open_clip's files without importing it.
+
+Importing open_clip imports torch, which a table of names is not worth; the architectures are JSON files and the
+pre-trained tags a literal table in one of its modules.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.core.errors import suggest
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One open_clip architecture.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``"ViT-B-16"``.
+    tags : tuple of str or None
+        Pre-trained tags such as ``"openai"``; None when this release of open_clip could not be read for them.
+    unsupported : str
+        Why the suite cannot use it; empty when it can.
+    widths : dict of str to int
+        Width of the blocks of the ``"image"`` and the ``"text"`` tower, where the file tells.
+    """
+
+    name: str
+    tags: tuple[str, ...] | None
+    unsupported: str = ""
+    widths: dict[str, int] = field(default_factory=dict)
+
+
+@functools.lru_cache(maxsize=1)
+def architectures() -> dict[str, Architecture]:
+    """Return open_clip's architectures by name, usable ones and others; empty when open_clip is not installed."""
+    spec = importlib.util.find_spec("open_clip")
+    folders = spec.submodule_search_locations if spec else None
+    if not folders:
+        return {}
+    folder = Path(folders[0])
+    tags = _tags(folder / "pretrained.py")
+    found = {}
+    for path in sorted((folder / "model_configs").glob("*.json"), key=lambda path: path.stem):
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            reason = _unsupported(config)
+        except (OSError, ValueError):
+            continue
+        own = None if tags is None else tags.get(path.stem, ())
+        found[path.stem] = Architecture(path.stem, own, reason, widths_in(config))
+    return found
+
+
+def supported() -> dict[str, Architecture]:
+    """Return the architectures with native towers, which the suite can use."""
+    return {name: found for name, found in architectures().items() if not found.unsupported}
+
+
+def split(name: str) -> tuple[str, str]:
+    """Return architecture and tag of ``ARCH/TAG`` or ``ARCH``; the tag is empty in the second form."""
+    arch, _, tag = name.partition("/")
+    return arch, tag
+
+
+def problem(name: str, registered: tuple[str, ...] = ()) -> str | None:
+    """Return what is wrong with an open_clip model name, in one sentence, or None.
+
+    Parameters
+    ----------
+    name : str
+        ``ARCH/TAG`` or ``ARCH``.
+    registered : tuple of str, optional
+        Names of other models, for the suggestion.
+    """
+    arch, tag = split(name)
+    found = architectures().get(arch)
+    if found is None:
+        usable = supported()
+        valid = [*registered, *(f"{usual}/{tag}" if tag else usual for usual in usable)]
+        hint = suggest(name, valid)
+        if "did you mean" not in hint:
+            hint = ' (see "python -m bench list models")'
+        return f'unknown model "{name}"{hint}'
+    if found.unsupported:
+        return f'model "{arch}" is not supported: {found.unsupported} (see "python -m bench list models")'
+    if tag and found.tags is not None and tag.lower().replace("-", "_") not in found.tags:
+        if not found.tags:
+            return f'open_clip has no weights for "{arch}": give model.checkpoint=FILE or model.weights=random'
+        return f'unknown weights "{tag}" of model "{arch}"{suggest(tag, found.tags)}'
+    if name.endswith("/"):
+        return f'model "{name}" names no weights after the slash'
+    return None
+
+
+def widths(name: str) -> dict[str, int]:
+    """Return the widths of the blocks of ``ARCH/TAG`` or ``ARCH`` by tower; empty where they are not known."""
+    found = architectures().get(split(name)[0])
+    return found.widths if found else {}
+
+
+def widths_in(config: dict[str, Any]) -> dict[str, int]:
+    """Return the widths of the blocks by tower that an open_clip configuration tells."""
+    towers = {"image": config.get("vision_cfg", {}), "text": config.get("text_cfg", {})}
+    return {name: tower["width"] for name, tower in towers.items() if isinstance(tower.get("width"), int)}
+
+
+def _unsupported(config: dict[str, Any]) -> str:
+    vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
+    if vision.get("timm_model_name"):
+        return "its image tower comes from timm"
+    if isinstance(vision.get("layers"), list):
+        return "its image tower is a ResNet"
+    if text.get("hf_model_name"):
+        return "its text tower comes from Hugging Face"
+    if "multimodal_cfg" in config:
+        return "it is a captioning model (CoCa)"
+    return ""
+
+
+def _tags(path: Path) -> dict[str, tuple[str, ...]] | None:
+    """Read the tags of each architecture out of open_clip's table; None when it does not look as expected."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):
+        return None
+    assigned = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    table = assigned.get("_PRETRAINED")
+    if not isinstance(table, ast.Dict):
+        return None
+    found: dict[str, tuple[str, ...]] = {}
+    for key, value in zip(table.keys, table.values, strict=True):
+        weights = assigned.get(value.id) if isinstance(value, ast.Name) else value
+        if not isinstance(key, ast.Constant) or not isinstance(weights, ast.Call):
+            return None
+        tags = {keyword.arg: keyword.value for keyword in weights.keywords if keyword.arg}
+        arch = str(key.value)
+        found[arch] = tuple(tags)
+        # open_clip lists weights trained with QuickGELU once more under the architecture's "-quickgelu" name.
+        quick = tuple(tag for tag, weight in tags.items() if _is_quick(weight))
+        if quick:
+            found[f"{arch}-quickgelu"] = quick
+    return found
+
+
+def _is_quick(weight: ast.expr) -> bool:
+    keywords = weight.keywords if isinstance(weight, ast.Call) else []
+    return any(word.arg == "quick_gelu" and getattr(word.value, "value", False) for word in keywords)

@@ -1,0 +1,269 @@
+"""One group of settings: a dataclass whose fields know their help, their range and their symbol in the paper."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.core.errors import UserError, suggest
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_LIMITS = ("low", "high", "above", "below", "choices", "symbol")
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Sequence[str] | None = None,
+    symbol: str = "",
+) -> Any:
+    """Declare one setting: a dataclass field with a default, a help line and what values are allowed.
+
+    Given to a field that is itself a group, help and limits hold for each of its members that does not set its own.
+
+    Parameters
+    ----------
+    default : object
+        The default; lists and groups are copied for each instance.
+    help : str
+        One line: what it does, its unit, and whose default it is.
+    low, high : float, optional
+        Inclusive bounds; of each item for a list.
+    above, below : float, optional
+        Exclusive bounds.
+    choices : sequence of str, optional
+        The only values allowed; of each item for a list.
+    symbol : str, optional
+        What the paper calls it.
+
+    Returns
+    -------
+    dataclasses.Field
+        Typed ``Any`` so that ``rank: int = setting(4, ...)`` type-checks.
+    """
+    allowed = tuple(choices) if choices is not None else None
+    bounds = {"low": low, "high": high, "above": above, "below": below}
+    metadata = {"help": help, **bounds, "choices": allowed, "symbol": symbol}
+    if isinstance(default, list) or dataclasses.is_dataclass(default):
+        return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting as declared: its dotted key, type, default and limits.
+
+    Attributes
+    ----------
+    key : str
+        Dotted, as in ``method.weight_energy.image``.
+    type : type
+        int, float, str or bool: of the value, or of each item of a list.
+    many, optional : bool
+        Whether it is a list, and whether it may be null.
+    default : object
+        A plain value.
+    """
+
+    key: str
+    type: type
+    many: bool
+    optional: bool
+    default: Any
+    help: str = ""
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] | None = None
+    symbol: str = ""
+
+    @property
+    def type_name(self) -> str:
+        """The type as a reader knows it: ``int``, ``list of str``, ``float or null``."""
+        name = f"list of {self.type.__name__}" if self.many else self.type.__name__
+        return f"{name} or null" if self.optional else name
+
+    @property
+    def range(self) -> str:
+        """What is allowed, as in ``>= 1``, ``> 0, <= 1`` or ``adamw | adam | sgd``; empty when all is."""
+        if self.choices is not None:
+            return " | ".join(self.choices)
+        bounds = ((">=", self.low), (">", self.above), ("<=", self.high), ("<", self.below))
+        return ", ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+
+    def convert(self, value: Any, raw: str | None = None) -> Any:
+        """Return ``value`` as this setting's type.
+
+        Parameters
+        ----------
+        value : object
+            A plain value: what YAML made of the text, or what a plug-in gives.
+        raw : str, optional
+            The text it was read from: a text setting takes ``off`` or ``007`` as written.
+
+        Raises
+        ------
+        ValueError
+            With the end of a sentence that starts with ``key=value``, such as ``must be a whole number``.
+        """
+        if value is None:
+            if self.optional:
+                return None
+            raise ValueError(f"needs a value: {self._wanted()}")
+        if not self.many:
+            return self._item(value, raw)
+        if not isinstance(value, list | tuple):
+            example = ",".join(self.choices[:2]) if self.choices else "a,b"
+            raise ValueError(f"must be a list of {self.type.__name__}, written as {self.key}=[{example}]")
+        return [self._item(item, None) for item in value]
+
+    def _item(self, value: Any, raw: str | None) -> Any:
+        if self.type is str and raw is not None and not isinstance(value, str):
+            value = raw
+        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, self.type) or (self.type is int and isinstance(value, bool)):
+            raise ValueError(f"must be {self._wanted()}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        if self.choices is not None and value not in self.choices:
+            hint = suggest(str(value), self.choices)
+            raise ValueError(f"must be one of {', '.join(self.choices)}{hint if 'did you mean' in hint else ''}")
+        if isinstance(value, int | float) and not self._inside(value):
+            raise ValueError(f"is out of range: it must be {self.range.replace(', ', ' and ')}")
+        return value
+
+    def _inside(self, value: float) -> bool:
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def _wanted(self) -> str:
+        if self.choices is not None:
+            return f"one of {', '.join(self.choices)}"
+        return f"a list of {self.type.__name__}" if self.many else _WORDS[self.type]
+
+
+def with_defaults(group: type, **defaults: Any) -> Any:
+    """A group of settings like another, with other defaults: what a preset is.
+
+    Parameters
+    ----------
+    group : type
+        A dataclass of `setting` fields.
+    **defaults
+        New defaults by field name.
+
+    Returns
+    -------
+    type
+        A dataclass; typed ``Any`` so that it can stand where a class body declares its ``Settings``.
+    """
+    hints = typing.get_type_hints(group)
+    fields = {field.name: field for field in dataclasses.fields(group)}
+    body: dict[str, Any] = {"__annotations__": {}, "__module__": group.__module__, "__doc__": group.__doc__}
+    for name, default in defaults.items():
+        body["__annotations__"][name] = hints[name]
+        body[name] = setting(default, **{**fields[name].metadata})
+    return dataclass(type("Settings", (group,), body))
+
+
+def describe(group: type, prefix: str = "") -> dict[str, Setting]:
+    """Return all settings of a group by dotted key, those of nested groups included, in the order of declaration.
+
+    Parameters
+    ----------
+    group : type
+        A dataclass whose every field has a default.
+    prefix : str, optional
+        What to put before each key, such as ``"method."``.
+
+    Raises
+    ------
+    UserError
+        If the group is not declared as it must be, or a default is outside its own range.
+    """
+    who = f"the settings of {group.__qualname__.removesuffix('.Settings')} ({group.__module__})"
+    if not dataclasses.is_dataclass(group):
+        raise UserError(f"{who} must be a dataclass")
+    try:
+        return {found.key: found for found in _walk(group, group(), prefix, {})}
+    except (TypeError, ValueError, NameError) as error:
+        raise UserError(f"{who} are not declared properly: {error}") from error
+
+
+def build(group: type, values: dict[str, Any], prefix: str = "") -> Any:
+    """Return an instance of a group, nested groups included, from plain values by dotted key."""
+    hints = typing.get_type_hints(group)
+    given = {}
+    for field in dataclasses.fields(group):
+        key = prefix + field.name
+        given[field.name] = build(hints[field.name], values, f"{key}.") if _is_group(hints[field.name]) else values[key]
+    return group(**copy.deepcopy(given))
+
+
+def complaints(instance: Any) -> list[str]:
+    """Return what the ``check()`` of a group and of its nested groups find wrong across their fields."""
+    found = list(instance.check()) if hasattr(instance, "check") else []
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if dataclasses.is_dataclass(value):
+            found += complaints(value)
+    return found
+
+
+def _is_group(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def _walk(group: Any, defaults: Any, prefix: str, outer: dict[str, Any]) -> typing.Iterator[Setting]:
+    hints = typing.get_type_hints(group)
+    for field in dataclasses.fields(group):
+        key, hint, default = prefix + field.name, hints[field.name], getattr(defaults, field.name)
+        own = {name: value for name, value in field.metadata.items() if name in _LIMITS and value not in (None, "")}
+        helps = [text for text in (outer.get("help", ""), field.metadata.get("help", "")) if text]
+        known = {**outer, **own, "help": "; ".join(helps)}
+        if _is_group(hint):
+            yield from _walk(hint, default, f"{key}.", known)
+            continue
+        type_, many, optional = _shape(hint, key)
+        found = Setting(key, type_, many, optional, default, **known)
+        try:
+            yield dataclasses.replace(found, default=found.convert(default))
+        except ValueError as error:
+            raise ValueError(f"the default {key}={show(default)} {error}") from None
+
+
+def _shape(hint: Any, key: str) -> tuple[type, bool, bool]:
+    arms = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    optional = type(None) in arms
+    arms = tuple(arm for arm in arms if arm is not type(None))
+    many = len(arms) == 1 and typing.get_origin(arms[0]) is list
+    inner = typing.get_args(arms[0])[0] if many else arms[0]
+    if len(arms) != 1 or inner not in _WORDS:
+        raise TypeError(f"{key} is declared as {hint}; use int, float, str, bool, list of these, or a dataclass")
+    return inner, many, optional
+
+
+def show(value: Any) -> str:
+    """Return a plain value as a user would write it after ``key=``."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(show(item) for item in value)}]"
+    return str(value)

@@ -1,0 +1,492 @@
+"""What a run is: its settings, where each value comes from, and the fingerprint that names its folder.
+
+``key=value`` words become typed settings in layers, later ones winning: the defaults of the dataclasses, the method's
+own defaults, the stream's shared training budget, what is tuned for that method on that stream's validation split, and
+the user. Everything that is wrong is reported at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bench.config import catalogue
+from bench.config import registry
+from bench.core.errors import UserError, nearest, suggest
+from bench.config.fields import Setting, build, complaints, describe, setting, show
+
+__all__ = ["Resolved", "Run", "fingerprint", "resolve", "run_directory", "run_settings", "setting"]
+
+
+@dataclass(frozen=True)
+class Train:
+    """How one task is trained."""
+
+    epochs: int = setting(10, "passes over a task's training images", low=1)
+    batch_size: int = setting(64, "images per step", low=1)
+    lr: float = setting(1e-3, "highest learning rate of the schedule", above=0)
+    optimizer: str = setting("adamw", "optimiser", choices=("adamw", "adam", "sgd"))
+    schedule: str = setting("onecycle", "course of the learning rate", choices=("onecycle", "cosine", "constant"))
+    weight_decay: float = setting(0.01, "weight decay", low=0)
+    momentum: float = setting(0.9, "momentum; sgd only", low=0, below=1)
+    grad_clip: float | None = setting(None, "largest norm of the gradient; null does not clip", above=0)
+    warmup: float = setting(0.05, "share of the steps that warm up; cosine only", low=0, below=1)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """How test sets are scored."""
+
+    batch_size: int = setting(256, "images per forward pass", low=1)
+    split: str = setting("test", "which images are scored; validation is for tuning", choices=("test", "validation"))
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Separate seeds for the separate sources of chance."""
+
+    task_order: int | None = setting(None, "seed of the order of tasks; null is the run's seed", low=0)
+    data_order: int | None = setting(None, "seed of the order of images; null is the run's seed", low=0)
+    init: int | None = setting(None, "seed of initial weights; null is the run's seed", low=0)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The order of batches as a record."""
+
+    record: bool = setting(False, "keep the images of every batch of every pass in batches.jsonl")
+    replay: str | None = setting(None, "file of such a record to follow, instead of drawing an order")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run keeps in order to be continued, and of what it learned."""
+
+    every: float | None = setting(
+        10.0, "minutes between checkpoints inside a task; null keeps one after each task only", low=0
+    )
+    final: bool = setting(True, "keep changed weights and the method's memory of a finished run in model.safetensors")
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Decoded images on disk, and results that runs have in common."""
+
+    gb: float = setting(
+        100.0,
+        "largest size in GB (1e9 bytes) of decoded images, and a tenth of it of results that runs share (zero-shot "
+        "row, spectra of pre-trained weights, gradient of the first task); 0 keeps none on disk",
+        low=0,
+    )
+    dir: str | None = setting(None, "folder; null is keeplora-bench in the user's cache folder")
+
+
+@dataclass(frozen=True)
+class Track:
+    """Whether and as what a run is mirrored in W&B."""
+
+    wandb: str = setting(
+        "auto", "mirror in W&B; auto is online where there is a login", choices=("auto", "online", "offline", "off")
+    )
+    project: str = setting("keeplora-bench", "project; WANDB_PROJECT where not given")
+    entity: str | None = setting(None, "user or team; null is WANDB_ENTITY, else the login's own")
+    group: str | None = setting(None, 'what runs stand beside; null is WANDB_RUN_GROUP, else "METHOD STREAM"')
+    name: str | None = setting(None, "name shown; null is WANDB_NAME, else made of what is special about the run")
+    tags: list[str] = setting([], "free labels")
+    weights: bool = setting(False, "upload the weights in the run directory too")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The settings of every run; those of its method, stream and model stand beside it in `Resolved`."""
+
+    stream: str = setting("pocket", 'stream of tasks: a name of "list streams" or a file.py')
+    model: str = setting("pocket", 'model under study: a name of "list models", such as ViT-B-16/openai')
+    method: str = setting("", 'method: a name of "list methods" or a file.py')
+    train: Train = field(default_factory=Train)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    seeds: Seeds = field(default_factory=Seeds)
+    track: Track = field(default_factory=Track)
+    cache: Cache = field(default_factory=Cache)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    batches: Batches = field(default_factory=Batches)
+    seed: int = setting(0, "seed of the run", low=0)
+    data: str | None = setting(None, "folder with the stream's images; null where they are embedded")
+    out: str = setting("runs", "folder for run directories")
+    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    threads: int | None = setting(None, "CPU threads; null leaves torch's own number", low=1)
+    gate: str = setting(
+        "on", "before training, hold data and untrained model against published values", choices=("on", "off")
+    )
+    precision: str = setting(
+        "fp32",
+        "products in the towers while training and evaluating; weights, updates, statistics and subspaces are fp32 and "
+        "fp64 in any case; tf32 is CUDA's",
+        choices=("fp32", "tf32", "bf16", "fp16"),
+    )
+
+
+@dataclass(frozen=True)
+class OpenClip:
+    """Settings of a model that open_clip knows."""
+
+    checkpoint: str | None = setting(None, "file of weights on disk, instead of downloaded ones")
+    weights: str = setting("pretrained", "random is for tests and profiles", choices=("pretrained", "random"))
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """What a plug-in without a ``Settings`` of its own has."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A run with all its values decided.
+
+    Attributes
+    ----------
+    run : Run
+        Typed values; ``run.method`` is the registered name also where a file was given, ``run.seeds`` holds ints.
+    method_settings, stream_settings, model_settings : dataclass
+        Instances of each chosen class's ``Settings``; of `OpenClip` for an open_clip model.
+    method_class, stream_class, model_class : type or None
+        None: no method was asked for; the model is one of open_clip's.
+    sources : dict of str to str
+        Dotted key to ``default``, ``method``, ``stream``, ``tuned`` or ``user``.
+    flat : dict of str to object
+        Dotted key to plain value, all keys. Seeds that follow the run's seed are None here. For a plug-in given as
+        a file, ``method.file`` and ``method.file_sha256`` (of its content) are added beside ``method.name``.
+    """
+
+    run: Run
+    method_settings: Any
+    stream_settings: Any
+    model_settings: Any
+    method_class: Any
+    stream_class: Any
+    model_class: Any
+    sources: dict[str, str]
+    flat: dict[str, Any]
+
+
+CHOICES = ("method", "stream", "model")
+"""The groups that pick an entry of a registry: ``method=NAME`` means ``method.name=NAME``."""
+
+RESERVED = {"name", "file", "file_sha256"}
+"""What a plug-in cannot call a setting of its own."""
+
+
+@dataclass
+class _Choice:
+    """What ``method=``, ``stream=`` or ``model=`` chose; ``settings`` is None when nothing could be chosen."""
+
+    name: str = ""
+    cls: type | None = None
+    settings: type | None = None
+    known: dict[str, Setting] = field(default_factory=dict)
+    file: dict[str, str] = field(default_factory=dict)
+
+
+def run_settings() -> dict[str, Setting]:
+    """Return the settings every run has by dotted key; method, stream and model appear as ``method.name`` and so on."""
+    renamed = ((f"{key}.name" if key in CHOICES else key, one) for key, one in describe(Run).items())
+    return {key: dataclasses.replace(one, key=key) for key, one in renamed}
+
+
+def class_settings(cls: type) -> type:
+    """Return the dataclass of a plug-in's own settings."""
+    return getattr(cls, "Settings", NoSettings)
+
+
+def resolve(pairs: Sequence[str], *, need_method: bool = True) -> Resolved:
+    """Return the run that ``key=value`` words mean.
+
+    Parameters
+    ----------
+    pairs : sequence of str
+        Words such as ``method=keeplora``, ``--method.rank=8`` or ``method.maps=[q,v]``, in any order; of a key given
+        twice the last counts. Values are YAML; where null is allowed, Python's ``None`` means it too. A scalar for a
+        group inside ``method.``, ``stream.`` or ``model.`` sets all its members.
+    need_method : bool, optional
+        Whether a run without a method is an error.
+
+    Raises
+    ------
+    UserError
+        With one sentence for every problem found, joined by newlines.
+    """
+    problems: list[str] = []
+    given = read(pairs, problems)
+    known = run_settings()
+    names = {f"{kind}.name" for kind in CHOICES}
+    choices = {kind: _choose(kind, given, known[f"{kind}.name"], need_method, problems) for kind in CHOICES}
+    values = _Values(known, choices, problems)
+    for blame, source, layer in _layers(choices, problems):
+        for key, value in layer.items():
+            values.put(str(key), value, None, source, blame)
+    for key, (value, raw) in given.items():
+        if key not in names:
+            values.put(key, value, raw, "user")
+
+    flat = values.flat
+    run = build(Run, {**flat, **{kind: flat[f"{kind}.name"] for kind in CHOICES}})
+    seeds = {key: run.seed if value is None else value for key, value in vars(run.seeds).items()}
+    run = dataclasses.replace(run, seeds=Seeds(**seeds))
+    groups: dict[str, Any] = dict.fromkeys(CHOICES)
+    for kind, choice in choices.items():
+        if choice.settings is not None:
+            groups[kind] = build(choice.settings, flat, f"{kind}.")
+            if kind not in values.wrong:
+                problems += [f'{kind} "{choice.name}": {text}' for text in complaints(groups[kind])]
+    if not problems:
+        problems += _misfits(choices, groups)
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+
+    for choice in choices.values():
+        flat.update(choice.file)
+        values.sources.update(dict.fromkeys(choice.file, "user"))
+    values.sources.update(dict.fromkeys(names & set(given), "user"))
+    if run.batches.replay is not None:  # as for a file with a plug-in, its content decides
+        digest = _digest(Path(run.batches.replay).expanduser())
+        flat["batches.replay_sha256"], values.sources["batches.replay_sha256"] = digest, "user"
+    stream_class = choices["stream"].cls
+    assert stream_class is not None
+    return Resolved(
+        run=run,
+        method_settings=groups["method"],
+        stream_settings=groups["stream"],
+        model_settings=groups["model"],
+        method_class=choices["method"].cls,
+        stream_class=stream_class,
+        model_class=choices["model"].cls,
+        sources=values.sources,
+        flat=flat,
+    )
+
+
+def label_space_of(stream: type, settings: Any) -> str:
+    """The label space of a stream under its settings: their own ``label_space``, if they have one, else the class's."""
+    return str(getattr(settings, "label_space", getattr(stream, "label_space", "")))
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a method's settings must fit, as far as it is known before data and model are loaded.
+
+    Attributes
+    ----------
+    label_space : {"task", "seen", "all"}
+        Of the stream.
+    widths : mapping of tower ("image", "text") to int
+        Width of the model's blocks; empty where the model does not tell.
+    """
+
+    label_space: str
+    widths: Mapping[str, int]
+
+
+def _misfits(choices: dict[str, _Choice], groups: dict[str, Any]) -> list[str]:
+    """What of the method, its settings, the stream and the model does not go together, a sentence each."""
+    method, stream, model = (choices[kind] for kind in CHOICES)
+    if method.cls is None or stream.cls is None:
+        return []
+    space = label_space_of(stream.cls, groups["stream"])
+    if space and space not in getattr(method.cls, "label_spaces", (space,)):
+        return [
+            f'method "{method.name}" does not support the label space {space!r} of stream "{stream.name}": choose '
+            "another stream"
+        ]
+    if not hasattr(groups["method"], "fits"):
+        return []
+    if model.cls is None:
+        widths = catalogue.widths(model.name)
+    else:
+        widths = getattr(model.cls, "widths", lambda settings: {})(groups["model"])
+    return [f'method "{method.name}": {text}' for text in groups["method"].fits(Surroundings(space, widths))]
+
+
+ELSEWHERE = {"out", "data", "device", "threads", "seed", "gate", "batches.record", "batches.replay", "method.dump"}
+"""Settings that say where, on what and with which seed a run is made, not what it computes; so do `MIRRORS`."""
+
+MIRRORS = ("track.", "cache.", "checkpoint.")
+
+
+def decides(key: str) -> bool:
+    """Whether a setting decides the numbers of a run, apart from its seed."""
+    return key not in ELSEWHERE and not key.startswith(MIRRORS) and key not in {f"{kind}.file" for kind in CHOICES}
+
+
+def fingerprint(flat: Mapping[str, Any]) -> str:
+    """Return the ten hexadecimal digits that name a run's settings.
+
+    Of the settings that do not decide the numbers (`decides`) the run's seed is in the folder's name; seeds that follow
+    it are None in ``Resolved.flat`` and left out.
+    """
+    kept = {
+        key: value
+        for key, value in flat.items()
+        if decides(key) and not (value is None and key.startswith(("seeds.", "batches.")))
+    }
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]
+
+
+def run_directory(resolved: Resolved) -> Path:
+    """Return the folder of a run: ``out/<stream>/<model>/<method>/<fingerprint>-s<seed>``."""
+    run = resolved.run
+    leaf = f"{fingerprint(resolved.flat)}-s{run.seed}"
+    return Path(run.out).expanduser() / run.stream / run.model.replace("/", "-") / run.method / leaf
+
+
+def read(pairs: Sequence[str], problems: list[str]) -> dict[str, tuple[Any, str]]:
+    """Return dotted key -> (value as YAML, text); ``method=NAME`` becomes ``method.name``.
+
+    A key stands where it was given last, since a later word for a group overrides earlier ones for its members.
+    """
+    given: dict[str, tuple[Any, str]] = {}
+    for pair in pairs:
+        key, equals, raw = pair.removeprefix("--").partition("=")
+        key = key.strip()
+        if not equals or not key:
+            problems.append(f'"{pair}" is not a setting: write KEY=VALUE, as in seed=1')
+            continue
+        try:
+            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]), resolve=False)
+            value = parsed["value"] if isinstance(parsed, dict) else None
+        except Exception:  # no YAML: a text setting takes it as it is, any other says what it wants
+            value = raw
+        found = {key: (value, raw.strip())}
+        if key in CHOICES:  # W&B hands over a nested group of parameters as one mapping
+            members = {name: (item, show(item)) for name, item in value.items()} if isinstance(value, dict) else {}
+            found = {f"{key}.{name}": item for name, item in (members or {"name": found[key]}).items()}
+        for name, item in found.items():
+            given.pop(name, None)
+            given[name] = item
+    return given
+
+
+def _choose(
+    kind: str, given: dict[str, tuple[Any, str]], known: Setting, need_method: bool, problems: list[str]
+) -> _Choice:
+    """Load what a group names, and read its settings; what goes wrong is added to the problems."""
+    if kind == "method" and known.key not in given:
+        if need_method:
+            names = ", ".join(registry.entries(kind))
+            problems.append(f"no method is chosen: add method=NAME, NAME being one of {names}, or a file.py")
+        return _Choice()
+    value, raw = given.get(known.key, (known.default, known.default))
+    try:
+        name = known.convert(value, raw)
+    except ValueError as error:
+        problems.append(f"{kind}={raw} {error}")
+        return _Choice()
+    try:
+        if kind == "model" and not name.endswith(".py") and name not in (models := registry.entries(kind)):
+            wrong = catalogue.problem(name, tuple(models))
+            if wrong:
+                raise UserError(wrong)
+            return _Choice(name, None, OpenClip, describe(OpenClip, "model."))
+        entry = registry.find(kind, name)
+        cls = registry.load_entry(entry)
+        settings = describe(class_settings(cls), f"{kind}.")
+        taken = sorted(RESERVED & {key.split(".")[1] for key in settings})
+        if taken:
+            raise UserError(f'{kind} "{entry.name}" has a setting called "{taken[0]}", which is taken: rename it')
+    except UserError as error:
+        problems.append(str(error))
+        return _Choice(name)
+    file = {}
+    if not entry.module and entry.path is not None:  # its content decides the numbers, so an edited file is another run
+        file = {f"{kind}.file": name, f"{kind}.file_sha256": _digest(entry.path)}
+    return _Choice(entry.name, cls, class_settings(cls), settings, file)
+
+
+def _digest(path: Path) -> str:
+    """Hash of a file's content; of nothing where it cannot be read, which whoever reads it tells."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _layers(choices: dict[str, _Choice], problems: list[str]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield whom to blame for a layer of defaults, the source to record and its values, in order."""
+    method, stream = choices["method"], choices["stream"]
+    tuned = getattr(stream.cls, "tuned", {})
+    tuned = tuned.get(method.name, {}) if isinstance(tuned, Mapping) else tuned
+    found = (
+        (f'the defaults of method "{method.name}": ', "method", getattr(method.cls, "defaults", {})),
+        (f'the defaults of stream "{stream.name}": ', "stream", getattr(stream.cls, "defaults", {})),
+        (f'what stream "{stream.name}" tuned for "{method.name}": ', "tuned", tuned),
+    )
+    for blame, source, layer in found:
+        if isinstance(layer, Mapping):
+            yield blame, source, layer
+        else:
+            problems.append(f"{blame}it must map dotted keys to values")
+
+
+class _Values:
+    """The value and the source of every key, filled layer by layer."""
+
+    def __init__(self, known: dict[str, Setting], choices: dict[str, _Choice], problems: list[str]):
+        self.problems = problems
+        self.choices = choices
+        self.settable = {key: one for key, one in known.items() if key not in {f"{kind}.name" for kind in CHOICES}}
+        for choice in choices.values():
+            self.settable.update(choice.known)
+        self.flat: dict[str, Any] = {f"{kind}.name": choice.name for kind, choice in choices.items()}
+        self.flat.update({key: one.default for key, one in self.settable.items()})
+        self.sources = dict.fromkeys(self.flat, "default")
+        self.wrong: set[str] = set()
+
+    def put(self, key: str, value: Any, raw: str | None, source: str, blame: str = "") -> None:
+        """Set one value, or the members of a group given as a mapping or, for a plug-in's group, as one scalar."""
+        group, _, inside = key.partition(".")
+        one = self.settable.get(key)
+        members = [name for name in self.settable if name.startswith(f"{key}.")]
+        if members and isinstance(value, dict):
+            for name, item in value.items():
+                self.put(f"{key}.{name}", item, None if raw is None else show(item), source, blame)
+        elif one is not None or (members and inside and group in self.choices):
+            try:
+                for name in members or [key]:
+                    self.flat[name] = self._convert(self.settable[name], value, raw)
+                    self.sources[name] = source
+            except ValueError as error:
+                self.problems.append(f"{blame}{key}={show(value) if raw is None else raw} {error}")
+                self.wrong.add(group)
+        elif group not in self.choices or self.choices[group].settings is not None:
+            self.problems.append(blame + self._unknown(key))  # else nobody knows what the group may hold
+
+    @staticmethod
+    def _convert(one: Setting, value: Any, raw: str | None) -> Any:
+        # What a sweep's null is when a W&B agent passes it on.
+        return one.convert(None if raw == "None" and one.optional else value, raw)
+
+    def _unknown(self, key: str) -> str:
+        members = [name for name in self.settable if name.startswith(f"{key}.")]
+        if members:
+            return f'"{key}" is a group of settings: set {members[0]} or another of it'
+        head, _, rest = key.rpartition(".")
+        last = {name.rpartition(".")[2]: name for name in reversed(self.settable)}
+        owned = {name.removeprefix(f"{head}."): name for name in self.settable if head and name.startswith(f"{head}.")}
+        if rest in last:  # the right word in the wrong group, or in none
+            near = last[rest]
+        elif owned:  # among its own, where the group's name does not make everything look alike
+            near = owned.get(nearest(rest, owned) or "", "")
+        else:
+            near = "" if head in self.choices else nearest(key, [*self.settable, *CHOICES]) or ""
+            near = near or last.get(nearest(rest, last) or "", "")
+        if near:
+            return f'unknown setting "{key}" (did you mean "{near}"?)'
+        known = owned or head in self.choices
+        hint = suggest("", owned.values()) if known else ' (see "python -m bench run --help")'
+        return f'unknown setting "{key}"{hint}'

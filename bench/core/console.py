@@ -1,0 +1,41 @@
+"""What a run tells the user: lines on standard output, and bars with the time left on standard error.
+
+Bars are shown on a terminal only. Of several processes that share a run one speaks.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from bench.compute.world import world
+
+T = TypeVar("T")
+
+
+def _hidden() -> bool | None:
+    """What tqdm takes: None shows a bar on a terminal only, True never."""
+    return None if world().leads else True
+
+
+@contextmanager
+def bar(label: str, total: int, unit: str = "batch") -> Iterator[Callable[[], None]]:
+    """Show a bar while open; call what it yields once for every unit done."""
+    with tqdm(total=total, desc=label, unit=unit, leave=False, disable=_hidden(), dynamic_ncols=True) as progress:
+
+        def advance() -> None:
+            progress.update(1)
+
+        yield advance
+
+
+def watched(label: str, items: Iterable[T], total: int) -> Iterator[T]:
+    """Pass items on while showing a bar."""
+    yield from tqdm(items, total=total, desc=label, unit="batch", leave=False, disable=_hidden(), dynamic_ncols=True)
+
+
+def say(text: str = "") -> None:
+    """Print a line for the user."""
+    if world().leads:
+        print(text, flush=True)

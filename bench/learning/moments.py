@@ -1,0 +1,152 @@
+"""What methods measure on a task: second moments of activations and the mean gradient of the loss."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.model.clip import Clip
+from bench.model.linear_maps import LinearMap
+from bench.learning.method import TaskData
+from bench.compute.world import World
+
+
+class SecondMoment:
+    """Sum of outer products of the rows of activations, in float64.
+
+    Attributes
+    ----------
+    gram : Tensor [width, width], float64
+        Sum of x x^T over all tokens x met.
+    count : int
+        Number of tokens.
+    """
+
+    def __init__(self, width: int, device: torch.device):
+        self.gram = torch.zeros(width, width, dtype=torch.float64, device=device)
+        self.count = 0
+
+    def add(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Count the tokens of x [batch, tokens, width], only those where mask [batch, tokens] is true if given."""
+        rows = (x[mask] if mask is not None else x.flatten(0, -2)).detach().float()
+        self.gram += (rows.T @ rows).to(self.gram.device).double()
+        self.count += len(rows)
+
+    def sum_over(self, world: World) -> None:
+        """Add what the other processes of a run have counted."""
+        if world.size > 1:
+            count = torch.tensor(self.count, device=self.gram.device)
+            world.sum([self.gram, count])
+            self.count = int(count)
+
+    def mean(self) -> Tensor:
+        """The uncentred second moment E[x x^T], [width, width], float64."""
+        return self.gram / self.count
+
+
+@torch.no_grad()
+def second_moments(
+    clip: Clip, task: TaskData, maps: Sequence[LinearMap], padding: bool = False, drop_last: bool = False
+) -> dict[str, SecondMoment]:
+    """Second moments of the activations that `maps` read, over a task's training images and class prompts.
+
+    One pass over the images for the image tower's sites, one over the prompts for the text tower's.
+
+    Parameters
+    ----------
+    padding : bool
+        Count the text positions after the end-of-text token too. They influence neither the features nor the
+        gradients, so they are left out by default.
+    drop_last : bool
+        Leave out the images of the last batch if it is not full.
+
+    Returns
+    -------
+    dict of site name to SecondMoment
+    """
+    sites = {linear_map.site.name: linear_map.site for linear_map in maps}
+    moments = {name: SecondMoment(site.width, clip.exact_device) for name, site in sites.items()}
+
+    def text_recorder(moment: SecondMoment):
+        return lambda x: moment.add(x, None if padding else clip.token_mask)
+
+    recorders = {n: m.add if n.startswith("image.") else text_recorder(m) for n, m in moments.items()}
+    with clip.recording(recorders):
+        if any(name.startswith("image.") for name in moments):
+            for pixels, _ in task.batches("statistics", drop_last=drop_last, share="batches"):
+                clip.encode_images(pixels)
+            for moment in (m for name, m in moments.items() if name.startswith("image.")):
+                moment.sum_over(task.context.world)
+        if any(name.startswith("text.") for name in moments):
+            clip.encode_tokens(task.tokens, cut=not padding)
+    return moments
+
+
+@torch.no_grad()
+def slot_means(clip: Clip, task: TaskData, maps: Sequence[LinearMap], padding: bool = False) -> dict[str, SecondMoment]:
+    """Second moments of activations averaged over batches by token position and place in the batch.
+
+    The feature matrix of the code released with KeepLoRA has a column for every position and place in the batch, the
+    mean over all full batches of the activation there (shared order of images matters); this is its second moment. Of
+    the text tower, where there is one batch, it is the plain one.
+
+    Returns
+    -------
+    dict of site name to SecondMoment
+    """
+    sites = {linear_map.site.name: linear_map.site for linear_map in maps}
+    image_sites = [name for name in sites if name.startswith("image.")]
+    sums: dict[str, Tensor] = {}
+
+    def summing(name: str):
+        def record(x: Tensor) -> None:
+            sums[name] = x.float().clone() if name not in sums else sums[name].add_(x)
+
+        return record
+
+    if image_sites:
+        with clip.recording({name: summing(name) for name in image_sites}):
+            for pixels, _ in task.batches("statistics", drop_last=True, share="batches"):
+                clip.encode_images(pixels)
+        for name in image_sites:  # a process may have had no batch
+            slots = (task.context.batch_size, clip.image_tokens, sites[name].width)
+            sums[name] = sums[name] if name in sums else torch.zeros(slots, device=clip.device)
+        task.context.world.sum([sums[name] for name in image_sites])
+    text_maps = [linear_map for linear_map in maps if linear_map.tower == "text"]
+    moments = second_moments(clip, task, text_maps, padding) if text_maps else {}
+    for name, total in sums.items():
+        moments[name] = SecondMoment(total.shape[-1], clip.exact_device)
+        moments[name].add(total)
+    return moments
+
+
+def mean_gradient(clip: Clip, task: TaskData, maps: Sequence[LinearMap], drop_last: bool = False) -> dict[str, Tensor]:
+    """Gradient of the task's mean cross-entropy with respect to each map's weight, over all training images.
+
+    The class features do not depend on the images, so the text tower is run forward once and backward once, with the
+    gradient at its output averaged over all batches; by linearity this is the mean of the batches' gradients.
+
+    Parameters
+    ----------
+    drop_last : bool
+        Leave out the images of the last batch if it is not full.
+
+    Returns
+    -------
+    dict of map name to Tensor [out, in], float32
+    """
+    total = len(task.train) - (len(task.train) % task.context.batch_size if drop_last else 0)
+    text_maps = [m for m in maps if m.tower == "text"]
+    with clip.trainable(m.parameter for m in maps):
+        with torch.set_grad_enabled(bool(text_maps)):
+            class_features = clip.encode_tokens(task.tokens)
+        upstream = class_features.detach().requires_grad_(bool(text_maps))
+        for pixels, labels in task.batches("gradient", drop_last=drop_last, share="batches"):
+            logits = clip.logits(clip.encode_images(pixels), upstream)
+            (F.cross_entropy(logits, labels, reduction="sum") / total).backward()
+        of_images = dict.fromkeys(m.parameter for m in maps if m.tower == "image")
+        task.context.world.sum_gradients([*of_images, *([upstream] if text_maps else [])])
+        if text_maps:
+            class_features.backward(upstream.grad)
+        return {linear_map.name: linear_map.grad.clone() for linear_map in maps}

@@ -1,0 +1,51 @@
+"""A toy stream and a toy model, made in memory: what contract tests run on where accuracy does not matter."""
+
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+
+from bench.model.clip import Clip
+from bench.data.images import ArrayImages
+from bench.data.stream import Task
+
+CLASSES = ("red thing", "green thing", "blue thing")
+CONTEXT_LENGTH = 16
+
+
+def tiny_model(seed: int = 0, custom_text: bool = False, quick_gelu: bool = False) -> torch.nn.Module:
+    """An open_clip model of two blocks a tower with random weights, biases included."""
+    build = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
+    text = {"context_length": CONTEXT_LENGTH, "vocab_size": 49408, "width": 48, "heads": 2, "layers": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Any = build(
+            embed_dim=32,
+            vision_cfg={"image_size": 36, "patch_size": 12, "width": 64, "layers": 2, "head_width": 32},
+            text_cfg=text,
+            quick_gelu=quick_gelu,
+        )
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def tiny_clip(seed: int = 0) -> Clip:
+    """`tiny_model` as the suite sees it."""
+    tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH)
+    return Clip(tiny_model(seed), tokenizer, {"size": 36, "mean": (0.5,) * 3, "std": (0.3,) * 3}, "tiny")
+
+
+def toy_task(index: int, train: int = 40, test: int = 24) -> Task:
+    """Task number `index`: noise around one colour a class; it depends on the arguments alone."""
+    rng = np.random.default_rng(index)
+    means = rng.integers(30, 225, (len(CLASSES), 3))
+
+    def images(count: int) -> ArrayImages:
+        labels = np.arange(count) % len(CLASSES)
+        pixels = means[labels][:, None, None] + rng.normal(0, 40, (count, 36, 36, 3))
+        return ArrayImages(np.clip(pixels, 0, 255).astype(np.uint8), labels)
+
+    return Task(f"toy{index}", CLASSES, f"picture {index} of a {{}}", images(train), images(test), images(12))

@@ -1,0 +1,271 @@
+"""The ordinary training loop for one task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bench.config.resolve import Train
+from bench.core.errors import UserError
+from bench.compute.world import World
+
+if TYPE_CHECKING:
+    from bench.learning.method import Method, TaskData
+
+FEWEST_STEPS = 3
+"""OneCycle needs a step on the way up, one at the top and one on the way down."""
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """Mean loss of one pass over a task's images, and the learning rate at its end."""
+
+    epoch: int
+    loss: float
+    lr: float
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where the training of one task stands between two steps, apart from what is trained.
+
+    Attributes
+    ----------
+    tensors : dict of str to Tensor
+        Those of the optimiser, and the sum of the losses in the epoch at hand.
+    values : dict of str to object
+        Plain values: epoch and steps done in it, groups of the optimiser, schedule.
+    """
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+
+Schedule = torch.optim.lr_scheduler.LRScheduler | None
+
+
+def capture_training(
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    scaler: torch.amp.GradScaler,
+    epoch: int,
+    step: int,
+    total: Callable[[], Tensor],
+) -> TrainingState:
+    """The state after `step` steps of an epoch, in which the losses of all images sum to `total`."""
+    state = optimizer.state_dict()
+    tensors, others = {"loss sum": total()}, []
+    for index, entries in state["state"].items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}/{key}"] = value
+            else:
+                others.append([index, key, value])
+    values = {
+        "epoch": epoch,
+        "step": step,
+        "groups": state["param_groups"],
+        "others": others,
+        "schedule": None if schedule is None else schedule.state_dict(),
+        "scaler": scaler.state_dict(),
+    }
+    return TrainingState(tensors, values)
+
+
+def restore_training(
+    saved: TrainingState,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    scaler: torch.amp.GradScaler,
+    world: World,
+) -> tuple[int, int, Tensor]:
+    """Put optimiser and schedule back; returns epoch, steps done in it and the sum of losses, as captured."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, tensor in saved.tensors.items():
+        index, _, key = name.partition("/")
+        if key:
+            state.setdefault(int(index), {})[key] = tensor
+    for index, key, value in saved.values["others"]:
+        state.setdefault(index, {})[key] = value
+    # JSON made lists of the tuples (beta1, beta2).
+    groups = [
+        {key: tuple(value) if key == "betas" else value for key, value in group.items()}
+        for group in saved.values["groups"]
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    if schedule is not None:
+        schedule.load_state_dict(dict(saved.values["schedule"]))
+    if saved.values["scaler"]:
+        scaler.load_state_dict(dict(saved.values["scaler"]))
+    total = saved.tensors["loss sum"]
+    return saved.values["epoch"], saved.values["step"], total if world.leads else torch.zeros_like(total)
+
+
+class Losses:
+    """The losses of an epoch, summed over images, and the step after which the sum was no number any more.
+
+    Both are kept on the device: reading one at every step would make the device wait.
+
+    Parameters
+    ----------
+    device : torch.device
+    world : World
+        The processes that share the run; each adds the losses of its images.
+    step : int
+        Steps of the epoch that were done in an earlier process.
+    total : Tensor [], optional
+        The sum of their losses.
+    """
+
+    def __init__(self, device: torch.device, world: World, step: int = 0, total: Tensor | None = None):
+        self._world = world
+        self._before = step
+        self._total = torch.zeros((), device=device) if total is None else total.to(device)
+        self._finite = torch.zeros((), dtype=torch.int64, device=device)
+
+    def add(self, loss: Tensor, images: int) -> None:
+        """Add a step: the mean loss of some images."""
+        self._total += loss.detach() * images
+        self._finite += torch.isfinite(self._total)  # once it is not finite it stays so
+
+    def total(self, name: str, epoch: int, lr: float) -> Tensor:
+        """The sum over the images of all processes.
+
+        Raises
+        ------
+        UserError
+            If it is no finite number, naming task and step.
+        """
+        total = self._total.clone()
+        self._world.sum([total])
+        if not math.isfinite(value := float(total)):
+            (last,) = self._world.agree([-int(self._finite)], total.device)
+            raise UserError(
+                f"the loss of task {name} became {value} in step {self._before - last + 1} of epoch {epoch + 1}: lower "
+                f"train.lr (now {lr:g}) or set train.grad_clip"
+            )
+        return total
+
+
+def build_optimizer(parameters: Sequence[Tensor], train: Train) -> torch.optim.Optimizer:
+    """AdamW, Adam or SGD with the run's learning rate and weight decay; one kernel for all parameters."""
+    common: dict[str, Any] = {"lr": train.lr, "weight_decay": train.weight_decay, "fused": True}
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=train.momentum, **common)
+    return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[train.optimizer](parameters, **common)
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, train: Train, steps: int) -> Schedule:
+    """The learning rate over `steps` optimiser steps; None for a constant one.
+
+    ``onecycle`` has PyTorch's defaults, as in the code released with KeepLoRA: up to ``lr`` over 30 % of the steps from
+    lr/25, down to lr/250000, both along cosines, with Adam's beta1 moving against it between 0.95 and 0.85 (SGD keeps
+    its momentum).
+    ``cosine`` rises linearly over the fraction ``warmup`` and falls to zero along a cosine.
+    """
+    if train.schedule == "onecycle":
+        if steps < FEWEST_STEPS:
+            raise UserError(
+                f"train.schedule=onecycle needs at least {FEWEST_STEPS} steps and a task has {steps}: raise "
+                "train.epochs, lower train.batch_size or choose train.schedule=constant"
+            )
+        cycle = train.optimizer != "sgd"
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=train.lr, total_steps=steps, cycle_momentum=cycle)
+    if train.schedule == "cosine":
+        warmup = round(train.warmup * steps)
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return None
+
+
+def fit(
+    method: Method,
+    task: TaskData,
+    train: Train,
+    on_step: Callable[[], None] = lambda: None,
+    on_epoch: Callable[[EpochReport], None] = lambda report: None,
+) -> int:
+    """Train `method.parameters()` on a task for the given budget.
+
+    Every epoch sees all images once, shuffled, the last partial batch included. The parameters require gradients only
+    in here. Training that was broken off continues from `task.resume`; after every step `task.safe_point` may keep
+    where it stands.
+
+    Parameters
+    ----------
+    on_step, on_epoch : callable
+        Told of every step and every finished epoch, for progress bars and records.
+
+    Returns
+    -------
+    int
+        Number of values that were trained.
+
+    Raises
+    ------
+    UserError
+        If the loss stops being a finite number.
+    """
+    parameters = list(method.parameters())
+    if not parameters:
+        return 0
+    world = task.context.world
+    world.share_out(parameters)
+    steps_per_epoch = math.ceil(len(task.train) / train.batch_size)
+    optimizer = build_optimizer(parameters, train)
+    schedule = build_schedule(optimizer, train, steps_per_epoch * train.epochs)
+    # Gradients in fp16 are scaled up, since small ones would vanish; a step whose gradients overflow is left out.
+    scaler = torch.amp.GradScaler(task.tokens.device.type, enabled=method.clip.precision == torch.float16)
+    # Losses are summed on the device: reading one at every step would make the device wait.
+    first, step, device = 0, 0, task.tokens.device
+    losses = Losses(device, world)
+    if task.resume is not None:
+        first, step, total = restore_training(task.resume, optimizer, schedule, scaler, world)
+        losses = Losses(device, world, step, total)
+        for _ in range(first * steps_per_epoch + step):
+            on_step()
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        for epoch in range(first, train.epochs):
+            total_now = partial(losses.total, task.name, epoch, train.lr)
+            planned = task.batches("train", epoch, batch_size=train.batch_size, skip=step, share="images")
+            for pixels, labels in planned:
+                optimizer.zero_grad(set_to_none=True)
+                if len(labels):  # none for some process where the last batch has fewer images than there are processes
+                    loss = method.loss(pixels, labels, task)
+                    # Every process has the mean over its images, and the sum over processes is the mean over all.
+                    whole = min(train.batch_size, len(task.train) - step * train.batch_size)
+                    scaler.scale(loss if world.size == 1 else loss * (len(labels) / whole)).backward()
+                    losses.add(loss, len(labels))
+                world.sum_gradients(parameters)
+                if train.grad_clip is not None:
+                    scaler.unscale_(optimizer)
+                    torch.nn.utils.clip_grad_norm_(parameters, train.grad_clip)
+                scaler.step(optimizer)
+                scaler.update()
+                if schedule is not None:
+                    schedule.step()
+                method.after_step()
+                step += 1
+                on_step()
+                task.safe_point(partial(capture_training, optimizer, schedule, scaler, epoch, step, total_now))
+            mean = float(total_now()) / len(task.train)
+            on_epoch(EpochReport(epoch, mean, optimizer.param_groups[0]["lr"]))
+            step, losses = 0, Losses(device, world)
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+    return sum(parameter.numel() for parameter in parameters)

@@ -1,0 +1,295 @@
+"""Every number that is read off an accuracy matrix, and its spread over seeds.
+
+A scalar is a pure function of the matrix (bench/metrics/matrix.py). Tools that print the same word ("transfer",
+"average", "forgetting") compute different things, so each name here carries its convention, and a scalar
+is refused when a cell that it needs is missing. docs/metrics.md has the formulas with their sources.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from bench.metrics.matrix import AccuracyMatrix, Cell, MissingCell
+
+__all__ = [
+    "FORMULAS",
+    "SCALARS",
+    "AccuracyMatrix",
+    "Cell",
+    "MissingCell",
+    "Spread",
+    "average_columns",
+    "last_columns",
+    "mean",
+    "so_far",
+    "spread",
+    "standard_error",
+    "summary",
+    "transfer_columns",
+]
+
+Scalar = Callable[[AccuracyMatrix], float]
+SCALARS: dict[str, Scalar] = {}
+"""Every scalar by its name, in the order in which reports show them."""
+FORMULAS: dict[str, str] = {}
+"""One line per scalar; a[i,j] is the accuracy in percent of row i on column j, both counted from 1."""
+
+
+def _scalar(formula: str) -> Callable[[Scalar], Scalar]:
+    """Enter a function in the table of scalars under its own name."""
+
+    def enter(function: Scalar) -> Scalar:
+        SCALARS[function.__name__] = function
+        FORMULAS[function.__name__] = formula
+        return function
+
+    return enter
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean of at least one value, summed exactly."""
+    return math.fsum(values) / len(values)
+
+
+def _cells(matrix: AccuracyMatrix, name: str, places: Iterable[tuple[int, int]]) -> list[float]:
+    """Return the accuracies at ``places``, or refuse the scalar ``name``, naming the first cell that is missing."""
+    values = []
+    for row, column in places:
+        value = matrix.cell(row, column).accuracy
+        if value is None:
+            raise MissingCell(
+                f"{name} needs the accuracy {matrix.where(row, column)}, which is missing; "
+                "finish the run with every test set evaluated"
+            )
+        values.append(value)
+    return values
+
+
+def _need_two(matrix: AccuracyMatrix, name: str) -> int:
+    """Return T, or refuse a scalar that compares tasks when there is only one."""
+    if len(matrix.tasks) < 2:
+        raise MissingCell(f"{name} needs at least two tasks; this stream has one")
+    return len(matrix.tasks)
+
+
+@_scalar("mean_j a[0,j]")
+def zero_shot(matrix: AccuracyMatrix) -> float:
+    """Mean accuracy of the untrained model over all test sets (row 0), percent."""
+    return mean(_cells(matrix, "zero_shot", ((0, column) for column in range(len(matrix.tasks)))))
+
+
+@_scalar("mean_{j>=2} mean_{1<=i<j} a[i,j]")
+def transfer_by_column(matrix: AccuracyMatrix) -> float:
+    """Transfer of ZSCL and KeepLoRA: per task, mean over the stages before it was learned; then over tasks.
+
+    Row 0, the untrained model, is not part of it, nor is the first task.
+    """
+    tasks = _need_two(matrix, "transfer_by_column")
+    return mean([mean(_before(matrix, "transfer_by_column", column)) for column in range(1, tasks)])
+
+
+@_scalar("mean_{1<=i<T} mean_{j>i} a[i,j]")
+def transfer_by_row(matrix: AccuracyMatrix) -> float:
+    """Transfer as mammoth counts it: per stage, mean over the tasks not yet learned; then over stages.
+
+    The same cells as ``transfer_by_column`` with other weights; the two can rank methods differently.
+    """
+    tasks = _need_two(matrix, "transfer_by_row")
+    stages = [
+        _cells(matrix, "transfer_by_row", ((row, column) for column in range(row, tasks))) for row in range(1, tasks)
+    ]
+    return mean([mean(stage) for stage in stages])
+
+
+@_scalar("mean_{i>=1} mean_j a[i,j]")
+def average_mtil(matrix: AccuracyMatrix) -> float:
+    """Average of ZSCL and KeepLoRA: mean of the whole square below row 0, unlearned tasks included."""
+    size = len(matrix.tasks)
+    return mean(_cells(matrix, "average_mtil", ((row + 1, column) for row in range(size) for column in range(size))))
+
+
+@_scalar("mean_{i>=1} mean_{j<=i} a[i,j]")
+def average_cil(matrix: AccuracyMatrix) -> float:
+    """Average of class-incremental papers: per stage, mean over the tasks learned so far; then over stages.
+
+    Tasks weigh the same whatever their number of test images.
+    """
+    size = len(matrix.tasks)
+    stages = [_cells(matrix, "average_cil", ((row, column) for column in range(row))) for row in range(1, size + 1)]
+    return mean([mean(stage) for stage in stages])
+
+
+@_scalar("mean_{i>=1} (sum_{j<=i} correct[i,j] / sum_{j<=i} total[j])")
+def average_cil_pooled(matrix: AccuracyMatrix) -> float:
+    """Mean of A_t of class-incremental papers: per stage, accuracy over all test images of the tasks learned so far."""
+    stages = range(1, len(matrix.tasks) + 1)
+    return mean([_pooled(matrix, "average_cil_pooled", row) for row in stages])
+
+
+@_scalar("sum_j correct[T,j] / sum_j total[j]")
+def last_pooled(matrix: AccuracyMatrix) -> float:
+    """A_T of class-incremental papers: accuracy over all test images after the last task."""
+    return _pooled(matrix, "last_pooled", len(matrix.tasks))
+
+
+@_scalar("mean_j a[T,j]")
+def last(matrix: AccuracyMatrix) -> float:
+    """Mean accuracy over all test sets after the last task."""
+    size = len(matrix.tasks)
+    return mean(_cells(matrix, "last", ((size, column) for column in range(size))))
+
+
+@_scalar("mean_j a[j,j]")
+def learning(matrix: AccuracyMatrix) -> float:
+    """Mean accuracy on each task right after it was learned (the diagonal)."""
+    return mean(_cells(matrix, "learning", ((column + 1, column) for column in range(len(matrix.tasks)))))
+
+
+@_scalar("mean_{j<T} (a[T,j] - a[j,j])")
+def backward_transfer(matrix: AccuracyMatrix) -> float:
+    """Backward transfer of GEM: last minus first accuracy of every task but the last; negative is forgetting."""
+    return mean(_last_minus_first(matrix, "backward_transfer"))
+
+
+@_scalar("mean_{j<T} (a[j,j] - a[T,j])")
+def forgetting_first_last(matrix: AccuracyMatrix) -> float:
+    """Forgetting as avalanche counts it: first minus last accuracy of every task but the last.
+
+    Equals minus ``backward_transfer``; not clipped, so that a gain is negative.
+    """
+    return mean([-change for change in _last_minus_first(matrix, "forgetting_first_last")])
+
+
+@_scalar("mean_{j<T} (max_{j<=i<T} a[i,j] - a[T,j])")
+def forgetting_max_last(matrix: AccuracyMatrix) -> float:
+    """Forgetting from the best stage since the task was learned (last one excluded) to the last stage.
+
+    Not clipped: a task that ends above its best earlier stage counts as negative.
+    """
+    size = _need_two(matrix, "forgetting_max_last")
+    drops = []
+    for column in range(size - 1):
+        *kept, final = _cells(matrix, "forgetting_max_last", ((row, column) for row in range(column + 1, size + 1)))
+        drops.append(max(kept) - final)
+    return mean(drops)
+
+
+@_scalar("mean_{j>=2} (a[0,j] - mean_{1<=i<j} a[i,j])")
+def zero_shot_loss(matrix: AccuracyMatrix) -> float:
+    """How much accuracy on unlearned tasks the training cost: row 0 minus transfer by column, same tasks."""
+    tasks = _need_two(matrix, "zero_shot_loss")
+    start = _cells(matrix, "zero_shot_loss", ((0, column) for column in range(1, tasks)))
+    kept = [mean(_before(matrix, "zero_shot_loss", column)) for column in range(1, tasks)]
+    return mean([before - after for before, after in zip(start, kept, strict=True)])
+
+
+def _pooled(matrix: AccuracyMatrix, name: str, row: int) -> float:
+    """Accuracy in percent over the images of all tasks learned by a row; refused where counts are not known."""
+    _cells(matrix, name, ((row, column) for column in range(row)))
+    cells = [matrix.cell(row, column) for column in range(row)]
+    if any(cell.total is None for cell in cells):
+        raise MissingCell(f"{name} needs counts of images, and this matrix was published without them")
+    return 100 * sum(cell.correct or 0 for cell in cells) / sum(cell.total or 0 for cell in cells)
+
+
+def _before(matrix: AccuracyMatrix, name: str, column: int) -> list[float]:
+    """Accuracies on a task at the trained stages before it was learned."""
+    return _cells(matrix, name, ((row, column) for row in range(1, column + 1)))
+
+
+def _last_minus_first(matrix: AccuracyMatrix, name: str) -> list[float]:
+    size = _need_two(matrix, name)
+    first = _cells(matrix, name, ((column + 1, column) for column in range(size - 1)))
+    final = _cells(matrix, name, ((size, column) for column in range(size - 1)))
+    return [after - before for before, after in zip(first, final, strict=True)]
+
+
+def summary(matrix: AccuracyMatrix) -> dict[str, float | None]:
+    """Return every scalar by name, ``None`` where it is refused."""
+    values: dict[str, float | None] = {}
+    for name, function in SCALARS.items():
+        try:
+            values[name] = function(matrix)
+        except MissingCell:
+            values[name] = None
+    return values
+
+
+def so_far(matrix: AccuracyMatrix, row: int) -> dict[str, float]:
+    """Return transfer, average and last as they stand after ``row``, in percent; one that has no cell yet is left out.
+
+    ``last`` is the mean of the row, ``average`` the mean over the trained rows up to it of their means, ``transfer``
+    the mean over tasks of the mean of their cells before they are learned. Missing cells are passed over, so after the
+    last row these are `last`, `transfer_by_column` and, where every cell is measured, `average_mtil`; where only
+    learned tasks are measured, `average_cil`.
+    """
+    cells = matrix.array()[: row + 1]
+    rows = [[float(value) for value in stage if not math.isnan(value)] for stage in cells]
+    before = [
+        [float(value) for value in cells[1 : column + 1, column] if not math.isnan(value)]
+        for column in range(1, len(matrix.tasks))
+    ]
+    stages = {
+        "transfer": [mean(column) for column in before if column],
+        "average": [mean(stage) for stage in rows[1:] if stage],
+        "last": rows[row],
+    }
+    return {name: mean(values) for name, values in stages.items() if values}
+
+
+# ------------------------------------------------------------------------------------------ by column
+
+
+def transfer_columns(matrix: AccuracyMatrix) -> list[float | None]:
+    """Return per task the mean over the stages before it; ``None`` for the first task and where a cell is missing."""
+    return [None, *(_or_none(matrix, range(1, column + 1), column) for column in range(1, len(matrix.tasks)))]
+
+
+def average_columns(matrix: AccuracyMatrix) -> list[float | None]:
+    """Return per task the mean over all trained stages; ``None`` where a cell is missing."""
+    size = len(matrix.tasks)
+    return [_or_none(matrix, range(1, size + 1), column) for column in range(size)]
+
+
+def last_columns(matrix: AccuracyMatrix) -> list[float | None]:
+    """Return per task the accuracy after the last task; ``None`` where it is missing."""
+    size = len(matrix.tasks)
+    return [matrix.cell(size, column).accuracy for column in range(size)]
+
+
+def _or_none(matrix: AccuracyMatrix, rows: Iterable[int], column: int) -> float | None:
+    values = [matrix.cell(row, column).accuracy for row in rows]
+    known = [value for value in values if value is not None]
+    return mean(known) if len(known) == len(values) else None
+
+
+# ---------------------------------------------------------------------------------------- over seeds
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A quantity over n seeds; ``sd`` (n - 1 in its denominator) and ``standard_error`` are ``None`` for one seed."""
+
+    mean: float
+    sd: float | None
+    standard_error: float | None
+    n: int
+
+
+def spread(values: Iterable[float]) -> Spread:
+    """Return mean, sample standard deviation, standard error and number of values, at least one."""
+    numbers = [float(value) for value in values]
+    if not numbers:
+        raise ValueError("the spread of no values")
+    centre = mean(numbers)
+    if len(numbers) == 1:
+        return Spread(centre, None, None, 1)
+    sd = math.sqrt(math.fsum((number - centre) ** 2 for number in numbers) / (len(numbers) - 1))
+    return Spread(centre, sd, sd / math.sqrt(len(numbers)), len(numbers))
+
+
+def standard_error(values: Iterable[float]) -> float | None:
+    """Return the standard error of the mean, ``None`` for a single value."""
+    return spread(values).standard_error

@@ -1,0 +1,196 @@
+"""``bench dashboard``: a saved view and a report in W&B for the runs of one stream and model, found again by title."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bench.config.resolve import CHOICES, read
+from bench.core.errors import UserError, suggest
+from bench.config.fields import show
+from bench.tracking.mirror import logged_in, settings_files
+
+TITLE = "keeplora-bench:"
+"""How the titles of views and reports made here begin."""
+
+LONGEST = 128
+"""Characters that W&B allows a report's title."""
+
+NEWEST = 1000
+"""Runs that are looked at, the newest first, to find out which panels are wanted."""
+
+ALIKE = ("stream.name", "model.name", "evaluate.split")
+"""Settings that the runs must have in common, since numbers under several of their values do not compare."""
+
+VIEWS = """
+query Views($entity: String!, $project: String!, $type: String!, $after: String) {
+    project(name: $project, entityName: $entity) {
+        allViews(viewType: $type, first: 50, after: $after) {
+            edges { node { id name displayName } }
+            pageInfo { endCursor hasNextPage }
+        }
+    }
+}
+"""
+
+
+def dashboard(words: Sequence[str], say: Callable[[str], None]) -> None:
+    """Create the view and the report of a project's runs, or write those of the same title anew.
+
+    Parameters
+    ----------
+    words : sequence of str
+        ENTITY/PROJECT, and KEY=VALUE for settings that the runs must have.
+    say : callable
+        Told where view and report are.
+
+    Raises
+    ------
+    UserError
+        If the words are none of these, there is no login, no such run, or W&B refuses.
+    """
+    entity, project, given = _asked(words)
+    if not logged_in(settings_files()):
+        raise UserError('dashboard needs a W&B login: call "wandb login" or set WANDB_API_KEY')
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # wandb reads it when it is imported
+    try:
+        import wandb_workspaces  # noqa: F401
+    except ModuleNotFoundError:
+        raise UserError(
+            "dashboard needs the package wandb-workspaces: python -m pip install wandb-workspaces"
+        ) from None
+    import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    wandb.setup(wandb.Settings(silent=True))  # where things are is said here
+    try:
+        _make(wandb.Api(), entity, project, given, say)
+    except (wandb.Error, WandbApiFailedError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"W&B does not make the dashboard of {entity}/{project} ({reason}): check login, names and network"
+        ) from None
+
+
+def _asked(words: Sequence[str]) -> tuple[str, str, dict[str, Any]]:
+    """Entity, project, and the settings wanted by dotted key."""
+    places = [word for word in words if "=" not in word]
+    if len(places) != 1 or not re.fullmatch(r"[^/\s:?#%\\]+/[^/\s:?#%\\]+", places[0]):
+        said = f", not {' '.join(places)}" if places else ""
+        raise UserError(f"dashboard needs one ENTITY/PROJECT{said}: python -m bench dashboard my-team/keeplora-bench")
+    given = {key: value for key, (value, _) in read([word for word in words if "=" in word], []).items()}
+    entity, project = places[0].split("/")
+    return entity, project, given
+
+
+def _make(api: Any, entity: str, project: str, given: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Look at the runs, then save view and report."""
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+    from bench.tracking import panels
+
+    path = f"{entity}/{project}"
+    runs = _kept(_runs(api, path), given, path)
+    of = panels.found([(run.config, run.summary_metrics) for run in runs])
+    names = {kind: runs[0].config[f"{kind}.name"] for kind in CHOICES if kind != "method" or "method.name" in given}
+    others = {key: given[key] for key in sorted(given) if key.removesuffix(".name") not in CHOICES}
+    title = _title({**names, **others})
+    wanted = [ws.Config(kind) == name for kind, name in names.items()]
+    if others:
+        # W&B's filters do not reach settings with dots in their names.
+        wanted.append(ws.Metric("ID").isin([run.id for run in runs]))
+
+    view = ws.Workspace(
+        entity=entity,
+        project=project,
+        name=title,
+        sections=[ws.Section(name=part.title, panels=part.panels, is_open=True) for part in panels.parts(of)],
+        runset_settings=ws.RunsetSettings(groupby=[ws.Config("method")], filters=ws.And(*wanted)),
+    )
+    before = _find(api, entity, project, "project-view", title)
+    # The package knows a view that it has not loaded by these two only; loading it would keep panels of before.
+    view._internal_id, view._internal_name = before.get("id", ""), before.get("name", "")
+    view.save()
+    say(f"view {'updated' if before else 'created'}: {view.url}")
+
+    blocks: list[Any] = []
+    for part in panels.parts(of):
+        grouping = [] if part.single else ["config.method"]
+        shown = wr.Runset(entity=entity, project=project, groupby=grouping, filters=ws.And(*wanted))
+        blocks += [wr.H1(part.title), wr.P(part.text), wr.PanelGrid(runsets=[shown], panels=part.panels)]
+    about = "Written by: python -m bench dashboard. The same line writes it anew; what was edited here is lost then."
+    report = wr.Report(entity=entity, project=project, title=title, description=about, blocks=blocks, width="fluid")
+    before = _find(api, entity, project, "runs", title)
+    report.id = before.get("id", "")
+    report.save()
+    say(f"report {'updated' if before else 'created'}: {report.url}")
+
+
+def _title(chosen: Mapping[str, Any]) -> str:
+    """The title that view and report are found by: what the runs in them have in common."""
+    said = f"{TITLE} " + ", ".join(f"{key} {show(value)}" for key, value in chosen.items())
+    # W&B's package takes signs like + and = for emojis, which it refuses in names of views.
+    title = "".join("-" if unicodedata.category(sign)[0] == "S" else sign for sign in said)
+    if len(title) > LONGEST:
+        raise UserError(f'"{title}" is longer than the {LONGEST} characters of a title in W&B: give fewer settings')
+    return title
+
+
+def _runs(api: Any, path: str) -> list[Any]:
+    """The newest runs of a project that bench/tracking/mirror_process.py made."""
+    try:
+        newest = list(itertools.islice(api.runs(path, order="-created_at", lazy=False, per_page=100), NEWEST))
+    except ValueError:  # wandb's word for a project that is not there
+        raise UserError(
+            f"there is no project {path} that this login reads: name it as the address of a run does"
+        ) from None
+    needed = {word for kind in CHOICES for word in (kind, f"{kind}.name")}
+    found = [run for run in newest if needed <= run.config.keys()]
+    if not found:
+        raise UserError(
+            f"no run of {path} was mirrored by this version: python -m bench mirror runs puts there what is on disk"
+        )
+    return found
+
+
+def _kept(runs: list[Any], given: Mapping[str, Any], path: str) -> list[Any]:
+    """The runs with the settings wanted, which must be alike in what makes their numbers comparable."""
+    known = {key for run in runs for key in run.config if not key.startswith(("identity.", "environment."))}
+    for key, value in given.items():
+        if key not in known:
+            raise UserError(f'no run of {path} has a setting "{key}"{suggest(key, known)}')
+        having = [run for run in runs if key in run.config and run.config[key] == value]
+        if not having:
+            there = {show(run.config[key]) for run in runs if key in run.config}
+            said = f"{key.removesuffix('.name')}={show(value)}"
+            raise UserError(f"no run of {path} that is left has {said}{suggest(show(value), there)}")
+        runs = having
+    for key in ALIKE:
+        several = sorted({str(run.config[key]) for run in runs})
+        if len(several) > 1:
+            word = key.removesuffix(".name")
+            raise UserError(
+                f"the runs of {path} differ in {word} ({', '.join(several)}): choose, as in {word}={several[0]}"
+            )
+    return runs
+
+
+def _find(api: Any, entity: str, project: str, kind: str, title: str) -> dict[str, str]:
+    """Id and name of the view of this kind and title; empty where there is none."""
+    from wandb_workspaces._graphql import execute_graphql
+
+    after = None
+    while True:
+        wanted = {"entity": entity, "project": project, "type": kind, "after": after}
+        views = execute_graphql(api, VIEWS, wanted)["project"]["allViews"]
+        for edge in views["edges"]:
+            if edge["node"]["displayName"] == title:
+                return {"id": edge["node"]["id"], "name": edge["node"]["name"]}
+        if not views["pageInfo"]["hasNextPage"]:
+            return {}
+        after = views["pageInfo"]["endCursor"]

@@ -1,0 +1,188 @@
+"""The panels of a W&B dashboard: every key that they read is one that bench/tracking/mirror_process.py logs (docs/tracking.md).
+
+Importing this imports wandb and wandb-workspaces, W&B's own package for saved views and reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import wandb_workspaces.reports.v2 as wr
+from wandb_workspaces.reports.v2 import internal
+
+from bench.config.resolve import CHOICES, decides
+
+HEADLINES = {
+    "Transfer": ("transfer_by_column",),
+    "Average": ("average_mtil", "average_cil"),
+    "Last": ("last",),
+}
+"""Titles of the scalars that a method is judged by, each with its metrics; the first that the runs have is shown."""
+
+AXES = 10
+"""Settings that the plot of parallel coordinates has room for."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the panels depend on, read off the runs that are there.
+
+    Attributes
+    ----------
+    tasks : tuple of str
+        Names of all tasks, in the order in which they were first seen.
+    metrics : dict of str to str
+        Title to key of the summary, as of `HEADLINES`.
+    varied : tuple of str
+        Dotted settings of which the runs have several values, those of the method first.
+    """
+
+    tasks: tuple[str, ...]
+    metrics: dict[str, str]
+    varied: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some panels under one title, with a sentence on how to read them.
+
+    Attributes
+    ----------
+    single : bool
+        Whether they show runs one by one; the others are about methods, over all their runs.
+    """
+
+    title: str
+    text: str
+    panels: list[Any]
+    single: bool = False
+
+
+def found(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Found:
+    """Read off some runs what the panels depend on.
+
+    Parameters
+    ----------
+    runs : sequence of (mapping, mapping)
+        Config and summary of each, as bench/tracking/mirror_process.py logs them.
+    """
+    tasks = dict.fromkeys(task for config, _ in runs for task in config.get("identity.tasks", ()))
+    # Before the first run is finished, a stream is taken for one that measures every cell.
+    known = {key for _, summary in runs for key in summary if key.startswith("final/")} or {
+        f"final/{names[0]}" for names in HEADLINES.values()
+    }
+    metrics = {
+        title: next(f"final/{name}" for name in names if f"final/{name}" in known)
+        for title, names in HEADLINES.items()
+        if any(f"final/{name}" in known for name in names)
+    }
+    return Found(tuple(tasks), metrics, tuple(_varied([config for config, _ in runs])))
+
+
+def _varied(configs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The settings that have several values, without names, seeds and what is no setting."""
+    values: dict[str, set[str | float]] = {}
+    names = {f"{kind}.{word}" for kind in CHOICES for word in ("name", "file_sha256")}
+    for config in configs:
+        for key, value in config.items():
+            setting = "." in key and decides(key) and not key.startswith(("identity.", "environment.", "seeds."))
+            if setting and key not in names and isinstance(value, str | int | float):
+                values.setdefault(key, set()).add(value)
+    several = [key for key, seen in values.items() if len(seen) > 1]
+    return sorted(several, key=lambda key: (not key.startswith("method."), key))
+
+
+class _Setting(wr.ParallelCoordinatesPlotColumn):
+    """An axis for a setting whose name has dots: `wr.Config` would look for a nested one."""
+
+    def _to_model(self) -> Any:
+        return internal.Column(accessor=f"config:{self.display_name}.value", display_name=self.display_name)
+
+
+def _bar(title: str, key: str) -> Any:
+    """Mean over the runs of every method, with the standard error."""
+    return wr.BarPlot(
+        title=title, metrics=[key], groupby=wr.Config("method"), groupby_aggfunc="mean", groupby_rangefunc="stderr"
+    )
+
+
+def _line(title: str, key: str, x: str = "task", title_x: str = "tasks learned") -> Any:
+    """Mean over the runs of every method, with the standard error."""
+    return wr.LinePlot(
+        title=title,
+        x=x,
+        y=[key],
+        title_x=title_x,
+        groupby=wr.Config("method"),
+        groupby_aggfunc="mean",
+        groupby_rangefunc="stderr",
+    )
+
+
+def parts(of: Found) -> list[Part]:
+    """All panels, made for what the runs hold."""
+    summary = {title: wr.SummaryMetric(key) for title, key in of.metrics.items()}
+    results = [_bar(f"{title}, %", key) for title, key in of.metrics.items()]
+    if "Transfer" in summary and "Last" in summary:
+        results.append(
+            wr.ScatterPlot(
+                title="Transfer against Last, %",
+                x=summary["Transfer"],
+                y=summary["Last"],
+                legend_template="${config:method} ${run:displayName}",
+            )
+        )
+    made = [
+        Part("Results", "Of finished runs: mean over the runs of a method, standard error as the whisker.", results),
+        Part(
+            "Scalars so far",
+            "As they stand after every task; 0 is the untrained model.",
+            [_line(f"{title} so far, %", f"task/{title.lower()}") for title in of.metrics],
+        ),
+        Part(
+            "Accuracy of every task",
+            "Accuracy on each test set after every task, in percent: it should rise when the task is learned, and "
+            "neither fall before nor after.",
+            [_line(f"{task}, %", f"task/accuracy/{task}") for task in of.tasks],
+        ),
+        Part(
+            "Training",
+            "Once an epoch, over optimiser steps since the start of the run.",
+            [
+                _line("training loss", "train/loss", "train/step", "optimiser steps"),
+                _line("learning rate", "train/lr", "train/step", "optimiser steps"),
+            ],
+        ),
+        Part(
+            "Costs",
+            "Whole runs, and task by task: what a method stores may grow with every task.",
+            [
+                _bar("seconds of the run", "seconds/total"),
+                _bar("peak memory, MB", "peak_memory_mb"),
+                _bar("stored bytes", "stored_bytes"),
+                _line("seconds of the task", "task/seconds"),
+                _line("peak memory after the task, MB", "task/peak_memory_mb"),
+                _line("stored bytes after the task", "task/stored_bytes"),
+            ],
+        ),
+        Part(
+            "Accuracy matrix",
+            "Rows: the untrained model, then after every task; columns: test sets.",
+            [
+                wr.MediaBrowser(title="accuracy matrix", media_keys=["accuracy/heatmap"], gallery_axis="run"),
+                wr.WeavePanelSummaryTable(table_name="accuracy/matrix"),
+            ],
+            single=True,
+        ),
+    ]
+    if of.varied:
+        shown = ", ".join(of.varied[:AXES])
+        axes = [wr.ParallelCoordinatesPlotColumn(wr.Config("method"), display_name="method")]
+        axes += [_Setting(wr.Config(key), display_name=key) for key in of.varied[:AXES]]
+        axes += [wr.ParallelCoordinatesPlotColumn(metric, display_name=title) for title, metric in summary.items()]
+        panels: list[Any] = [wr.ParallelCoordinatesPlot(title="settings and results", columns=axes)]
+        panels += [wr.ParameterImportancePlot(with_respect_to=key) for key in of.metrics.values()]
+        made.insert(1, Part("Settings", f"What differs between the runs: {shown}.", panels, single=True))
+    return made
