@@ -10,6 +10,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from bench import moved
+
 __version__ = "0.1.0"
 
 
@@ -28,3 +30,4 @@ def _mount(name: str) -> None:
 
 _mount("methods")
 _mount("datasets")
+sys.meta_path.append(moved.OldNames())

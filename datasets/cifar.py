@@ -1,5 +1,7 @@
 """CIFAR-10 and CIFAR-100 in their Python layout, read without executing anything that a file may hold."""
 
+from __future__ import annotations
+
 import hashlib
 import io
 import pickle
@@ -9,10 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.dataset import Counts, Dataset, Splits
-from bench.core.errors import UserError
-from bench.data.images import PackedImages
-from bench.config.registry import register
+from bench.api import Counts, Dataset, PackedImages, Splits, UserError, register
 
 from .reading import parsed, spoken
 

@@ -1,5 +1,7 @@
 """Class-incremental streams: the classes of one dataset, a few at a time, in one growing label space."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +9,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.data.dataset import DatasetStream, Part, Splits, load_dataset
-from bench.core.errors import UserError
-from bench.data.images import Images, Subset
-from bench.config.registry import register
-from bench.config.fields import setting
-from bench.data.stream import LABEL_SPACES, Task
+from bench.api import (
+    LABEL_SPACES,
+    DatasetStream,
+    Images,
+    Part,
+    Splits,
+    Subset,
+    Task,
+    UserError,
+    load_dataset,
+    register,
+    setting,
+)
 
 
 @dataclass

@@ -1,11 +1,10 @@
 """CUB-200-2011: 200 species of birds."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
-from bench.data.dataset import Counts, Dataset, Splits
-from bench.core.errors import UserError
-from bench.data.images import FileImages
-from bench.config.registry import register
+from bench.api import Counts, Dataset, FileImages, Splits, UserError, register
 
 from .reading import parsed, spoken, text_lines
 

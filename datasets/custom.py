@@ -1,14 +1,23 @@
 """A stream of anybody's choice: datasets in the order in which they are named, on the command line or in a file."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench.data.dataset import Dataset, DatasetStream, Part, folder_dataset, load_dataset
-from bench.core.errors import UserError, suggest
-from bench.config.registry import register
-from bench.config.fields import setting
-from bench.data.stream import LABEL_SPACES
+from bench.api import (
+    LABEL_SPACES,
+    Dataset,
+    DatasetStream,
+    Part,
+    UserError,
+    folder_dataset,
+    load_dataset,
+    register,
+    setting,
+    suggest,
+)
 
 KEYS = ("dataset", "folder", "name", "template", "epochs")
 

@@ -1,10 +1,10 @@
 """Anybody's own images: one folder a class, below train/ and test/."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
-from bench.data.dataset import Dataset, Splits
-from bench.core.errors import UserError
-from bench.config.registry import register
+from bench.api import Dataset, Splits, UserError, register
 
 from .reading import class_folders, images_by_class, spoken, text_lines
 

@@ -1,15 +1,14 @@
 """ImageNet-R: renditions of 200 ImageNet classes, split by the lists that class-incremental papers share."""
 
+from __future__ import annotations
+
 import hashlib
 import importlib.util
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from bench.data.dataset import Counts, Dataset, Splits
-from bench.core.errors import UserError
-from bench.data.images import FileImages
-from bench.config.registry import register
+from bench.api import Counts, Dataset, FileImages, Splits, UserError, register
 
 from .reading import class_folders, images_by_class, text_lines
 

@@ -1,15 +1,14 @@
 """MTIL: eleven datasets, one after another, each classified among its own classes. Zheng et al. (ZSCL), ICCV 2023."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench.data.dataset import DatasetStream, Part, Splits, load_dataset
-from bench.config.registry import register
-from bench.config.fields import setting
-from bench.data.stream import LABEL_SPACES, Task, ZeroShot
+from bench.api import LABEL_SPACES, DatasetStream, Part, Splits, Task, ZeroShot, load_dataset, register, setting
 
 from .shots import Fewer, draw, few_shot
 

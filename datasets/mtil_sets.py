@@ -5,6 +5,8 @@ errors do not name the file, and some refuse any file but the official one. The 
 class of torchvision on the same files.
 """
 
+from __future__ import annotations
+
 import hashlib
 from functools import partial
 from pathlib import Path
@@ -12,10 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.dataset import Counts, Dataset, Splits
-from bench.core.errors import UserError
-from bench.data.images import FileImages, PackedImages
-from bench.config.registry import register
+from bench.api import Counts, Dataset, FileImages, PackedImages, Splits, UserError, register
 
 from .reading import (
     class_folders,

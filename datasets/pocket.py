@@ -4,6 +4,8 @@ Where the images and the model come from, and under which licences, is told in p
 built both are in pocket_build/.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Mapping
@@ -14,13 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from bench.config.catalogue import widths_in
-from bench.core.errors import UserError, suggest
-from bench.data.images import ArrayImages
-from bench.config.registry import register
-from bench.compute.seeding import generator
-from bench.config.fields import setting
-from bench.data.stream import Stream, Task
+from bench.api import ArrayImages, Stream, Task, UserError, generator, register, setting, suggest, widths_in
 
 FOLDER = Path(__file__).parent / "pocket_data"
 
@@ -121,7 +117,7 @@ class PocketModel:
         from open_clip.tokenizer import SimpleTokenizer
         from safetensors.torch import load
 
-        from bench.model.clip import Clip
+        from bench.api import Clip
 
         weights = _read("model/open_clip_model.safetensors")
         sums = _read("model/SHA256SUMS").decode()

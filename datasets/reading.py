@@ -1,5 +1,7 @@
 """What readers of datasets share: text and MATLAB files, folders of classes, and the random 80/20 split of MTIL."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -8,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.dataset import Splits
-from bench.core.errors import UserError
-from bench.data.images import FileImages, Images, Subset
+from bench.api import FileImages, Images, Splits, Subset, UserError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Those of torchvision's ImageFolder."""

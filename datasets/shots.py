@@ -1,14 +1,14 @@
 """Few-shot training sets: a fixed number of images a class, drawn independently of everything but their own class."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
-from bench.data.dataset import Splits
-from bench.core.errors import UserError
-from bench.data.images import Images, Subset, alone
+from bench.api import Images, Splits, Subset, UserError, alone
 
 Fewer = Literal["error", "all", "repeat"]
 

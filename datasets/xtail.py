@@ -1,5 +1,7 @@
 """X-TAIL: ten datasets, few shots, one argmax over the union of all classes. Xu et al. (RAIL), NeurIPS 2024."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +9,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.data.dataset import Counts, Dataset, DatasetStream, Part, Splits, load_dataset
-from bench.core.errors import UserError
-from bench.data.images import FileImages
-from bench.config.registry import register
-from bench.config.fields import setting
-from bench.data.stream import LABEL_SPACES, Task
+from bench.api import (
+    LABEL_SPACES,
+    Counts,
+    Dataset,
+    DatasetStream,
+    FileImages,
+    Part,
+    Splits,
+    Task,
+    UserError,
+    load_dataset,
+    register,
+    setting,
+)
 
 from .reading import json_file, parsed, spoken
 from .shots import Fewer, draw, few_shot
@@ -49,12 +59,12 @@ class CoopSplit(Dataset):
 
     def __init__(self, name: str):
         self.original = load_dataset(name)
-        self.registry_name = self.original.registry_name  # type: ignore[misc]
+        self.registry_name = self.original.registry_name
         self.file, self.images, self.expected = SPLITS[name]
         super().__init__(self.original.folders)
         for told in ("short", "size", "licence", "obtain", "broken"):
             setattr(self, told, getattr(self.original, told))
-        self.obtain = f"{self.obtain}; {self.file} from CoOp's DATASETS.md (Google Drive)"  # type: ignore[misc]
+        self.obtain: str = f"{self.original.obtain}; {self.file} from CoOp's DATASETS.md (Google Drive)"
         self.root: Path | None = None
 
     def locate(self, root: Path) -> Path | None:

@@ -1,15 +1,18 @@
 """A head of class means: cosine similarity to the mean image feature of every class, added to the text logits."""
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from __future__ import annotations
 
-from bench.model.clip import Clip
-from bench.core.errors import UserError
-from bench.learning.method import TaskData
+from typing import TYPE_CHECKING
+
+from bench.api import F, TaskData, UserError, no_grad, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.api import Clip
 
 
-@torch.no_grad()
+@no_grad
 def class_means(clip: Clip, task: TaskData, drop_last: bool) -> Tensor:
     """Normalised means of the normalised image features of every class, float32 [classes, width of embedding].
 

@@ -1,15 +1,15 @@
 """Continual full fine-tuning: every weight of both towers is trained on every task, nothing is protected."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from bench.api import TOWERS, Method, ParityCard, UserError, register, setting
 
-from bench.model.clip import TOWERS
-from bench.core.errors import UserError
-from bench.learning.method import Method, ParityCard
-from bench.config.registry import register
-from bench.config.fields import setting
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register(

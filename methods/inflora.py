@@ -11,22 +11,20 @@ For every input site with C_t the mean of x x^T over the inputs of task t:
 The pre-trained model itself is not protected: the first task's A has the directions of highest energy.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from bench.model.linear_maps import Site
-from bench.learning.method import Method, ParityCard, TaskData
-from bench.config.registry import register
-from bench.config.fields import setting
-from bench.learning.moments import second_moments
+from bench.api import Method, ParityCard, Site, TaskData, no_grad, register, second_moments, setting, torch
 
 from .low_rank import PerTower, Targets, attach, targets
 from .subspace import count_reaching, descending_eigh, empty_basis, leading_directions, outside, side_by_side
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class DualMemory:
@@ -171,7 +169,7 @@ class InfLora(Method):
         """B of every update; A is frozen."""
         return [linear_map.update.B for linear_map in self.targets if linear_map.update]
 
-    @torch.no_grad()
+    @no_grad
     def end_task(self, task: TaskData) -> None:
         """Merge, then protect what the merged model's inputs on this task need."""
         self.clip.merge()

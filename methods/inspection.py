@@ -1,13 +1,17 @@
 """What a method computed on a task, as named arrays: for readers, and for comparisons with other code."""
 
-from pathlib import Path
+from __future__ import annotations
 
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
 
-from bench.core.errors import UserError
+from bench.api import UserError, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Inspection:

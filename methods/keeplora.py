@@ -18,27 +18,38 @@ The family differs in settings alone: ``keeplora`` is the paper, ``keeplora-offi
 docs/keeplora.md tells the differences and what they amount to.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from bench.config.resolve import Surroundings
-from bench.core.errors import UserError
-from bench.model.linear_maps import LinearMap
-from bench.learning.method import Method, ParityCard, TaskData
-from bench.config.registry import register
-from bench.config.fields import setting, with_defaults
-from bench.learning.moments import mean_gradient, second_moments, slot_means
-from bench.data.stream import LabelSpace
+from bench.api import (
+    F,
+    LabelSpace,
+    LinearMap,
+    Method,
+    ParityCard,
+    Surroundings,
+    TaskData,
+    UserError,
+    mean_gradient,
+    no_grad,
+    register,
+    second_moments,
+    setting,
+    slot_means,
+    torch,
+    with_defaults,
+)
 
 from .cosine_head import class_means, head_logits
 from .inspection import Inspection
 from .low_rank import PerTower, Targets, attach, targets
 from .subspace import empty_basis, grow, leading, leading_directions, outside, side_by_side, spectrum
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROUNDING = 1e-5
 """Share of a gradient's norm below which its singular values are rounding: fp32 sums over many tokens."""
@@ -293,7 +304,7 @@ class KeepLora(Method):
             self.inspection.losses.append(float(found.detach()))
         return found
 
-    @torch.no_grad()
+    @no_grad
     def end_task(self, task: TaskData) -> None:
         """Merge, then protect what the merged model's features on this task need."""
         chosen = self.settings

@@ -3,16 +3,18 @@
 Hu et al., arXiv 2106.09685: y = x W^T + (alpha / r) x A^T B^T with A random and B zero at the start, both trained.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from bench.learning.method import Method, ParityCard, TaskData
-from bench.config.registry import register
-from bench.config.fields import setting
+from bench.api import Method, ParityCard, TaskData, register, setting
 
 from .low_rank import Targets, attach, kaiming_uniform, targets
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register("method", "lora", title="Low-rank updates, nothing protected", paper="LoRA, arXiv 2106.09685")

@@ -1,16 +1,17 @@
 """What low-rank methods share: the settings that say which maps are adapted, and the attached updates themselves."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from bench.api import KINDS, TOWERS, LinearMap, LowRank, Surroundings, UserError, setting, torch
 
-from bench.model.clip import KINDS, TOWERS, Clip
-from bench.config.resolve import Surroundings
-from bench.core.errors import UserError
-from bench.model.linear_maps import LinearMap, LowRank
-from bench.config.fields import setting
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.api import Clip
 
 
 @dataclass

@@ -5,12 +5,17 @@ of a matrix F [width, n] is the sum of its squared singular values. All decompos
 matrices (F F^T or W^T W), which have the same left singular vectors and energies as the tall matrices themselves.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-from torch import Tensor
+from bench.api import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

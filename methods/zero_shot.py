@@ -1,7 +1,8 @@
 """Zero-shot: the pre-trained model, never trained. The line that every other method is measured against."""
 
-from bench.learning.method import Method, ParityCard
-from bench.config.registry import register
+from __future__ import annotations
+
+from bench.api import Method, ParityCard, register
 
 
 @register("method", "zero-shot", title="The pre-trained model, never trained", paper="CLIP, arXiv 2103.00020")

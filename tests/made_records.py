@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from bench.metrics import scalars as metrics
-from bench.metrics.scalars import AccuracyMatrix
+from bench.metrics.matrix import AccuracyMatrix
 
 
 def settings_of(method, seed, **changes):

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import made_records
 import pytest
 
-from bench.cli import main as cli
 from bench.cli import list as listing
+from bench.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 

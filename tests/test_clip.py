@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from bench.model.clip import Clip, load_open_clip
 from bench.core.errors import UserError
-from bench.model.linear_maps import LowRank
-from bench.learning.method import Context, TaskData
 from bench.data.pixels import Pixels, PixelStore
 from bench.learning.moments import mean_gradient, second_moments, slot_means
+from bench.learning.task_data import Context, TaskData
 from bench.learning.toy import tiny_clip, tiny_model, toy_task
+from bench.model.clip import Clip
+from bench.model.linear_maps import LowRank
+from bench.model.pretrained import load_open_clip
 
 PROMPTS = ("a cat", "a very small green dog on a table", "x")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.sweep import slurm as cluster
 from bench.sweep import file as sweep
+from bench.sweep import slurm as cluster
 
 ROOT = Path(__file__).parent.parent
 

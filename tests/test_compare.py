@@ -7,11 +7,11 @@ import pytest
 from made_records import change, make
 from scipy import stats
 
-from bench.compare import tables as compare
-from bench.metrics import scalars as metrics
 from bench.compare import runs as results
-from bench.core.errors import UserError
+from bench.compare import tables as compare
 from bench.compare.published import find
+from bench.core.errors import UserError
+from bench.metrics import scalars as metrics
 
 HEADER = [
     "Method",

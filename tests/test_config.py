@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import METHOD
 
-from bench.config.resolve import NoSettings, OpenClip, fingerprint, resolve, run_directory, run_settings
+from bench.config.fingerprint import fingerprint, run_directory
+from bench.config.resolve import resolve
+from bench.config.run_settings import NoSettings, OpenClip, run_settings
 from bench.core.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("toys")

@@ -12,10 +12,10 @@ import pytest
 from fake_wandb import FakeWandb
 
 from bench.cli import main as cli
-from bench.tracking import panels
-from bench.tracking import mirror as track
 from bench.config.resolve import resolve
 from bench.runs.run import run
+from bench.tracking import mirror as track
+from bench.tracking import panels
 
 TOY = str(Path(__file__).parent / "toy.py")
 PLACE = "test-entity/p"

@@ -16,8 +16,8 @@ from bench.datasets.reading import class_names, random_split, random_split_probl
 from PIL import Image
 
 from bench.config import registry
-from bench.data.dataset import Counts, Splits, inspect, load_dataset, names_hash
 from bench.core.errors import UserError
+from bench.data.dataset import Counts, Splits, inspect, load_dataset, names_hash
 from bench.data.images import FileImages, Images, Subset, to_rgb
 
 

@@ -8,7 +8,7 @@ from made_records import change, make
 
 from bench.compare import diff as difference
 from bench.core.errors import UserError
-from bench.metrics.scalars import AccuracyMatrix
+from bench.metrics.matrix import AccuracyMatrix
 
 
 def parts(text):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main as cli
-from bench.sweep import launch
 from bench.config import registry
-from bench.sweep import file as sweep
 from bench.config.resolve import resolve
+from bench.sweep import file as sweep
+from bench.sweep import launch
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])

@@ -8,9 +8,9 @@ import pytest
 from made_records import change, make
 from test_compare import mtil
 
-from bench.compare import tables as compare
 from bench.compare import export
 from bench.compare import runs as results
+from bench.compare import tables as compare
 from bench.core.errors import UserError
 
 

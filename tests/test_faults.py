@@ -16,13 +16,14 @@ from filelock import SoftFileLease
 from test_resume import Killed, assert_same, broken_off, words
 
 from bench.cli import main as cli
-from bench.record import record
 from bench.config import registry
-from bench.record.checkpoint import Checkpoints
-from bench.config.resolve import resolve, run_directory
+from bench.config.fingerprint import run_directory
+from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.data.images import ArrayImages
 from bench.learning.method import Method
+from bench.record import record
+from bench.record.checkpoint import Checkpoints
 from bench.record.record import Record
 from bench.runs.run import run
 

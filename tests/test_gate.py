@@ -9,12 +9,12 @@ import pytest
 from toy import ToyStream
 
 from bench.cli import main as cli
+from bench.config.registry import load
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
-from bench.metrics.matrix import AccuracyMatrix
-from bench.config.registry import load
-from bench.runs.run import run
 from bench.data.stream import ZeroShot
+from bench.metrics.matrix import AccuracyMatrix
+from bench.runs.run import run
 
 TOY = str(Path(__file__).parent / "toy.py")
 
@@ -60,7 +60,7 @@ def test_the_gate_can_be_off(words: list[str], tmp_path: Path, published: Any) -
 
 
 def test_the_gate_is_no_part_of_the_fingerprint(tmp_path: Path) -> None:
-    from bench.config.resolve import run_directory
+    from bench.config.fingerprint import run_directory
 
     plain = run_directory(toy(tmp_path))
     assert plain == run_directory(toy(tmp_path, "gate=off", "cache.gb=1", "cache.dir=x"))

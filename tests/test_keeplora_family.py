@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from bench.cli import check
 from bench.cli import main as cli
-from bench.data.batch_order import BatchOrder
-from bench.model.clip import Clip
-from bench.config.resolve import Surroundings, Train, resolve
+from bench.config.resolve import resolve
+from bench.config.run_settings import Surroundings, Train
 from bench.core.errors import UserError
-from bench.learning.method import Context, TaskData
-from bench.runs.run import run
+from bench.data.batch_order import BatchOrder
 from bench.data.stream import label_space
+from bench.learning.task_data import Context, TaskData
 from bench.learning.toy import tiny_clip, toy_task
+from bench.model.clip import Clip
+from bench.runs.run import run
 
 TOY = str(Path(__file__).parent / "toy.py")
 FAMILY = [KeepLora, KeepLoraOfficial, KeepLoraPlus, KeepLoraPp]

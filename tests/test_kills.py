@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from test_resume import assert_same, start
 
-from bench.config.resolve import resolve, run_directory
+from bench.config.fingerprint import run_directory
+from bench.config.resolve import resolve
 
 KILLS = 50
 LINE = ["method=keeplora", "stream.tasks=[emoji,flags]", "train.epochs=1", "threads=1", "batches.record=true"]

@@ -18,10 +18,9 @@ from conftest import METHOD, STREAM
 from filelock import FileLock
 
 from bench.cli import main as cli
-from bench.sweep import launch
-from bench.sweep import processes
-from bench.sweep import file as sweep
 from bench.core.errors import UserError
+from bench.sweep import file as sweep
+from bench.sweep import launch, processes
 
 ROOT = Path(__file__).parent.parent
 COMMAND = ["python", "-m", "bench", "run", "${args_no_hyphens}"]

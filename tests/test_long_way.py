@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from bench.methods.keeplora import KeepLora
 from bench.methods.low_rank import PerTower
 
-from bench.model.clip import Clip
-from bench.learning.evaluate import outcomes
-from bench.model.linear_maps import LowRank
-from bench.learning.method import Context, TaskData
 from bench.data.pixels import Pixels
-from bench.learning.moments import mean_gradient
 from bench.data.stream import label_space
+from bench.learning.evaluate import outcomes
+from bench.learning.moments import mean_gradient
+from bench.learning.task_data import Context, TaskData
 from bench.learning.toy import tiny_clip, toy_task
+from bench.model.clip import Clip
+from bench.model.linear_maps import LowRank
 
 FOLDER = Path(__file__).parent.parent / "docs" / "benchmarks"
 RANK = 3

@@ -12,13 +12,14 @@ from bench.methods.lora import Lora
 from bench.methods.low_rank import PerTower
 from bench.methods.zero_shot import ZeroShot
 
-from bench.model.clip import Clip
-from bench.config.resolve import Train
-from bench.core.errors import UserError
-from bench.learning.method import Context, Method, TaskData
-from bench.data.pixels import Pixels
 from bench.config.fields import complaints
+from bench.config.run_settings import Train
+from bench.core.errors import UserError
+from bench.data.pixels import Pixels
+from bench.learning.method import Method
+from bench.learning.task_data import Context, TaskData
 from bench.learning.toy import tiny_clip, toy_task
+from bench.model.clip import Clip
 
 
 def nothing(*_: object) -> None:

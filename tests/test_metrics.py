@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.core.errors import UserError
 from bench.metrics import render as matrix_text
 from bench.metrics import scalars as metrics
-from bench.core.errors import UserError
-from bench.metrics.matrix import STATES
-from bench.metrics.scalars import AccuracyMatrix
+from bench.metrics.matrix import STATES, AccuracyMatrix
+from bench.metrics.render import render
 
 HERE = Path(__file__).parent
 GOLDEN = json.loads((HERE / "golden" / "zscl_matrices.json").read_text(encoding="utf-8"))
@@ -200,7 +200,7 @@ def test_reused_cells_count_and_say_so():
     matrix.set(1, 2, 2, 10, state="reused")
     assert metrics.summary(matrix) == metrics.summary(by_hand())
     assert matrix.state(1, 2) == "reused" and matrix.state(1, 1) == "measured"
-    assert "1 of 12 cells reused" in matrix.render(width=80)
+    assert "1 of 12 cells reused" in render(matrix, width=80)
 
 
 # -------------------------------------------------------------------------------------------- refusals
@@ -332,7 +332,7 @@ def test_a_file_cut_short_is_never_read(matrix, data):
 @given(matrices(), st.integers(10, 200), st.data())
 def test_render_fits_and_shows_every_row(matrix, width, data):
     after = data.draw(st.integers(0, len(matrix.tasks)))
-    text = matrix.render(after=after, width=width)
+    text = render(matrix, after=after, width=width)
     body = text.splitlines()[: text.splitlines().index(matrix_text.LEGEND)]
     assert max(map(len, body)) <= max(width, 9 + 2 * 7)  # one column and the mean are always shown
     blocks = "\n".join(body).split("\n\n")
@@ -411,7 +411,7 @@ def test_files_that_cannot_be_opened(tmp_path):
 
 def test_render_small():
     matrix = AccuracyMatrix.from_percent(["A", "B", "a very long name of a task"], HAND[1:], zero_shot=HAND[0])
-    lines = matrix.render(width=44).splitlines()
+    lines = render(matrix, width=44).splitlines()
     assert lines[0] == "                     A      B  a ver   mean"
     assert lines[1] == "zero-shot         10.0   20.0   30.0   20.0"
     assert lines[2].split() == ["A", "80.0*", "40.0", "20.0", "46.7"]
@@ -422,20 +422,20 @@ def test_render_small():
 
 def test_render_of_eleven_tasks_fits_eighty_columns():
     row = ZERO_SHOT
-    lines = AccuracyMatrix.from_percent(GOLDEN["datasets"], [row] * 11, zero_shot=row).render(width=80).splitlines()
+    lines = render(AccuracyMatrix.from_percent(GOLDEN["datasets"], [row] * 11, zero_shot=row), width=80).splitlines()
     assert max(map(len, lines[:17])) == 80 and "" not in lines
     assert lines[0].split()[:4] == ["Airc", "Calt", "CIFA", "DTD"]
 
 
 def test_render_while_running_shows_nothing_of_later_rows():
-    text = by_hand().render(after=1, width=80)
-    assert text == by_hand().until(1).render(after=1, width=80)
+    text = render(by_hand(), after=1, width=80)
+    assert text == render(by_hand().until(1), after=1, width=80)
     assert [line.split()[0] for line in text.splitlines()[1:-1] if line[:1] != "-"] == [
         "zero-shot", "A", "Transfer", "Average", "Last",
     ]  # fmt: skip
     assert text.splitlines()[-3].split() == ["Average", "-", "-", "-", "-"]
     with pytest.raises(IndexError):
-        by_hand().render(after=4)
+        render(by_hand(), after=4)
 
 
 def test_abbreviations_differ():

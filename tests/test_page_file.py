@@ -13,10 +13,9 @@ from made_records import change, make, measure, settings_of
 from test_compare import mtil
 
 from bench.cli import main as cli
-from bench.compare import tables as compare
-from bench.compare import export
-from bench.compare import page
+from bench.compare import export, page
 from bench.compare import runs as results
+from bench.compare import tables as compare
 from bench.metrics.matrix import AccuracyMatrix
 
 EVIL = "</script><script>window.hacked=1</script><!-- & é"

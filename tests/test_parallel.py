@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.config.resolve import resolve, run_directory
+from bench.compute.world import World, world
+from bench.config.fingerprint import run_directory
+from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import FILE, Outcomes
-from bench.compute.world import World, world
 
 ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "toy.py")

@@ -6,10 +6,9 @@ from made_records import change, make, measure
 from test_compare import mtil
 
 from bench.cli import main as cli
-from bench.compare import tables as compare
-from bench.compare import pictures
+from bench.compare import pictures, views
 from bench.compare import runs as results
-from bench.compare import views
+from bench.compare import tables as compare
 
 
 @pytest.fixture

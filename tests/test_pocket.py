@@ -11,12 +11,13 @@ import torch
 from bench.datasets import pocket
 
 from bench.config import registry
-from bench.model.clip import Clip
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
-from bench.learning.evaluate import evaluate_row
-from bench.learning.method import Context, Method
 from bench.data.pixels import PixelStore
+from bench.learning.evaluate import evaluate_row
+from bench.learning.method import Method
+from bench.learning.task_data import Context
+from bench.model.clip import Clip
 from bench.runs.run import run
 
 ROOT = Path(__file__).parent.parent

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.config.resolve import resolve
-from bench.metrics.scalars import AccuracyMatrix
+from bench.metrics.matrix import AccuracyMatrix
 from bench.runs.run import run
 
 pytestmark = pytest.mark.slow

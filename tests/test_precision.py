@@ -10,16 +10,18 @@ from test_resume import assert_same, killed_after, until_finished, words  # noqa
 from test_train import CONTEXT, probe
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.compute.device import deterministic
 from bench.config import registry
-from bench.model.clip import Clip
-from bench.config.resolve import Train, resolve
+from bench.config.resolve import resolve
+from bench.config.run_settings import Train
 from bench.core.errors import UserError
-from bench.model.linear_maps import LowRank
-from bench.learning.method import TaskData
 from bench.data.pixels import Pixels, ahead
-from bench.runs.run import deterministic, run
+from bench.learning.task_data import TaskData
 from bench.learning.toy import tiny_clip, toy_task
 from bench.learning.train import fit
+from bench.model.clip import Clip
+from bench.model.linear_maps import LowRank
+from bench.runs.run import run
 
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.config import registry
+from bench.config.scan import KINDS
 from bench.core.errors import UserError, suggest
 
 ROOT = Path(__file__).parent.parent
@@ -125,7 +126,9 @@ def test_an_unreadable_file_is_broken(standins):
     ],
 )
 def test_a_decoration_that_cannot_be_used_is_broken(standins, decoration, reason):
-    standins.write("methods/odd.py", f"from bench.config.registry import register\nNAME = 'n'\n@{decoration}\nclass A: ...\n")
+    standins.write(
+        "methods/odd.py", f"from bench.config.registry import register\nNAME = 'n'\n@{decoration}\nclass A: ...\n"
+    )
     (entry,) = registry.entries("method").values()
     assert reason in entry.broken
 
@@ -307,5 +310,5 @@ def test_the_suite_is_unharmed_by_packages_of_the_same_names(namesakes):
 def test_our_methods_are_all_listed_and_none_is_broken():
     named = registry.entries("method")
     assert {"zero-shot", "finetune", "lora", "inflora", "keeplora"} <= set(named)
-    assert [entry.broken for kind in registry.KINDS for entry in registry.entries(kind).values() if entry.broken] == []
+    assert [entry.broken for kind in KINDS for entry in registry.entries(kind).values() if entry.broken] == []
     assert all(entry.title for entry in named.values())

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from bench.config import registry
-from bench.runs import session as engine
-from bench.record.checkpoint import Checkpoints
-from bench.config.resolve import resolve, run_directory
+from bench.config.fingerprint import run_directory
+from bench.config.resolve import resolve
 from bench.core.errors import UserError
+from bench.core.signals import Stopped
+from bench.record.checkpoint import Checkpoints
+from bench.runs import session as engine
 from bench.runs.run import run
 from bench.runs.session import MODEL, Session
-from bench.core.signals import Stopped
 
 ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "toy.py")

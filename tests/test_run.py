@@ -14,16 +14,18 @@ import pytest
 import torch
 from toy import ToyStream
 
-from bench.runs import run as engine
-from bench.config.resolve import Resolved, resolve
+from bench.compute.device import peak_memory_mb
+from bench.compute.world import World
+from bench.config.resolve import resolve
+from bench.config.run_settings import Resolved
 from bench.core.errors import UserError
 from bench.learning.method import Method
-from bench.metrics.scalars import AccuracyMatrix, summary
-from bench.metrics.outcomes import Outcomes
-from bench.compute.world import World
-from bench.record.record import peak_memory_mb
-from bench.runs.run import run
 from bench.learning.toy import toy_task
+from bench.metrics.matrix import AccuracyMatrix
+from bench.metrics.outcomes import Outcomes
+from bench.metrics.scalars import summary
+from bench.runs import run as engine
+from bench.runs.run import run
 
 ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "toy.py")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from test_resume import broken_off
 
-from bench.record import checkpoint
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
+from bench.record import checkpoint
 from bench.runs.run import run
 
 ROOT = Path(__file__).parent.parent

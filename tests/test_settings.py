@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from bench.core.errors import UserError
 from bench.config.fields import Setting, build, complaints, describe, setting, show
+from bench.core.errors import UserError
 
 
 @dataclass

@@ -8,9 +8,9 @@ import torch
 from test_resume import TOY, assert_same, killed_after, until_finished  # noqa: F401
 
 from bench.config.resolve import resolve
+from bench.core.stopwatch import Stopwatch
 from bench.learning.evaluate import outcomes
 from bench.runs.run import run
-from bench.runs.session import Stopwatch
 from bench.runs.shared import Shared
 
 WHAT = {"zero-shot row", "spectra of the weights", "gradient of the first task"}

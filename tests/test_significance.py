@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from made_records import change, make
 from scipy import stats
 
-from bench.metrics import scalars as metrics
 from bench.compare import runs as results
 from bench.compare import significance
 from bench.core.errors import UserError
+from bench.metrics import scalars as metrics
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import Outcomes
 

@@ -16,16 +16,17 @@ from bench.datasets.xtail import ORDER as XTAIL
 from bench.datasets.xtail import SPLITS, CoopSplit
 
 from bench.cli import main as cli
+from bench.compare.published import METRICS, find
 from bench.config import registry
-from bench.config.resolve import label_space_of, resolve
-from bench.data.dataset import Counts, DatasetStream, load_dataset
+from bench.config.resolve import resolve
+from bench.config.run_settings import label_space_of
 from bench.core.errors import UserError
+from bench.data.dataset import Counts, DatasetStream, load_dataset
 from bench.data.images import Subset
-from bench.runs.parts import train_settings
+from bench.data.stream import NEVER, Stream, label_space, shared_classes
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.scalars import SCALARS
-from bench.compare.published import METRICS, find
-from bench.data.stream import NEVER, Stream, label_space, shared_classes
+from bench.runs.parts import train_settings
 
 REAL = [name for name, entry in registry.entries("stream").items() if name not in ("pocket", "custom")]
 

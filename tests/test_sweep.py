@@ -17,10 +17,11 @@ from scipy import stats
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from bench.cli import main as cli
+from bench.config.fingerprint import run_directory
+from bench.config.resolve import resolve
+from bench.core.errors import UserError
 from bench.sweep import file as sweep
 from bench.sweep import parameters as sweep_parameters
-from bench.config.resolve import resolve, run_directory
-from bench.core.errors import UserError
 
 COMMAND = ["${env}", "${interpreter}", "-m", "bench", "run", "${args_no_hyphens}"]
 SHIPPED = sorted(sweep.shipped_folder().glob("*.yaml"))

@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from bench.core.errors import UserError
-from bench.learning.evaluate import evaluate_row, outcomes
 from bench.data.images import ArrayImages, FileImages, Subset
-from bench.learning.method import Context, Method
 from bench.data.pixels import PixelStore
 from bench.data.stream import Stream, label_space
+from bench.learning.evaluate import evaluate_row, outcomes
+from bench.learning.method import Method
+from bench.learning.task_data import Context
 from bench.learning.toy import tiny_clip, toy_task
 
 TASKS = [dataclasses.replace(toy_task(i), classes=("a", "b", "c")[: 2 + i % 2]) for i in range(3)]

@@ -18,13 +18,14 @@ import yaml
 from fake_wandb import KEY, FakeWandb
 
 from bench.cli import main as cli
-from bench.tracking import mirror_process as mirror
-from bench.tracking import mirror as track
-from bench.config.resolve import Resolved, resolve
+from bench.config.resolve import resolve
+from bench.config.run_settings import Resolved
 from bench.core.errors import UserError
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.scalars import average_mtil, last, so_far, transfer_by_column
 from bench.runs.run import run
+from bench.tracking import mirror as track
+from bench.tracking import mirror_process as mirror
 from bench.tracking.mirror import Mirror, Wanted, run_name, wanted
 
 ROOT = Path(__file__).parent.parent

@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 
-from bench.config.resolve import Train
+from bench.config.run_settings import Train
 from bench.core.errors import UserError
-from bench.learning.method import Context, Method, TaskData
 from bench.data.pixels import Pixels
+from bench.learning.method import Method
+from bench.learning.task_data import Context, TaskData
 from bench.learning.toy import tiny_clip, toy_task
-from bench.learning.train import EpochReport, build_optimizer, build_schedule, fit
+from bench.learning.train import build_optimizer, build_schedule, fit
+from bench.learning.training_state import EpochReport
 
 CONTEXT = Context(tasks=1, batch_size=16, init_seed=0, data_seed=0)
 

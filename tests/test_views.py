@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from made_records import change, make, measure
 
-from bench.compare import tables as compare
 from bench.compare import runs as results
+from bench.compare import tables as compare
 from bench.compare import views
 
 

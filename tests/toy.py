@@ -2,11 +2,7 @@
 
 from dataclasses import dataclass
 
-from bench.model.clip import Clip
-from bench.config.registry import register
-from bench.config.fields import setting
-from bench.data.stream import Stream, Task
-from bench.learning.toy import tiny_clip, toy_task
+from bench.api import Clip, Stream, Task, register, setting, tiny_clip, toy_task
 
 
 @register("stream", "toy", title="Coloured noise")

@@ -7,16 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.config import resolve as config
 from bench.config import registry
-from bench.learning.method import Context, Method, TaskData
+from bench.config.run_settings import Train
 from bench.data.pixels import Pixels
 from bench.data.stream import LABEL_SPACES, label_space
+from bench.learning.method import Method
+from bench.learning.task_data import Context, TaskData
 from bench.learning.toy import tiny_clip, toy_task
 
 TASKS = 2
 CONTEXT = Context(tasks=TASKS, batch_size=16, init_seed=0, data_seed=0)
-TRAIN = config.Train(epochs=1, batch_size=16, lr=1e-2)
+TRAIN = Train(epochs=1, batch_size=16, lr=1e-2)
 
 
 def nothing(*_: Any) -> None:

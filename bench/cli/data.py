@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.resolve import resolve
-from bench.data.dataset import Counts, Dataset, DatasetStream, Status, inspect
 from bench.core.errors import UserError
-from bench.cli.list import table, wrap
+from bench.core.tables import table, wrap
+from bench.data.dataset import Counts, Dataset, DatasetStream, Status, inspect
 
 
 def data(stream: str, words: list[str]) -> int:

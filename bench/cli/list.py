@@ -3,55 +3,29 @@
 from __future__ import annotations
 
 import inspect
-import shutil
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bench.config import catalogue
-from bench.config import registry
+from bench.config import catalogue, registry
+from bench.config.scan import FACTS, Entry
+from bench.config.scan import KINDS as ENTRY_KINDS
 from bench.core.errors import UserError, suggest
+from bench.core.tables import table, wrap
 
-KINDS = {f"{kind}{ending}": kind for ending in ("s", "") for kind in registry.KINDS}
+KINDS = {f"{kind}{ending}": kind for ending in ("s", "") for kind in ENTRY_KINDS}
 """What a user may call a kind: ``methods`` or ``method``."""
 
 FACT_TITLES = {"label_space": "classes", "prompt_family": "prompts", "budget": "training budget"}
 """Headers for what the registry tells of a stream."""
 
-NARROWEST = 8
-"""Columns as narrow as this are not wrapped any further."""
 
-SMALLEST = 72
-"""Terminals narrower than this are treated as if they were this wide."""
-
-
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  ") -> str:
-    """Return rows under headers, all columns but the first wrapped where the table would not fit the terminal."""
-    cells = [list(headers), *(list(row) for row in rows)]
-    # A column that is empty throughout says nothing.
-    kept = [column for column in range(len(headers)) if any(row[column] for row in cells[1:])]
-    cells = [[row[column] for column in kept] for row in cells]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(kept))]
-    room = _width() - len(indent) - 2 * (len(kept) - 1)
-    while sum(widths) > room and max(widths[1:], default=0) > NARROWEST:
-        widths[widths.index(max(widths[1:]), 1)] -= 1
-    lines = []
-    for row in cells:
-        wrapped = [textwrap.wrap(text, width) or [""] for text, width in zip(row, widths, strict=True)]
-        for line in range(max((len(part) for part in wrapped), default=0)):
-            parts = [part[line] if line < len(part) else "" for part in wrapped]
-            padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
-            lines.append((indent + "  ".join(padded)).rstrip())
-    return "\n".join(lines)
-
-
-def listing(kinds: Iterable[str] = registry.KINDS) -> str:
+def listing(kinds: Iterable[str] = ENTRY_KINDS) -> str:
     """Return a table for each kind, from the registry alone: nothing is imported."""
     everything = registry.all_entries()
     parts = []
     for kind in kinds:
         named = everything[kind]
-        facts = registry.FACTS if kind == "stream" else ()
+        facts = FACTS if kind == "stream" else ()
         rows = [
             (entry.name, _title(entry), *(entry.facts.get(f, "") for f in facts), entry.paper, _origin(entry))
             for entry in named.values()
@@ -98,11 +72,11 @@ def settings_table(settings: Iterable[Any], prefix: str = "") -> str:
     return table(("key", "type", "default", "allowed", "symbol", "meaning"), rows)
 
 
-def _title(entry: registry.Entry) -> str:
+def _title(entry: Entry) -> str:
     return f"BROKEN: {entry.broken}" if entry.broken else entry.title
 
 
-def _origin(entry: registry.Entry) -> str:
+def _origin(entry: Entry) -> str:
     return f"{entry.origin} (hides one of {', '.join(entry.hides)})" if entry.hides else entry.origin
 
 
@@ -122,7 +96,7 @@ def _open_clip() -> str:
 
 def _anywhere(name: str) -> str:
     everything = registry.all_entries()
-    found = [kind for kind in registry.KINDS if name in everything[kind]]
+    found = [kind for kind in ENTRY_KINDS if name in everything[kind]]
     if name.endswith(".py"):
         raise UserError(f'say which kind "{name}" is, as in "list methods {name}"')
     if not found and catalogue.split(name)[0] in catalogue.architectures():
@@ -134,8 +108,8 @@ def _anywhere(name: str) -> str:
 
 
 def _open_clip_details(name: str) -> str:
-    from bench.config.resolve import OpenClip
     from bench.config.fields import describe
+    from bench.config.run_settings import OpenClip
 
     problem = catalogue.problem(name, tuple(registry.entries("model")))
     if problem:
@@ -149,9 +123,9 @@ def _open_clip_details(name: str) -> str:
     return f"model {arch.name}, of open_clip\n\nweights\n{weights}\n\nsettings (model.KEY=VALUE)\n{rows}"
 
 
-def _class_details(entry: registry.Entry, cls: Any) -> str:
-    from bench.config.resolve import class_settings
+def _class_details(entry: Entry, cls: Any) -> str:
     from bench.config.fields import describe
+    from bench.config.run_settings import class_settings
 
     parts = [f"{entry.kind} {entry.name}: {cls.title}"]
     if cls.paper:
@@ -198,12 +172,3 @@ def _pairs(values: Mapping[str, Any]) -> str:
     from bench.config.fields import show
 
     return "\n".join(f"  {key}={show(value)}" for key, value in values.items())
-
-
-def wrap(text: str, first: str = "  ", rest: str = "  ") -> str:
-    """Text wrapped to the terminal, with an indent for its first and for its other lines."""
-    return textwrap.fill(text, _width(), initial_indent=first, subsequent_indent=rest)
-
-
-def _width() -> int:
-    return max(shutil.get_terminal_size((100, 24)).columns, SMALLEST)

@@ -52,9 +52,9 @@ def _list(words: list[str]) -> int:
 
 
 def _compare(words: list[str]) -> int:
-    from bench.compare import tables as compare
     from bench.compare import export
     from bench.compare import runs as results
+    from bench.compare import tables as compare
 
     # An existing path is a path even when its name holds an equals sign.
     filters = [word for word in words if "=" in word and not Path(word).exists()]
@@ -139,8 +139,8 @@ def _folder(word: str) -> Path:
 
 
 def _all_run_settings() -> str:
-    from bench.config.resolve import run_settings
     from bench.cli.list import settings_table
+    from bench.config.run_settings import run_settings
 
     return "settings of every run\n" + settings_table(run_settings().values())
 

@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.config.resolve import Resolved, resolve, run_settings
+from bench.compute.device import choose_device, deterministic, peak_memory_mb
+from bench.config.resolve import resolve
+from bench.config.run_settings import Resolved, run_settings
 from bench.core.errors import UserError, suggest
-from bench.learning.evaluate import outcomes
+from bench.core.stopwatch import Stopwatch
+from bench.core.tables import table
 from bench.data.images import ArrayImages
-from bench.cli.list import table
-from bench.runs.parts import load_model
-from bench.learning.method import Context, TaskData
 from bench.data.pixels import Pixels
-from bench.record.record import peak_memory_mb
-from bench.runs.run import choose_device, deterministic
-from bench.runs.session import Stopwatch
 from bench.data.stream import Task, label_space
+from bench.learning.evaluate import outcomes
+from bench.learning.task_data import Context, TaskData
+from bench.runs.loading import load_model
 
 SQUARE = 2048
 """Rows and columns of the matrices whose product stands for what a machine can do."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import UserError
 from bench.compare.runs import ABSENT, Record, is_run, read, text
+from bench.core.errors import UserError
 
 IDENTITY = {
     "weights_sha256": "weights",

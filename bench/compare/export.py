@@ -8,14 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.compare import page
-from bench.compare import pictures
+from bench.compare import page, pictures
+from bench.compare.runs import SHOWN, TITLES
+from bench.compare.significance import Difference
 from bench.compare.tables import COLUMNS, Section, best, cell, provenance, quoted
 from bench.core.errors import UserError
 from bench.core.files import write_atomic
 from bench.metrics.scalars import spread
-from bench.compare.runs import SHOWN, TITLES
-from bench.compare.significance import Difference
 
 FORMATS = ("csv", "latex", "html", "pictures")
 """Words of the command line that name a file to write; the last one names a folder."""

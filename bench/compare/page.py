@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.compare.tables import COLUMNS, DIGITS, Section
-from bench.metrics.scalars import FORMULAS
 from bench.compare.runs import ABSENT, COSTS, SHOWN, TITLES, Group, Record, text
 from bench.compare.significance import COMPARED, TOGETHER
+from bench.compare.tables import COLUMNS, DIGITS, Section
 from bench.compare.views import DIVERGING, MOST, SEQUENTIAL, Line, View, told, views
+from bench.metrics.scalars import FORMULAS
 
 FILES = Path(__file__).parent / "html"
 """Markup, style and script of the page."""

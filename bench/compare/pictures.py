@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.compare.tables import Section
-from bench.core.files import write_atomic
 from bench.compare.runs import TITLES
+from bench.compare.tables import Section
 from bench.compare.views import DIVERGING, SEQUENTIAL, Line, View, views
+from bench.core.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from bench.metrics.scalars import mean
 from bench.compare.runs import Field, compared, find, read
+from bench.metrics.scalars import mean
 
 
 def standing(directory: Path) -> str:

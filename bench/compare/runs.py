@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from bench.config.resolve import decides
+from bench.config.fingerprint import decides
 from bench.core.errors import UserError, suggest
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import FILE, Outcomes

@@ -17,10 +17,10 @@ from functools import lru_cache
 import numpy as np
 from scipy import stats
 
+from bench.compare.runs import Field, Group, Record
 from bench.core.errors import UserError, suggest
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.scalars import SCALARS
-from bench.compare.runs import Field, Group, Record
 
 COMPARED = ("transfer_by_column", "average_mtil", "last")
 """Scalars whose differences are told; each is a linear function of the matrix."""

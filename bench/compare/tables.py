@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.compare import published
-from bench.compare import significance
-from bench.core.errors import UserError
-from bench.metrics.scalars import FORMULAS, spread
+from bench.compare import published, significance
 from bench.compare.published import Published
 from bench.compare.runs import COSTS, SHOWN, TITLES, Comparison, Field, Group
 from bench.compare.significance import TOGETHER, Against, Difference
+from bench.core.errors import UserError
+from bench.metrics.scalars import FORMULAS, spread
 
 COLUMNS = (*SHOWN, *COSTS)
 """Columns of a table after the method and its number of seeds."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bench.compare.runs import Field, Group
 from bench.compare.tables import COLUMNS, SCALE, Section, best
 from bench.core.errors import UserError
 from bench.metrics.matrix import ZERO_SHOT
 from bench.metrics.scalars import Spread, spread
-from bench.compare.runs import Field, Group
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07c00", "#56b4e9", "#8a5fbf", "#8c564b")
 """Colours of methods in the order of their names, the first six after Okabe and Ito's for colour-blind readers: all

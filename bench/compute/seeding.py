@@ -1,8 +1,10 @@
 """Random numbers: one generator for each (seed, purpose, task), so that one draw more never shifts another's."""
 
+from __future__ import annotations
+
 import hashlib
 
-import torch
+from bench.core.lazy import torch
 
 
 def derived_seed(seed: int, purpose: str, task: int = 0, epoch: int = 0) -> int:

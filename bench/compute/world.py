@@ -4,47 +4,30 @@ Started by ``torchrun`` or, for a sweep, by SLURM, which tell a process its plac
 RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. The process of rank 0 alone writes and prints.
 """
 
-import os
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-import torch.distributed as dist
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import UserError
+from bench.core.lazy import dist, torch
+from bench.core.rank import Rank, rank
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class World:
-    """The processes of a run, as one of them sees them.
+class World(Rank):
+    """The processes of a run, as one of them sees them, and what they do together."""
 
-    Attributes
-    ----------
-    rank : int
-        The place of this one, from 0.
-    size : int
-        How many there are.
-    local_rank : int
-        The place among those on the same machine, which says whose CUDA device is whose.
-    """
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-
-    @property
-    def leads(self) -> bool:
-        """Whether this is the process that writes and prints."""
-        return self.rank == 0
-
-    def share(self, planned: Sequence[Tensor]) -> Sequence[Tensor]:
+    def my_batches(self, planned: Sequence[Tensor]) -> Sequence[Tensor]:
         """This process's batches of a pass whose results are summed."""
         return planned[self.rank :: self.size]
 
-    def split(self, planned: Sequence[Tensor]) -> Sequence[Tensor]:
+    def my_images(self, planned: Sequence[Tensor]) -> Sequence[Tensor]:
         """This process's images of every batch."""
         return planned if self.size == 1 else [batch[self.rank :: self.size] for batch in planned]
 
@@ -75,7 +58,7 @@ class World:
         _together(dist.all_reduce, found, op=dist.ReduceOp.MAX)
         return [int(number) for number in found.tolist()]
 
-    def share_out(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by those of rank 0, so that all processes train the same numbers."""
         if self.size > 1:
             for tensor in tensors:
@@ -94,25 +77,8 @@ def _together(operation: Callable[..., Any], *arguments: Any, **named: Any) -> N
 
 
 def world() -> World:
-    """The place of this process by its environment; a run of its own without one.
-
-    Raises
-    ------
-    UserError
-        If the variables contradict each other.
-    """
-    size = os.environ.get("WORLD_SIZE", "1")
-    if size == "1":
-        return World()
-    try:
-        found = World(int(os.environ["RANK"]), int(size), int(os.environ.get("LOCAL_RANK", "0")))
-    except (KeyError, ValueError):
-        found = None
-    if found is None or not 0 <= found.rank < found.size:
-        raise UserError(
-            f"WORLD_SIZE={size} needs RANK from 0 to below it: start processes with torchrun, or unset both"
-        )
-    return found
+    """Return the processes of this run, as `bench.core.rank.rank` reads them from the environment."""
+    return World(**vars(rank()))
 
 
 @contextmanager

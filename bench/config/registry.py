@@ -7,70 +7,29 @@ A plug-in is imported when it is loaded, and not before.
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
+from bench.config.scan import KINDS, Entry, first_line, problem, scan
 from bench.core.errors import UserError, suggest
 
-KINDS = ("method", "stream", "dataset", "model")
 GROUPS = {f"keeplora_bench.{kind}": kind for kind in KINDS}
 """Entry-point groups of installed packages, such as ``keeplora_bench.method``."""
 
 FOLDERS = {"methods": "method", "datasets": "stream"}
 """The mounted plug-in folders, and the kind a file there is taken for when it is too broken to say."""
 
-FACTS = ("label_space", "prompt_family", "budget")
-"""Class attributes that listings show; read without importing, so literal texts only."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-_DECORATION = re.compile(r"""@(?:\w+\.)*register\(\s*["'](\w+)["']\s*,\s*["']([^"']+)["']""")
 _Class = TypeVar("_Class", bound=type)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One registered thing, known without importing it.
-
-    Attributes
-    ----------
-    kind, name, title, paper : str
-        As given to `register`; for an entry point the title is its distribution's summary.
-    origin : str
-        ``"built-in"``, the name of a distribution, or a file.
-    module, attr : str
-        What to import; ``module`` is empty for a file outside the plug-in folders.
-    path : Path or None
-        The file, where it is known without importing.
-    broken : str or None
-        Why it cannot be used, as far as that shows without importing it.
-    hides : tuple of str
-        Where other entries of the same kind and name come from; they lose to this one.
-    facts : mapping of str to str
-        Those `FACTS` that the class itself sets to literal texts.
-    """
-
-    kind: str
-    name: str
-    title: str = ""
-    paper: str = ""
-    origin: str = "built-in"
-    module: str = ""
-    attr: str = ""
-    path: Path | None = None
-    broken: str | None = None
-    hides: tuple[str, ...] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def register(kind: str, name: str, *, title: str, paper: str = "") -> Callable[[_Class], _Class]:
@@ -95,9 +54,9 @@ def register(kind: str, name: str, *, title: str, paper: str = "") -> Callable[[
     ValueError
         If the kind or the name is not a possible one.
     """
-    problem = _problem(kind, name)
-    if problem:
-        raise ValueError(problem)
+    wrong = problem(kind, name)
+    if wrong:
+        raise ValueError(wrong)
 
     def decorate(cls: _Class) -> _Class:
         for key, value in {"registry_kind": kind, "registry_name": name, "title": title, "paper": paper}.items():
@@ -162,25 +121,12 @@ def load_entry(entry: Entry) -> type:
         module = importlib.import_module(entry.module) if entry.module else _import_file(entry.path)
         found = functools.reduce(getattr, entry.attr.split("."), module)
     except (Exception, SystemExit) as error:  # whatever somebody's file does when imported, it is that file's fault
-        raise UserError(f"{who} cannot be imported: {_first_line(error)}") from error
+        raise UserError(f"{who} cannot be imported: {first_line(error)}") from error
     own: Mapping[str, object] = vars(found) if isinstance(found, type) else {}
     if (own.get("registry_kind"), own.get("registry_name")) != (entry.kind, entry.name):
         raise UserError(f'{who} is not a class decorated with @register("{entry.kind}", "{entry.name}", title=...)')
     assert isinstance(found, type)
     return found
-
-
-def _problem(kind: str, name: str) -> str | None:
-    if kind not in KINDS:
-        return f'unknown kind "{kind}"{suggest(kind, KINDS)}'
-    if not _NAME.fullmatch(name) or name.endswith(".py"):
-        return f'"{name}" cannot be a name: use letters, digits and _ . + - and do not end in .py'
-    return None
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 def _plugin_folders() -> Iterator[tuple[str, Path]]:
@@ -216,77 +162,11 @@ def _installed() -> Iterator[Entry]:
 
 def _from_point(point: importlib.metadata.EntryPoint, origin: str, title: str) -> Entry:
     module, _, attr = (part.strip() for part in point.value.partition(":"))
-    broken = _problem(GROUPS[point.group], point.name)
+    broken = problem(GROUPS[point.group], point.name)
     if not (module and attr):
         broken = f'its entry point is "{point.value}"; it must name a class, as in "package.module:Class"'
     attr = attr.split("[")[0].strip()
     return Entry(GROUPS[point.group], point.name, title, origin=origin, module=module, attr=attr, broken=broken)
-
-
-def scan(path: Path, fallback: str = "method") -> tuple[Entry, ...]:
-    """Return the entries that a file registers, by parsing it; a file that cannot be parsed is a broken entry.
-
-    Parameters
-    ----------
-    path : Path
-        A Python file.
-    fallback : str, optional
-        The kind of the broken entry when not even a pattern search finds what the file registers.
-    """
-    try:
-        status = path.stat()
-        return _scan(path, fallback, status.st_mtime_ns, status.st_size)
-    except (OSError, UnicodeDecodeError) as error:
-        return (Entry(fallback, path.stem, path=path, broken=f"it cannot be read: {_first_line(error)}"),)
-
-
-@functools.cache
-def _scan(path: Path, fallback: str, _modified: int, _size: int) -> tuple[Entry, ...]:
-    text = path.read_text(encoding="utf-8")
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None)
-        reason = f"{type(error).__name__}: {getattr(error, 'msg', error)}" + (f", line {line}" if line else "")
-        named = [(kind, name) for kind, name in _DECORATION.findall(text) if kind in KINDS]
-        return tuple(Entry(kind, name, path=path, broken=reason) for kind, name in named or [(fallback, path.stem)])
-    classes = (node for node in tree.body if isinstance(node, ast.ClassDef))
-    calls = ((node, call) for node in classes for call in node.decorator_list if _is_register(call))
-    return tuple(_read(path, node, call, fallback) for node, call in calls if isinstance(call, ast.Call))
-
-
-def _is_register(node: ast.expr) -> bool:
-    if not isinstance(node, ast.Call):
-        return False
-    if isinstance(node.func, ast.Attribute):
-        owner = node.func.value
-        return node.func.attr == "register" and getattr(owner, "attr", getattr(owner, "id", "")) == "registry"
-    return isinstance(node.func, ast.Name) and node.func.id == "register"
-
-
-def _read(path: Path, node: ast.ClassDef, call: ast.Call, fallback: str) -> Entry:
-    given = dict(zip(("kind", "name"), call.args, strict=False))
-    given.update({keyword.arg: keyword.value for keyword in call.keywords if keyword.arg})
-    plain = {key: value.value for key, value in given.items() if isinstance(value, ast.Constant)}
-    kind, name = str(plain.get("kind", fallback)), str(plain.get("name", path.stem))
-    broken = _problem(kind, name)
-    if len(plain) < len(given) or not {"kind", "name", "title"} <= set(plain):
-        broken = f'line {call.lineno}: write it as @register("kind", "name", title="...") with literal strings'
-    kind = kind if kind in KINDS else fallback
-    title, paper = str(plain.get("title", "")), str(plain.get("paper", ""))
-    return Entry(kind, name, title, paper, attr=node.name, path=path, broken=broken, facts=dict(_facts(node)))
-
-
-def _facts(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    """The literal texts that a class body gives to `FACTS`."""
-    for line in node.body:
-        targets = (
-            line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
-        )
-        value = getattr(line, "value", None)
-        for target in targets:
-            if isinstance(target, ast.Name) and target.id in FACTS and isinstance(value, ast.Constant):
-                yield target.id, str(value.value)
 
 
 def _in_file(kind: str, path: Path) -> Entry:

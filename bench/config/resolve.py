@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,167 +16,20 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bench.config import catalogue
-from bench.config import registry
+from bench.config import catalogue, registry
+from bench.config.fields import Setting, build, complaints, describe, show
+from bench.config.run_settings import (
+    CHOICES,
+    OpenClip,
+    Resolved,
+    Run,
+    Seeds,
+    Surroundings,
+    class_settings,
+    label_space_of,
+    run_settings,
+)
 from bench.core.errors import UserError, nearest, suggest
-from bench.config.fields import Setting, build, complaints, describe, setting, show
-
-__all__ = ["Resolved", "Run", "fingerprint", "resolve", "run_directory", "run_settings", "setting"]
-
-
-@dataclass(frozen=True)
-class Train:
-    """How one task is trained."""
-
-    epochs: int = setting(10, "passes over a task's training images", low=1)
-    batch_size: int = setting(64, "images per step", low=1)
-    lr: float = setting(1e-3, "highest learning rate of the schedule", above=0)
-    optimizer: str = setting("adamw", "optimiser", choices=("adamw", "adam", "sgd"))
-    schedule: str = setting("onecycle", "course of the learning rate", choices=("onecycle", "cosine", "constant"))
-    weight_decay: float = setting(0.01, "weight decay", low=0)
-    momentum: float = setting(0.9, "momentum; sgd only", low=0, below=1)
-    grad_clip: float | None = setting(None, "largest norm of the gradient; null does not clip", above=0)
-    warmup: float = setting(0.05, "share of the steps that warm up; cosine only", low=0, below=1)
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """How test sets are scored."""
-
-    batch_size: int = setting(256, "images per forward pass", low=1)
-    split: str = setting("test", "which images are scored; validation is for tuning", choices=("test", "validation"))
-
-
-@dataclass(frozen=True)
-class Seeds:
-    """Separate seeds for the separate sources of chance."""
-
-    task_order: int | None = setting(None, "seed of the order of tasks; null is the run's seed", low=0)
-    data_order: int | None = setting(None, "seed of the order of images; null is the run's seed", low=0)
-    init: int | None = setting(None, "seed of initial weights; null is the run's seed", low=0)
-
-
-@dataclass(frozen=True)
-class Batches:
-    """The order of batches as a record."""
-
-    record: bool = setting(False, "keep the images of every batch of every pass in batches.jsonl")
-    replay: str | None = setting(None, "file of such a record to follow, instead of drawing an order")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a run keeps in order to be continued, and of what it learned."""
-
-    every: float | None = setting(
-        10.0, "minutes between checkpoints inside a task; null keeps one after each task only", low=0
-    )
-    final: bool = setting(True, "keep changed weights and the method's memory of a finished run in model.safetensors")
-
-
-@dataclass(frozen=True)
-class Cache:
-    """Decoded images on disk, and results that runs have in common."""
-
-    gb: float = setting(
-        100.0,
-        "largest size in GB (1e9 bytes) of decoded images, and a tenth of it of results that runs share (zero-shot "
-        "row, spectra of pre-trained weights, gradient of the first task); 0 keeps none on disk",
-        low=0,
-    )
-    dir: str | None = setting(None, "folder; null is keeplora-bench in the user's cache folder")
-
-
-@dataclass(frozen=True)
-class Track:
-    """Whether and as what a run is mirrored in W&B."""
-
-    wandb: str = setting(
-        "auto", "mirror in W&B; auto is online where there is a login", choices=("auto", "online", "offline", "off")
-    )
-    project: str = setting("keeplora-bench", "project; WANDB_PROJECT where not given")
-    entity: str | None = setting(None, "user or team; null is WANDB_ENTITY, else the login's own")
-    group: str | None = setting(None, 'what runs stand beside; null is WANDB_RUN_GROUP, else "METHOD STREAM"')
-    name: str | None = setting(None, "name shown; null is WANDB_NAME, else made of what is special about the run")
-    tags: list[str] = setting([], "free labels")
-    weights: bool = setting(False, "upload the weights in the run directory too")
-
-
-@dataclass(frozen=True)
-class Run:
-    """The settings of every run; those of its method, stream and model stand beside it in `Resolved`."""
-
-    stream: str = setting("pocket", 'stream of tasks: a name of "list streams" or a file.py')
-    model: str = setting("pocket", 'model under study: a name of "list models", such as ViT-B-16/openai')
-    method: str = setting("", 'method: a name of "list methods" or a file.py')
-    train: Train = field(default_factory=Train)
-    evaluate: Evaluate = field(default_factory=Evaluate)
-    seeds: Seeds = field(default_factory=Seeds)
-    track: Track = field(default_factory=Track)
-    cache: Cache = field(default_factory=Cache)
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    batches: Batches = field(default_factory=Batches)
-    seed: int = setting(0, "seed of the run", low=0)
-    data: str | None = setting(None, "folder with the stream's images; null where they are embedded")
-    out: str = setting("runs", "folder for run directories")
-    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
-    threads: int | None = setting(None, "CPU threads; null leaves torch's own number", low=1)
-    gate: str = setting(
-        "on", "before training, hold data and untrained model against published values", choices=("on", "off")
-    )
-    precision: str = setting(
-        "fp32",
-        "products in the towers while training and evaluating; weights, updates, statistics and subspaces are fp32 and "
-        "fp64 in any case; tf32 is CUDA's",
-        choices=("fp32", "tf32", "bf16", "fp16"),
-    )
-
-
-@dataclass(frozen=True)
-class OpenClip:
-    """Settings of a model that open_clip knows."""
-
-    checkpoint: str | None = setting(None, "file of weights on disk, instead of downloaded ones")
-    weights: str = setting("pretrained", "random is for tests and profiles", choices=("pretrained", "random"))
-
-
-@dataclass(frozen=True)
-class NoSettings:
-    """What a plug-in without a ``Settings`` of its own has."""
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A run with all its values decided.
-
-    Attributes
-    ----------
-    run : Run
-        Typed values; ``run.method`` is the registered name also where a file was given, ``run.seeds`` holds ints.
-    method_settings, stream_settings, model_settings : dataclass
-        Instances of each chosen class's ``Settings``; of `OpenClip` for an open_clip model.
-    method_class, stream_class, model_class : type or None
-        None: no method was asked for; the model is one of open_clip's.
-    sources : dict of str to str
-        Dotted key to ``default``, ``method``, ``stream``, ``tuned`` or ``user``.
-    flat : dict of str to object
-        Dotted key to plain value, all keys. Seeds that follow the run's seed are None here. For a plug-in given as
-        a file, ``method.file`` and ``method.file_sha256`` (of its content) are added beside ``method.name``.
-    """
-
-    run: Run
-    method_settings: Any
-    stream_settings: Any
-    model_settings: Any
-    method_class: Any
-    stream_class: Any
-    model_class: Any
-    sources: dict[str, str]
-    flat: dict[str, Any]
-
-
-CHOICES = ("method", "stream", "model")
-"""The groups that pick an entry of a registry: ``method=NAME`` means ``method.name=NAME``."""
 
 RESERVED = {"name", "file", "file_sha256"}
 """What a plug-in cannot call a setting of its own."""
@@ -194,23 +46,12 @@ class _Choice:
     file: dict[str, str] = field(default_factory=dict)
 
 
-def run_settings() -> dict[str, Setting]:
-    """Return the settings every run has by dotted key; method, stream and model appear as ``method.name`` and so on."""
-    renamed = ((f"{key}.name" if key in CHOICES else key, one) for key, one in describe(Run).items())
-    return {key: dataclasses.replace(one, key=key) for key, one in renamed}
-
-
-def class_settings(cls: type) -> type:
-    """Return the dataclass of a plug-in's own settings."""
-    return getattr(cls, "Settings", NoSettings)
-
-
-def resolve(pairs: Sequence[str], *, need_method: bool = True) -> Resolved:
+def resolve(pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = True) -> Resolved:
     """Return the run that ``key=value`` words mean.
 
     Parameters
     ----------
-    pairs : sequence of str
+    pairs : sequence of str, or mapping of str to object
         Words such as ``method=keeplora``, ``--method.rank=8`` or ``method.maps=[q,v]``, in any order; of a key given
         twice the last counts. Values are YAML; where null is allowed, Python's ``None`` means it too. A scalar for a
         group inside ``method.``, ``stream.`` or ``model.`` sets all its members.
@@ -223,7 +64,7 @@ def resolve(pairs: Sequence[str], *, need_method: bool = True) -> Resolved:
         With one sentence for every problem found, joined by newlines.
     """
     problems: list[str] = []
-    given = read(pairs, problems)
+    given = _given(pairs) if isinstance(pairs, Mapping) else read(pairs, problems)
     known = run_settings()
     names = {f"{kind}.name" for kind in CHOICES}
     choices = {kind: _choose(kind, given, known[f"{kind}.name"], need_method, problems) for kind in CHOICES}
@@ -272,25 +113,15 @@ def resolve(pairs: Sequence[str], *, need_method: bool = True) -> Resolved:
     )
 
 
-def label_space_of(stream: type, settings: Any) -> str:
-    """The label space of a stream under its settings: their own ``label_space``, if they have one, else the class's."""
-    return str(getattr(settings, "label_space", getattr(stream, "label_space", "")))
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What a method's settings must fit, as far as it is known before data and model are loaded.
-
-    Attributes
-    ----------
-    label_space : {"task", "seen", "all"}
-        Of the stream.
-    widths : mapping of tower ("image", "text") to int
-        Width of the model's blocks; empty where the model does not tell.
-    """
-
-    label_space: str
-    widths: Mapping[str, int]
+def _given(values: Mapping[str, Any]) -> dict[str, tuple[Any, str | None]]:
+    """Return dotted key -> (value, None) of values given from Python, which are not parsed."""
+    given: dict[str, tuple[Any, str | None]] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            given.update({f"{key}.{name}": item for name, item in _given(value).items()})
+        else:
+            given[f"{key}.name" if key in CHOICES else str(key)] = (value, None)
+    return given
 
 
 def _misfits(choices: dict[str, _Choice], groups: dict[str, Any]) -> list[str]:
@@ -311,38 +142,6 @@ def _misfits(choices: dict[str, _Choice], groups: dict[str, Any]) -> list[str]:
     else:
         widths = getattr(model.cls, "widths", lambda settings: {})(groups["model"])
     return [f'method "{method.name}": {text}' for text in groups["method"].fits(Surroundings(space, widths))]
-
-
-ELSEWHERE = {"out", "data", "device", "threads", "seed", "gate", "batches.record", "batches.replay", "method.dump"}
-"""Settings that say where, on what and with which seed a run is made, not what it computes; so do `MIRRORS`."""
-
-MIRRORS = ("track.", "cache.", "checkpoint.")
-
-
-def decides(key: str) -> bool:
-    """Whether a setting decides the numbers of a run, apart from its seed."""
-    return key not in ELSEWHERE and not key.startswith(MIRRORS) and key not in {f"{kind}.file" for kind in CHOICES}
-
-
-def fingerprint(flat: Mapping[str, Any]) -> str:
-    """Return the ten hexadecimal digits that name a run's settings.
-
-    Of the settings that do not decide the numbers (`decides`) the run's seed is in the folder's name; seeds that follow
-    it are None in ``Resolved.flat`` and left out.
-    """
-    kept = {
-        key: value
-        for key, value in flat.items()
-        if decides(key) and not (value is None and key.startswith(("seeds.", "batches.")))
-    }
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]
-
-
-def run_directory(resolved: Resolved) -> Path:
-    """Return the folder of a run: ``out/<stream>/<model>/<method>/<fingerprint>-s<seed>``."""
-    run = resolved.run
-    leaf = f"{fingerprint(resolved.flat)}-s{run.seed}"
-    return Path(run.out).expanduser() / run.stream / run.model.replace("/", "-") / run.method / leaf
 
 
 def read(pairs: Sequence[str], problems: list[str]) -> dict[str, tuple[Any, str]]:
@@ -373,7 +172,7 @@ def read(pairs: Sequence[str], problems: list[str]) -> dict[str, tuple[Any, str]
 
 
 def _choose(
-    kind: str, given: dict[str, tuple[Any, str]], known: Setting, need_method: bool, problems: list[str]
+    kind: str, given: Mapping[str, tuple[Any, str | None]], known: Setting, need_method: bool, problems: list[str]
 ) -> _Choice:
     """Load what a group names, and read its settings; what goes wrong is added to the problems."""
     if kind == "method" and known.key not in given:

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from bench.compute.world import world
+from bench.core.rank import rank
 
 T = TypeVar("T")
 
 
 def _hidden() -> bool | None:
     """What tqdm takes: None shows a bar on a terminal only, True never."""
-    return None if world().leads else True
+    return None if rank().leads else True
 
 
 @contextmanager
@@ -37,5 +37,5 @@ def watched(label: str, items: Iterable[T], total: int) -> Iterator[T]:
 
 def say(text: str = "") -> None:
     """Print a line for the user."""
-    if world().leads:
+    if rank().leads:
         print(text, flush=True)

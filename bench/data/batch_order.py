@@ -1,14 +1,17 @@
 """The order of batches as a record: which images every batch of every pass held, to be followed by another run."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import UserError
+from bench.core.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Key = tuple[str, str, int]
 

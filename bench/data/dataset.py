@@ -77,7 +77,7 @@ class Dataset:
     licence: ClassVar[str] = ""
     obtain: ClassVar[str] = ""
     broken: ClassVar[str] = ""
-    registry_name: ClassVar[str]
+    registry_name: str
 
     def __init__(self, folders: Sequence[str] = ()):
         if folders:
@@ -269,5 +269,5 @@ def load_dataset(name: str, root: Path | None = None) -> Dataset:
 def folder_dataset(name: str) -> Dataset:
     """Somebody's own images in the folder `name`."""
     dataset: Dataset = registry.load("dataset", OWN_IMAGES)((name,))
-    dataset.registry_name = name  # type: ignore[misc]  # it is called what its folder is called
+    dataset.registry_name = name  # it is called what its folder is called
     return dataset

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.model.clip import Clip
+from bench.core.console import watched
 from bench.core.errors import UserError
 from bench.data.images import DAMAGE, ArrayImages, Images, Subset, cache_id, let_go, to_rgb
 from bench.data.pixel_cache import PixelCache
-from bench.core.console import watched
+from bench.model.clip import Clip
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

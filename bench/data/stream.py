@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.config.resolve import label_space_of
+from bench.config.run_settings import label_space_of
 from bench.core.errors import UserError
 from bench.data.images import Images
 

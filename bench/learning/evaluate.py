@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.learning.method import Method
 from bench.data.pixels import Pixels, PixelStore
 from bench.data.stream import LabelSpace, Task, label_space
+from bench.learning.method import Method
 
 Classifier = Callable[[Tensor], Tensor]
 
@@ -44,7 +44,7 @@ def outcomes(
     right = torch.zeros(len(pixels), dtype=torch.uint8, device=method.clip.device)
     undefined = torch.zeros((), dtype=torch.int64, device=method.clip.device)
     world = method.context.world
-    planned = world.share(pixels.plan(batch_size))
+    planned = world.my_batches(pixels.plan(batch_size))
     for chosen, (batch, labels) in zip(planned, pixels.take(planned), strict=True):
         logits = classifier(batch)
         right[chosen.to(right.device)] = (logits.argmax(dim=-1) == targets[labels]).to(right.dtype)

@@ -1,15 +1,19 @@
 """What methods measure on a task: second moments of activations and the mean gradient of the loss."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from bench.model.clip import Clip
-from bench.model.linear_maps import LinearMap
-from bench.learning.method import TaskData
 from bench.compute.world import World
+from bench.core.lazy import F, no_grad, torch
+from bench.model.linear_maps import LinearMap
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.learning.task_data import TaskData
+    from bench.model.clip import Clip
 
 
 class SecondMoment:
@@ -45,7 +49,7 @@ class SecondMoment:
         return self.gram / self.count
 
 
-@torch.no_grad()
+@no_grad
 def second_moments(
     clip: Clip, task: TaskData, maps: Sequence[LinearMap], padding: bool = False, drop_last: bool = False
 ) -> dict[str, SecondMoment]:
@@ -83,7 +87,7 @@ def second_moments(
     return moments
 
 
-@torch.no_grad()
+@no_grad
 def slot_means(clip: Clip, task: TaskData, maps: Sequence[LinearMap], padding: bool = False) -> dict[str, SecondMoment]:
     """Second moments of activations averaged over batches by token position and place in the batch.
 

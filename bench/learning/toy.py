@@ -6,9 +6,9 @@ import numpy as np
 import open_clip
 import torch
 
-from bench.model.clip import Clip
 from bench.data.images import ArrayImages
 from bench.data.stream import Task
+from bench.model.clip import Clip
 
 CLASSES = ("red thing", "green thing", "blue thing")
 CONTEXT_LENGTH = 16

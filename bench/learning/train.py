@@ -4,107 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor
-
-from bench.config.resolve import Train
-from bench.core.errors import UserError
 from bench.compute.world import World
+from bench.config.run_settings import Train
+from bench.core.errors import UserError
+from bench.core.lazy import torch
+from bench.learning.training_state import EpochReport, Schedule, capture_training, restore_training
 
 if TYPE_CHECKING:
-    from bench.learning.method import Method, TaskData
+    from torch import Tensor
+
+    from bench.learning.task_data import TaskData
+    from bench.model.clip import Clip
 
 FEWEST_STEPS = 3
 """OneCycle needs a step on the way up, one at the top and one on the way down."""
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """Mean loss of one pass over a task's images, and the learning rate at its end."""
-
-    epoch: int
-    loss: float
-    lr: float
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """Where the training of one task stands between two steps, apart from what is trained.
-
-    Attributes
-    ----------
-    tensors : dict of str to Tensor
-        Those of the optimiser, and the sum of the losses in the epoch at hand.
-    values : dict of str to object
-        Plain values: epoch and steps done in it, groups of the optimiser, schedule.
-    """
-
-    tensors: dict[str, Tensor]
-    values: dict[str, Any]
-
-
-Schedule = torch.optim.lr_scheduler.LRScheduler | None
-
-
-def capture_training(
-    optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
-    scaler: torch.amp.GradScaler,
-    epoch: int,
-    step: int,
-    total: Callable[[], Tensor],
-) -> TrainingState:
-    """The state after `step` steps of an epoch, in which the losses of all images sum to `total`."""
-    state = optimizer.state_dict()
-    tensors, others = {"loss sum": total()}, []
-    for index, entries in state["state"].items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}/{key}"] = value
-            else:
-                others.append([index, key, value])
-    values = {
-        "epoch": epoch,
-        "step": step,
-        "groups": state["param_groups"],
-        "others": others,
-        "schedule": None if schedule is None else schedule.state_dict(),
-        "scaler": scaler.state_dict(),
-    }
-    return TrainingState(tensors, values)
-
-
-def restore_training(
-    saved: TrainingState,
-    optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
-    scaler: torch.amp.GradScaler,
-    world: World,
-) -> tuple[int, int, Tensor]:
-    """Put optimiser and schedule back; returns epoch, steps done in it and the sum of losses, as captured."""
-    state: dict[int, dict[str, Any]] = {}
-    for name, tensor in saved.tensors.items():
-        index, _, key = name.partition("/")
-        if key:
-            state.setdefault(int(index), {})[key] = tensor
-    for index, key, value in saved.values["others"]:
-        state.setdefault(index, {})[key] = value
-    # JSON made lists of the tuples (beta1, beta2).
-    groups = [
-        {key: tuple(value) if key == "betas" else value for key, value in group.items()}
-        for group in saved.values["groups"]
-    ]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    if schedule is not None:
-        schedule.load_state_dict(dict(saved.values["schedule"]))
-    if saved.values["scaler"]:
-        scaler.load_state_dict(dict(saved.values["scaler"]))
-    total = saved.tensors["loss sum"]
-    return saved.values["epoch"], saved.values["step"], total if world.leads else torch.zeros_like(total)
 
 
 class Losses:
@@ -189,8 +105,26 @@ def build_schedule(optimizer: torch.optim.Optimizer, train: Train, steps: int) -
     return None
 
 
+class Trainable(Protocol):
+    """What the training loop needs of a method."""
+
+    clip: Clip
+
+    def parameters(self) -> Sequence[Tensor]:
+        """Return the tensors to train."""
+        ...
+
+    def loss(self, pixels: Tensor, labels: Tensor, task: TaskData) -> Tensor:
+        """Return the loss of one batch."""
+        ...
+
+    def after_step(self) -> None:
+        """Act after an optimiser step."""
+        ...
+
+
 def fit(
-    method: Method,
+    method: Trainable,
     task: TaskData,
     train: Train,
     on_step: Callable[[], None] = lambda: None,
@@ -221,7 +155,7 @@ def fit(
     if not parameters:
         return 0
     world = task.context.world
-    world.share_out(parameters)
+    world.broadcast(parameters)
     steps_per_epoch = math.ceil(len(task.train) / train.batch_size)
     optimizer = build_optimizer(parameters, train)
     schedule = build_schedule(optimizer, train, steps_per_epoch * train.epochs)

@@ -214,20 +214,6 @@ class AccuracyMatrix:
             raise _damaged(path, len(lines) + 1, str(error)) from None
         return _parse(path, lines)
 
-    def render(self, after: int | None = None, width: int | None = None) -> str:
-        """Return the matrix as text for a terminal.
-
-        Parameters
-        ----------
-        after
-            Last row to show, 0..T; by default all of them.
-        width
-            Characters a line may take; by default the width of the terminal (100 when there is none).
-        """
-        from bench.metrics.render import render  # here, because that module builds on this one
-
-        return render(self, after, width)
-
     def _check_place(self, row: int, column: int) -> None:
         if not (0 <= row <= len(self.tasks) and 0 <= column < len(self.tasks)):
             raise IndexError(f"row {row}, column {column} lies outside rows 0..{len(self.tasks)} and the columns")

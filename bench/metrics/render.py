@@ -21,7 +21,21 @@ def abbreviate(names: Sequence[str], width: int) -> list[str]:
 
 
 def render(matrix: AccuracyMatrix, after: int | None = None, width: int | None = None) -> str:
-    """Lay out the matrix (see ``AccuracyMatrix.render``); columns that do not fit go to a further block below."""
+    """Return the matrix as text for a terminal; columns that do not fit go to a further block below.
+
+    Parameters
+    ----------
+    matrix : AccuracyMatrix
+    after : int, optional
+        Last row to show, 0..T; by default all of them.
+    width : int, optional
+        Characters a line may take; by default the width of the terminal (100 when there is none).
+
+    Raises
+    ------
+    IndexError
+        If there is no row `after`.
+    """
     size = len(matrix.tasks)
     after = size if after is None else after
     width = width or shutil.get_terminal_size(fallback=(100, 24)).columns

@@ -11,24 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.metrics.matrix import AccuracyMatrix, Cell, MissingCell
-
-__all__ = [
-    "FORMULAS",
-    "SCALARS",
-    "AccuracyMatrix",
-    "Cell",
-    "MissingCell",
-    "Spread",
-    "average_columns",
-    "last_columns",
-    "mean",
-    "so_far",
-    "spread",
-    "standard_error",
-    "summary",
-    "transfer_columns",
-]
+from bench.metrics.matrix import AccuracyMatrix, MissingCell
 
 Scalar = Callable[[AccuracyMatrix], float]
 SCALARS: dict[str, Scalar] = {}

@@ -1,52 +1,29 @@
 """The record of a run on disk: settings, identity, environment, events, matrix, summary."""
 
-import hashlib
-import importlib.metadata
+from __future__ import annotations
+
 import json
 import os
-import platform
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, SoftFileLease, Timeout
 from omegaconf import OmegaConf
 
-import bench
-from bench.config.resolve import Resolved, fingerprint
+from bench.config.run_settings import Resolved
+from bench.core.console import say
 from bench.core.errors import UserError
-from bench.core.files import file_sha256, is_finished, write_atomic
+from bench.core.files import is_finished, write_atomic
+from bench.core.lazy import torch
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import FILE as OUTCOMES
-from bench.compute.world import world
-from bench.core.console import say
-from bench.data.stream import Stream, Task
-
-BATCHES = "batches.jsonl"
-"""The record of the order of batches."""
+from bench.record.provenance import environment
+from bench.record.schema import BATCHES
 
 CLAIM = 60.0
 """Seconds without a sign of life after which the writer of a record on another machine counts as gone."""
-
-CODE = ("bench", "methods", "datasets")
-"""The folders of a checkout whose content is the code of a run."""
-
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "open_clip_torch",
-    "timm",
-    "numpy",
-    "omegaconf",
-    "scikit-learn",
-    "safetensors",
-    "pillow",
-)
 
 
 class Record:
@@ -209,22 +186,6 @@ class Witness(Record):
     def continued(self, device: torch.device, code: Mapping[str, Any]) -> None: ...
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Where and with what a process runs."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "host": platform.node(),
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "packages": versions(PACKAGES),
-        "processes": world().size,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-
-
 def _acquire(claim: SoftFileLease, may_stop: Callable[[], None]) -> None:
     """Take a claim, waiting for the writer's sign of life where it cannot be told that it is dead."""
     for waited in range(int(CLAIM) + 3):
@@ -249,107 +210,3 @@ def _folder(claim: SoftFileLease) -> Path:
 def _writer(claim: SoftFileLease) -> str:
     owner = claim.owner
     return f"process {owner.pid} on {owner.hostname}" if owner else "another process"
-
-
-def data_identity(stream: Stream, tasks: Sequence[Task]) -> dict[str, Any]:
-    """What of the data decides the numbers: order of tasks, label space, hashes of images, labels and prompts."""
-    prompts = json.dumps({task.name: task.prompts for task in tasks}, sort_keys=True)
-    return {
-        "label_space": stream.label_space + (", first of equal prompts" if stream.shared_prompts == "first" else ""),
-        "tasks": [task.name for task in tasks],
-        "manifests": {task.name: task.digest() for task in tasks},
-        "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest(),
-    }
-
-
-def code_identity(resolved: Resolved) -> dict[str, Any]:
-    """What of the code decides the numbers: the revision, and hashes of the plug-ins' own files."""
-    plugins = {}
-    for kind, cls in (
-        ("method", resolved.method_class),
-        ("stream", resolved.stream_class),
-        ("model", resolved.model_class),
-    ):
-        if cls is not None and (digest := file_sha256(cls)):
-            plugins[kind] = digest
-    return {"code_revision": code_revision(), "plugins_sha256": plugins}
-
-
-def identity(resolved: Resolved, command: Sequence[str], weights: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of identity.json: all that decides the numbers of a run.
-
-    Parameters
-    ----------
-    weights : str
-        Hash of the backbone's weights.
-    data : mapping
-        `data_identity`.
-    """
-    flat = resolved.flat
-    return {
-        "fingerprint": fingerprint(flat),
-        "seed": resolved.run.seed,
-        "command": list(command),
-        "settings": {key: {"value": flat[key], "source": resolved.sources[key]} for key in sorted(flat)},
-        "seeds": vars(resolved.run.seeds),
-        "weights_sha256": weights,
-        **data,
-        **code_identity(resolved),
-    }
-
-
-def versions(names: Sequence[str]) -> dict[str, str]:
-    """Installed versions of distributions; those that are missing are left out."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def processor() -> str:
-    """Name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def code_revision() -> str:
-    """The commit of the checkout that this package stands in, with ``+changes`` if it differs; else the version."""
-    folder = Path(bench.__file__).parent.parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10
-        )
-        return done.stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
-            raise ValueError("installed below another project's checkout")
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", *CODE) else "")
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return f"keeplora-bench {bench.__version__}"
-
-
-def peak_memory_mb(device: torch.device) -> float | None:
-    """Largest memory of this process so far, in MB: of the accelerator on CUDA, else resident; None where not told."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    try:
-        # Not getrusage first: what it tells on Linux begins with the memory of the process that started this one.
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return round(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6, 1)
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / 1e6 if sys.platform == "darwin" else peak / 1e3, 1)

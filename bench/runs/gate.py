@@ -5,8 +5,8 @@ untrained model, before hours are spent; docs/streams.md tells more.
 """
 
 from bench.core.errors import UserError
-from bench.metrics.matrix import AccuracyMatrix
 from bench.data.stream import Stream, ZeroShot
+from bench.metrics.matrix import AccuracyMatrix
 
 OFF = "or go on with gate=off"
 

@@ -3,78 +3,32 @@
 The run itself is a `bench.runs.session.Session`.
 """
 
+from __future__ import annotations
+
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from bench.config.resolve import Resolved, run_directory
+from bench.compare.ranking import standing
+from bench.compute.device import choose_device, deterministic, is_out_of_memory
+from bench.compute.world import joined, world
+from bench.config.fingerprint import run_directory
+from bench.config.run_settings import Resolved
+from bench.core.console import say
 from bench.core.errors import UserError
 from bench.core.files import is_finished
-from bench.runs.parts import load_stream
-from bench.learning.method import Method
-from bench.metrics.scalars import AccuracyMatrix
-from bench.compute.world import joined, world
-from bench.core.console import say
-from bench.record.record import BATCHES, code_identity, data_identity
-from bench.runs.session import Session
-from bench.compare.ranking import standing
 from bench.data.stream import Stream
+from bench.learning.method import Method
+from bench.metrics.matrix import AccuracyMatrix
+from bench.metrics.render import render
+from bench.record.provenance import code_identity, data_identity
+from bench.record.schema import BATCHES
+from bench.runs.parts import load_stream
 from bench.tracking.mirror import Mirror, mirror_finished, mirror_of
 
-
-def choose_device(wanted: str) -> torch.device:
-    """The device a run uses; ``auto`` is CUDA where there is one, else the CPU (MPS only when asked for).
-
-    Raises
-    ------
-    UserError
-        If the wanted device is not there.
-    """
-    place = world()
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        wanted = "cuda" if available["cuda"] else "cpu"
-    if not available[wanted]:
-        raise UserError(f"device={wanted} is not available on this machine: choose device=auto or device=cpu")
-    if wanted == "cuda" and place.size > 1:  # each process has one of its own
-        return torch.device("cuda", place.local_rank % torch.cuda.device_count())
-    return torch.device(wanted)
-
-
-@contextmanager
-def deterministic(threads: int | None, tf32: bool = False) -> Iterator[None]:
-    """Deterministic kernels, and a thread count if one is given, for the time of a run; restored afterwards.
-
-    On CUDA an operation without a deterministic kernel warns and goes on: refusing it would refuse the run.
-
-    Parameters
-    ----------
-    tf32 : bool
-        Whether CUDA may round the factors of fp32 products to TF32.
-    """
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.backends.cudnn.allow_tf32,
-        torch.backends.cuda.matmul.allow_tf32,
-        torch.get_num_threads(),
-    )
-    # cuBLAS is deterministic only with a fixed workspace, which it reads from the environment at its first use.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    try:
-        torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-        if threads is not None:
-            torch.set_num_threads(threads)
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before[2:4]
-        torch.set_num_threads(before[4])
+if TYPE_CHECKING:
+    import torch
 
 
 def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
@@ -118,7 +72,7 @@ def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
         with deterministic(resolved.run.threads, tf32), joined(place, device), mirror:
             _run(resolved, command, directory, device, mirror)
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise UserError(
             f"the {device.type} ran out of memory: lower train.batch_size and evaluate.batch_size, or choose a smaller "
@@ -126,12 +80,6 @@ def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
         ) from error
     _stand(directory)
     return directory
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed: on CUDA an error of its own, on the CPU a `RuntimeError` or, outside of torch, a
-    `MemoryError`."""
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _stand(directory: Path) -> None:
@@ -180,10 +128,12 @@ def _repeat(directory: Path, resolved: Resolved) -> None:
     say(f"already done: {directory}")
     if any(stored.get(key) != value for key, value in code_identity(resolved).items()):
         say("note: it was made with another state of the code; move it away to run anew")
-    say(AccuracyMatrix.from_csv(directory / "accuracy.csv").render())
+    say(render(AccuracyMatrix.from_csv(directory / "accuracy.csv")))
 
 
 def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: torch.device, mirror: Mirror) -> None:
+    from bench.runs.session import Session  # torch and the model come with it: whatever needs neither is said before
+
     session = Session(resolved, directory, device)
     stop, record = session.stop, session.record
     # Only now, when everything that may be wrong has been looked at: a mistake leaves no run directory behind.

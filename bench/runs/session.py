@@ -4,102 +4,46 @@ It knows where it stands, keeps that in checkpoints, and goes on from them.
 """
 
 import dataclasses
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.record import checkpoint
-from bench.runs import gate
-from bench.metrics import scalars as metrics
-from bench.data.batch_order import BatchOrder, read_order
-from bench.record.checkpoint import Checkpoints, Saved
-from bench.config.resolve import Resolved, Train, fingerprint
+from bench.compute.device import peak_memory_mb
+from bench.compute.world import world
+from bench.config.fingerprint import fingerprint
+from bench.config.run_settings import Resolved, Train
+from bench.core.console import bar, say
 from bench.core.errors import UserError
+from bench.core.signals import StopRequest
+from bench.core.stopwatch import Stopwatch
+from bench.data.batch_order import BatchOrder, read_order
+from bench.data.pixels import PixelStore
 from bench.learning.evaluate import evaluate_row
-from bench.runs.parts import (
-    is_real,
-    load_model,
-    load_stream,
-    pixel_cache,
-    published_zero_shot,
-    shared_results,
-    train_settings,
-)
-from bench.learning.method import Context, Method, TaskData
-from bench.metrics.scalars import AccuracyMatrix
+from bench.learning.method import Method
+from bench.learning.task_data import Context, TaskData
+from bench.learning.training_state import EpochReport, TrainingState
+from bench.metrics import scalars as metrics
+from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import FILE as OUTCOMES
 from bench.metrics.outcomes import Outcomes
-from bench.compute.world import world
-from bench.data.pixels import PixelStore
-from bench.core.console import bar, say
-from bench.record.record import BATCHES, Record, Witness, code_identity, data_identity, identity, peak_memory_mb
+from bench.metrics.render import render
+from bench.record import checkpoint
+from bench.record.checkpoint import Checkpoints, Saved
+from bench.record.provenance import code_identity, data_identity, identity
+from bench.record.record import Record, Witness
+from bench.record.schema import BATCHES
+from bench.runs import gate
+from bench.runs.loading import load_model, pixel_cache, shared_results
+from bench.runs.parts import is_real, load_stream, published_zero_shot, train_settings
 from bench.runs.state import RunState, settle
-from bench.core.signals import StopRequest
-from bench.learning.train import EpochReport, TrainingState
 
 MODEL = "model.safetensors"
 """What a finished run learned: changed weights, and the method's memory."""
 
 DECODED_BYTES = 2**30
 """Decoded images kept in memory at most; larger sets are decoded on every pass."""
-
-
-class Stopwatch:
-    """Seconds spent in each phase of a run."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.parts: dict[str, float] = defaultdict(float)
-        self.reused: dict[str, float] = defaultdict(float)
-        self._start = time.perf_counter()
-
-    def now(self) -> float:
-        """Seconds since some moment; what was reused counts as if it had been computed."""
-        return time.perf_counter() + sum(self.reused.values())
-
-    def reuse(self, name: str, seconds: float) -> None:
-        """Count the time that a result took when it was computed, though it is taken from the disk here."""
-        self.reused[name] += seconds
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Count the time in here as `name`."""
-        start = self.now()
-        try:
-            yield
-        finally:
-            self.seconds[name] += self.now() - start
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Count the time in here as `name`, a part of whatever phase it lies in."""
-        start = self.now()
-        try:
-            yield
-        finally:
-            self.parts[name] += self.now() - start
-
-    def resume(self, seconds: Mapping[str, float], parts: Mapping[str, float], reused: Mapping[str, float]) -> None:
-        """Add what an earlier process spent on the same run; ``seconds`` has its total too, with what was reused."""
-        self._start += sum(reused.values())
-        for name, value in reused.items():
-            self.reused[name] += value
-        for name, value in seconds.items():
-            if name == "total":
-                self._start -= value
-            else:
-                self.seconds[name] += value
-        for name, value in parts.items():
-            self.parts[name] += value
-
-    def total(self) -> float:
-        """Seconds that the run has taken so far."""
-        return self.now() - self._start
 
 
 class Session:
@@ -427,7 +371,7 @@ class Session:
         with record.writing():
             self.checkpoints.clear()
         say()
-        say(self.matrix.render())
+        say(render(self.matrix))
         say(f"{seconds['total']:.0f} s, record in {record.directory}")
 
 

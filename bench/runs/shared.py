@@ -20,9 +20,9 @@ from filelock import FileLock
 from torch import Tensor
 
 import bench
-from bench.record.checkpoint import digest_of, pack, unpack, write_durable
-from bench.record.record import processor
+from bench.compute.device import processor
 from bench.config.registry import FOLDERS
+from bench.record.checkpoint import digest_of, pack, unpack, write_durable
 
 Compute = Callable[[], dict[str, Tensor]]
 

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.learning.method import Method
+from bench.learning.training_state import TrainingState
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank
-from bench.learning.method import Method
-from bench.learning.train import TrainingState
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -21,12 +21,13 @@ from typing import Any
 import yaml
 
 import bench
-from bench.sweep import slurm as cluster
-from bench.cli import list as listing
-from bench.config.resolve import read, resolve, run_directory
+from bench.config.fingerprint import run_directory
+from bench.config.resolve import read, resolve
 from bench.core.errors import UserError, suggest
 from bench.core.files import is_finished
 from bench.core.signals import is_interruption
+from bench.core.tables import table
+from bench.sweep import slurm as cluster
 from bench.sweep.parameters import Parameter, draws, grid, parameters_of
 
 TOP = {
@@ -366,13 +367,13 @@ def results(point: Point) -> list[str]:
     return ["" if value is None else f"{value:.1f}" for value in values]
 
 
-def table(points: Sequence[Point]) -> str:
+def points_table(points: Sequence[Point]) -> str:
     """Points, states and results, one point a line."""
     rows = [
         (str(point.number), now, *results(point), point.label)
         for point, now in zip(points, states(points), strict=True)
     ]
-    return listing.table(("#", "state", *RESULTS, "point"), rows)
+    return table(("#", "state", *RESULTS, "point"), rows)
 
 
 def plan(points: Sequence[Point]) -> str:

@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.sweep import slurm as cluster
-from bench.sweep import processes
-from bench.sweep import file as sweeps
-from bench.config.resolve import read, run_settings
+from bench.config.fields import build, complaints, describe, setting
+from bench.config.resolve import read
+from bench.config.run_settings import run_settings
 from bench.core.errors import UserError, nearest, suggest
 from bench.core.files import write_atomic
-from bench.sweep.processes import POLL, Output, Tasks, carry_out, cores, stopping
-from bench.config.fields import build, complaints, describe, setting
+from bench.sweep import file as sweeps
+from bench.sweep import processes
+from bench.sweep import slurm as cluster
 from bench.sweep.file import Point, Sweep
+from bench.sweep.processes import POLL, Output, Tasks, carry_out, cores, stopping
 
 SIGNAL_DELAY = 90
 """Seconds before the end of a job's time at which submitit has SLURM send its signal, by default."""
@@ -214,7 +215,7 @@ def sweep(words: Sequence[str]) -> int:
     found = sweeps.expand(sweeps.find(asked[0]), rest, chosen.count, chosen.sweep_seed)
     if "status" in plain:
         states = sweeps.states(found.points)
-        print(sweeps.table(found.points))
+        print(sweeps.points_table(found.points))
         explain(found, [point for point, state in zip(found.points, states, strict=True) if state == "failed"])
         return 0
     for note in found.notes:
@@ -263,7 +264,7 @@ def preempt(found: Sweep, number: int) -> str:
 def conclude(found: Sweep, todo: Sequence[Point], stopped: int) -> int:
     """Print the table and what went wrong; returns the exit status: 0, 1 if a point failed, 128 + a signal."""
     states = dict(zip(found.points, sweeps.states(found.points), strict=True))
-    print(f"\n{sweeps.table(found.points)}")
+    print(f"\n{sweeps.points_table(found.points)}")
     failed = [point for point in todo if states[point] == "failed"]
     explain(found, failed)
     finished = list(states.values()).count("finished")

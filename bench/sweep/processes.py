@@ -22,10 +22,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from bench.sweep import file as sweeps
 from bench.core.errors import UserError
 from bench.core.files import write_atomic
 from bench.core.signals import is_interruption
+from bench.sweep import file as sweeps
 from bench.sweep.file import Point
 
 POLL = 0.1

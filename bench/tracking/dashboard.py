@@ -9,9 +9,10 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench.config.resolve import CHOICES, read
-from bench.core.errors import UserError, suggest
 from bench.config.fields import show
+from bench.config.resolve import read
+from bench.config.run_settings import CHOICES
+from bench.core.errors import UserError, suggest
 from bench.tracking.mirror import logged_in, settings_files
 
 TITLE = "keeplora-bench:"

@@ -26,12 +26,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import bench
-from bench.config.resolve import CHOICES, Resolved, Track, decides, read, run_settings
+from bench.config.fields import build, show
+from bench.config.fingerprint import decides
+from bench.config.resolve import read
+from bench.config.run_settings import CHOICES, Resolved, Track, run_settings
 from bench.core.errors import UserError
 from bench.core.files import is_finished
-from bench.tracking.mirror_process import GAVE_UP, folder, load_state, read_json, save_state
-from bench.config.fields import build, show
 from bench.core.signals import INTERRUPTIONS, Stopped, is_interruption
+from bench.tracking.mirror_process import GAVE_UP, folder, load_state, read_json, save_state
 
 PATIENCE = 60.0
 """Seconds that the end of a run waits for W&B; WANDB_FINISH_TIMEOUT sets another number."""

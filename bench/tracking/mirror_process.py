@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.config.resolve import CHOICES
+from bench.config.run_settings import CHOICES
 from bench.core.files import is_finished, write_atomic
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.scalars import so_far

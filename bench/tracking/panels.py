@@ -12,7 +12,8 @@ from typing import Any
 import wandb_workspaces.reports.v2 as wr
 from wandb_workspaces.reports.v2 import internal
 
-from bench.config.resolve import CHOICES, decides
+from bench.config.fingerprint import decides
+from bench.config.run_settings import CHOICES
 
 HEADLINES = {
     "Transfer": ("transfer_by_column",),

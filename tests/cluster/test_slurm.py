@@ -14,10 +14,10 @@ import pytest
 import yaml
 from fake_wandb import FakeWandb
 
-from bench.sweep import slurm as cluster
-from bench.sweep import launch
-from bench.sweep import file as sweep
 from bench.metrics.matrix import AccuracyMatrix
+from bench.sweep import file as sweep
+from bench.sweep import launch
+from bench.sweep import slurm as cluster
 
 pytestmark = pytest.mark.cluster
 

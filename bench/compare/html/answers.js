@@ -1,135 +1,160 @@
-// Panels in numbers: what is best, how far all lie from one of them, and the table of results.
+// Panel in numbers: what is best, and how far all others lie from a baseline.
 
-function panel(id, title) {
-  const section = make("section", { "aria-labelledby": id }, make("h2", { id }, title));
-  document.getElementById("main").append(section);
-  document.getElementById("contents").append(make("li", {}, make("a", { href: `#${id}` }, title)));
-  return section.appendChild(make("div"));
-}
+import { controls, heading, make, row, select, soft, table } from "./elements.js";
+import { markerStyle, swatch } from "./marks.js";
+import { axis } from "./plots.js";
+import { known, safe, spread, written } from "./text.js";
 
-const picked = () => field.groups.filter((_, place) => chosen.has(place));
+/** @typedef {import("./screen.js").Screen} Screen */
 
-function answers() {
-  const node = panel("short", "In short");
+/** @param {Screen} screen */
+export function answers(screen) {
+  const { data, field, column } = screen;
+  const node = screen.panel("short", "In short");
   for (const note of field.notes) node.append(make("p", { class: "note" }, `Note: ${note}`));
-  const list = make("ul", { class: "answers" });
-  for (const key of ["last", "average_mtil", "transfer_by_column"]) {
-    const { title, digits } = COLUMN[key];
-    const there = field.groups.filter((group) => group.values[key]);
-    const winners = there.length === 1 ? there : field.best[key].map((place) => field.groups[place]);
-    if (!there.length) continue;
-    const told = winners.length ? winners.map((group) => group.short).join(", ") : "no difference";
-    const number = winners.length ? spread(winners[0].values[key], digits, winners[0].n) : "all have the same mean";
-    list.append(make("li", {}, `Highest ${title}`, make("b", {}, told), make("span", { class: "soft" }, number)));
+  const list = node.appendChild(make("ul", { class: "answers" }));
+  for (const key of data.headlines) {
+    if (!field.winners[key]) continue;
+    const winners = field.winners[key].map((index) => field.groups[index]);
+    const names = winners.length ? winners.map((group) => group.short).join(", ") : "no difference";
+    const [first] = winners;
+    const number = first ? spread(first.values[key], column[key].digits, first.n) : "all have the same mean";
+    list.append(answer(`Highest ${column[key].title}`, names, number));
   }
-  const cheap = field.groups
-    .filter((group) => group.values.seconds && group.trains)
-    .sort((a, b) => a.values.seconds[0] - b.values.seconds[0])[0];
-  if (cheap) {
-    const number = `${spread(cheap.values.seconds, 1, cheap.n)} s`;
-    list.append(
-      make("li", {}, "Fastest that trains", make("b", {}, cheap.short), make("span", { class: "soft" }, number)),
-    );
+  if (known(field.fastest)) {
+    const group = field.groups[field.fastest];
+    list.append(answer("Fastest that trains", group.short, `${spread(group.values.seconds, 1, group.n)} s`));
   }
-  node.append(list);
   node.append(
-    make(
-      "p",
-      { class: "soft" },
+    soft(
       "Transfer: accuracy on tasks before they are learned. Average: over all stages and tasks. Last: after the last task. ",
       "A mean with ± is over seeds, ± is its standard error.",
     ),
   );
-  if (field.groups.length > 1) against(node);
+  if (field.groups.length > 1) against(screen, node);
 }
 
-function against(node) {
-  node.append(make("h3", {}, "Better or worse than a baseline"));
+/**
+ * @param {string} question
+ * @param {string} names
+ * @param {string} number
+ */
+function answer(question, names, number) {
+  return make("li", {}, question, make("b", {}, names), make("span", { class: "soft" }, number));
+}
+
+/**
+ * @param {Screen} screen
+ * @param {HTMLElement} node
+ */
+function against(screen, node) {
+  const { field } = screen;
+  let baseline = field.against?.baseline ?? field.baselines[0];
   const body = make("div");
-  let baseline = field.against ? field.against.baseline : 0;
-  const options = field.groups.map((group, place) => [place, group.short]);
-  node.append(
-    controls(
-      select("Difference to", options, baseline, (value) => {
-        baseline = Number(value);
-        update();
-      }),
-    ),
-    body,
+  const choice = select(
+    "Difference to",
+    field.baselines.map((index) => [index, field.groups[index].short]),
+    baseline,
+    (value) => {
+      baseline = Number(value);
+      update();
+    },
   );
-
-  function update() {
-    clear(body);
-    const tested = field.against && field.against.baseline === baseline ? field.against : null;
-    const base = field.groups[baseline];
-    const rows = field.groups.map((group, place) => ({ group, place })).filter(({ place }) => place !== baseline);
-    const found = ({ group, place }, key) => {
-      if (tested && tested.rows[place]) return tested.rows[place][key];
-      const [a, b] = [group.values[key], base.values[key]];
-      return [a && b ? a[0] - b[0] : null, null, null, a && b ? "difference of the means" : "not defined here"];
-    };
-    const few = rows.filter(({ place }) => chosen.has(place));
-    if (few.length) {
-      const grid = make("div", { class: "grid fit" });
-      body.append(grid);
-      for (const key of DATA.compared) forest(grid, key, few, (row) => found(row, key));
-    }
-    const head = [
-      "Method",
-      ...DATA.compared.map((key) => COLUMN[key].title),
-      "Gains most on",
-      "Loses most on",
-      "Time",
-      "Memory",
-    ];
-    const lines = rows.map((row) =>
-      make(
-        "tr",
-        {},
-        make("th", { scope: "row" }, swatch(row.group), row.group.short),
-        ...DATA.compared.map((key) => differenceCell(...found(row, key))),
-        ...extremes(row.group, base).map((text) => make("td", {}, text)),
-        make("td", {}, ratio(row.group.values.seconds, base.values.seconds)),
-        make("td", {}, ratio(row.group.values.peak_memory_mb, base.values.peak_memory_mb)),
-      ),
-    );
-    body.append(
-      scroll(
-        "Differences to the baseline",
-        table(
-          head.map((text) => heading(text)),
-          lines,
-        ),
-      ),
-    );
-    const told = tested
-      ? `Percentage points, in pairs of runs with the same seed. The intervals of one column hold together with ${100 * DATA.together} % ` +
-        `confidence (each with ${(100 * tested.level).toFixed(tested.level > 0.999 ? 3 : 1)} %); where one holds 0, no difference is shown. `
-      : "Percentage points between means, without intervals: those are computed for one baseline only, chosen by baseline=NAME when the page is made. ";
-    body.append(make("p", { class: "soft" }, told, "Gains and losses are of single tasks, after the last one."));
-  }
-  updates.push(update);
-  update();
+  node.append(make("h3", {}, "Better or worse than a baseline"), controls(choice), body);
+  const update = () => {
+    screen.plots.clear(body);
+    compare(screen, body, baseline);
+  };
+  screen.follow(update);
 }
 
-function forest(parent, key, rows, found) {
-  const points = rows.map((row) => ({ ...row, difference: found(row) })).reverse();
-  plot(parent, `${COLUMN[key].title}: differences`, 70 + 26 * points.length, (look) => ({
-    traces: points.map(({ group, difference: [mean, low, high, over] }, place) => ({
+/**
+ * @param {Screen} screen
+ * @param {HTMLElement} body
+ * @param {number} baseline
+ */
+function compare(screen, body, baseline) {
+  const { data, field, column } = screen;
+  const tested = field.against?.baseline === baseline ? field.against : null;
+  const rows = field.groups.flatMap((group, index) => {
+    const contrast = field.contrasts[baseline][index];
+    return contrast ? [{ group, index, contrast, differences: differences(data, tested, index, contrast) }] : [];
+  });
+  const few = rows.filter(({ index }) => screen.shows(index)).reverse();
+  if (few.length) {
+    const grid = body.appendChild(make("div", { class: "grid fit" }));
+    for (const [at, key] of data.compared.entries()) {
+      const points = few.map((one) => ({ group: one.group, difference: one.differences[at] }));
+      forest(screen, grid, column[key].title, points);
+    }
+  }
+  const titles = data.compared.map((key) => column[key].title);
+  const head = ["Method", ...titles, "Gains most on", "Loses most on", "Time", "Memory"];
+  const lines = rows.map(({ group, contrast, differences }) =>
+    row(
+      [swatch(group), group.short],
+      [
+        ...differences.map(differenceCell),
+        ...extremes(group, contrast, field).map((text) => make("td", {}, text)),
+        ...contrast[3].map((ratio) => make("td", {}, known(ratio) ? `× ${ratio.toFixed(2)}` : "–")),
+      ],
+    ),
+  );
+  body.append(
+    table(
+      "Differences to the baseline",
+      head.map((text) => heading(text)),
+      lines,
+    ),
+  );
+  const explained = tested
+    ? `Percentage points, in pairs of runs with the same seed. The intervals of one column hold together with ${100 * data.together} % ` +
+      `confidence (each with ${(100 * tested.level).toFixed(tested.level > 0.999 ? 3 : 1)} %); where one holds 0, no difference is shown. `
+    : "Percentage points between means, without intervals: those are computed for one baseline only, chosen by baseline=NAME when the page is made. ";
+  body.append(soft(explained, "Gains and losses are of single tasks, after the last one."));
+}
+
+/**
+ * The differences of a group to the baseline: with intervals where it is the one that was tested against.
+ *
+ * @param {PageData} data
+ * @param {Field["against"]} tested
+ * @param {number} index
+ * @param {Contrast} contrast
+ * @returns {Difference[]}
+ */
+function differences(data, tested, index, contrast) {
+  return data.compared.map((key, at) => {
+    if (tested) return tested.rows[index][key];
+    const mean = contrast[0][at];
+    return [mean, null, null, known(mean) ? "difference of the means" : "not defined here"];
+  });
+}
+
+/**
+ * @param {Screen} screen
+ * @param {HTMLElement} parent
+ * @param {string} title
+ * @param {{ group: Group, difference: Difference }[]} points  From the bottom up.
+ */
+function forest(screen, parent, title, points) {
+  screen.plots.add(parent, `${title}: differences`, 70 + 26 * points.length, (look) => ({
+    traces: points.map(({ group, difference: [mean, low, high, over] }, index) => ({
       type: "scatter",
       mode: "markers",
       x: [mean],
-      y: [place],
+      y: [index],
       marker: markerStyle(group, 9),
-      error_x: known(low)
-        ? { type: "data", symmetric: false, array: [high - mean], arrayminus: [mean - low], color: group.color }
-        : undefined,
+      error_x:
+        known(mean) && known(low) && known(high)
+          ? { type: "data", symmetric: false, array: [high - mean], arrayminus: [mean - low], color: group.color }
+          : undefined,
       hovertemplate: `${safe(group.short)}: ${written(mean, 2, true)}<br>${safe(interval(low, high, over))}<extra></extra>`,
     })),
     layout: {
-      xaxis: axis(look, { title: { text: `${COLUMN[key].title}, points` } }),
+      xaxis: axis(look, { title: { text: `${title}, points` } }),
       yaxis: axis(look, {
-        tickvals: points.map((_, place) => place),
+        tickvals: points.map((_, index) => index),
         ticktext: points.map(({ group }) => safe(group.short)),
         range: [-0.6, points.length - 0.4],
         showgrid: false,
@@ -139,146 +164,39 @@ function forest(parent, key, rows, found) {
   }));
 }
 
+/**
+ * @param {number | null} low
+ * @param {number | null} high
+ * @param {string} over
+ */
 function interval(low, high, over) {
   return known(low) ? `[${written(low, 2)}, ${written(high, 2)}] over ${over}` : over;
 }
 
-function differenceCell(mean, low, high, over) {
-  const shown = known(low) && (low > 0 || high < 0);
-  const verdict = shown ? (mean > 0 ? "▲ better" : "▼ worse") : known(low) ? "no difference shown" : "";
-  const attributes = shown ? { class: mean > 0 ? "better" : "worse" } : {};
-  const range = known(low) ? [` [${written(low, 2)}, ${written(high, 2)}]`] : [];
+/** @param {Difference} difference */
+function differenceCell([mean, low, high, over]) {
+  const tested = known(mean) && known(low) && known(high);
+  const better = tested && low > 0;
+  const worse = tested && high < 0;
+  const verdict = better ? "▲ better" : worse ? "▼ worse" : tested ? "no difference shown" : "";
   return make(
     "td",
-    attributes,
+    { class: better ? "better" : worse ? "worse" : undefined },
     make("b", {}, written(mean, 2, true)),
-    ...range,
+    ...(tested ? [` [${written(low, 2)}, ${written(high, 2)}]`] : []),
     make("span", { class: "verdict" }, verdict),
     make("span", { class: "interval" }, over),
   );
 }
 
-function extremes(group, base) {
-  if (!group.mean || !base.mean) return ["–", "–"];
-  const changes = field.tasks
-    .map((task, column) => {
-      const [a, b] = [group.mean.at(-1)[column], base.mean.at(-1)[column]];
-      return { task, change: known(a) && known(b) ? a - b : null };
-    })
-    .filter(({ change }) => known(change))
-    .sort((a, b) => a.change - b.change);
-  const tell = (one, right) =>
-    one && right(one.change) && Math.abs(one.change) >= 0.05 ? `${one.task} ${written(one.change, 1, true)}` : "none";
-  return [tell(changes.at(-1), (change) => change > 0), tell(changes[0], (change) => change < 0)];
-}
-
-function ratio(one, other) {
-  return one && other && other[0] > 0 ? `× ${(one[0] / other[0]).toFixed(2)}` : "–";
-}
-
-function results() {
-  const node = panel("results", "Results");
-  const columns = DATA.columns.filter(({ key }) => field.groups.some((group) => group.values[key]));
-  const button = (title) => make("button", { type: "button" }, title);
-  const head = [
-    make("th", { scope: "col" }, button("Method")),
-    make("th", { scope: "col" }, button("n")),
-    ...columns.map(({ title }) => make("th", { scope: "col" }, button(title))),
-  ];
-  const rows = field.groups.map((group, place) => {
-    const cells = columns.map(({ key, digits }) => {
-      const best = (field.best[key] || []).includes(place);
-      return make("td", best ? { class: "best" } : {}, spread(group.values[key], digits, group.n));
-    });
-    const more = group.short.endsWith(group.told) ? [] : [make("span", { class: "interval" }, group.told)];
-    const line = make(
-      "tr",
-      {},
-      make("th", { scope: "row" }, swatch(group), group.short, ...more),
-      make("td", {}, String(group.n)),
-      ...cells,
-    );
-    return { line, keys: [group.label, group.n, ...columns.map(({ key }) => group.values[key]?.[0] ?? null)] };
-  });
-  const quoted = (field.published?.rows || []).map((row) =>
-    make(
-      "tr",
-      { class: "published" },
-      make("th", { scope: "row" }, `${row.method} (published)`),
-      make("td", {}, "–"),
-      ...columns.map(({ key }) => make("td", {}, written(row.values[key] ?? null, 1))),
-    ),
-  );
-  const whole = table(head, [...rows.map(({ line }) => line), ...quoted]);
-  head.forEach((cell, column) => {
-    const rising = column === 0 || (column > 1 && columns[column - 2].cost); // what one wants to see first
-    cell.firstChild.addEventListener("click", () => {
-      const now = cell.getAttribute("aria-sort");
-      const up = now ? now === "descending" : rising;
-      head.forEach((other) => other.removeAttribute("aria-sort"));
-      cell.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const order = (a, b) => (typeof a === "string" ? a.localeCompare(b) : a - b) * (up ? 1 : -1);
-      rows.sort((a, b) =>
-        known(a.keys[column]) && known(b.keys[column])
-          ? order(a.keys[column], b.keys[column])
-          : known(b.keys[column]) - known(a.keys[column]),
-      );
-      whole.tBodies[0].prepend(...rows.map(({ line }) => line));
-    });
-  });
-  node.append(scroll("Results of all methods", whole));
-  node.append(
-    make(
-      "p",
-      { class: "soft" },
-      "Mean ± standard error over n seeds; the highest mean of an accuracy is bold. Headings sort.",
-    ),
-  );
-  const formulas = DATA.columns.filter(({ formula }) => formula);
-  const list = make(
-    "dl",
-    {},
-    ...formulas.flatMap(({ title, formula }) => [make("dt", {}, title), make("dd", {}, formula)]),
-  );
-  node.append(
-    make(
-      "details",
-      {},
-      make("summary", {}, "What the columns are"),
-      make(
-        "p",
-        { class: "soft" },
-        "a[i,j] is the percentage of test images of task j that are answered rightly after task i of T; row 0 is the untrained model.",
-      ),
-      list,
-    ),
-  );
-  if (field.published) published(node);
-}
-
-function published(node) {
-  const rows = field.published.rows.map((row) =>
-    make(
-      "tr",
-      {},
-      make("th", { scope: "row" }, row.method),
-      make("td", { class: "text" }, row.source),
-      make("td", { class: "text" }, row.remarks),
-    ),
-  );
-  node.append(
-    make(
-      "details",
-      {},
-      make("summary", {}, `${PUBLISHED}: ${many(rows.length, "row")} and their sources`),
-      ...field.published.notes.map((note) => make("p", { class: "soft" }, note)),
-      scroll(
-        "Sources of published numbers",
-        table(
-          ["Method", "Source", "Remarks"].map((text) => heading(text, true)),
-          rows,
-        ),
-      ),
-    ),
-  );
+/**
+ * On which task a group gains most, and on which it loses most.
+ *
+ * @param {Group} group
+ * @param {Contrast} contrast
+ * @param {Field} field
+ */
+function extremes(group, [, gain, loss, , reach], field) {
+  if (!group.mean || !known(reach)) return ["–", "–"];
+  return [gain, loss].map((change) => (change ? `${field.tasks[change[0]]} ${written(change[1], 1, true)}` : "none"));
 }

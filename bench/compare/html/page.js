@@ -1,140 +1,100 @@
-// Where the numbers come from, and the page as a whole.
+// The page as a whole: reads the JSON in it, and draws one field of it at a time.
 
-function settings() {
-  const node = panel("settings", "Settings");
-  const { methods, rows } = field.settings;
-  if (rows.length) {
-    const lines = rows.map(([key, values]) =>
-      make("tr", {}, make("th", { scope: "row" }, key), ...values.map((value) => make("td", { class: "text" }, value))),
-    );
-    node.append(
-      make(
-        "details",
-        {},
-        make("summary", {}, `What differs: ${many(rows.length, "setting")}`),
-        scroll(
-          "Settings that differ",
-          table(
-            ["Setting", ...methods].map((text) => heading(text, true)),
-            lines,
-          ),
-        ),
-      ),
-    );
-  } else node.append(make("p", {}, "All runs have the same settings, up to the seed."));
-  const list = make(
-    "dl",
-    {},
-    ...field.conditions.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]),
-  );
-  node.append(
-    make(
-      "details",
-      {},
-      make("summary", {}, `What all have in common: ${many(field.conditions.length, "condition")}`),
-      list,
-    ),
-  );
+import { answers } from "./answers.js";
+import { costs } from "./costs.js";
+import { curves } from "./curves.js";
+import { byId, make } from "./elements.js";
+import { matrices } from "./matrices.js";
+import { provenance, settings } from "./provenance.js";
+import { results } from "./results.js";
+import { Screen } from "./screen.js";
+import { sweeps } from "./sweeps.js";
+import { many } from "./text.js";
+import { tradeoff } from "./tradeoff.js";
+
+/** @type {Field} */
+const NOTHING = {
+  title: "",
+  conditions: [],
+  notes: [],
+  tasks: [],
+  states: [],
+  groups: [],
+  shown: [],
+  best: {},
+  winners: {},
+  fastest: null,
+  baselines: [],
+  contrasts: {},
+  accuracies: null,
+  ranges: {},
+  tried: [],
+  against: null,
+  published: null,
+  settings: { methods: [], rows: [] },
+  runs: [],
+  environments: [],
+};
+
+/** @param {Screen} screen */
+function choices(screen) {
+  screen.choices();
 }
 
-function provenance() {
-  const node = panel("provenance", "Where the numbers come from");
-  const head = ["Method", "Seed", "Started", "Environment", "Code", "Command", "Folder"];
-  const lines = field.runs.map(([first, ...cells]) =>
-    make(
-      "tr",
-      {},
-      make("th", { scope: "row" }, first),
-      ...cells.map((value, place) => make("td", { class: place > 2 ? "text" : "left" }, String(value))),
-    ),
-  );
-  const environments = field.environments.flatMap((lines, place) => [
-    make("h3", {}, `Environment ${place + 1}`),
-    make("dl", {}, ...lines.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])),
-  ]);
-  node.append(
-    make(
-      "details",
-      {},
-      make("summary", {}, `${many(lines.length, "run")}, ${many(field.environments.length, "environment")}`),
-      scroll(
-        "Runs",
-        table(
-          head.map((text) => heading(text, true)),
-          lines,
-        ),
-      ),
-      ...environments,
-    ),
-  );
-  if (DATA.left_out.length) {
-    const rows = DATA.left_out.map(([path, reason]) =>
-      make("tr", {}, make("th", { scope: "row" }, path), make("td", { class: "text" }, reason)),
-    );
-    node.append(
-      make(
-        "details",
-        { id: "left-out" },
-        make("summary", {}, `Left out: ${many(rows.length, "folder")}`),
-        scroll(
-          "Left out",
-          table(
-            ["Folder", "Reason"].map((text) => heading(text, true)),
-            rows,
-          ),
-        ),
-      ),
-    );
-  }
-}
+/** From the top of the page to its end. */
+const PANELS = [answers, results, tradeoff, choices, matrices, curves, costs, sweeps, settings, provenance];
 
-function show(place) {
-  const main = document.getElementById("main");
-  clear(main);
-  document.getElementById("contents").replaceChildren();
-  field = DATA.fields[place];
-  updates = [];
+/**
+ * Draws a field.
+ *
+ * @param {PageData} data
+ * @param {Field | undefined} field
+ */
+function show(data, field) {
+  const main = byId("main");
+  main.replaceChildren();
+  const screen = new Screen(data, field ?? NOTHING, main, byId("contents"));
   if (!field) {
-    main.append(make("p", {}, "No finished run is here to be compared."));
-    field = { runs: [], environments: [], groups: [] };
-    provenance();
-    return;
+    main.append(make("p", {}, "There is no finished run to compare."));
+    provenance(screen);
+    return screen;
   }
-  chosen = new Set(field.shown);
   const methods = new Set(field.groups.map(({ method }) => method)).size;
   const more = field.groups.length > methods ? ` with ${field.groups.length} choices of settings` : "";
-  main.append(
-    make(
-      "p",
-      { class: "title" },
-      `${field.title}: ${many(field.runs.length, "run")} of ${many(methods, "method")}${more}`,
-    ),
-  );
-  for (const part of [answers, results, tradeoff, choices, matrices, curves, costs, sweeps, settings, provenance])
-    part();
+  const title = `${field.title}: ${many(field.runs.length, "run")} of ${many(methods, "method")}${more}`;
+  main.append(make("p", { class: "title" }, title));
+  for (const panel of PANELS) panel(screen);
+  return screen;
 }
 
 function start() {
-  const theme = document.getElementById("theme");
+  /** @type {PageData} */
+  const data = JSON.parse(byId("data").textContent ?? "");
+  let screen = show(data, data.fields[0]);
+  const theme = /** @type {HTMLSelectElement} */ (byId("theme"));
+  const root = document.documentElement;
+  const redraw = () => screen.plots.redraw();
   const paint = () => {
-    if (theme.value) document.documentElement.dataset.theme = theme.value;
-    else delete document.documentElement.dataset.theme;
+    if (theme.value) root.dataset.theme = theme.value;
+    else delete root.dataset.theme;
     redraw();
   };
   theme.addEventListener("change", paint);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   addEventListener("beforeprint", () => {
-    document.documentElement.dataset.theme = "light";
+    root.dataset.theme = "light";
     redraw();
   });
   addEventListener("afterprint", paint);
-  if (DATA.fields.length > 1) {
-    const picker = document.getElementById("field");
-    picker.append(...DATA.fields.map(({ title }, place) => make("option", { value: place }, title)));
-    picker.addEventListener("change", () => show(Number(picker.value)));
-    document.getElementById("field-choice").hidden = false;
+  if (data.fields.length > 1) {
+    const picker = /** @type {HTMLSelectElement} */ (byId("field"));
+    picker.append(...data.fields.map(({ title }, index) => make("option", { value: index }, title)));
+    picker.addEventListener("change", () => {
+      screen.close();
+      screen = show(data, data.fields[Number(picker.value)]);
+    });
+    byId("field-choice").hidden = false;
   }
-  show(0);
 }
 
 start();

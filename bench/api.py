@@ -1,0 +1,54 @@
+"""Everything that a plug-in imports, in one place: ``from bench.api import Method, TaskData, register, setting``.
+
+The names are those that docs/api.md documents. They keep their meaning between releases, and CHANGELOG.md says what
+changes; everything else in ``bench`` may move. Importing this module loads no torch: a name is imported from its home
+when it is first asked for, and only the homes of `Clip`, the toy model and `load_open_clip` need torch for that.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+HOMES = {
+    "bench.compute.seeding": ("derived_seed", "generator"),
+    "bench.config.catalogue": ("widths_in",),
+    "bench.config.fields": ("setting", "with_defaults"),
+    "bench.config.registry": ("register",),
+    "bench.config.run_settings": ("Surroundings", "Train"),
+    "bench.core.errors": ("UserError", "suggest"),
+    "bench.core.lazy": ("F", "no_grad", "torch"),
+    "bench.data.dataset": ("Counts", "Dataset", "DatasetStream", "Part", "Splits", "folder_dataset", "load_dataset"),
+    "bench.data.images": ("ArrayImages", "FileImages", "Images", "PackedImages", "Subset", "alone"),
+    "bench.data.stream": ("LABEL_SPACES", "LabelSpace", "Stream", "Task", "ZeroShot"),
+    "bench.learning.method": ("Method", "ParityCard"),
+    "bench.learning.moments": ("SecondMoment", "mean_gradient", "second_moments", "slot_means"),
+    "bench.learning.task_data": ("Context", "TaskData"),
+    "bench.learning.toy": ("tiny_clip", "toy_task"),
+    "bench.learning.training_state": ("EpochReport", "TrainingState"),
+    "bench.metrics.matrix": ("AccuracyMatrix",),
+    "bench.model.clip": ("Clip",),
+    "bench.model.linear_maps": ("KINDS", "TOWERS", "LinearMap", "LowRank", "Site"),
+    "bench.runs.result": ("Result", "run"),
+}
+"""Where each name lives. The imports above say the same to type checkers; a test holds the two together."""
+
+_HOME = {name: module for module, names in HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home."""
+    if name not in _HOME:
+        raise AttributeError(f"bench.api has no {name!r}: docs/api.md lists its names")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,117 @@
+// Seconds by phase, memory, and what is stored.
+
+import { make } from "./elements.js";
+import { axis, mixed } from "./plots.js";
+import { safe, spread, written } from "./text.js";
+
+/** @typedef {import("./screen.js").Screen} Screen */
+
+/** @param {Screen} screen */
+export function costs(screen) {
+  const node = screen.panel("costs", "Costs");
+  const body = node.appendChild(make("div"));
+  screen.follow(() => {
+    screen.plots.clear(body);
+    const groups = screen.picked().reverse();
+    if (groups.length) draw(screen, body, groups);
+  });
+}
+
+/**
+ * @param {Screen} screen
+ * @param {HTMLElement} body
+ * @param {Group[]} groups  From the bottom up.
+ */
+function draw(screen, body, groups) {
+  const phases = [...new Set(groups.flatMap((group) => Object.keys(group.phases)))];
+  const height = 60 + 30 * groups.length;
+  if (phases.length) stacked(screen, body, groups, phases, height + 10);
+  const grid = body.appendChild(make("div", { class: "grid fit" }));
+  for (const column of screen.columns) {
+    const split = column.key === "seconds" && phases.length;
+    if (column.cost && !split && groups.some((group) => group.values[column.key]))
+      bars(screen, grid, groups, column, height);
+  }
+}
+
+/**
+ * An axis with a name for each group.
+ *
+ * @param {Look} look
+ * @param {Group[]} groups
+ */
+function names(look, groups) {
+  return axis(look, {
+    tickvals: [...groups.keys()],
+    ticktext: groups.map((group) => safe(group.short)),
+    showgrid: false,
+    range: [-0.6, groups.length - 0.4],
+  });
+}
+
+/**
+ * @param {Screen} screen
+ * @param {HTMLElement} parent
+ * @param {Group[]} groups
+ * @param {string[]} phases
+ * @param {number} height
+ */
+function stacked(screen, parent, groups, phases, height) {
+  const opacity = (/** @type {number} */ index) => 1 - (0.75 * index) / Math.max(phases.length - 1, 1);
+  const square = (/** @type {number} */ index) =>
+    make("i", {
+      style: `display:inline-block;width:.9rem;height:.9rem;margin-right:.4rem;background:currentColor;opacity:${opacity(index)}`,
+    });
+  const entries = phases.map((phase, index) => make("li", {}, square(index), phase));
+  const build = (/** @type {Look} */ look) => ({
+    traces: phases.map((phase, index) => ({
+      type: "bar",
+      orientation: "h",
+      y: [...groups.keys()],
+      x: groups.map((group) => group.phases[phase] ?? 0),
+      marker: {
+        color: groups.map((group) => mixed(group.color, look.paper, opacity(index))),
+        line: { color: look.paper, width: 1 },
+      },
+      hovertemplate: groups.map((group) => `${safe(group.short)}, ${safe(phase)}: %{x:.1f} s<extra></extra>`),
+    })),
+    layout: { barmode: "stack", xaxis: axis(look, { title: { text: "seconds" } }), yaxis: names(look, groups) },
+  });
+  const title = "Seconds by phase";
+  screen.plots.add(parent, title, height, build, title, make("ul", { class: "legend" }, ...entries));
+}
+
+/**
+ * @param {Screen} screen
+ * @param {HTMLElement} parent
+ * @param {Group[]} groups
+ * @param {Column} column
+ * @param {number} height
+ */
+function bars(screen, parent, groups, { key, title, digits }, height) {
+  const build = (/** @type {Look} */ look) => ({
+    traces: [
+      {
+        type: "bar",
+        orientation: "h",
+        y: [...groups.keys()],
+        x: groups.map((group) => group.values[key]?.[0] ?? null),
+        marker: { color: groups.map((group) => group.color) },
+        error_x: {
+          type: "data",
+          array: groups.map((group) => group.values[key]?.[1] ?? 0),
+          color: look.soft,
+          thickness: 1,
+          width: 0,
+        },
+        text: groups.map((group) => written(group.values[key]?.[0], digits)),
+        textposition: "auto",
+        hovertemplate: groups.map(
+          (group) => `${safe(group.short)}: ${spread(group.values[key], digits, group.n)}<extra></extra>`,
+        ),
+      },
+    ],
+    layout: { xaxis: axis(look, { rangemode: "tozero" }), yaxis: names(look, groups) },
+  });
+  screen.plots.add(parent, title, height, build, title);
+}

@@ -1,0 +1,144 @@
+// Accuracy over the stages: on every task, and on those learned so far.
+
+import { controls, make, select, soft } from "./elements.js";
+import { legend, lineStyle, markerStyle } from "./marks.js";
+import { plusMinus } from "./matrices.js";
+import { around, axis } from "./plots.js";
+import { safe } from "./text.js";
+
+/** @typedef {import("./screen.js").Screen} Screen */
+
+const MEAN = "mean of the tasks learned so far";
+
+/** @param {Screen} screen */
+export function curves(screen) {
+  if (!screen.measured) return;
+  const { tasks } = screen.field;
+  const node = screen.panel("curves", "Learning curves");
+  const body = make("div");
+  let shown = tasks.length <= screen.data.most ? "all" : "mean";
+  /** @type {[string, string][]} */
+  const options = [["all", "every task"], ["mean", MEAN], ...tasks.map(numbered)];
+  const choice = select("Task", options, shown, (value) => {
+    shown = value;
+    update();
+  });
+  node.append(controls(choice), body);
+  const update = () => {
+    screen.plots.clear(body);
+    body.append(legend(measured(screen)));
+    if (shown === "all") grid(screen, body);
+    else curve(screen, body, shown === "mean" ? null : Number(shown));
+  };
+  screen.follow(update);
+}
+
+/**
+ * @param {string} name
+ * @param {number} index
+ * @returns {[string, string]}
+ */
+function numbered(name, index) {
+  return [String(index), name];
+}
+
+/** @param {Screen} screen */
+function measured(screen) {
+  return screen.picked().filter((group) => group.mean);
+}
+
+/**
+ * All curves, with axes of the same length.
+ *
+ * @param {Screen} screen
+ * @param {HTMLElement} body
+ */
+function grid(screen, body) {
+  const columns = [null, ...screen.field.tasks.keys()];
+  const reaches = columns.map((column) => reach(screen, column));
+  const longest = Math.max(...reaches.map(([low, high]) => high - low));
+  const node = body.appendChild(make("div", { class: "grid narrow" }));
+  for (const [index, column] of columns.entries()) {
+    const [low, high] = reaches[index];
+    curve(screen, node, column, [(low + high - longest) / 2, (low + high + longest) / 2]);
+  }
+  body.append(
+    soft(
+      "Accuracy in percent after each task, 0 being the untrained model; dotted: where the task is learned. All have axes of the same length, each at its own height.",
+    ),
+  );
+}
+
+/**
+ * The range in which the curves of one task lie; `null` stands for the mean of the tasks learned so far.
+ *
+ * @param {Screen} screen
+ * @param {number | null} column
+ */
+function reach(screen, column) {
+  return around(measured(screen).map((group) => group.spans[column === null ? 0 : column + 1]));
+}
+
+/**
+ * @param {Screen} screen
+ * @param {HTMLElement} parent
+ * @param {number | null} column  A task; `null` stands for the mean of the tasks learned so far.
+ * @param {Span} [range]  That of the vertical axis of a small plot; without it the plot is large.
+ */
+function curve(screen, parent, column, range) {
+  const { field } = screen;
+  const name = column === null ? MEAN : field.tasks[column];
+  const rows = [...field.states.keys()].slice(column === null ? 1 : 0);
+  const build = (/** @type {Look} */ look) => ({
+    traces: measured(screen).map((group) => trace(field, group, column, rows, range ? 5 : 8)),
+    layout: {
+      xaxis: axis(look, {
+        tickvals: rows,
+        ticktext: range ? rows.map(String) : rows.map((row) => safe(field.states[row])),
+        showgrid: false,
+        range: [rows[0] - 0.3, field.states.length - 0.7],
+        title: { text: range ? "" : "after" },
+      }),
+      yaxis: axis(look, { range, title: { text: range ? "" : "accuracy (%)" } }),
+      shapes: column === null ? [] : [learnedHere(column, look)],
+    },
+  });
+  screen.plots.add(parent, `Accuracy over the stages: ${name}`, range ? 240 : 420, build, name);
+}
+
+/**
+ * @param {Field} field
+ * @param {Group} group
+ * @param {number | null} column
+ * @param {number[]} rows
+ * @param {number} size  Of its markers.
+ */
+function trace(field, group, column, rows, size) {
+  const { mean, error } = group;
+  const errors = column === null || !error ? null : rows.map((row) => error[row][column] ?? 0);
+  return {
+    type: "scatter",
+    mode: "lines+markers",
+    x: rows,
+    y: rows.map((row) => (column === null ? group.learned[row - 1] : mean?.[row][column])),
+    connectgaps: false,
+    line: lineStyle(group),
+    marker: markerStyle(group, size),
+    error_y: errors ? { type: "data", array: errors, thickness: 1, width: 0, color: group.color } : undefined,
+    hovertemplate: rows.map(
+      (row) =>
+        `${safe(group.short)} after ${safe(field.states[row])}: %{y:.1f}${column === null ? "" : plusMinus(group, row, column)}<extra></extra>`,
+    ),
+  };
+}
+
+/**
+ * A dotted line where a task is learned.
+ *
+ * @param {number} column
+ * @param {Look} look
+ */
+function learnedHere(column, look) {
+  const line = { color: look.soft, width: 1, dash: "dot" };
+  return { type: "line", x0: column + 1, x1: column + 1, yref: "paper", y0: 0, y1: 1, line };
+}

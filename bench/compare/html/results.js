@@ -1,0 +1,107 @@
+// The table of results, and where published numbers beside it come from.
+
+import { definitions, details, heading, make, row, soft, table } from "./elements.js";
+import { swatch } from "./marks.js";
+import { known, many, spread, written } from "./text.js";
+
+/** @typedef {import("./screen.js").Screen} Screen */
+/** @typedef {{ line: HTMLElement, keys: (string | number | null)[] }} Row  One row and what it is sorted by. */
+
+export const PUBLISHED = "Published in papers, not measured here";
+
+/** @param {Screen} screen */
+export function results(screen) {
+  const { data, field, columns } = screen;
+  const node = screen.panel("results", "Results");
+  const head = ["Method", "n", ...columns.map(({ title }) => title)].map((title) =>
+    heading(make("button", { type: "button" }, title)),
+  );
+  const rows = field.groups.map((group, index) => resultRow(screen, group, index));
+  const quoted = (field.published?.rows ?? []).map((one) => {
+    const cells = columns.map(({ key }) => make("td", {}, written(one.values[key], 1)));
+    const line = row([`${one.method} (published)`], [make("td", {}, "–"), ...cells]);
+    line.className = "published";
+    return line;
+  });
+  const lines = rows.map(({ line }) => line);
+  const whole = table("Results of all methods", head, [...lines, ...quoted]);
+  // First what one wants to see first: names from A, the lowest cost, the highest of all else.
+  const rising = [true, false, ...columns.map(({ cost }) => cost)];
+  sortable(head, rising, rows);
+  node.append(whole);
+  node.append(soft("Mean ± standard error over n seeds; the highest mean of an accuracy is bold. Headings sort."));
+  const formulas = data.columns.filter(({ formula }) => formula);
+  node.append(
+    details(
+      "What the columns are",
+      soft(
+        "a[i,j] is the percentage of test images of task j that are answered correctly after task i of T; row 0 is the untrained model.",
+      ),
+      definitions(formulas.map(({ title, formula }) => [title, formula])),
+    ),
+  );
+  if (field.published) node.append(sources(field.published));
+}
+
+/**
+ * @param {Screen} screen
+ * @param {Group} group
+ * @param {number} index
+ * @returns {Row}
+ */
+function resultRow({ field, columns }, group, index) {
+  const cells = columns.map(({ key, digits }) => {
+    const best = (field.best[key] ?? []).includes(index);
+    return make("td", { class: best ? "best" : undefined }, spread(group.values[key], digits, group.n));
+  });
+  const more = group.short.endsWith(group.settings) ? [] : [make("span", { class: "interval" }, group.settings)];
+  const line = row([swatch(group), group.short, ...more], [make("td", {}, String(group.n)), ...cells]);
+  return { line, keys: [group.label, group.n, ...columns.map(({ key }) => group.values[key]?.[0] ?? null)] };
+}
+
+/**
+ * Sorts rows by a column when its heading is pressed; rows without a value come last.
+ *
+ * @param {HTMLElement[]} head
+ * @param {boolean[]} rising  Whether a column is first sorted from its lowest value.
+ * @param {Row[]} rows
+ */
+function sortable(head, rising, rows) {
+  for (const [column, cell] of head.entries()) {
+    cell.firstElementChild?.addEventListener("click", () => {
+      const now = cell.getAttribute("aria-sort");
+      const up = now ? now === "descending" : rising[column];
+      for (const other of head) other.removeAttribute("aria-sort");
+      cell.setAttribute("aria-sort", up ? "ascending" : "descending");
+      rows.sort((a, b) => order(a.keys[column], b.keys[column], up));
+      rows[0]?.line.parentElement?.prepend(...rows.map(({ line }) => line));
+    });
+  }
+}
+
+/**
+ * @param {string | number | null} a
+ * @param {string | number | null} b
+ * @param {boolean} up
+ */
+function order(a, b, up) {
+  if (!known(a) || !known(b)) return Number(known(b)) - Number(known(a));
+  const found = typeof a === "string" ? a.localeCompare(String(b)) : a - Number(b);
+  return up ? found : -found;
+}
+
+/** @param {NonNullable<Field["published"]>} published */
+function sources({ rows, notes }) {
+  const lines = rows.map(({ method, source, remarks }) =>
+    row([method], [make("td", { class: "text" }, source), make("td", { class: "text" }, remarks)]),
+  );
+  return details(
+    `${PUBLISHED}: ${many(rows.length, "row")} and their sources`,
+    ...notes.map((note) => soft(note)),
+    table(
+      "Sources of published numbers",
+      ["Method", "Source", "Remarks"].map((text) => heading(text, true)),
+      lines,
+    ),
+  );
+}

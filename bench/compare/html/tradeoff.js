@@ -1,0 +1,199 @@
+// Two columns against each other, Transfer against Last at first.
+
+import { controls, make, select, soft } from "./elements.js";
+import { beside } from "./labels.js";
+import { symbol } from "./marks.js";
+import { around, axis } from "./plots.js";
+import { PUBLISHED } from "./results.js";
+import { known, safe, spread, titled } from "./text.js";
+
+/** @typedef {import("./screen.js").Screen} Screen */
+/** @typedef {{ x: string, y: string }} Axes  Keys of two columns. */
+/**
+ * @typedef {object} Item  A point: a group or a published row.
+ * @property {string} short
+ * @property {Record<string, Statistic>} values
+ * @property {Group} [group]
+ * @property {string} [source]
+ * @property {boolean} named  Whether it gets a label, if there is room.
+ */
+
+/** Points that get labels generously; among more a label must cover almost nothing. */
+const FEW = 24;
+
+const HEIGHT = 440;
+
+/** @param {Screen} screen */
+export function tradeoff(screen) {
+  const { columns, data } = screen;
+  const node = screen.panel("tradeoff", "Trade-off");
+  if (!columns.length) return;
+  /** @type {(key: string, other: Column) => string} */
+  const pick = (key, other) => (columns.some((column) => column.key === key) ? key : other.key);
+  const axes = { x: pick(data.tradeoff[0], columns[0]), y: pick(data.tradeoff[1], columns[1] ?? columns[0]) };
+  const body = make("div");
+  const choices = /** @type {const} */ ([
+    ["Across", "x"],
+    ["Up", "y"],
+  ]).map(([label, name]) =>
+    select(
+      label,
+      columns.map(({ key, title }) => [key, title]),
+      axes[name],
+      (value) => {
+        axes[name] = value;
+        update();
+      },
+    ),
+  );
+  node.append(controls(...choices), body);
+  const update = () => draw(screen, body, axes);
+  screen.follow(update);
+}
+
+/**
+ * @param {Screen} screen
+ * @param {HTMLElement} body
+ * @param {Axes} axes
+ */
+function draw(screen, body, { x, y }) {
+  const { field, column, plots } = screen;
+  plots.clear(body);
+  const ours = field.groups.flatMap((group, index) =>
+    group.values[x] && group.values[y]
+      ? [{ short: group.short, values: group.values, group, named: screen.shows(index) }]
+      : [],
+  );
+  const papers = (field.published?.rows ?? [])
+    .filter(({ values }) => known(values[x]) && known(values[y]))
+    .map(({ method, source, values }) => ({
+      short: method,
+      source,
+      values: { [x]: one(values[x]), [y]: one(values[y]) },
+      named: true,
+    }));
+  /** @type {Item[]} */
+  const items = [...ours, ...papers];
+  const bearable = (/** @type {Item} */ item) => (item.source || ours.length > FEW ? 30 : 150);
+  plots.add(body, `${column[y].title} against ${column[x].title}`, HEIGHT, (look, width) => {
+    const [across, up] = [field.ranges[x]?.[y], field.ranges[y]?.[x]].map((range) => around([range], 0.12));
+    const labels = labelled(items, { x, y }, { across, up, width, bearable });
+    // One trace a colour: hundreds of traces would take half a minute to draw.
+    const colors = [...new Set(items.map(({ group }) => group?.color))];
+    return {
+      traces: colors.map((color) =>
+        points(
+          screen,
+          { x, y },
+          items.filter(({ group }) => group?.color === color),
+          look,
+          labels,
+        ),
+      ),
+      layout: {
+        xaxis: axis(look, { range: across, title: { text: titled(column[x]) } }),
+        yaxis: axis(look, { range: up, title: { text: titled(column[y]) } }),
+        shapes: untrained(screen, { x, y }, look),
+      },
+    };
+  });
+  const sentences = ["Mean over seeds; bars are standard errors."];
+  if (field.groups.some((group) => !group.trains)) sentences.push("Dotted: a method that trains nothing.");
+  if (papers.length) sentences.push(`Hollow diamonds: ${PUBLISHED.toLowerCase()}.`);
+  body.append(soft(sentences.join(" ")));
+}
+
+/**
+ * A published number as a statistic.
+ *
+ * @param {number} value
+ * @returns {Statistic}
+ */
+function one(value) {
+  return [value, null, 1];
+}
+
+/**
+ * Labels of those items that get one.
+ *
+ * @param {Item[]} items
+ * @param {Axes} axes
+ * @param {{ across: Span, up: Span, width: number, bearable: (item: Item) => number }} area
+ */
+function labelled(items, { x, y }, { across, up, width, bearable }) {
+  const [wide, high] = [Math.max(width - 80, 100), HEIGHT - 70];
+  const scale = { x: wide / (across[1] - across[0]), y: high / (up[1] - up[0]) };
+  const named = items.filter((item) => item.named);
+  const points = named.map((item) => ({
+    x: (item.values[x][0] - across[0]) * scale.x,
+    y: high - (item.values[y][0] - up[0]) * scale.y,
+    wide: (item.values[x][1] ?? 0) * scale.x,
+    high: (item.values[y][1] ?? 0) * scale.y,
+    text: item.short,
+    bearable: bearable(item),
+  }));
+  return new Map(beside(points, wide, high).map((label, index) => [named[index], label]));
+}
+
+/**
+ * One trace of items that have the same colour; published ones have none.
+ *
+ * @param {Screen} screen
+ * @param {Axes} axes
+ * @param {Item[]} items
+ * @param {Look} look
+ * @param {Map<Item, { side: string, text: string }>} labels
+ */
+function points({ column }, { x, y }, items, look, labels) {
+  const color = items[0].group?.color;
+  /** @type {(key: string) => object} */
+  const errors = (key) => ({
+    type: "data",
+    array: items.map(({ values }) => values[key][1] ?? 0),
+    color,
+    thickness: 1.2,
+  });
+  /** @type {(item: Item) => string} */
+  const hover = (item) =>
+    [
+      `${safe(item.short)}${item.source ? " (published)" : ""}`,
+      ...[x, y].map(
+        (key) => `${column[key].title} ${spread(item.values[key], column[key].digits, item.values[key][2])}`,
+      ),
+      ...(item.source ? [safe(item.source)] : []),
+    ].join("<br>");
+  return {
+    type: "scatter",
+    mode: "markers+text",
+    x: items.map(({ values }) => values[x][0]),
+    y: items.map(({ values }) => values[y][0]),
+    text: items.map((item) => safe(labels.get(item)?.text ?? "")),
+    textposition: items.map((item) => labels.get(item)?.side ?? "top center"),
+    textfont: { size: 11, color: color ? look.ink : look.soft },
+    cliponaxis: false,
+    marker: color
+      ? { symbol: items.flatMap(({ group }) => (group ? [symbol(group)] : [])), size: 10, color }
+      : { symbol: "diamond-open", size: 8, color: look.soft },
+    error_x: errors(x),
+    error_y: errors(y),
+    hovertemplate: items.map((item) => `${hover(item)}<extra></extra>`),
+  };
+}
+
+/**
+ * Lines at the values of a method that trains nothing.
+ *
+ * @param {Screen} screen
+ * @param {Axes} axes
+ * @param {Look} look
+ */
+function untrained({ field, column }, { x, y }, look) {
+  const values = field.groups.find((group) => !group.trains)?.values ?? {};
+  const line = { color: look.soft, width: 1, dash: "dot" };
+  /** @type {(key: string) => number[]} */
+  const at = (key) => (values[key] && !column[key].cost ? [values[key][0]] : []);
+  return [
+    ...at(x).map((value) => ({ type: "line", x0: value, x1: value, yref: "paper", y0: 0, y1: 1, line })),
+    ...at(y).map((value) => ({ type: "line", y0: value, y1: value, xref: "paper", x0: 0, x1: 1, line })),
+  ];
+}

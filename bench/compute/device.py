@@ -1,0 +1,99 @@
+"""The device of a run: which one, deterministic kernels, memory, the name of the processor."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.compute.world import world
+from bench.core.errors import UserError
+from bench.core.lazy import torch
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device a run uses; ``auto`` is CUDA where there is one, else the CPU (MPS only when asked for).
+
+    Raises
+    ------
+    UserError
+        If the wanted device is not there.
+    """
+    place = world()
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        wanted = "cuda" if available["cuda"] else "cpu"
+    if not available[wanted]:
+        raise UserError(f"device={wanted} is not available on this machine: choose device=auto or device=cpu")
+    if wanted == "cuda" and place.size > 1:  # each process has one of its own
+        return torch.device("cuda", place.local_rank % torch.cuda.device_count())
+    return torch.device(wanted)
+
+
+@contextmanager
+def deterministic(threads: int | None, tf32: bool = False) -> Iterator[None]:
+    """Deterministic kernels, and a thread count if one is given, for the time of a run; restored afterwards.
+
+    On CUDA an operation without a deterministic kernel warns and goes on: refusing it would refuse the run.
+
+    Parameters
+    ----------
+    tf32 : bool
+        Whether CUDA may round the factors of fp32 products to TF32.
+    """
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.get_num_threads(),
+    )
+    # cuBLAS is deterministic only with a fixed workspace, which it reads from the environment at its first use.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before[2:4]
+        torch.set_num_threads(before[4])
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: on CUDA an error of its own, on the CPU a `RuntimeError` or, outside of torch, a
+    `MemoryError`."""
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def processor() -> str:
+    """Name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Largest memory of this process so far, in MB: of the accelerator on CUDA, else resident; None where not told."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    try:
+        # Not getrusage first: what it tells on Linux begins with the memory of the process that started this one.
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return round(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6, 1)
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / 1e6 if sys.platform == "darwin" else peak / 1e3, 1)

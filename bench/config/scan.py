@@ -1,0 +1,138 @@
+"""What a Python file registers, read by parsing it: nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.core.errors import suggest
+
+KINDS = ("method", "stream", "dataset", "model")
+
+
+FACTS = ("label_space", "prompt_family", "budget")
+"""Class attributes that listings show; read without importing, so literal texts only."""
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+_DECORATION = re.compile(r"""@(?:\w+\.)*register\(\s*["'](\w+)["']\s*,\s*["']([^"']+)["']""")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered thing, known without importing it.
+
+    Attributes
+    ----------
+    kind, name, title, paper : str
+        As given to `register`; for an entry point the title is its distribution's summary.
+    origin : str
+        ``"built-in"``, the name of a distribution, or a file.
+    module, attr : str
+        What to import; ``module`` is empty for a file outside the plug-in folders.
+    path : Path or None
+        The file, where it is known without importing.
+    broken : str or None
+        Why it cannot be used, as far as that shows without importing it.
+    hides : tuple of str
+        Where other entries of the same kind and name come from; they lose to this one.
+    facts : mapping of str to str
+        Those `FACTS` that the class itself sets to literal texts.
+    """
+
+    kind: str
+    name: str
+    title: str = ""
+    paper: str = ""
+    origin: str = "built-in"
+    module: str = ""
+    attr: str = ""
+    path: Path | None = None
+    broken: str | None = None
+    hides: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def problem(kind: str, name: str) -> str | None:
+    if kind not in KINDS:
+        return f'unknown kind "{kind}"{suggest(kind, KINDS)}'
+    if not _NAME.fullmatch(name) or name.endswith(".py"):
+        return f'"{name}" cannot be a name: use letters, digits and _ . + - and do not end in .py'
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def scan(path: Path, fallback: str = "method") -> tuple[Entry, ...]:
+    """Return the entries that a file registers, by parsing it; a file that cannot be parsed is a broken entry.
+
+    Parameters
+    ----------
+    path : Path
+        A Python file.
+    fallback : str, optional
+        The kind of the broken entry when not even a pattern search finds what the file registers.
+    """
+    try:
+        status = path.stat()
+        return _scan(path, fallback, status.st_mtime_ns, status.st_size)
+    except (OSError, UnicodeDecodeError) as error:
+        return (Entry(fallback, path.stem, path=path, broken=f"it cannot be read: {first_line(error)}"),)
+
+
+@functools.cache
+def _scan(path: Path, fallback: str, _modified: int, _size: int) -> tuple[Entry, ...]:
+    text = path.read_text(encoding="utf-8")
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        reason = f"{type(error).__name__}: {getattr(error, 'msg', error)}" + (f", line {line}" if line else "")
+        named = [(kind, name) for kind, name in _DECORATION.findall(text) if kind in KINDS]
+        return tuple(Entry(kind, name, path=path, broken=reason) for kind, name in named or [(fallback, path.stem)])
+    classes = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    calls = ((node, call) for node in classes for call in node.decorator_list if _is_register(call))
+    return tuple(_read(path, node, call, fallback) for node, call in calls if isinstance(call, ast.Call))
+
+
+def _is_register(node: ast.expr) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    if isinstance(node.func, ast.Attribute):
+        owner = node.func.value
+        return node.func.attr == "register" and getattr(owner, "attr", getattr(owner, "id", "")) == "registry"
+    return isinstance(node.func, ast.Name) and node.func.id == "register"
+
+
+def _read(path: Path, node: ast.ClassDef, call: ast.Call, fallback: str) -> Entry:
+    given = dict(zip(("kind", "name"), call.args, strict=False))
+    given.update({keyword.arg: keyword.value for keyword in call.keywords if keyword.arg})
+    plain = {key: value.value for key, value in given.items() if isinstance(value, ast.Constant)}
+    kind, name = str(plain.get("kind", fallback)), str(plain.get("name", path.stem))
+    broken = problem(kind, name)
+    if len(plain) < len(given) or not {"kind", "name", "title"} <= set(plain):
+        broken = f'line {call.lineno}: write it as @register("kind", "name", title="...") with literal strings'
+    kind = kind if kind in KINDS else fallback
+    title, paper = str(plain.get("title", "")), str(plain.get("paper", ""))
+    return Entry(kind, name, title, paper, attr=node.name, path=path, broken=broken, facts=dict(_facts(node)))
+
+
+def _facts(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    """The literal texts that a class body gives to `FACTS`."""
+    for line in node.body:
+        targets = (
+            line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
+        )
+        value = getattr(line, "value", None)
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id in FACTS and isinstance(value, ast.Constant):
+                yield target.id, str(value.value)

@@ -1,0 +1,43 @@
+"""Text tables and paragraphs that fit the terminal."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
+
+NARROWEST = 8
+"""Columns as narrow as this are not wrapped any further."""
+
+
+SMALLEST = 72
+"""Terminals narrower than this are treated as if they were this wide."""
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  ") -> str:
+    """Return rows under headers, all columns but the first wrapped where the table would not fit the terminal."""
+    cells = [list(headers), *(list(row) for row in rows)]
+    # A column that is empty throughout says nothing.
+    kept = [column for column in range(len(headers)) if any(row[column] for row in cells[1:])]
+    cells = [[row[column] for column in kept] for row in cells]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(kept))]
+    room = _width() - len(indent) - 2 * (len(kept) - 1)
+    while sum(widths) > room and max(widths[1:], default=0) > NARROWEST:
+        widths[widths.index(max(widths[1:]), 1)] -= 1
+    lines = []
+    for row in cells:
+        wrapped = [textwrap.wrap(text, width) or [""] for text, width in zip(row, widths, strict=True)]
+        for line in range(max((len(part) for part in wrapped), default=0)):
+            parts = [part[line] if line < len(part) else "" for part in wrapped]
+            padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
+            lines.append((indent + "  ".join(padded)).rstrip())
+    return "\n".join(lines)
+
+
+def wrap(text: str, first: str = "  ", rest: str = "  ") -> str:
+    """Text wrapped to the terminal, with an indent for its first and for its other lines."""
+    return textwrap.fill(text, _width(), initial_indent=first, subsequent_indent=rest)
+
+
+def _width() -> int:
+    return max(shutil.get_terminal_size((100, 24)).columns, SMALLEST)
