@@ -1,4 +1,4 @@
-"""Makes the measured results on the pocket stream: learning rates, runs, docs/pocket-results.md and its pictures.
+"""Make the measured results on the embedded stream: learning rates, runs, docs/pocket-results.md and its pictures.
 
     python docs/pocket_results.py tune    # every method on the validation images over one grid of learning rates
     python docs/pocket_results.py run     # every method, five seeds, with the settings that the stream carries
@@ -15,11 +15,12 @@ import tempfile
 from pathlib import Path
 
 from bench.compare import pictures
+from bench.compare.runs import gather
 from bench.compare.tables import sections
-from bench.config.resolve import resolve, run_directory
+from bench.config.fingerprint import run_directory
+from bench.config.resolve import resolve
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.scalars import spread
-from bench.compare.runs import gather
 from bench.runs.run import run
 
 DOCS = Path(__file__).parent
@@ -33,7 +34,7 @@ SEEDS = (0, 1, 2, 3, 4)
 CHOSEN_BY = "learning"
 SHOWN = {"learning": "just learned", "transfer_by_column": "Transfer", "average_mtil": "Average", "last": "Last"}
 TUNING = DOCS / "pocket-tuning.csv"
-"""What `tune` found: one line for every method and rate."""
+"""The results of `tune`: one line for every method and rate."""
 PICTURES = {"scatter": "Transfer against Last", "curves": "Accuracy on every task over the stream"}
 """Pictures of `bench compare ... pictures=` that the page and the README show."""
 
@@ -108,20 +109,22 @@ def matrix_table(method: str) -> str:
 def page() -> str:
     """The text of docs/pocket-results.md."""
     parts = [
-        "# Results on the pocket stream\n",
-        "Made by `python docs/pocket_results.py tune`, `run` and `page`; percent correct on the test images, mean ± "
-        f"standard error over {len(SEEDS)} seeds. Time is that of one run on one thread, another run beside it.\n",
+        "# Results on the embedded stream\n",
+        f"Percent correct on the test images, mean ± standard error over {len(SEEDS)} seeds. Time is that of one run "
+        "on one thread, with another run beside it. [pocket.md](pocket.md#results) says what the numbers show, "
+        "[metrics.md](metrics.md) what they mean. This page was made by `python docs/pocket_results.py tune`, `run` "
+        "and `page`.\n",
         results_table(),
         *(f"![{title}](pocket-results-{name}.png)\n" for name, title in PICTURES.items()),
         "## How the learning rates were chosen\n",
-        "One grid for all methods, seed 0, trained on the training images and scored on the validation images. The "
-        "rate with the highest accuracy on tasks just learned, mean over tasks, is what the stream carries "
-        "(`Pocket.tuned`): it is what a learner can know when it learns a task, without looking at tasks to come or "
-        "going back. Test images play no part in it. All scores of the whole grid follow, since other criteria choose "
-        "other rates.\n",
+        "All methods were tried on one grid of rates, with seed 0, trained on the training images and scored on the "
+        "validation images; test images play no part in it. The stream takes the rate with the highest accuracy on "
+        "tasks just learned, as the mean over tasks (`Pocket.tuned`, in bold). A learner can know this accuracy when "
+        "it learns a task, without looking at later tasks and without going back. Other criteria choose other rates, "
+        "so here are all scores of the whole grid.\n",
         tuning_table(),
         "## Accuracy matrices\n",
-        f"Rows: after each task; columns: test sets; mean over {len(SEEDS)} seeds.\n",
+        f"Rows: after each task. Columns: test sets. Means over {len(SEEDS)} seeds.\n",
     ]
     for method in METHODS:
         parts += [f"### {method}\n", matrix_table(method)]

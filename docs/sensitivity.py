@@ -1,7 +1,7 @@
-"""Makes docs/keeplora-sensitivity.md and its picture from finished runs of four of the sweep files that come along.
+"""Make docs/keeplora-sensitivity.md and its picture from finished runs of four of the shipped sweep files.
 
 python -m bench sweep keeplora_rank launch=local launch.processes=2    # likewise the other three, see SWEEPS
-python docs/sensitivity.py [out=DIR]                                   # DIR: where the runs lie, by default runs
+python docs/sensitivity.py [out=DIR]                                   # DIR: where the runs are, by default runs
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from pocket_results import table
 
-from bench.config.resolve import resolve, run_directory
+from bench.config.fingerprint import run_directory
+from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.core.files import is_finished
 from bench.sweep.file import Point, expand, find
@@ -50,20 +51,20 @@ LOOKS = {
 
 SEEN = """\
 * **Rank.** From 1 to 32 columns all four numbers rise at every step. The factor of the update is alpha / rank and alpha
-  stays 1, so more columns also means a smaller factor: these runs do not tell the two apart.
+  stays 1, so more columns also mean a smaller factor: these runs cannot separate the two.
 * **Alpha and learning rate.** Transfer falls at every step up. Just learned is highest at the default of both; the rate
-  was chosen by that, on these images. One step lower (alpha 0.25, rate 0.03) Transfer is more than 12 points higher and
-  just learned about one point lower; Last is highest there, by 2 to 3 points, which one seed cannot tell from chance.
-  The largest values are below the default in all four.
-* **Feature energy.** Without it (0) Last is lowest at every weight energy, by more than 10 points against 0.9. From 0.9
-  to 0.99 Last changes by less than 3 points. 0.999 is below 0.99 in all four numbers at every weight energy.
+  was chosen by this number, on these images. One step lower (alpha 0.25, rate 0.03) Transfer is more than 12 points
+  higher and just learned about one point lower. Last is highest there, by 2 to 3 points, which one seed cannot
+  distinguish from chance. The largest values are below the default in all four numbers.
+* **Feature energy.** Without it (0) Last is lowest at every weight energy, by more than 10 points compared with 0.9.
+  From 0.9 to 0.99 Last changes by less than 3 points. 0.999 is below 0.99 in all four numbers at every weight energy.
 * **Weight energy of the image tower.** From 0 to 0.95 Transfer rises by 5 to 7 points at every feature energy; the
-  feature energy moves it by less than 4. Just learned is no lower for it: at 0.95 it is above that at 0 at every
-  feature energy.
-* **The default is not the highest point of the maps**: with 0.95 for the image weights Transfer is more than 2 points
+  feature energy moves it by less than 4. Just learned does not fall: at 0.95 it is higher than at 0, at every feature
+  energy.
+* **The default is not the highest point of the maps.** With 0.95 for the image weights Transfer is more than 2 points
   higher, and Last and just learned are within one point.
 """
-"""What the page says is seen in its tables; tests/test_sensitivity.py holds it against them."""
+"""What the page says about its tables; tests/test_sensitivity.py checks it against them."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def load(words: Sequence[str] = ()) -> dict[str, list[Result]]:
     Parameters
     ----------
     words : sequence of str, optional
-        ``out=DIR``, where the runs do not lie in runs/.
+        ``out=DIR``, if the runs are not in runs/.
 
     Raises
     ------
@@ -142,23 +143,23 @@ def page(results: Mapping[str, Sequence[Result]]) -> str:
     epochs = resolve(DEFAULT).run.train.epochs
     parts = [
         "# How KeepLoRA depends on its settings\n",
-        f"`keeplora` on the [pocket stream](pocket.md): {epochs} epochs a task, seed 0, trained on the training images "
-        "and scored on the validation images, in percent. One setting is varied at a time, the two thresholds "
-        "together; the others keep their defaults. Made by\n",
+        f"`keeplora` on the [embedded stream](pocket.md): {epochs} epochs a task, seed 0, trained on the training "
+        "images and scored on the validation images, in percent. One setting varies at a time, or the two thresholds "
+        "together; the others keep their defaults. These lines made the page:\n",
         "```sh",
         *(f"python -m bench sweep {name} launch=local launch.processes=2" for name in SWEEPS),
         "python docs/sensitivity.py",
         "```\n",
         f"![Transfer, Average, Last and accuracy on tasks just learned over each setting]({PICTURE})\n",
-        "Dotted lines and frames mark the defaults; every map has a colour scale of its own.\n",
-        f"The untrained model has {untrained:.1f} in Transfer and {metrics['zero_shot']:.1f} in the other three. What "
-        "the words mean is in [metrics.md](metrics.md); just learned is `learning`, the diagonal of the matrix.\n",
-        "## What is seen\n",
+        "Dotted lines and frames mark the defaults. Every map has its own colour scale.\n",
+        f"The untrained model has {untrained:.1f} in Transfer and {metrics['zero_shot']:.1f} in the other three. "
+        "[metrics.md](metrics.md) defines the words; just learned is `learning`, the diagonal of the matrix.\n",
+        "## What the runs show\n",
         SEEN,
-        "It is one seed on a small stream, with 108 to 150 validation images a task. Over five seeds and test images, "
-        "KeepLoRA's Last has a standard error of 0.9 ([pocket-results.md](pocket-results.md)), which makes about 2 for "
-        "a single run and 3 for the difference of two: smaller differences in it are not to be read. What is best here "
-        "need not be best for another model or stream.\n",
+        "This is one seed on a small stream, with 108 to 150 validation images a task. Over five seeds and test "
+        "images, KeepLoRA's Last has a standard error of 0.9 ([pocket-results.md](pocket-results.md)). That makes "
+        "about 2 for a single run and 3 for the difference of two runs: smaller differences in Last mean nothing. What "
+        "is best here need not be best for another model or stream.\n",
         "## The numbers\n",
         "The defaults are in bold; they are the same run in every table.\n",
     ]

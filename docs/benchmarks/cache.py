@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench.model.clip import load_open_clip
 from bench.data.images import FileImages
 from bench.data.pixel_cache import PixelCache
 from bench.data.pixels import Pixels
+from bench.model.pretrained import load_open_clip
 
 
 def photographs(folder: Path, count: int) -> FileImages:

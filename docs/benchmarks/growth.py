@@ -21,17 +21,18 @@ import numpy as np
 import open_clip
 import torch
 
+from bench.compute.device import peak_memory_mb
 from bench.config import registry
-from bench.model.clip import Clip
-from bench.config.resolve import Train, resolve
-from bench.data.images import ArrayImages
-from bench.learning.method import Context, TaskData
-from bench.data.pixels import Pixels
-from bench.record.record import peak_memory_mb
-from bench.config.registry import register
-from bench.runs.run import run
 from bench.config.fields import setting
+from bench.config.registry import register
+from bench.config.resolve import resolve
+from bench.config.run_settings import Train
+from bench.data.images import ArrayImages
+from bench.data.pixels import Pixels
 from bench.data.stream import Stream, Task
+from bench.learning.task_data import Context, TaskData
+from bench.model.clip import Clip
+from bench.runs.run import run
 
 CLASSES, TRAIN, TEST = 8, 8, 4
 """Classes of a task; training and test images of a class."""

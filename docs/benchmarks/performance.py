@@ -22,16 +22,17 @@ import torch.nn.functional as F
 from long_way import LongWay
 from torch import Tensor
 
-from bench.config import registry
-from bench.model.clip import Clip, load_open_clip
-from bench.data.images import ArrayImages
-from bench.model.linear_maps import LowRank
-from bench.learning.method import Context, TaskData
-from bench.data.pixels import Pixels
 from bench.cli.profile import counted, product_rate
-from bench.record.record import peak_memory_mb, processor
-from bench.learning.moments import mean_gradient, second_moments
+from bench.compute.device import peak_memory_mb, processor
+from bench.config import registry
+from bench.data.images import ArrayImages
+from bench.data.pixels import Pixels
 from bench.data.stream import Task, label_space
+from bench.learning.moments import mean_gradient, second_moments
+from bench.learning.task_data import Context, TaskData
+from bench.model.clip import Clip
+from bench.model.linear_maps import LowRank
+from bench.model.pretrained import load_open_clip
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
