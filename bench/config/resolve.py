@@ -29,6 +29,7 @@ from bench.config.run_settings import (
     label_space_of,
     run_settings,
 )
+from bench.config.words import pair
 from bench.core.errors import UserError, nearest, suggest
 
 RESERVED = {"name", "file", "file_sha256"}
@@ -150,12 +151,12 @@ def read(pairs: Sequence[str], problems: list[str]) -> dict[str, tuple[Any, str]
     A key stands where it was given last, since a later word for a group overrides earlier ones for its members.
     """
     given: dict[str, tuple[Any, str]] = {}
-    for pair in pairs:
-        key, equals, raw = pair.removeprefix("--").partition("=")
-        key = key.strip()
-        if not equals or not key:
-            problems.append(f'"{pair}" is not a setting: write KEY=VALUE, as in seed=1')
+    for word in pairs:
+        split_word = pair(word)
+        if split_word is None or not split_word.key:
+            problems.append(f'"{word}" is not a setting: write KEY=VALUE, as in seed=1')
             continue
+        key, raw, _ = split_word
         try:
             parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]), resolve=False)
             value = parsed["value"] if isinstance(parsed, dict) else None

@@ -1,0 +1,34 @@
+"""The words of a command line: pairs, plain words, and paths that look like pairs."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.config.words import Pair, pair, split
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("seed=1", Pair("seed", "1", "seed=1")),
+        ("--train.lr=0.1", Pair("train.lr", "0.1", "--train.lr=0.1")),
+        (" seed = 1 ", Pair("seed", " 1 ", " seed = 1 ")),
+        ("key=a=b", Pair("key", "a=b", "key=a=b")),
+        ("key=", Pair("key", "", "key=")),
+        ("=1", Pair("", "1", "=1")),
+        ("status", None),
+        ("--help", None),
+    ],
+)
+def test_a_word_is_a_pair_or_plain(word: str, expected: Pair | None) -> None:
+    assert pair(word) == expected
+
+
+def test_words_are_separated_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a=b").mkdir()
+    words = ["runs", "method=lora", "a=b", "--seed=1", "more"]
+    pairs, plain = split(words, paths=True)
+    assert [one.word for one in pairs] == ["method=lora", "--seed=1"]
+    assert plain == ["runs", "a=b", "more"]
+    assert split(words)[1] == ["runs", "more"]
