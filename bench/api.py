@@ -1,9 +1,11 @@
 """Everything that a plug-in imports, in one place: ``from bench.api import Method, TaskData, register, setting``.
 
-The names are those that docs/api.md documents. They keep their meaning between releases, and CHANGELOG.md says what
-changes; everything else in ``bench`` may move. Importing this module loads no torch: a name is imported from its home
-when it is first asked for, and only the homes of `Clip`, the toy model and `load_open_clip` need torch for that.
+docs/api.md documents these names. They keep their meaning between releases, and CHANGELOG.md says what changes;
+everything else in ``bench`` may move. Importing this module loads no torch: a name is imported from its home when it is
+first used, and only `Clip`, `Pixels`, `tiny_clip` and `toy_task` need torch for that.
 """
+
+# ruff: noqa: F401  (the imports below are for type checkers)
 
 from __future__ import annotations
 
@@ -11,10 +13,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    pass
+    from bench.compute.seeding import derived_seed, generator
+    from bench.compute.world import World
+    from bench.config.catalogue import widths_in
+    from bench.config.fields import setting, with_defaults
+    from bench.config.registry import register
+    from bench.config.run_settings import Surroundings, Train
+    from bench.core.errors import UserError, suggest
+    from bench.core.lazy import F, no_grad, torch
+    from bench.data.dataset import Counts, Dataset, DatasetStream, Part, Splits, folder_dataset, load_dataset
+    from bench.data.images import ArrayImages, FileImages, Images, PackedImages, Subset, alone
+    from bench.data.pixels import Pixels
+    from bench.data.stream import LABEL_SPACES, LabelSpace, Stream, Task, ZeroShot
+    from bench.learning.method import Method, ParityCard
+    from bench.learning.moments import SecondMoment, mean_gradient, second_moments, slot_means
+    from bench.learning.observers import Observation, Observers
+    from bench.learning.task_data import Context, TaskData
+    from bench.learning.toy import tiny_clip, toy_task
+    from bench.learning.training_state import EpochReport, TrainingState
+    from bench.metrics.matrix import AccuracyMatrix
+    from bench.model.clip import Clip
+    from bench.model.linear_maps import KINDS, TOWERS, LinearMap, LowRank, Site
+    from bench.runs.result import Result, run
 
 HOMES = {
     "bench.compute.seeding": ("derived_seed", "generator"),
+    "bench.compute.world": ("World",),
     "bench.config.catalogue": ("widths_in",),
     "bench.config.fields": ("setting", "with_defaults"),
     "bench.config.registry": ("register",),
@@ -23,9 +47,11 @@ HOMES = {
     "bench.core.lazy": ("F", "no_grad", "torch"),
     "bench.data.dataset": ("Counts", "Dataset", "DatasetStream", "Part", "Splits", "folder_dataset", "load_dataset"),
     "bench.data.images": ("ArrayImages", "FileImages", "Images", "PackedImages", "Subset", "alone"),
+    "bench.data.pixels": ("Pixels",),
     "bench.data.stream": ("LABEL_SPACES", "LabelSpace", "Stream", "Task", "ZeroShot"),
     "bench.learning.method": ("Method", "ParityCard"),
     "bench.learning.moments": ("SecondMoment", "mean_gradient", "second_moments", "slot_means"),
+    "bench.learning.observers": ("Observation", "Observers"),
     "bench.learning.task_data": ("Context", "TaskData"),
     "bench.learning.toy": ("tiny_clip", "toy_task"),
     "bench.learning.training_state": ("EpochReport", "TrainingState"),

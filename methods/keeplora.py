@@ -44,7 +44,6 @@ from bench.api import (
 )
 
 from .cosine_head import class_means, head_logits
-from .inspection import Inspection
 from .low_rank import PerTower, Targets, attach, targets
 from .subspace import empty_basis, grow, leading, leading_directions, outside, side_by_side, spectrum
 
@@ -53,9 +52,6 @@ if TYPE_CHECKING:
 
 ROUNDING = 1e-5
 """Share of a gradient's norm below which its singular values are rounding: fp32 sums over many tokens."""
-
-LOSSES = 20
-"""How many of a task's first losses are kept for inspection."""
 
 
 @register("method", "keeplora", title="Updates confined to the residual subspace", paper="KeepLoRA, arXiv 2601.19659")
@@ -128,7 +124,6 @@ class KeepLora(Method):
         )  # fmt: skip
         head: str = setting("none", "head added to the text logits of learned tasks", choices=("none", "class-mean"))
         head_scale: float = setting(30.0, "factor of the head's cosine similarities", above=0)
-        dump: str = setting("", "folder for what is computed on every task, as arrays; empty writes nothing")
 
         def check(self) -> list[str]:
             found = super().check()
@@ -177,9 +172,9 @@ class KeepLora(Method):
         self.heads: dict[int, Tensor] = {}
         self.head: Tensor | None = None
         self.effective_rank: dict[str, int] = {}
-        self.inspection = Inspection(chosen.dump)
-        with self.context.phase("weight subspace"):
+        with self.context.part("weight subspace"):
             self.bases = self.protect_weights()
+        self._report_subspaces("", "weights")
 
     def protect_weights(self) -> dict[str, Tensor]:
         """The principal subspace of every target's weight as it is now, [in, k] each."""
@@ -207,11 +202,11 @@ class KeepLora(Method):
                 f"{self.context.batch_size}, and incomplete batches are dropped: lower train.batch_size or set "
                 "method.drop_last=false"
             )
-        with self.context.phase("gradient pass"):
+        with self.context.part("gradient pass"):
             gradients = self._mean_gradient(task)
         surplus = []
         draw = task.init_generator("keeplora")
-        with self.context.phase("initialisation"):
+        with self.context.part("initialisation"):
             drawn = {m.name: self._drawn(m, draw) for m in self.targets}
 
             def exact(linear_map: LinearMap) -> Tensor:  # [in, out], as in the paper
@@ -226,7 +221,6 @@ class KeepLora(Method):
                 surplus += [linear_map.name] * bool(arbitrary)
                 self._attach(linear_map, directions, outside(self.bases[linear_map.name], gradient))
                 self.effective_rank[linear_map.name] = directions.shape[1] - arbitrary
-                self._inspect_start(linear_map, gradient)
         if surplus:
             self.context.say(
                 f"note: in {len(surplus)} maps of task {task.name} ({surplus[0]}, ...) the rank exceeds what is left: "
@@ -234,7 +228,7 @@ class KeepLora(Method):
             )
         self.head = None
         if self.settings.head == "class-mean":
-            with self.context.phase("head"):
+            with self.context.part("head"):
                 self.heads[task.index] = self.head = class_means(self.clip, task, self.settings.drop_last)
 
     def _mean_gradient(self, task: TaskData) -> dict[str, Tensor]:
@@ -299,27 +293,24 @@ class KeepLora(Method):
         logits = self.clip.logits(features, self.clip.encode_tokens(task.tokens))
         if self.head is not None:
             logits = logits + head_logits(features, self.head, self.settings.head_scale)
-        found = F.cross_entropy(logits, labels)
-        if self.inspection and len(self.inspection.losses) < LOSSES:
-            self.inspection.losses.append(float(found.detach()))
-        return found
+        return F.cross_entropy(logits, labels)
 
     @no_grad
     def end_task(self, task: TaskData) -> None:
         """Merge, then protect what the merged model's features on this task need."""
         chosen = self.settings
-        with self.context.phase("merge"):
+        with self.context.part("merge"):
             self.clip.merge()
         if self.head is not None:
             self.heads[task.index] = self.head.detach().clone()
         protecting = [m for m in self.targets if chosen.feature_energy.of(m) > 0]
-        with self.context.phase("feature pass"):
+        with self.context.part("feature pass"):
             moments = (
                 slot_means(self.clip, task, protecting, chosen.pad_tokens)
                 if chosen.feature_statistic == "slot-mean"
                 else second_moments(self.clip, task, protecting, chosen.pad_tokens, chosen.drop_last)
             )
-        with self.context.phase("subspace update"):
+        with self.context.part("subspace update"):
 
             def grown(linear_map: LinearMap) -> Tensor:
                 gram, energy = moments[linear_map.site.name].gram, chosen.feature_energy.of(linear_map)
@@ -327,7 +318,7 @@ class KeepLora(Method):
 
             found = side_by_side(grown, protecting, self.clip.exact_device)
             self.bases.update({m.name: basis for m, basis in zip(protecting, found, strict=True)})
-        self._inspect_end(task)
+        self._report_subspaces(task.name, "task")
 
     def classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
         """The text classifier, with the head of the task whose classes these are, if it was learned."""
@@ -356,36 +347,10 @@ class KeepLora(Method):
         self.bases = {n: t.to(self.clip.exact_device) for n, t in state.items() if not n.startswith("head.")}
         self.heads = {int(n[5:]): t.to(self.clip.device) for n, t in state.items() if n.startswith("head.")}
 
-    def training_state(self) -> dict[str, Tensor]:
-        """The first losses of the task, where they are kept for inspection."""
-        return {"losses": torch.tensor(self.inspection.losses, dtype=torch.float64)} if self.inspection else {}
-
-    def load_training_state(self, state: dict[str, Tensor]) -> None:
-        if "losses" in state:
-            self.inspection.losses = state["losses"].tolist()
-
-    # ---- inspection: method.dump
-
-    def _inspect_start(self, linear_map: LinearMap, gradient: Tensor) -> None:
-        if not self.inspection:
-            return
-        name, basis, update = linear_map.name, self.bases[linear_map.name], linear_map.update
-        self.inspection.put(f"{name}/gradient", gradient.float())
-        self.inspection.put(f"{name}/projector_before", (basis @ basis.T).float())
-        if update is not None:
-            A, B = update.A.double(), update.B.double()
-            self.inspection.put(f"{name}/A_projector", (A.T @ A).float())
-            self.inspection.put(f"{name}/AB_start", (A.T @ B.T).float())
-
-    def _inspect_end(self, task: TaskData) -> None:
-        if not self.inspection:
-            return
-        for linear_map in self.targets:
-            basis = self.bases[linear_map.name]
-            self.inspection.put(f"{linear_map.name}/projector", (basis @ basis.T).float())
-            self.inspection.put(f"{linear_map.name}/protected", torch.tensor(basis.shape[1]))
-            self.inspection.put(f"{linear_map.name}/weight", linear_map.weight)
-        self.inspection.write(task.index, task.name)
+    def _report_subspaces(self, task: str, when: str) -> None:
+        """Show the protected subspace of every map to those who listen."""
+        for name, basis in self.bases.items():
+            self.context.observers.report("subspace", task, name, basis=basis, when=when)
 
 
 @register(

@@ -1,4 +1,4 @@
-"""The KeepLoRA family: presets, the released rules transcribed in float64, inspection, costs."""
+"""The KeepLoRA family: presets, the released rules transcribed in float64, listeners, costs."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from bench.methods.keeplora import KeepLora, KeepLoraOfficial, KeepLoraPlus, Kee
 from bench.methods.low_rank import PerTower
 from bench.methods.subspace import count_below, grow, principal_subspace
 from safetensors.torch import load_file
+from support.listening import Heard
 from test_methods import TRAIN, data, learn, nothing
 from torch import Tensor, nn
 
@@ -20,8 +21,10 @@ from bench.config.run_settings import Surroundings, Train
 from bench.core.errors import UserError
 from bench.data.batch_order import BatchOrder
 from bench.data.stream import label_space
+from bench.learning.observers import Observers
 from bench.learning.task_data import Context, TaskData
 from bench.learning.toy import tiny_clip, toy_task
+from bench.metrics.matrix import AccuracyMatrix
 from bench.model.clip import Clip
 from bench.runs.run import run
 
@@ -222,15 +225,17 @@ class Released:
             self.M[name] = released_growth(self.M[name], seen[m.site.name][0], eps)
 
 
-def test_official_is_the_released_code_number_for_number(tmp_path: Path) -> None:
+def test_official_is_the_released_code_number_for_number() -> None:
     """Two tasks on the same batches: subspaces, A, A B0, losses and merged weights.
 
     The rank is below the number of classes, where the released code reproduces itself.
     """
     energies = {"weight_energy": PerTower(0.4, 0.2), "feature_energy": PerTower(0.9, 0.8)}
     entries: list[dict] = []
-    context = Context(3, 16, 0, 0, order=BatchOrder(record=lambda entry: entries.append(dict(entry))))
-    ours = build(KeepLoraOfficial, context=context, rank=2, dump=str(tmp_path), **energies)
+    heard = Heard()
+    order = BatchOrder(record=lambda entry: entries.append(dict(entry)))
+    ours = build(KeepLoraOfficial, Context(3, 16, 0, 0, order=order, observers=heard.observers), rank=2, **energies)
+    context = ours.context
     theirs = Released(tiny_clip(), 2, **energies)
     train = Train(epochs=3, batch_size=16, lr=0.02)
     for index in range(2):
@@ -238,6 +243,9 @@ def test_official_is_the_released_code_number_for_number(tmp_path: Path) -> None
         task = data(ours.clip, index, context)
         before = {name: M.clone() for name, M in theirs.M.items()}
         ours.begin_task(task)
+        updates = {m.name: m.update for m in ours.targets}
+        spans = {name: update.A.T @ update.A for name, update in updates.items() if update}
+        products = {name: update.A.T @ update.B.T for name, update in updates.items() if update}
         ours.fit(task, train, nothing, nothing)
         ours.end_task(task)
 
@@ -253,22 +261,24 @@ def test_official_is_the_released_code_number_for_number(tmp_path: Path) -> None
         starts = {name: theirs.A[name] @ theirs.B[name] for name in theirs.A}
         losses = theirs.train(task, passes("train"), 0.02)
         theirs.features(task, feature_pass)
-        found = load_file(tmp_path / f"task-{index + 1:02d}-{task.name}.safetensors")
-        assert found["losses"].tolist() == pytest.approx(losses, rel=1e-4)
+        arrays = heard.tasks[task.name]
+        assert heard.losses[task.name] == pytest.approx(losses, rel=1e-4)
         for name, _ in theirs.maps:
-            A = theirs.A[name]
+            A, M, basis = theirs.A[name], theirs.M[name], ours.bases[name]
 
-            def close(key: str, expected: Tensor, tolerance: float, name: str = name, found: dict = found) -> None:
-                worst = float((found[f"{name}/{key}"].double() - expected).abs().max())
-                assert worst <= tolerance * max(1e-3, float(expected.abs().max())), (name, key, worst)
+            def close(found: Tensor, expected: Tensor, tolerance: float, name: str = name) -> None:
+                worst = float((found.double() - expected).abs().max())
+                assert worst <= tolerance * max(1e-3, float(expected.abs().max())), (name, worst)
 
-            close("projector_before", before[name] @ before[name].T, 1e-4)
-            close("gradient", gradients[name].T, 1e-3)
-            close("A_projector", A @ A.T, 1e-2)
-            close("AB_start", starts[name], 1e-3)
-            close("weight", theirs.weight(name), 1e-3)
-            assert int(found[f"{name}/protected"]) == theirs.M[name].shape[1]
-            close("projector", theirs.M[name] @ theirs.M[name].T, 1e-2)
+            first = heard.tasks["" if index == 0 else f"toy{index - 1}"][f"{name}/basis"]
+            close(first @ first.T, before[name] @ before[name].T, 1e-4)
+            close(arrays[f"{name}/gradient"], gradients[name], 1e-3)
+            close(spans[name], A @ A.T, 1e-2)
+            close(products[name], starts[name], 1e-3)
+            close(ours.clip.maps[name].weight, theirs.weight(name), 1e-3)
+            assert basis.shape[1] == M.shape[1]
+            close(basis @ basis.T, M @ M.T, 1e-2)
+            assert torch.equal(arrays[f"{name}/basis"], basis)
 
 
 def test_the_released_first_fill_is_one_short() -> None:
@@ -425,33 +435,58 @@ def test_the_head_needs_a_label_space_of_its_own() -> None:
     assert not KeepLora.Settings(head="class-mean").fits(Surroundings("task", {}))
 
 
-# ---- inspection and costs
+# ---- listeners and costs
 
 
-def toy_run(tmp_path: Path, *words: str) -> Path:
+def toy_run(tmp_path: Path, *words: str, observers: Observers | None = None) -> Path:
     line = [f"stream={TOY}", f"model={TOY}", f"out={tmp_path}", "device=cpu", "method.rank=4", "stream.count=2"]
-    return run(resolve([*line, *words]))
+    return run(resolve([*line, *words]), observers=observers)
 
 
-def test_a_dump_holds_named_arrays(tmp_path: Path) -> None:
-    out = toy_run(tmp_path / "runs", "method=keeplora", f"method.dump={tmp_path / 'dump'}")
-    assert out == toy_run(tmp_path / "runs", "method=keeplora")  # inspection is no other run
-    for word in (f"method.dump={tmp_path / 'dump'}", "batches.record=true"):
-        with pytest.raises(UserError, match="is not made again for batches.record or method.dump"):
-            toy_run(tmp_path / "runs", "method=keeplora", word)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="method.dump=.* cannot be written"):
-        toy_run(tmp_path / "other", "method=keeplora", f"method.dump={tmp_path / 'file'}")
-    assert [path.name for path in sorted((tmp_path / "dump").iterdir())] == [
-        "task-01-toy0.safetensors", "task-02-toy1.safetensors",
-    ]  # fmt: skip
-    arrays = load_file(tmp_path / "dump" / "task-02-toy1.safetensors")
+def test_listeners_hear_what_a_run_computes_and_change_nothing(tmp_path: Path) -> None:
+    heard = Heard()
+    out = toy_run(tmp_path / "heard", "method=keeplora", observers=heard.observers)
+    plain = toy_run(tmp_path / "plain", "method=keeplora")
+    for name in ("accuracy.csv", "model.safetensors", "config.yaml"):
+        assert (out / name).read_bytes() == (plain / name).read_bytes()
+    for observers, word in ((heard.observers, "seed=0"), (None, "batches.record=true")):
+        with pytest.raises(UserError, match="is not made again for batches.record or for listeners"):
+            toy_run(tmp_path / "heard", "method=keeplora", word, observers=observers)
+    assert set(heard.tasks) == {"", "toy0", "toy1"}
+    arrays = heard.tasks["toy1"]
     keys = {name.split("/")[1] for name in arrays if name.startswith("image.0.q/")}
-    assert keys == {"gradient", "projector_before", "A_projector", "AB_start", "projector", "protected", "weight"}
+    assert keys == {"gradient", "A", "B", "basis", "weight"}
     assert len(arrays["losses"]) == 6  # two epochs of three batches
-    projector = arrays["image.0.q/projector"]
-    assert torch.allclose(projector @ projector, projector, atol=1e-4)
-    assert float(projector.trace()) == pytest.approx(int(arrays["image.0.q/protected"]), abs=1e-3)
+    assert torch.equal(
+        arrays["image.0.q/weight"],
+        load_file(out / "model.safetensors")["weight/visual.transformer.resblocks.0.attn.in_proj_weight"][:64],
+    )
+    basis = arrays["image.0.q/basis"]
+    assert torch.allclose(basis.T @ basis, torch.eye(basis.shape[1], dtype=torch.float64), atol=1e-8)
+    reported = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert reported[-1]["protected"]["image.0.q"] == basis.shape[1]
+
+
+def test_listeners_hear_logits_statistics_and_losses(tmp_path: Path) -> None:
+    observers, seen = Observers(), []
+    for kind in ("logits", "statistic", "loss"):
+        observers.on(kind, seen.append)
+    out = toy_run(tmp_path, "method=inflora", "evaluate.batch_size=10", observers=observers)
+    matrix = AccuracyMatrix.from_csv(out / "accuracy.csv")
+    for row in range(3):
+        for column, task in enumerate(("toy0", "toy1")):
+            batches = [s.values for s in seen if (s.kind, s.task, s.values.get("row")) == ("logits", task, row)]
+            assert [values["start"] for values in batches] == [0, 10, 20]
+            answers = torch.cat([values["logits"].argmax(dim=-1) for values in batches])
+            right = int((answers == torch.arange(24) % 3).sum())
+            assert right == matrix.cell(row, column).correct
+    moments = [s for s in seen if s.kind == "statistic" and s.task == "toy0" and s.name == "image.0.qkv"]
+    assert len(moments) == 2  # before the task and after it
+    assert moments[0].values["count"] == 40 * 10  # images times tokens
+    losses = [s.values for s in seen if s.kind == "loss" and s.task == "toy1"]
+    assert [(v["epoch"], v["step"]) for v in losses] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    with pytest.raises(ValueError, match="listen to one of logits"):
+        observers.on("gradients", print)
 
 
 def test_costs_are_in_the_summary(tmp_path: Path) -> None:

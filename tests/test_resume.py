@@ -129,14 +129,6 @@ def test_between_tasks_is_enough_where_nothing_is_kept_inside(tmp_path: Path, ki
     assert_same(straight, broken)
 
 
-def test_the_dump_of_a_broken_off_run_is_whole(tmp_path: Path, killed_after) -> None:
-    run(resolve(words(tmp_path / "straight", "keeplora", f"method.dump={tmp_path / 'a'}")))
-    killed_after(3, before=False)
-    until_finished(words(tmp_path / "broken", "keeplora", "checkpoint.every=0", f"method.dump={tmp_path / 'b'}"))
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
-
-
 def test_only_what_changed_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, set[str]] = {}
     save = Checkpoints.save

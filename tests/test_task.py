@@ -12,7 +12,7 @@ from bench.core.errors import UserError
 from bench.data.images import ArrayImages, FileImages, Subset
 from bench.data.pixels import PixelStore
 from bench.data.stream import Stream, label_space
-from bench.learning.evaluate import evaluate_row, outcomes
+from bench.learning.evaluate import Protocol, evaluate_row, outcomes
 from bench.learning.method import Method
 from bench.learning.task_data import Context
 from bench.learning.toy import tiny_clip, toy_task
@@ -52,7 +52,7 @@ def test_counts_use_the_offset_of_the_test_set(position: int) -> None:
     clip = tiny_clip()
     method = Oracle(None, clip, Context(3, 16, 0, 0))
     method.position = position
-    row = list(evaluate_row(method, PixelStore(clip, 10**9), tasks, "all", seen=1, batch_size=2))
+    row = list(evaluate_row(method, PixelStore(clip, 10**9), Protocol(tasks, "all", "either", 2), seen=1))
     expected = {0: [3, 0, 0], 1: [2, 0, 0], 2: [0, 3, 0], 3: [0, 2, 0], 4: [0, 0, 0], 5: [0, 0, 3], 6: [0, 0, 2]}
     assert [(column, int(right.sum()), len(right)) for column, right in row] == [
         (column, correct, 5) for column, correct in enumerate(expected[position])

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.config.run_settings import CHOICES, Resolved
 
-ELSEWHERE = {"out", "data", "device", "threads", "seed", "gate", "batches.record", "batches.replay", "method.dump"}
+ELSEWHERE = {"out", "data", "device", "threads", "seed", "gate", "batches.record", "batches.replay"}
 """Settings that say where, on what and with which seed a run is made, not what it computes; so do `MIRRORS`."""
 
 

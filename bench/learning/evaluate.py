@@ -1,6 +1,9 @@
 """One row of the accuracy matrix: every test set, measured in the stream's label space."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -15,6 +18,27 @@ from bench.learning.method import Method
 Classifier = Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Protocol:
+    """How the test sets of a stream are measured.
+
+    Attributes
+    ----------
+    tasks : sequence of Task
+    label_space : {"task", "seen", "all"}
+        As for `bench.data.stream.Stream`.
+    shared_prompts : {"either", "first"}
+        As for `bench.data.stream.Stream`.
+    batch_size : int
+        Images per forward pass.
+    """
+
+    tasks: Sequence[Task]
+    label_space: str
+    shared_prompts: str
+    batch_size: int
+
+
 @torch.no_grad()
 def outcomes(
     name: str,
@@ -24,15 +48,29 @@ def outcomes(
     space: LabelSpace,
     batch_size: int,
     on_batch: Callable[[], None] = lambda: None,
+    row: int = 0,
 ) -> np.ndarray:
-    """Which images of one test set are classified correctly, bool [images] (plain top-1, ties to the first prompt).
+    """Return which images of one test set are classified correctly (plain top-1, ties to the first prompt).
 
     Parameters
     ----------
     name : str
-        Of its task, for errors.
+        Name of its task, for errors and listeners.
+    method : Method
     classifier : callable
         ``method.classifier(space)``.
+    pixels : Pixels
+    space : LabelSpace
+    batch_size : int
+        Images per forward pass.
+    on_batch : callable, optional
+        Called after every batch.
+    row : int, optional
+        Number of tasks learned, for listeners.
+
+    Returns
+    -------
+    array of bool [images]
 
     Raises
     ------
@@ -43,10 +81,12 @@ def outcomes(
     # Kept on the device: answers, and logits that are not a number, which argmax would take for the largest.
     right = torch.zeros(len(pixels), dtype=torch.uint8, device=method.clip.device)
     undefined = torch.zeros((), dtype=torch.int64, device=method.clip.device)
-    world = method.context.world
+    world, observers = method.context.world, method.context.observers
     planned = world.my_batches(pixels.plan(batch_size))
     for chosen, (batch, labels) in zip(planned, pixels.take(planned), strict=True):
         logits = classifier(batch)
+        if observers:
+            observers.report("logits", name, row=row, start=int(chosen[0]), logits=logits)
         right[chosen.to(right.device)] = (logits.argmax(dim=-1) == targets[labels]).to(right.dtype)
         undefined += logits.isnan().sum()
         on_batch()
@@ -63,29 +103,32 @@ def outcomes(
 def evaluate_row(
     method: Method,
     store: PixelStore,
-    tasks: Sequence[Task],
-    kind: str,
+    protocol: Protocol,
     seen: int,
-    batch_size: int,
     on_batch: Callable[[], None] = lambda: None,
-    shared_prompts: str = "either",
     done: Container[int] = (),
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield column and `outcomes` of every test set that has a label space after `seen` tasks and is not `done`.
 
-    Before any task they are those of the model as it came: the method is not asked.
-    Class features are encoded once for each distinct label space.
+    Row 0 always uses the base classifier, never the method's. Class features are encoded once for each distinct label
+    space.
 
     Parameters
     ----------
-    kind : {"task", "seen", "all"}
-        The stream's label space.
+    method : Method
+    store : PixelStore
+    protocol : Protocol
     seen : int
         Number of tasks learned so far; 0 for the untrained model.
-    shared_prompts : {"either", "first"}
-        As for `bench.data.stream.Stream`.
-    done : container of int
+    on_batch : callable, optional
+        Called after every batch.
+    done : container of int, optional
         Columns that are measured already.
+
+    Yields
+    ------
+    column : int
+    right : array of bool [images]
     """
     ready: tuple[tuple[str, ...], Classifier] | None = None
 
@@ -93,21 +136,24 @@ def evaluate_row(
         nonlocal ready
         if ready is None or ready[0] != space.prompts:
             ready = space.prompts, method.classifier(space) if seen else Method.classifier(method, space)
-        task = tasks[column]
-        return outcomes(task.name, method, ready[1], store.get(task.test), space, batch_size, on_batch)
+        task = protocol.tasks[column]
+        pixels = store.get(task.test)
+        return outcomes(task.name, method, ready[1], pixels, space, protocol.batch_size, on_batch, seen)
 
-    for column, task in enumerate(tasks):
-        space = None if column in done else label_space(kind, tasks, seen, column, shared_prompts)
+    for column, task in enumerate(protocol.tasks):
+        if column in done:
+            continue
+        space = label_space(protocol.label_space, protocol.tasks, seen, column, protocol.shared_prompts)
         if space is None:
             continue
-        if seen:
+        if seen or method.context.observers.wants("logits"):
             yield column, measure(column, space)
             continue
-        # The model as it came, whatever the method: another run may have measured it.
+        # The untrained model gives the same numbers whatever the method: another run may have measured it.
         model = [method.context.weights, str(method.clip.precision)]
-        asked = [*store.get(task.test).identity(), list(space.prompts), list(space.targets), batch_size]
-        found = method.context.shared("zero-shot row", [*model, *asked], partial(_tensors, measure, column, space))
-        yield column, found["right"].bool().numpy()
+        pixels = [*store.get(task.test).identity(), list(space.prompts), list(space.targets), protocol.batch_size]
+        shared = method.context.shared("zero-shot row", [*model, *pixels], partial(_tensors, measure, column, space))
+        yield column, shared["right"].bool().numpy()
 
 
 def _tensors(measure: Callable[[int, LabelSpace], np.ndarray], column: int, space: LabelSpace) -> dict[str, Tensor]:

@@ -84,7 +84,7 @@ def second_moments(
                 moment.sum_over(task.context.world)
         if any(name.startswith("text.") for name in moments):
             clip.encode_tokens(task.tokens, cut=not padding)
-    return moments
+    return _reported(moments, task)
 
 
 @no_grad
@@ -122,6 +122,15 @@ def slot_means(clip: Clip, task: TaskData, maps: Sequence[LinearMap], padding: b
     for name, total in sums.items():
         moments[name] = SecondMoment(total.shape[-1], clip.exact_device)
         moments[name].add(total)
+        _reported({name: moments[name]}, task)
+    return moments
+
+
+def _reported(moments: dict[str, SecondMoment], task: TaskData) -> dict[str, SecondMoment]:
+    """Return the moments, after handing them to those who listen."""
+    if task.context.observers:
+        for name, moment in moments.items():
+            task.context.observers.report("statistic", task.name, name, gram=moment.gram, count=moment.count)
     return moments
 
 
@@ -153,4 +162,7 @@ def mean_gradient(clip: Clip, task: TaskData, maps: Sequence[LinearMap], drop_la
         task.context.world.sum_gradients([*of_images, *([upstream] if text_maps else [])])
         if text_maps:
             class_features.backward(upstream.grad)
-        return {linear_map.name: linear_map.grad.clone() for linear_map in maps}
+        gradients = {linear_map.name: linear_map.grad.clone() for linear_map in maps}
+    for name, gradient in gradients.items():
+        task.context.observers.report("gradient", task.name, name, gradient=gradient)
+    return gradients

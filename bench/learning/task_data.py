@@ -12,6 +12,7 @@ from bench.compute.world import World
 from bench.core.console import watched
 from bench.core.lazy import torch
 from bench.data.batch_order import BatchOrder
+from bench.learning.observers import Observers
 from bench.learning.training_state import TrainingState
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from bench.data.pixels import Pixels
 
 
-def _no_phase(name: str) -> AbstractContextManager[None]:
+def _no_part(name: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
@@ -29,7 +30,7 @@ def _computed(name: str, key: Any, compute: Callable[[], dict[str, Tensor]]) -> 
 
 
 def _nothing(*_: Any) -> None:
-    """Hears and does nothing."""
+    """Take anything and do nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +42,28 @@ class Context:
     tasks : int
         Number of tasks in the stream.
     batch_size : int
-        Batch size of training, for passes of the method's own.
+        Images per training step, for passes of the method's own.
     init_seed, data_seed : int
-        Seeds of initialisations and of the order of images.
+        Seeds of initial values and of the order of images.
     label_space : {"task", "seen", "all"}
-        Of the stream.
+        The classes among which a test image is classified: its task's, those met so far, or all of the stream.
     say : callable
-        Tells the user one sentence.
-    phase : callable
-        Context in which time counts as a named phase of the run.
+        ``say(text)`` prints one line for the user.
+    part : callable
+        ``with part(name):`` counts the time inside under `name`, as a part of the phase it lies in (summary.json).
     order : BatchOrder
-        Records or replays the batches of every pass.
+        Records the batches of every pass, or replays recorded ones.
     may_stop : callable
-        Called where the run may be broken off, between two batches of a pass.
+        Called between two batches of a pass; raises where the run has been asked to stop.
     world : World
         The processes that share the run.
     weights : str
-        Hash of the untrained model.
+        Hash of the untrained model's weights.
     shared : callable
-        ``shared(name, key, compute)`` gives the tensors by name that ``compute()`` gives, from the disk where a run on
-        this machine has computed them before. The key, of plain values, must say all that they depend on.
+        ``shared(name, key, compute)`` returns the tensors by name that ``compute()`` returns, from the disk where a run
+        on this machine has computed them before. The key, of plain values, must say all that they depend on.
+    observers : Observers
+        Who listens to what the run computes.
     """
 
     tasks: int
@@ -69,12 +72,13 @@ class Context:
     data_seed: int
     label_space: str = "task"
     say: Callable[[str], None] = print
-    phase: Callable[[str], AbstractContextManager[None]] = _no_phase
+    part: Callable[[str], AbstractContextManager[None]] = _no_part
     order: BatchOrder = field(default_factory=BatchOrder)
     may_stop: Callable[[], None] = _nothing
     world: World = field(default_factory=World)
     weights: str = ""
     shared: Callable[[str, Any, Callable[[], dict[str, Tensor]]], dict[str, Tensor]] = _computed
+    observers: Observers = field(default_factory=Observers)
 
 
 @dataclass
@@ -87,14 +91,17 @@ class TaskData:
         Position in the stream, from 0.
     name : str
     prompts : tuple of str
-        One prompt a class.
+        One prompt a class, in label order.
     tokens : Tensor
-        The tokenised prompts, int64 [classes, context length].
+        The tokenised prompts, int64 [classes, context length], on the model's device.
     train : Pixels
+        The training images; ``len(task.train)`` is their number, ``task.train.labels`` their labels, int64 [images]
+        on the CPU. Take them in batches with `batches`.
+    context : Context
     resume : TrainingState or None
-        Where training was broken off, to be continued by `fit`.
+        Where training was broken off; `fit` continues from there.
     safe_point : callable
-        Called between two steps of training with a function that tells where it stands.
+        Called between two steps of training with a function that returns the state of training.
     """
 
     index: int
@@ -107,13 +114,17 @@ class TaskData:
     safe_point: Callable[[Callable[[], TrainingState]], None] = _nothing
 
     def identity(self, purpose: str) -> list[Any] | None:
-        """What decides the batches of a pass, and what they are classified into; None where that is not known.
+        """Return what decides the batches of a pass and what they are classified into, for the key of a shared result.
 
-        For the key of a shared result: where an order of batches is recorded every pass must be made, and one that is
-        replayed is not told by seeds.
+        Returns
+        -------
+        list or None
+            None where the pass must be made: batches are recorded, or somebody listens. None too where an order is
+            replayed, which seeds do not decide.
         """
         context = self.context
-        if context.order.record is not None or context.order.path is not None:
+        watched_over = context.observers.wants("gradient", "statistic")
+        if watched_over or context.order.record is not None or context.order.path is not None:
             return None
         drawn = [purpose, self.index, context.data_seed, context.batch_size]
         return [*drawn, *self.train.identity(), list(self.prompts)]
@@ -126,25 +137,34 @@ class TaskData:
         batch_size: int | None = None,
         skip: int = 0,
         share: str = "nothing",
+        bar: bool = True,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training images in an order that depends on (data seed, purpose, task, epoch) alone.
+        """Yield the training images in an order that depends on (data seed, purpose, task, epoch) alone.
 
         Parameters
         ----------
+        purpose : str
+            What the pass is for, as in ``"gradient"``; it seeds the order and names the progress bar.
+        epoch : int, optional
+            Number of the pass, for passes that are made several times.
+        drop_last : bool, optional
+            Leave out the last batch if it is not full.
         batch_size : int, optional
-            The run's by default.
-        skip : int
+            Images in a batch; the run's by default.
+        skip : int, optional
             Batches at the start that were taken already.
-        share : {"nothing", "batches", "images"}
+        share : {"nothing", "batches", "images"}, optional
             What the processes of a run share: each makes the whole pass, every n-th batch (for sums that are added up
             with `World.sum`), or takes its images of every batch, which may be none.
+        bar : bool, optional
+            Show a progress bar, and stop between two batches where the run was asked to. Training does both itself.
 
         Yields
         ------
-        pixels : Tensor [batch, 3, height, width]
-            Normalised.
-        labels : Tensor [batch]
-            int64, index into `prompts`.
+        pixels : Tensor
+            Normalised images, float32 [batch, 3, height, width], on the model's device.
+        labels : Tensor
+            int64 [batch], index into `prompts`.
         """
         size = batch_size or self.context.batch_size
         drawn = self.train.plan(size, generator(self.context.data_seed, purpose, self.index, epoch), drop_last)
@@ -152,8 +172,7 @@ class TaskData:
         divide = {"batches": self.context.world.my_batches, "images": self.context.world.my_images}
         planned = divide[share](planned[skip:]) if share in divide else planned[skip:]
         batches = self.train.take(planned)
-        # The training loop shows one bar for all its epochs, and says itself where it may stop.
-        return batches if purpose == "train" else self._watch(purpose, batches, len(planned))
+        return self._watch(purpose, batches, len(planned)) if bar else batches
 
     def _watch(
         self, purpose: str, batches: Iterator[tuple[Tensor, Tensor]], count: int
@@ -163,5 +182,5 @@ class TaskData:
             yield batch
 
     def init_generator(self, purpose: str) -> torch.Generator:
-        """A generator for initial values that depends on (init seed, purpose, task) alone."""
+        """Return a CPU generator for initial values that depends on (init seed, purpose, task) alone."""
         return generator(self.context.init_seed, purpose, self.index)

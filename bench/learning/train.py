@@ -169,16 +169,17 @@ def fit(
         losses = Losses(device, world, step, total)
         for _ in range(first * steps_per_epoch + step):
             on_step()
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    try:
+    observers = task.context.observers
+    with method.clip.trainable(parameters):
         for epoch in range(first, train.epochs):
             total_now = partial(losses.total, task.name, epoch, train.lr)
-            planned = task.batches("train", epoch, batch_size=train.batch_size, skip=step, share="images")
+            planned = task.batches("train", epoch, batch_size=train.batch_size, skip=step, share="images", bar=False)
             for pixels, labels in planned:
                 optimizer.zero_grad(set_to_none=True)
                 if len(labels):  # none for some process where the last batch has fewer images than there are processes
                     loss = method.loss(pixels, labels, task)
+                    if observers:
+                        observers.report("loss", task.name, epoch=epoch, step=step, loss=loss.detach())
                     # Every process has the mean over its images, and the sum over processes is the mean over all.
                     whole = min(train.batch_size, len(task.train) - step * train.batch_size)
                     scaler.scale(loss if world.size == 1 else loss * (len(labels) / whole)).backward()
@@ -198,8 +199,4 @@ def fit(
             mean = float(total_now()) / len(task.train)
             on_epoch(EpochReport(epoch, mean, optimizer.param_groups[0]["lr"]))
             step, losses = 0, Losses(device, world)
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-            parameter.grad = None
     return sum(parameter.numel() for parameter in parameters)

@@ -1,49 +1,139 @@
-"""The model of a run, and the caches it uses."""
+"""What a run works with, loaded: stream, model, budgets; and the caches that it may use."""
+
+from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from bench.compute.world import world
-from bench.config.run_settings import Resolved, Run
+from bench.config.run_settings import Resolved, Run, Train
 from bench.core.console import say
 from bench.core.errors import UserError
 from bench.data.pixel_cache import PixelCache
+from bench.data.stream import Stream, Task, ZeroShot
 from bench.model.clip import Clip
 from bench.model.pretrained import load_open_clip
+from bench.record.provenance import data_identity
+from bench.runs import gate
+from bench.runs.parts import is_real, load_stream, published_zero_shot, train_settings
 from bench.runs.shared import Shared, place_of
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a run works with.
+
+    Attributes
+    ----------
+    stream : Stream
+    budgets : sequence of Train
+        The training settings of each task.
+    expected : ZeroShot or None
+        Published accuracies of the untrained model, where row 0 is to be checked against them.
+    clip : Clip
+        On the run's device.
+    digests : mapping of str to str
+        Hashes of the untrained model's parameters and buffers by name.
+    weights : str
+        Hash of all of them.
+    tokens : sequence of Tensor
+        Tokenised prompts of each task, int64 [classes, context length].
+    data : mapping
+        `data_identity` of the stream.
+    """
+
+    stream: Stream
+    budgets: Sequence[Train]
+    expected: ZeroShot | None
+    clip: Clip
+    digests: Mapping[str, str]
+    weights: str
+    tokens: Sequence[Tensor]
+    data: Mapping[str, Any]
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """The tasks in order."""
+        return self.stream.tasks
+
+
+def load_parts(resolved: Resolved, device: torch.device) -> Parts:
+    """Load stream and model of a run.
+
+    Raises
+    ------
+    UserError
+        If something is missing, damaged, or not the published data where the gate is on.
+    """
+    stream = load_stream(resolved)
+    if resolved.run.gate == "on" and is_real(resolved):
+        gate.check_data(stream)
+    expected = published_zero_shot(resolved, stream)
+    budgets = [train_settings(resolved, task) for task in stream.tasks]
+    clip = load_model(resolved)
+    digests, weights = clip.digests(), clip.weights_sha256()
+    clip.to(device)
+    tokens = [clip.tokenize(task.prompts) for task in stream.tasks]
+    data = data_identity(stream, stream.tasks)
+    return Parts(stream, budgets, expected, clip, digests, weights, tokens, data)
+
+
+def introduce(resolved: Resolved, parts: Parts, device: torch.device) -> None:
+    """Say what is run on what, and what a user should know about prompts and data."""
+    settings, clip = resolved.run, parts.clip
+    where = f"{settings.stream} ({len(parts.tasks)} tasks), {settings.model}, seed {settings.seed}"
+    say(f"{settings.method} on {where}, {device.type}")
+    if clip.too_long:
+        say(
+            f"note: {len(clip.too_long)} prompts are longer than the {clip.context_length} tokens that {clip.name} "
+            f'reads and lose their end, such as "{clip.too_long[0]}"'
+        )
+    for note in parts.stream.notes:
+        say(f"note: {note}")
+
+
 def load_model(resolved: Resolved) -> Clip:
-    """The model of a run, on the CPU: a registered one, or one of open_clip's."""
+    """Return the model of a run, on the CPU: a registered one, or one of open_clip's.
+
+    Raises
+    ------
+    UserError
+        If it cannot be loaded.
+    """
     if resolved.model_class is not None:
         clip = resolved.model_class().load(resolved.model_settings)
         if not isinstance(clip, Clip):
-            raise UserError(f"model {resolved.run.model} gives no bench.model.clip.Clip from load(settings)")
+            raise UserError(f"model {resolved.run.model} gives no bench.api.Clip from load(settings)")
         return clip
     settings = resolved.model_settings
     return load_open_clip(resolved.run.model, settings.checkpoint, settings.weights, resolved.run.seeds.init or 0)
 
 
 def pixel_cache(settings: Run) -> PixelCache | None:
-    """The cache of decoded images that the settings mean; None if they want none."""
+    """Return the cache of decoded images that the settings ask for; None if they want none."""
     if settings.cache.gb == 0:
         return None
     return PixelCache(_cache_folder(settings), int(settings.cache.gb * 1e9), say)
 
 
 def shared_results(resolved: Resolved, device: torch.device, reused: Callable[[str, float], None]) -> Shared | None:
-    """The results that runs share on this machine; None if the settings want no cache, or processes share the run.
+    """Return the results that runs share on this machine; None if no cache is wanted, or processes share the run.
 
     Parameters
     ----------
+    resolved : Resolved
+    device : torch.device
     reused : callable
-        Told what was taken from there, and the seconds that computing it took.
+        ``reused(name, seconds)`` is called for every result taken from there, with the seconds that it took.
     """
     cache = resolved.run.cache
-    if cache.gb == 0 or world().size > 1:  # where one process found a result and another did not, they would part
+    if cache.gb == 0 or world().size > 1:  # where one process has a result and another does not, they would differ
         return None
     return Shared(_cache_folder(resolved.run) / "results", int(cache.gb * 1e8), place_of(device), reused)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.resolve import resolve
+from bench.learning.observers import Observers
 from bench.metrics.matrix import AccuracyMatrix
 from bench.runs import run as engine
 
@@ -35,7 +36,9 @@ class Result:
     summary: dict[str, Any]
 
 
-def run(settings: Mapping[str, Any] | Sequence[str], command: Sequence[str] = ()) -> Result:
+def run(
+    settings: Mapping[str, Any] | Sequence[str], command: Sequence[str] = (), observers: Observers | None = None
+) -> Result:
     """Run a method on a stream, or continue such a run, or leave a finished one alone; return what it gave.
 
     Parameters
@@ -46,6 +49,8 @@ def run(settings: Mapping[str, Any] | Sequence[str], command: Sequence[str] = ()
         ``["method=keeplora", "train.epochs=1"]``.
     command : sequence of str, optional
         The command line, for the record.
+    observers : Observers, optional
+        Who listens to what is computed.
 
     Returns
     -------
@@ -56,6 +61,6 @@ def run(settings: Mapping[str, Any] | Sequence[str], command: Sequence[str] = ()
     UserError
         For everything that a user can correct, one sentence a mistake.
     """
-    path = engine.run(resolve(settings), command)
+    path = engine.run(resolve(settings), command, observers)
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
     return Result(path, AccuracyMatrix.from_csv(path / "accuracy.csv"), summary["metrics"], summary)

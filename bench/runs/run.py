@@ -1,4 +1,4 @@
-"""A line carried out: what can be told before anything is loaded, device and kernels, finished runs left alone.
+"""Entry point of a run: checks that need no torch, device and kernels, finished runs left alone.
 
 The run itself is a `bench.runs.session.Session`.
 """
@@ -17,13 +17,14 @@ from bench.config.fingerprint import run_directory
 from bench.config.run_settings import Resolved
 from bench.core.console import say
 from bench.core.errors import UserError
-from bench.core.files import is_finished
+from bench.core.stopwatch import Stopwatch
 from bench.data.stream import Stream
 from bench.learning.method import Method
+from bench.learning.observers import Observers
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.render import render
 from bench.record.provenance import code_identity, data_identity
-from bench.record.schema import BATCHES
+from bench.record.schema import BATCHES, is_finished
 from bench.runs.parts import load_stream
 from bench.tracking.mirror import Mirror, mirror_finished, mirror_of
 
@@ -31,15 +32,17 @@ if TYPE_CHECKING:
     import torch
 
 
-def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
-    """Run a method on a stream and write the record; a finished run is left alone.
+def run(resolved: Resolved, command: Sequence[str] = (), observers: Observers | None = None) -> Path:
+    """Run a method on a stream and write the record; leave a finished run alone.
 
     Parameters
     ----------
     resolved : Resolved
         The settings.
-    command : sequence of str
+    command : sequence of str, optional
         The command line, for the record.
+    observers : Observers, optional
+        Who listens to what is computed.
 
     Returns
     -------
@@ -49,13 +52,14 @@ def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
     Raises
     ------
     UserError
-        For everything a user can mend.
+        For everything that a user can correct.
     """
+    observers = observers or Observers()
     directory = run_directory(resolved)
     _check_plugins(resolved)
     mirror = mirror_of(resolved, say)
     if is_finished(directory):
-        _repeat(directory, resolved)
+        _repeat(directory, resolved, observers)
         if world().leads:
             mirror_finished(mirror, directory)
         _stand(directory)
@@ -70,7 +74,7 @@ def run(resolved: Resolved, command: Sequence[str] = ()) -> Path:
         )
     try:
         with deterministic(resolved.run.threads, tf32), joined(place, device), mirror:
-            _run(resolved, command, directory, device, mirror)
+            _run(resolved, command, directory, device, mirror, observers)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -89,7 +93,7 @@ def _stand(directory: Path) -> None:
 
 
 def _check_plugins(resolved: Resolved) -> None:
-    """What can be told before data or model are loaded."""
+    """Refuse what is wrong before data or model are loaded."""
     settings = resolved.run
     for kind, cls, base in (("method", resolved.method_class, Method), ("stream", resolved.stream_class, Stream)):
         if not (isinstance(cls, type) and issubclass(cls, base)):
@@ -98,7 +102,7 @@ def _check_plugins(resolved: Resolved) -> None:
         raise UserError(f"data={settings.data} is no folder: give the folder that holds the datasets")
 
 
-def _repeat(directory: Path, resolved: Resolved) -> None:
+def _repeat(directory: Path, resolved: Resolved, observers: Observers) -> None:
     """Show a finished run again, unless its data are not those of this line.
 
     Raises
@@ -110,7 +114,7 @@ def _repeat(directory: Path, resolved: Resolved) -> None:
         stored = dict(json.loads((directory / "identity.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{directory / 'identity.json'} of a finished run cannot be read: move {directory} away to run anew"
+            f"{directory / 'identity.json'} of a finished run cannot be read: move {directory} away to run again"
         ) from error
     stream = load_stream(resolved)
     for key, value in data_identity(stream, stream.tasks).items():
@@ -120,26 +124,39 @@ def _repeat(directory: Path, resolved: Resolved) -> None:
                 "choose another folder with out=DIR"
             )
     unrecorded = resolved.run.batches.record and not (directory / BATCHES).exists()
-    if unrecorded or bool(getattr(resolved.method_settings, "dump", None)):
+    if unrecorded or observers:
         raise UserError(
-            f"{directory} holds a finished run, which is not made again for batches.record or method.dump: move it "
+            f"{directory} holds a finished run, which is not made again for batches.record or for listeners: move it "
             "away or choose another folder with out=DIR"
         )
     say(f"already done: {directory}")
     if any(stored.get(key) != value for key, value in code_identity(resolved).items()):
-        say("note: it was made with another state of the code; move it away to run anew")
+        say("note: it was made with another state of the code; move it away to run again")
     say(render(AccuracyMatrix.from_csv(directory / "accuracy.csv")))
 
 
-def _run(resolved: Resolved, command: Sequence[str], directory: Path, device: torch.device, mirror: Mirror) -> None:
-    from bench.runs.session import Session  # torch and the model come with it: whatever needs neither is said before
+def _run(
+    resolved: Resolved,
+    command: Sequence[str],
+    directory: Path,
+    device: torch.device,
+    mirror: Mirror,
+    observers: Observers,
+) -> None:
+    # torch and the model come with these: whatever needs neither has been said before.
+    from bench.runs.loading import introduce, load_parts
+    from bench.runs.session import Session
 
-    session = Session(resolved, directory, device)
+    watch = Stopwatch()
+    with watch.phase("load"):
+        parts = load_parts(resolved, device)
+    introduce(resolved, parts, device)
+    session = Session(resolved, parts, directory, device, watch, observers)
     stop, record = session.stop, session.record
     # Only now, when everything that may be wrong has been looked at: a mistake leaves no run directory behind.
     with stop.listening(), record.held(stop.check):
         if is_finished(directory):  # by another process, while this one was loading
-            _repeat(directory, resolved)
+            _repeat(directory, resolved, observers)
             return
         session.start_or_continue(command)
         if session.world.leads:

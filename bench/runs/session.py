@@ -1,10 +1,9 @@
-"""One run from loading to its summary: the tasks in order, one row of the accuracy matrix after each.
+"""One run: the tasks in order, one row of the accuracy matrix after each, and checkpoints to continue from."""
 
-It knows where it stands, keeps that in checkpoints, and goes on from them.
-"""
+from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +19,25 @@ from bench.core.signals import StopRequest
 from bench.core.stopwatch import Stopwatch
 from bench.data.batch_order import BatchOrder, read_order
 from bench.data.pixels import PixelStore
-from bench.learning.evaluate import evaluate_row
+from bench.learning.evaluate import Protocol, evaluate_row
 from bench.learning.method import Method
+from bench.learning.observers import Observers
 from bench.learning.task_data import Context, TaskData
 from bench.learning.training_state import EpochReport, TrainingState
-from bench.metrics import scalars as metrics
+from bench.metrics import scalars
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import FILE as OUTCOMES
 from bench.metrics.outcomes import Outcomes
 from bench.metrics.render import render
 from bench.record import checkpoint
 from bench.record.checkpoint import Checkpoints, Saved
-from bench.record.provenance import code_identity, data_identity, identity
+from bench.record.provenance import code_identity, identity
 from bench.record.record import Record, Witness
 from bench.record.schema import BATCHES
 from bench.runs import gate
-from bench.runs.loading import load_model, pixel_cache, shared_results
-from bench.runs.parts import is_real, load_stream, published_zero_shot, train_settings
+from bench.runs.loading import Parts, pixel_cache, shared_results
+from bench.runs.progress import Progress, Snapshot
+from bench.runs.rows import keep, measured, reuse
 from bench.runs.state import RunState, settle
 
 MODEL = "model.safetensors"
@@ -47,198 +48,189 @@ DECODED_BYTES = 2**30
 
 
 class Session:
-    """One run in progress: its parts, where it stands, and how it goes on.
+    """One run in progress.
 
     Parameters
     ----------
     resolved : Resolved
+    parts : Parts
     directory : Path
-        The run directory; it is created by `start_or_continue`.
+        The run directory; `start_or_continue` creates it.
     device : torch.device
+    watch : Stopwatch
+        Has counted the seconds of loading.
+    observers : Observers
+        Who listens to what is computed.
 
     Attributes
     ----------
-    row : int
-        The row of the matrix that is worked on: 0 is the untrained model, k the state after k tasks.
-    learned : bool
-        Whether the learning for that row is done.
-    figures : dict of str to object
-        What the record tells of that row, apart from its accuracies.
+    progress : Progress
+    matrix : AccuracyMatrix
+    outcomes : Outcomes
+        Image by image what the matrix counts.
     """
 
-    def __init__(self, resolved: Resolved, directory: Path, device: torch.device):
+    def __init__(
+        self,
+        resolved: Resolved,
+        parts: Parts,
+        directory: Path,
+        device: torch.device,
+        watch: Stopwatch,
+        observers: Observers,
+    ):
         self.resolved = resolved
         self.settings = settings = resolved.run
+        self.parts = parts
         self.device = device
-        self.watch = watch = Stopwatch()
+        self.watch = watch
         self.world = world()
         self.stop = StopRequest()
-        with watch.phase("load"):
-            self.stream = stream = load_stream(resolved)
-            self.tasks = stream.tasks
-            self.expected = published_zero_shot(resolved, stream)
-            if settings.gate == "on" and is_real(resolved):
-                gate.check_data(stream)
-            self.budgets = [train_settings(resolved, task) for task in self.tasks]
-            self.clip = load_model(resolved)
-            self.state = RunState(self.clip, self.clip.digests())
-            self.weights = self.clip.weights_sha256()
-            self.clip.to(device)
-            self.tokens = [self.clip.tokenize(task.prompts) for task in self.tasks]
-        shared = shared_results(resolved, device, watch.reuse)
-        replay = settings.batches.replay
-        self.order = BatchOrder(Path(replay).expanduser() if replay else None)
-        self.context = Context(
-            len(self.tasks),
-            settings.train.batch_size,
-            settings.seeds.init or 0,
-            settings.seeds.data_order or 0,
-            stream.label_space,
-            say,
-            watch.part,
-            self.order,
-            self.stop.check if self.world.size == 1 else (lambda: None),
-            self.world,
-            self.weights,
-            **({} if shared is None else {"shared": shared.get}),
+        self.state = RunState(parts.clip, parts.digests)
+        self.context = self._context(observers)
+        self.protocol = Protocol(
+            parts.tasks, parts.stream.label_space, parts.stream.shared_prompts, settings.evaluate.batch_size
         )
-        self.store = PixelStore(self.clip, DECODED_BYTES, pixel_cache(settings))
-        self.matrix = AccuracyMatrix([task.name for task in self.tasks])
+        self.store = PixelStore(parts.clip, DECODED_BYTES, pixel_cache(settings))
+        self.matrix = AccuracyMatrix([task.name for task in parts.tasks])
         self.outcomes = Outcomes(self.matrix.tasks)
         self.record = Record(directory) if self.world.leads else Witness(directory)
         self.checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint.every, say)
-        self.row, self.learned, self.figures, self.most_trained = 0, True, dict[str, Any](), 0
-        self._row_seconds, self._row_started = 0.0, watch.now()
+        self.progress = Progress()
+        self._row_started = watch.now()
         self._broken_off: Saved | None = None
-        self._introduce()
+        self._decisive = [fingerprint(resolved.flat), settings.seed, parts.weights, dict(parts.data)]
         with watch.phase("statistics"):
-            self.method: Method = resolved.method_class(resolved.method_settings, self.clip, self.context)
+            self.method: Method = resolved.method_class(resolved.method_settings, parts.clip, self.context)
             settle(self.method)
 
-    def _introduce(self) -> None:
-        settings, clip = self.settings, self.clip
-        where = f"{settings.stream} ({len(self.tasks)} tasks), {settings.model}, seed {settings.seed}"
-        say(f"{settings.method} on {where}, {self.device.type}")
-        if clip.too_long:
-            say(
-                f"note: {len(clip.too_long)} prompts are longer than the {clip.context_length} tokens that {clip.name} "
-                f'reads and lose their end, such as "{clip.too_long[0]}"'
-            )
-        for note in self.stream.notes:
-            say(f"note: {note}")
+    def _context(self, observers: Observers) -> Context:
+        settings, parts = self.settings, self.parts
+        replay = settings.batches.replay
+        shared = shared_results(self.resolved, self.device, self.watch.reuse)
+        return Context(
+            tasks=len(parts.tasks),
+            batch_size=settings.train.batch_size,
+            init_seed=settings.seeds.init or 0,
+            data_seed=settings.seeds.data_order or 0,
+            label_space=parts.stream.label_space,
+            say=say,
+            part=self.watch.part,
+            order=BatchOrder(Path(replay).expanduser() if replay else None),
+            # Several processes stop together, at safe points only.
+            may_stop=self.stop.check if self.world.size == 1 else (lambda: None),
+            world=self.world,
+            weights=parts.weights,
+            observers=observers,
+            **({} if shared is None else {"shared": shared.get}),
+        )
 
     # ---- beginning and continuing
 
     def start_or_continue(self, command: Sequence[str]) -> None:
-        """Go on from the newest checkpoint if there is one, else begin the record.
+        """Continue from the newest checkpoint if there is one, else begin the record.
+
+        Parameters
+        ----------
+        command : sequence of str
+            The command line, for the record.
 
         Raises
         ------
         UserError
             If the checkpoint is that of another version, other data or other weights.
         """
-        record, data = self.record, data_identity(self.stream, self.tasks)
-        self._decisive = [fingerprint(self.resolved.flat), self.settings.seed, self.weights, data]
+        record, records_batches = self.record, self.settings.batches.record
         if saved := self.checkpoints.load():
             self._continue(*saved)
         else:
             record.begin()
             record.settings(self.resolved)
-            record.json("identity.json", identity(self.resolved, command, self.weights, data))
+            record.json("identity.json", identity(self.resolved, command, self.parts.weights, self.parts.data))
             record.environment(self.device)
-            if self.settings.batches.record:
+            if records_batches:
                 record.text(BATCHES, "")
-            if self.stream.facts:
-                record.json("stream.json", self.stream.facts)
-        if self.settings.batches.record:
-            self.order.record = lambda entry: record.line(BATCHES, entry)
+            if self.parts.stream.facts:
+                record.json("stream.json", self.parts.stream.facts)
+        if records_batches:
+            self.context.order.record = lambda entry: record.line(BATCHES, entry)
         self._row_started = self.watch.now()
 
     def _continue(self, base: Saved, step: Saved | None = None) -> None:
-        directory, values = self.record.directory, (step or base).values
+        record = self.record
+        directory, values = record.directory, (step or base).values
         if values["version"] != checkpoint.VERSION:
             raise UserError(
                 f"{directory} holds an unfinished run of another version of keeplora-bench: finish it with that "
-                "version, or move it away to run anew"
+                "version, or move it away to run again"
             )
-        if values["decisive"] != self._decisive:
+        saved = Snapshot.of(values, str(directory))
+        if saved.decisive != self._decisive:
             raise UserError(
                 f"{directory} holds an unfinished run with other data or weights than this line has: move it away or "
                 "choose another folder with out=DIR"
             )
-        record = self.record
-        for name, text in values["files"].items():
+        for name, text in saved.files.items():
             if Path(name).name != name:
                 raise UserError(f"{directory} has a checkpoint that would write to {name}: remove it")
             record.text(name, text)
-        if values["batches"] is not None and self.world.leads:
-            record.cut(BATCHES, values["batches"])
-            self.order.recorded = set(read_order(directory / BATCHES))
+        if saved.batches is not None and self.world.leads:
+            record.cut(BATCHES, saved.batches)
+            self.context.order.recorded = set(read_order(directory / BATCHES))
         record.continued(self.device, code_identity(self.resolved))
-        files = values["files"]
-        self.matrix = AccuracyMatrix.from_text(files["accuracy.csv"], directory / "accuracy.csv")
-        self.outcomes = Outcomes.from_text(files[OUTCOMES], self.matrix.tasks, directory / OUTCOMES)
-        self.row, self.learned, self.figures = values["row"], values["learned"], values["figures"]
-        self.most_trained, self._row_seconds = values["most_trained"], values["row_seconds"]
-        self.watch.resume(values["seconds"], values["parts"], values["reused"])
+        self.matrix = AccuracyMatrix.from_text(saved.files["accuracy.csv"], directory / "accuracy.csv")
+        self.outcomes = Outcomes.from_text(saved.files[OUTCOMES], self.matrix.tasks, directory / OUTCOMES)
+        self.progress = saved.progress
+        self.watch.resume(saved.seconds, saved.parts, saved.reused)
         self.state.load_between_tasks(self.method, base.tensors)
         self._broken_off = step
-        say(f"continuing {self._where()}")
-        if values["code"] != code_identity(self.resolved):
-            say("note: it was begun with another state of the code, which environment.json tells")
-
-    def _where(self) -> str:
-        if self.row == 0:
-            return "before any task"
-        return f"in task {self.row} of {len(self.tasks)}" if self.row <= len(self.tasks) else "after the last task"
+        say(f"continuing {self.progress.where(len(self.parts.tasks))}")
+        if saved.code != code_identity(self.resolved):
+            say("note: it was begun with another state of the code, which environment.json records")
 
     def save(self, training: TrainingState | None = None) -> None:
-        """Keep all that the rest of the run depends on: between tasks, or with a state of training inside one."""
+        """Write a checkpoint with all that the rest of the run depends on.
+
+        Parameters
+        ----------
+        training : TrainingState, optional
+            Where training stands, inside a task.
+        """
         if not self.world.leads:
             return
         record = self.record
-        values = {
-            "decisive": self._decisive,
-            "code": code_identity(self.resolved),
-            "row": self.row,
-            "learned": self.learned,
-            "figures": self.figures,
-            "most_trained": self.most_trained,
-            "row_seconds": self._seconds_of_row(),
-            "seconds": {"total": self.watch.total(), **self.watch.seconds},
-            "parts": dict(self.watch.parts),
-            "reused": dict(self.watch.reused),
-            "batches": record.size(BATCHES) if self.settings.batches.record else None,
-        }
         with record.writing():
-            # With the lines in the checkpoint itself, a file torn by a crash is mended from it.
+            # With the lines in the checkpoint itself, a file torn by a crash is repaired from it.
             events = (record.directory / "metrics.jsonl").read_text(encoding="utf-8")
-            values["files"] = {
-                "metrics.jsonl": events,
-                "accuracy.csv": self.matrix.csv(),
-                OUTCOMES: self.outcomes.csv(),
-            }
             if training is None:
-                tensors = self.state.between_tasks(self.method)
+                tensors, more = self.state.between_tasks(self.method), dict[str, Any]()
             else:
                 tensors, more = self.state.inside_task(self.method, training)
-                values.update(more)
-            self.checkpoints.save(tensors, values, complete=training is None)
+            snapshot = Snapshot(
+                decisive=self._decisive,
+                code=code_identity(self.resolved),
+                progress=dataclasses.replace(self.progress, row_seconds=self._seconds_of_row()),
+                seconds={"total": self.watch.total(), **self.watch.seconds},
+                parts=dict(self.watch.parts),
+                reused=dict(self.watch.reused),
+                batches=record.size(BATCHES) if self.settings.batches.record else None,
+                files={"metrics.jsonl": events, "accuracy.csv": self.matrix.csv(), OUTCOMES: self.outcomes.csv()},
+                training=more.get("training"),
+            )
+            self.checkpoints.save(tensors, snapshot.values(), complete=training is None)
 
     def _seconds_of_row(self) -> float:
-        return self._row_seconds + self.watch.now() - self._row_started
+        return self.progress.row_seconds + self.watch.now() - self._row_started
 
     def _safe_point(self, training: Callable[[], TrainingState] | None = None, always: bool = False) -> None:
-        """Where nothing is half done: keep where the run stands if it is time to, and stop if it was asked to.
-
-        Several processes decide both together.
+        """Write a checkpoint if one is due; stop if asked to. Several processes decide both together.
 
         Parameters
         ----------
         training : callable, optional
-            Tells where training stands, inside a task.
+            Returns where training stands, inside a task.
         always : bool
-            Keep it in any case.
+            Write a checkpoint in any case.
         """
         due = int(always or (self.world.leads and self.checkpoints.due()))
         signum, due = self.world.agree([self.stop.signum or 0, due], self.device)
@@ -251,37 +243,41 @@ class Session:
 
     def go(self) -> None:
         """Learn and measure what is left, and finish the record."""
-        count = len(self.tasks)
-        while self.row <= count:
-            if not self.learned:
-                self._learn(self.row - 1)
-                self.learned = True
+        while self.progress.row <= len(self.parts.tasks):
+            if not self.progress.learned:
+                self._learn(self.progress.row - 1)
+                self.progress.learned = True
                 self._safe_point()
             self._measure()
-            self._tell()
-            self.row, self.learned, self.figures = self.row + 1, False, {}
-            self._row_seconds, self._row_started = 0.0, self.watch.now()
+            self._record_row()
+            self.progress.next_row()
+            self._row_started = self.watch.now()
             self._safe_point(always=True)
         self._finish()
 
     def _learn(self, index: int) -> None:
-        task, budget, method, watch = self.tasks[index], self.budgets[index], self.method, self.watch
+        task, method, watch, observers = self.parts.tasks[index], self.method, self.watch, self.context.observers
         train = self.store.get(task.train)
-        data = TaskData(index, task.name, task.prompts, self.tokens[index], train, self.context)
+        data = TaskData(index, task.name, task.prompts, self.parts.tokens[index], train, self.context)
         data.safe_point = self._safe_point
         with watch.phase("statistics"):
             method.begin_task(data)
         if self._broken_off is not None:
             saved, self._broken_off = self._broken_off, None
             data.resume = self.state.load_inside_task(method, saved.tensors, saved.values)
-        with watch.phase("train"), self.clip.computing(self.settings.precision):
-            trained = _train(method, data, budget, self.record, index, len(self.tasks))
+        for linear_map in self.parts.clip.maps.values():
+            if (update := linear_map.update) is not None:
+                values = {"A": update.A, "B": update.B, "scale": update.scale}
+                observers.report("update", task.name, linear_map.name, **values)
+        with watch.phase("train"), self.parts.clip.computing(self.settings.precision):
+            trained = _train(method, data, self.parts.budgets[index], self.record, index, len(self.parts.tasks))
         with watch.phase("statistics"):
             method.end_task(data)
             settle(method)
+        observers.report("learned", task.name, method=method)
         self.store.release(task.train)
-        self.most_trained = max(self.most_trained, trained)
-        self.figures = {
+        self.progress.most_trained = max(self.progress.most_trained, trained)
+        self.progress.figures = {
             "trained": trained,
             "stored_numbers": method.stored_numbers(),
             "stored_bytes": method.stored_bytes(),
@@ -290,61 +286,50 @@ class Session:
         }
 
     def _measure(self) -> None:
-        """Measure one row of the matrix: what of it is missing."""
+        """Measure what is missing of one row of the matrix."""
+        row, batch = self.progress.row, self.protocol.batch_size
         # Where the label space grows, the accuracies of a constant classifier change too.
-        if self.row > 0 and self.method.constant and self.stream.label_space != "seen":
-            _reuse(self.matrix, self.row)
+        if row > 0 and self.method.constant and self.protocol.label_space != "seen":
+            reuse(self.matrix, row)
             return
-        batch, done = self.settings.evaluate.batch_size, _measured(self.matrix, self.row)
-        todo = [task for column, task in enumerate(self.tasks) if column not in done]
+        done = measured(self.matrix, row)
+        todo = [task for column, task in enumerate(self.parts.tasks) if column not in done]
         total = sum(-(-len(task.test) // batch) for task in todo)
         with (
             self.watch.phase("evaluate"),
-            self.clip.computing(self.settings.precision),
-            bar(f"after {self.matrix.label(self.row)}: evaluate", total) as advance,
+            self.parts.clip.computing(self.settings.precision),
+            bar(f"after {self.matrix.label(row)}: evaluate", total) as advance,
         ):
 
             def on_batch() -> None:
                 advance()
                 self.context.may_stop()
 
-            row = evaluate_row(
-                self.method,
-                self.store,
-                self.tasks,
-                self.stream.label_space,
-                self.row,
-                batch,
-                on_batch,
-                self.stream.shared_prompts,
-                done,
-            )
-            for column, right in row:
-                self.outcomes.set(self.row, column, right)
-                self.matrix.set(self.row, column, int(right.sum()), len(right))
+            for column, right in evaluate_row(self.method, self.store, self.protocol, row, on_batch, done):
+                self.outcomes.set(row, column, right)
+                self.matrix.set(row, column, int(right.sum()), len(right))
                 self._safe_point()
 
-    def _tell(self) -> None:
+    def _record_row(self) -> None:
         """Record a finished row, and say how the task went."""
-        row, seconds = self.row, round(self._seconds_of_row(), 3)
-        figures = {**self.figures, "seconds": seconds} if row else {}
+        row, seconds, tasks = self.progress.row, round(self._seconds_of_row(), 3), self.parts.tasks
+        figures = {**self.progress.figures, "seconds": seconds} if row else {}
         self.record.text(OUTCOMES, self.outcomes.csv())
-        _keep(self.matrix, self.record, row, **figures)
+        keep(self.matrix, self.record, row, **figures)
         if row == 0:
-            for line in gate.check_zero_shot(self.matrix, self.expected):
+            for line in gate.check_zero_shot(self.matrix, self.parts.expected):
                 say(line)
             return
         own = f"{self.matrix.accuracy(row, row - 1):5.1f}"
         nothing = "" if figures["trained"] or self.method.constant else "  (nothing was left to train)"
-        name = self.tasks[row - 1].name
-        say(f"[{row}/{len(self.tasks)}] {name:<14} accuracy {own} after {seconds:5.1f} s{nothing}")
+        say(f"[{row}/{len(tasks)}] {tasks[row - 1].name:<14} accuracy {own} after {seconds:5.1f} s{nothing}")
 
     def _finish(self) -> None:
         if not self.world.leads:
             return
         settings, record, watch, method = self.settings, self.record, self.watch, self.method
         if settings.checkpoint.final:
-            values = {"version": checkpoint.VERSION, "weights_sha256": self.weights}
+            values = {"version": checkpoint.VERSION, "weights_sha256": self.parts.weights}
             with record.writing():
                 content = checkpoint.pack(self.state.between_tasks(method), values)
                 checkpoint.write_durable(record.directory / MODEL, content)
@@ -358,11 +343,11 @@ class Session:
                 "method": settings.method,
                 "fingerprint": fingerprint(self.resolved.flat),
                 "seed": settings.seed,
-                "metrics": metrics.summary(self.matrix),
+                "metrics": scalars.summary(self.matrix),
                 "seconds": seconds,
                 "seconds_of_parts": {name: round(value, 3) for name, value in watch.parts.items()},
                 "seconds_reused": {name: round(value, 3) for name, value in watch.reused.items()},
-                "trainable_parameters": self.most_trained,
+                "trainable_parameters": self.progress.most_trained,
                 "stored_numbers": method.stored_numbers(),
                 "stored_bytes": method.stored_bytes(),
                 "peak_memory_mb": peak_memory_mb(self.device),
@@ -384,27 +369,3 @@ def _train(method: Method, data: TaskData, train: Train, record: Record, index: 
 
     with bar(f"[{index + 1}/{count}] {data.name}: train", steps * train.epochs, "step") as advance:
         return method.fit(data, train, advance, on_epoch)
-
-
-def _measured(matrix: AccuracyMatrix, row: int) -> list[int]:
-    """The columns of a row that are measured already."""
-    return [column for column in range(len(matrix.tasks)) if matrix.state(row, column) == "measured"]
-
-
-def _reuse(matrix: AccuracyMatrix, row: int) -> None:
-    """Fill a row from the row before, for a method that never changes the model."""
-    for column in range(len(matrix.tasks)):
-        cell = matrix.cell(row - 1, column)
-        assert cell.correct is not None and cell.total is not None
-        matrix.set(row, column, cell.correct, cell.total, state="reused")
-
-
-def _keep(matrix: AccuracyMatrix, record: Record, row: int, **values: Any) -> None:
-    """Write the matrix and an event for one finished row."""
-    record.matrix(matrix)
-    accuracies: Mapping[str, float] = {
-        task: round(matrix.accuracy(row, column), 4)
-        for column, task in enumerate(matrix.tasks)
-        if matrix.state(row, column) != "missing"
-    }
-    record.event("row", row=row, after=matrix.label(row), accuracy=accuracies, **values)
