@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from bench.learning.toy import tiny_clip, toy_task
     from bench.learning.training_state import EpochReport, TrainingState
     from bench.metrics.matrix import AccuracyMatrix
+    from bench.metrics.render import render
+    from bench.metrics.scalars import summary
     from bench.model.clip import Clip
     from bench.model.linear_maps import KINDS, TOWERS, LinearMap, LowRank, Site
     from bench.runs.result import Result, run
@@ -56,6 +58,8 @@ HOMES = {
     "bench.learning.toy": ("tiny_clip", "toy_task"),
     "bench.learning.training_state": ("EpochReport", "TrainingState"),
     "bench.metrics.matrix": ("AccuracyMatrix",),
+    "bench.metrics.render": ("render",),
+    "bench.metrics.scalars": ("summary",),
     "bench.model.clip": ("Clip",),
     "bench.model.linear_maps": ("KINDS", "TOWERS", "LinearMap", "LowRank", "Site"),
     "bench.runs.result": ("Result", "run"),

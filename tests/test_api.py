@@ -1,0 +1,197 @@
+"""The one door: what bench.api has, how it is documented, what importing it costs, and what a run leaves behind."""
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import api_page
+import api_source
+import pytest
+from api_source import Item
+
+from bench import api
+
+ROOT = Path(__file__).parent.parent
+PLUGINS = sorted([*ROOT.glob("methods/*.py"), *ROOT.glob("datasets/*.py"), ROOT / "tests" / "toy.py"])
+HEAVY = {"Clip", "Pixels", "tiny_clip", "toy_task"}
+"""Names whose homes need torch."""
+
+NAMES = [name for name in api.__all__ if name not in api_page.MODULES]
+
+
+# ---- the names
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse((ROOT / "bench" / "api.py").read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    assert {node.module: tuple(alias.name for alias in node.names) for node in imports} == api.HOMES
+
+
+@pytest.mark.parametrize("name", api.__all__)
+def test_every_name_comes_from_its_home(name: str) -> None:
+    (home,) = (module for module, names in api.HOMES.items() if name in names)
+    assert getattr(api, name) is getattr(importlib.import_module(home), name)
+    defined = getattr(getattr(api, name), "__module__", home)
+    assert defined == home or not inspect.isroutine(getattr(api, name)), f"{name} is defined in {defined}"
+
+
+def test_an_unknown_name_is_answered_with_the_page_that_lists_them() -> None:
+    with pytest.raises(AttributeError, match=r"bench.api has no 'Metod': docs/api.md lists its names"):
+        api.Metod  # noqa: B018
+    assert set(api.__all__) <= set(dir(api))
+
+
+# ---- no torch
+
+
+def loads_torch(code: str) -> bool:
+    """Whether a fresh interpreter has torch after some code."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint('torch' in sys.modules)"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.splitlines()[-1] == "True"
+
+
+def test_the_door_and_its_light_names_load_no_torch() -> None:
+    light = [name for name in api.__all__ if name not in HEAVY]
+    assert not loads_torch(f"from bench.api import {', '.join(light)}")
+
+
+def test_a_name_that_needs_torch_loads_it() -> None:
+    assert loads_torch("from bench.api import tiny_clip")
+
+
+@pytest.mark.parametrize("folder", ["methods", "datasets"])
+def test_no_plug_in_of_ours_loads_torch_when_it_is_imported(folder: str) -> None:
+    names = [f"bench.{folder}.{path.stem}" for path in sorted((ROOT / folder).glob("*.py"))]
+    code = "import importlib, sys\n" + "".join(
+        f"importlib.import_module({name!r})\nassert 'torch' not in sys.modules, {name!r}\n" for name in names
+    )
+    assert not loads_torch(code)
+
+
+# ---- plug-ins use the door
+
+
+def python_blocks() -> Iterator[tuple[str, str]]:
+    """Every block of Python in the documentation, with the page and the number of its block."""
+    for page in sorted(ROOT.glob("docs/*.md")):
+        text = page.read_text(encoding="utf-8")
+        for index, block in enumerate(re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)):
+            yield f"{page.name}, block {index + 1}", block
+
+
+def engine_imports(text: str) -> list[str]:
+    """Modules of the engine that some code imports, `bench.api` and relative imports left out."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found += [f"bench.{alias.name}" for alias in node.names] if node.module == "bench" else [node.module or ""]
+    return [name for name in found if name.partition(".")[0] == "bench" and name != "bench.api"]
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_plug_ins_import_the_door_or_relatively(path: Path) -> None:
+    assert engine_imports(path.read_text(encoding="utf-8")) == []
+
+
+def test_examples_of_the_documentation_import_the_door() -> None:
+    blocks = dict(python_blocks())
+    assert len(blocks) > 10
+    assert {name: wrong for name, text in blocks.items() if (wrong := engine_imports(text))} == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("import torch\nfrom bench.api import Method\nfrom .low_rank import attach", []),
+        ("from bench import api", []),
+        ("import bench.learning.method", ["bench.learning.method"]),
+        ("def f():\n    from bench.model.clip import Clip", ["bench.model.clip"]),
+        ("from bench import moved", ["bench.moved"]),
+    ],
+)
+def test_imports_past_the_door_are_noticed(code: str, wrong: list[str]) -> None:
+    assert engine_imports(code) == wrong
+
+
+# ---- documentation
+
+
+def test_the_page_of_the_api_is_up_to_date() -> None:
+    said = "docs/api.md is out of date: python docs/api_page.py"
+    assert api_page.PAGE.read_text(encoding="utf-8") == api_page.page(), said
+
+
+def test_every_name_is_in_one_group_of_the_page() -> None:
+    grouped = [name for _, names in api_page.GROUPS.values() for name in names]
+    assert sorted(grouped) == api.__all__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_signatures_on_the_page_are_those_of_the_objects(name: str) -> None:
+    one, value = api_source.item(name), getattr(api, name)
+    if isinstance(one.node, ast.FunctionDef):
+        assert set(api_source.parameters(one)) - {"*"} == set(inspect.signature(value).parameters)
+    if isinstance(one.node, ast.ClassDef):
+        assert one.node.name == value.__name__
+        fields = getattr(value, "__dataclass_fields__", {})
+        public = {key: member for key, member in vars(value).items() if not key.startswith("_") and key not in fields}
+        shown = {member.name.partition(".")[2] for member in api_source.methods(one)}
+        assert shown == {key for key, member in public.items() if is_method(member)}
+
+
+def is_method(member: object) -> bool:
+    return inspect.isfunction(member) or isinstance(member, property | classmethod | staticmethod)
+
+
+def lacking(one: Item) -> Iterator[str]:
+    """Say what is missing in the docstring of a public object and of its public members."""
+    if not one.doc:
+        yield f"{one.name}: no docstring"
+    if isinstance(one.node, ast.FunctionDef):
+        yield from lacking_of_function(one)
+    elif isinstance(one.node, ast.ClassDef):
+        known = api_source.named(one.doc, "Parameters", "Attributes")
+        for member in api_source.members(one):
+            short = member.name.partition(".")[2]
+            if isinstance(member.node, ast.AnnAssign) and short not in known:
+                yield f"{member.name}: neither among the Parameters nor among the Attributes of {one.name}"
+            if short == "__init__":
+                gaps = sorted(set(api_source.parameters(member)) - {"*"} - known)
+                yield from (f"{one.name}: the parameter {name} is not documented" for name in gaps)
+        for member in api_source.methods(one):
+            inherited = any(hasattr(base, member.node.name) for base in getattr(api, one.name).__mro__[1:])
+            if not inherited or not member.doc:
+                yield from lacking(member)
+
+
+def lacking_of_function(one: Item) -> Iterator[str]:
+    assert isinstance(one.node, ast.FunctionDef)
+    parameters = set(api_source.parameters(one)) - {"*"}
+    documented = api_source.named(one.doc, "Parameters")
+    for name in sorted(parameters - documented):
+        yield f"{one.name}: the parameter {name} is not documented"
+    for name in sorted(documented - parameters):
+        yield f"{one.name}: the documented parameter {name} does not exist"
+    kinds = api_source.decorators(one)
+    silent = "@property" in kinds or "@contextmanager" in kinds
+    returns = "None" if one.node.returns is None else api_source.annotation(one, one.node.returns)
+    if returns != "None" and not silent and not {"Returns", "Yields"} & set(api_source.sections(one.doc)):
+        yield f"{one.name}: what it returns is not documented"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_is_documented(name: str) -> None:
+    """A docstring; every parameter, attribute and result of a function, a class and its members in a section."""
+    assert list(lacking(api_source.item(name))) == []
