@@ -2,7 +2,8 @@
 # make test   installs what is needed and runs the tests (make slow: those that take minutes)
 # make cluster  the tests on a real SLURM, which is installed and started for them (root, Debian)
 # make browser  the tests of the page in a headless Chromium, which is installed for them (root, Debian)
-# make lint   style and types
+# make lint   style and types (make lint-js: those of the page's scripts alone; needs Node.js with npm)
+# make docs   the pages as a site with a search, in site/; a broken link stops it
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -13,7 +14,7 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 10000
 
 .DELETE_ON_ERROR:
-.PHONY: demo test slow cluster browser lint format clean
+.PHONY: demo test slow cluster browser lint lint-js docs format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m bench run method=keeplora
@@ -30,10 +31,18 @@ cluster: $(VENV)/.installed-test
 browser: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m browser
 
-lint: $(VENV)/.installed-test
+lint: $(VENV)/.installed-test lint-js
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+lint-js: node_modules/.installed
+	node_modules/.bin/biome check --error-on-warnings
+	node_modules/.bin/tsc
+
+docs: $(VENV)/.installed-test
+	$(BIN)/properdocs build --quiet -f mkdocs.yml
+	@echo 'The site is in site/: open site/index.html, or for its search run "$(BIN)/python -m http.server -d site"'
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
@@ -48,8 +57,13 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,docs]'
+	touch $@
+
+node_modules/.installed: package.json package-lock.json
+	@command -v npm >/dev/null || { echo 'make lint needs Node.js with npm to check the scripts of the page: install them and run it again' >&2; exit 1; }
+	npm ci --silent
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) node_modules build site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

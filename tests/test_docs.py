@@ -1,21 +1,30 @@
-"""What the documents say: examples run, command lines resolve, links lead somewhere."""
+"""What the documents say: examples run, command lines resolve, links lead somewhere, the site builds."""
 
+import itertools
+import json
+import pkgutil
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import markdown
 import pytest
+import yaml
+from made_records import make, measure
 
+import bench
 from bench.cli import main as cli
 from bench.config import registry
 from bench.config.resolve import resolve
+from bench.metrics.matrix import AccuracyMatrix
 from bench.sweep import file as sweep
 from bench.sweep import launch
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -150,3 +159,237 @@ def test_the_tests_that_the_table_of_faults_names_are_there() -> None:
     assert len(named) > 20
     assert [name for name in named if f"def {name}(" not in sources] == []
     assert all((ROOT / path).is_file() for path in re.findall(r"`(tests/[\w/]+\.py)`", page))
+
+
+# ---------------------------------------------------------------------------------------------- the front page
+
+
+def test_the_readme_fits_on_two_screens_and_has_one_picture() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 90
+    assert text.count("![") == 1
+    assert "make demo" in text and "make test" in text
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_page_of_results() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"<!-- results.*?-->\n(.*?)<!-- end of results -->", text, flags=re.DOTALL)
+    results = (ROOT / "docs" / "pocket-results.md").read_text(encoding="utf-8")
+    assert table.count("±") == 20
+    assert table in results
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        r"KeepLoRA's Last is {last_keeplora} and plain LoRA's {last_lora}",
+        r"{transfer_keeplora} compared with {transfer_lora} at the chosen rates",
+    ],
+)
+def test_what_the_page_of_the_embedded_stream_quotes_is_in_its_results(sentence: str) -> None:
+    results = (ROOT / "docs" / "pocket-results.md").read_text(encoding="utf-8")
+    values = {}
+    for method in ("lora", "keeplora"):
+        (row,) = re.findall(rf"^\| `{method}` \| (\S+ ± .*)$", results, flags=re.MULTILINE)
+        cells = [cell.strip() for cell in row.split("|")]
+        values |= {f"transfer_{method}": cells[0], f"last_{method}": cells[2]}
+    text = (ROOT / "docs" / "pocket.md").read_text(encoding="utf-8").replace("\n  ", " ")
+    assert sentence.format(**values) in text
+
+
+def test_the_citation_names_this_version_and_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= set(citation)  # what the format requires
+    assert citation["version"] == bench.__version__
+    assert citation["title"] == "keeplora-bench" and citation["license"] == "Apache-2.0"
+    (paper,) = citation["references"]
+    assert paper["url"].endswith("2601.19659") and {"type", "title", "authors"} <= set(paper)
+
+
+def test_the_changes_have_the_sections_that_readers_look_for() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[([\d.]+)\]", text, flags=re.MULTILINE)
+    assert bench.__version__ in versions
+    newest = text[text.index(f"## [{versions[0]}]") : text.index(f"## [{versions[1]}]")]
+    sections = re.findall(r"^### (.+)$", newest, flags=re.MULTILINE)
+    assert sections[:2] == ["Changes numbers", "Breaks plug-ins"]
+    assert {"Added", "Changed"} <= set(sections)
+    assert "bench.api" in newest
+
+
+def test_the_page_for_contributors_names_the_checks() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert {"lint", "test", "slow", "cluster", "browser", "docs"} <= set(targets)
+    assert [target for target in targets if target not in {"demo", "clean"} and f"`make {target}`" not in text] == []
+
+
+# ------------------------------------------------------------------------------------------------ pages
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_in_the_text_exist(page: Path) -> None:
+    """Files that are named without a link, such as `bench/metrics/scalars.py`."""
+    text = page.read_text(encoding="utf-8")
+    if page.name != "CHANGELOG.md":  # which names what has gone
+        named = re.findall(r"`((?:bench|methods|datasets|docs|sweeps|tests)/[\w./-]+)`", text)
+        assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_in_the_text_exist(page: Path) -> None:
+    """Modules and their names, such as `bench.metrics.scalars.so_far`."""
+    if page.name == "CHANGELOG.md":
+        return
+    for name in re.findall(r"`(bench(?:\.\w+)+)", page.read_text(encoding="utf-8")):
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError) as error:
+            raise AssertionError(f"{page.name} names {name}, which does not exist") from error
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lists_and_tables_read_alike_everywhere(page: Path) -> None:
+    """A code host and the site read Markdown by different rules; what both read as a list or a table is one."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    html = markdown.markdown(text, extensions=["tables", "sane_lists"])
+    items = re.findall(r"^( *)(?:\*|-|\d+\.) ", text, flags=re.MULTILINE)
+    assert html.count("<li>") == len(items), "a list needs an empty line before it"
+    assert {len(indent) % 4 for indent in items} <= {0}, "a list in a list is indented by four blanks"
+    assert html.count("<table>") == len(re.findall(r"^\|(?: ?-+ ?\|)+$", text, flags=re.MULTILINE))
+
+
+def test_the_pages_of_measurements_are_what_their_scripts_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apart from tables and numbers, for which the runs would be needed."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import pocket_results
+    import sensitivity
+
+    metrics = dict.fromkeys(sensitivity.MEASURES, 0.0) | {"zero_shot": 63.4, "zero_shot_loss": 67.4}
+    point = sensitivity.Result({"key": 0.0}, metrics, default=True)
+    for name in ("results_table", "tuning_table", "matrix_table"):
+        monkeypatch.setattr(pocket_results, name, lambda *_: "")
+    made = {
+        "keeplora-sensitivity.md": sensitivity.page({name: [point] for name in sensitivity.SWEEPS}),
+        "pocket-results.md": pocket_results.page(),
+    }
+    for name, text in made.items():
+        assert prose(text) == prose((ROOT / "docs" / name).read_text(encoding="utf-8"))
+
+
+def prose(text: str) -> list[str]:
+    """Return the lines of a page that are neither empty nor part of a table."""
+    return [line for line in text.splitlines() if line and not line.startswith("|")]
+
+
+# -------------------------------------------------------------------------------------- examples in Python
+
+
+def test_the_example_of_metrics_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    matrix = AccuracyMatrix(["cats", "dogs"])
+    for row, column in itertools.product(range(3), range(2)):
+        matrix.set(row, column, 5 + row, 10)
+    matrix.to_csv(tmp_path / "accuracy.csv")
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(ROOT / "docs" / "metrics.md", "python")
+    exec(code, {})
+    printed = capsys.readouterr().out
+    assert printed.startswith("60.0\n{") and "'last': 70.0" in printed and "dogs" in printed
+
+
+def test_the_example_of_compare_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    for seed in range(2):
+        measure(make(tmp_path / "runs", "lora", seed=seed), ["cats", "dogs"], [[50 + seed] * 2] * 3)
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(ROOT / "docs" / "compare.md", "python")
+    exec(code, {})
+    assert "lora {0: 50.0, 1: 51.0}" in capsys.readouterr().out
+
+
+def test_the_example_of_comparing_implementations_hears_every_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "keeplora.md").read_text(encoding="utf-8")
+    (code,) = blocks(ROOT / "docs" / "keeplora.md", "python")
+    exec(code, {})
+    printed = capsys.readouterr().out
+    for kind, values in re.findall(r"^\| [^|]+ \| `(\w+)` \| `(\w+)`", text, flags=re.MULTILINE):
+        heard = [line for line in printed.splitlines() if line.startswith(f"{kind} ")]
+        assert heard, kind
+        assert kind == "learned" or f"'{values}'" in heard[0]
+    (line,) = blocks(ROOT / "docs" / "keeplora.md", "json")
+    (record,) = tmp_path.rglob("batches.jsonl")
+    passes = [json.loads(one) for one in record.read_text(encoding="utf-8").splitlines()]
+    assert [list(one) for one in passes] == [list(json.loads(line))] * len(passes)
+    assert {one["purpose"] for one in passes} == {"gradient", "train", "statistics"}
+
+
+# -------------------------------------------------------------------------------------------------- site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as `make docs` builds it: strictly."""
+    folder = tmp_path_factory.mktemp("site")
+    done = build(ROOT, folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def build(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "properdocs", "build", "-f", "mkdocs.yml", "--site-dir", str(folder)]
+    return subprocess.run(line, cwd=root, capture_output=True, text=True)
+
+
+def test_the_site_has_every_page_and_a_search_of_them(site: Path) -> None:
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    searched = {entry["location"].partition("#")[0] for entry in index["docs"]}
+    pages = {"index.html" if page.name == "README.md" else f"{page.stem}.html" for page in PAGES}
+    assert pages <= searched
+    assert all((site / page).is_file() for page in pages)
+
+
+def test_the_site_asks_the_network_for_nothing(site: Path) -> None:
+    """No script, style, picture, font or frame comes from elsewhere; links that a reader follows may lead there."""
+    tags = r"<(?:script|link|img|iframe|source|video|audio|object|embed)\b[^>]*>"
+    pages = [page.read_text(encoding="utf-8") for page in site.rglob("*.html")]
+    loaded = [
+        source
+        for page in pages
+        for tag in re.findall(tags, page)
+        for source in re.findall(r"\b(?:src|href|srcset|data)=\"([^\"]*)\"", tag)
+    ]
+    assert len(loaded) > 100
+    assert [source for source in loaded if re.match(r"(?:\w+:)?//", source)] == []
+    for style in site.rglob("*.css"):
+        text = style.read_text(encoding="utf-8")
+        assert not re.search(r"url\(\s*[\"']?(?:https?:)?//|@import", text), style.name
+
+
+def test_links_of_the_site_lead_to_its_own_files(site: Path) -> None:
+    """Also links to files outside docs/, which are copied into the site."""
+    lost = []
+    for page in site.rglob("*.html"):
+        for target in re.findall(r"<(?:a|img)\b[^>]*?(?:href|src)=\"([^\"#]+)", page.read_text(encoding="utf-8")):
+            if not re.match(r"\w+:|/", target) and not (page.parent / target).exists():
+                lost.append((page.name, target))
+    assert lost == []
+    assert (site / "datasets" / "pocket_data" / "SOURCES.html").is_file()
+
+
+def test_broken_links_and_anchors_stop_the_site(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    large = shutil.ignore_patterns("__pycache__", "*.webp", "*.safetensors", "*.gz")
+    for folder in ("docs", "methods", "datasets"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=large)
+    for file in [*ROOT.glob("*.md"), ROOT / "CITATION.cff", ROOT / "mkdocs.yml"]:
+        shutil.copy(file, root)
+    broken = ["no-page.md", "metrics.md#no-anchor", "../methods/no_file.py"]
+    with (root / "docs" / "pocket.md").open("a", encoding="utf-8") as page:
+        page.writelines(f"\n[x]({link})\n" for link in broken)
+    done = build(root, tmp_path / "site")
+    assert done.returncode != 0
+    assert [name for name in ("no-page", "no-anchor", "no_file") if name not in done.stderr] == []
+    assert f"{len(broken)} warnings" in done.stdout + done.stderr
