@@ -15,7 +15,8 @@ Since every row of the update lies in span(A), which is orthogonal to M, an inpu
 
 The family differs in settings alone: ``keeplora`` is the paper, ``keeplora-official`` the released code,
 ``keeplora-plus`` adds the class-mean head (KeepLoRA+), ``keeplora-pp`` the layer factors (KeepLoRA++).
-docs/keeplora.md tells the differences and what they amount to.
+docs/keeplora.md lists the differences and what they amount to. The family is one file, although it is long: the presets
+are one algorithm, to be read beside one paper.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The contract of a method: what a plug-in fills in, and what the engine does in which order.
+"""The contract of a method: what a plug-in fills in, and the order in which the engine calls it.
 
 For every task of the stream the engine calls ``begin_task``, ``fit``, ``end_task``, then measures with ``classifier``.
-docs/methods.md teaches it with a complete example.
+docs/methods.md has a complete example.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ParityCard:
-    """How a method here relates to its paper; shown by ``python -m bench list methods NAME``.
+    """How a method here relates to its paper; ``python -m bench list methods NAME`` shows it.
 
     Attributes
     ----------
@@ -47,17 +47,31 @@ class ParityCard:
 class Method:
     """Base of all methods; a plug-in derives from it and is decorated with ``register("method", ...)``.
 
+    Parameters
+    ----------
+    settings : object
+        Instance of the class's `Settings`.
+    clip : Clip
+        The untrained model, on the run's device, in fp32.
+    context : Context
+        The run.
+
     Attributes
     ----------
     Settings : type
-        Dataclass of `bench.config.fields.setting` fields, with the paper's defaults.
-    defaults : mapping of str to value
+        Dataclass of `setting` fields, with the paper's defaults. It may have ``check()``, which returns sentences about
+        settings that contradict each other, and ``fits(surroundings)``, which returns sentences about settings that do
+        not fit stream and model; both are asked before anything is loaded.
+    defaults : mapping of str to object
         Settings of the run that the method's paper prescribes, as dotted keys (``{"train.weight_decay": 0.0}``).
     label_spaces : tuple of str
-        The label spaces it supports.
+        The label spaces it supports: task, seen, all.
     constant : bool
         True for a method whose classifier never changes: its rows are then reused instead of measured again.
     parity : ParityCard
+        How it relates to its paper.
+    settings, clip, context
+        As given.
     """
 
     @dataclass
@@ -77,47 +91,112 @@ class Method:
         self.setup()
 
     def setup(self) -> None:
-        """Done once, before the untrained model is measured: what needs the pre-trained weights only."""
+        """Prepare what needs the pre-trained weights only; called once, before the untrained model is measured."""
 
     def begin_task(self, task: TaskData) -> None:
-        """Before training on a task: statistics, initialisation, attaching updates to `self.clip.maps`."""
+        """Prepare the training of a task: gather statistics, initialise, attach updates to ``self.clip.maps``.
+
+        Called again where a run is continued inside a task.
+
+        Parameters
+        ----------
+        task : TaskData
+        """
 
     def parameters(self) -> Sequence[Tensor]:
-        """The tensors to train on the current task; the engine makes them require gradients while training."""
+        """Return the tensors to train on the current task.
+
+        The engine makes them require gradients while it trains, and only then. An empty sequence trains nothing.
+
+        Returns
+        -------
+        sequence of Tensor
+            Float32 leaf tensors on the model's device, the same objects in the same order until the task ends.
+        """
         return []
 
     def loss(self, pixels: Tensor, labels: Tensor, task: TaskData) -> Tensor:
-        """The loss of one batch, a scalar. Default: cross-entropy over the task's prompts."""
+        """Return the loss of one batch; by default the cross-entropy over the task's prompts.
+
+        Parameters
+        ----------
+        pixels : Tensor
+            Normalised images, float32 [batch, 3, height, width].
+        labels : Tensor
+            int64 [batch], index into ``task.prompts``.
+        task : TaskData
+
+        Returns
+        -------
+        Tensor
+            Scalar, a mean over the images of the batch: processes that share a run weigh their means by images.
+        """
         images = self.clip.encode_images(pixels)
         return F.cross_entropy(self.clip.logits(images, self.clip.encode_tokens(task.tokens)), labels)
 
     def after_step(self) -> None:
-        """After every optimiser step, for methods that project or average their parameters."""
+        """Act after every optimiser step: project or average parameters, for example."""
 
     def fit(
         self, task: TaskData, train: Train, on_step: Callable[[], None], on_epoch: Callable[[EpochReport], None]
     ) -> int:
-        """Learn a task between `begin_task` and `end_task`; returns the number of trained values.
+        """Learn a task between `begin_task` and `end_task`; by default gradient descent on `parameters()`.
 
-        Default: `bench.learning.train.fit`, gradient descent on `parameters()`. Methods that solve in closed form or step their
-        own way do it here.
+        Methods that solve in closed form, or step their own way, override it.
+
+        Parameters
+        ----------
+        task : TaskData
+            ``task.resume`` is where training was broken off; ``task.safe_point(state)`` may write a checkpoint and may
+            stop the run.
+        train : Train
+            The budget: epochs, batch size, learning rate, schedule, optimiser.
+        on_step : callable
+            To be called after every step.
+        on_epoch : callable
+            To be called with an `EpochReport` after every epoch.
+
+        Returns
+        -------
+        int
+            How many values were trained.
+
+        Raises
+        ------
+        UserError
+            If the loss stops being a finite number.
         """
         return fit(self, task, train, on_step, on_epoch)
 
     def end_task(self, task: TaskData) -> None:
-        """After training on a task: merging, memory. Default: merges every attached update."""
+        """Finish a task after its training: merge, remember; by default every attached update is merged.
+
+        Parameters
+        ----------
+        task : TaskData
+        """
         self.clip.merge()
 
     def classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
-        """A function from normalised images [batch, 3, height, width] to logits [batch, prompts of the space].
+        """Return the function that classifies the images of one test set.
 
-        Called once per test set, so that class features are encoded once.
+        It is called once for each test set, so that class features are encoded once.
+
+        Parameters
+        ----------
+        space : LabelSpace
+            The prompts among which images are classified.
+
+        Returns
+        -------
+        callable
+            From normalised images, float32 [batch, 3, height, width], to logits, float32 [batch, prompts of the space].
         """
         features = self.clip.encode_prompts(space.prompts)
         return lambda pixels: self.clip.logits(self.clip.encode_images(pixels), features)
 
     def shared(self, name: str, key: Any, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Tensors by name that other runs on this machine can use too: computed once, and then taken from the disk.
+        """Return tensors that other runs on this machine can use too: computed once, then read from the disk.
 
         Parameters
         ----------
@@ -126,34 +205,77 @@ class Method:
         key : object
             All that they depend on besides the method's file, of plain values: `Context.weights` for the untrained
             model, `TaskData.identity` for the batches of a pass.
+        compute : callable
+            Returns the tensors by name.
+
+        Returns
+        -------
+        dict of str to Tensor
         """
         return self.context.shared(name, [file_sha256(type(self)), key], compute)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that the method remembers from one task to the next, apart from the model's weights."""
+        """Return all that the method remembers from one task to the next, apart from the model's weights.
+
+        Returns
+        -------
+        dict of str to Tensor
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        Parameters
+        ----------
+        state : dict of str to Tensor
+            On the CPU.
+        """
 
     def training_state(self) -> dict[str, Tensor]:
-        """What changes from step to step inside a task and is neither in `parameters()` nor in the model.
+        """Return what changes from step to step inside a task and is neither in `parameters()` nor in the model.
 
-        Running averages, for example. Everything else of a task in progress is made again by `begin_task`.
+        Running averages, for example. `begin_task` makes everything else of a task in progress again.
+
+        Returns
+        -------
+        dict of str to Tensor
         """
         return {}
 
     def load_training_state(self, state: dict[str, Tensor]) -> None:
-        """Restore what `training_state` returned; called after `begin_task`."""
+        """Restore what `training_state` returned; called after `begin_task`.
+
+        Parameters
+        ----------
+        state : dict of str to Tensor
+            On the CPU.
+        """
 
     def report(self) -> dict[str, Any]:
-        """Figures about the task just learned for the record, made of numbers, texts, lists and dicts."""
+        """Return figures about the task just learned, for the record.
+
+        Returns
+        -------
+        dict of str to object
+            Made of numbers, texts, lists and dicts.
+        """
         return {}
 
     def stored_numbers(self) -> int:
-        """How many numbers the method keeps for later tasks, apart from the model itself."""
+        """Return how many numbers the method keeps for later tasks, apart from the model itself.
+
+        Returns
+        -------
+        int
+        """
         return sum(tensor.numel() for tensor in self.state_dict().values())
 
     def stored_bytes(self) -> int:
-        """How many bytes those numbers take as they are kept."""
+        """Return how many bytes those numbers take as they are kept.
+
+        Returns
+        -------
+        int
+        """
         return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())

@@ -45,7 +45,7 @@ class SecondMoment:
             self.count = int(count)
 
     def mean(self) -> Tensor:
-        """The uncentred second moment E[x x^T], [width, width], float64."""
+        """Return the uncentred second moment E[x x^T], float64 [width, width]."""
         return self.gram / self.count
 
 

@@ -15,7 +15,7 @@ CONTEXT_LENGTH = 16
 
 
 def tiny_model(seed: int = 0, custom_text: bool = False, quick_gelu: bool = False) -> torch.nn.Module:
-    """An open_clip model of two blocks a tower with random weights, biases included."""
+    """Return an open_clip model of two blocks a tower with random weights, biases included."""
     build = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
     text = {"context_length": CONTEXT_LENGTH, "vocab_size": 49408, "width": 48, "heads": 2, "layers": 2}
     with torch.random.fork_rng(devices=[]):
@@ -33,13 +33,37 @@ def tiny_model(seed: int = 0, custom_text: bool = False, quick_gelu: bool = Fals
 
 
 def tiny_clip(seed: int = 0) -> Clip:
-    """`tiny_model` as the suite sees it."""
+    """Return a CLIP of two blocks a tower (widths 64 and 48) with random weights, for tests.
+
+    Parameters
+    ----------
+    seed : int, optional
+        Of the weights.
+
+    Returns
+    -------
+    Clip
+        Images of 36 x 36 pixels, prompts of at most 16 tokens, features of width 32.
+    """
     tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH)
     return Clip(tiny_model(seed), tokenizer, {"size": 36, "mean": (0.5,) * 3, "std": (0.3,) * 3}, "tiny")
 
 
 def toy_task(index: int, train: int = 40, test: int = 24) -> Task:
-    """Task number `index`: noise around one colour a class; it depends on the arguments alone."""
+    """Return a task of three classes: noise around one colour a class. It depends on the arguments alone.
+
+    Parameters
+    ----------
+    index : int
+        Number of the task, which seeds its images.
+    train, test : int, optional
+        Numbers of images.
+
+    Returns
+    -------
+    Task
+        Images of 36 x 36 pixels; 12 of them for validation.
+    """
     rng = np.random.default_rng(index)
     means = rng.integers(30, 225, (len(CLASSES), 3))
 

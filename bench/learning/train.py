@@ -51,7 +51,7 @@ class Losses:
         self._finite += torch.isfinite(self._total)  # once it is not finite it stays so
 
     def total(self, name: str, epoch: int, lr: float) -> Tensor:
-        """The sum over the images of all processes.
+        """Return the sum over the images of all processes.
 
         Raises
         ------
@@ -70,7 +70,7 @@ class Losses:
 
 
 def build_optimizer(parameters: Sequence[Tensor], train: Train) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD with the run's learning rate and weight decay; one kernel for all parameters."""
+    """Return AdamW, Adam or SGD with the run's learning rate and weight decay; one kernel for all parameters."""
     common: dict[str, Any] = {"lr": train.lr, "weight_decay": train.weight_decay, "fused": True}
     if train.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=train.momentum, **common)
@@ -78,7 +78,7 @@ def build_optimizer(parameters: Sequence[Tensor], train: Train) -> torch.optim.O
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, train: Train, steps: int) -> Schedule:
-    """The learning rate over `steps` optimiser steps; None for a constant one.
+    """Return the schedule of the learning rate over `steps` optimiser steps; None for a constant one.
 
     ``onecycle`` has PyTorch's defaults, as in the code released with KeepLoRA: up to ``lr`` over 30 % of the steps from
     lr/25, down to lr/250000, both along cosines, with Adam's beta1 moving against it between 0.95 and 0.85 (SGD keeps
@@ -139,7 +139,7 @@ def fit(
     Parameters
     ----------
     on_step, on_epoch : callable
-        Told of every step and every finished epoch, for progress bars and records.
+        Called after every step, and with an `EpochReport` after every epoch, for progress bars and records.
 
     Returns
     -------

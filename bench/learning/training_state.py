@@ -1,4 +1,4 @@
-"""Where the training of one task stands between two steps: taken out, and put back."""
+"""Where the training of one task stands between two steps: captured, and restored."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bench.compute.world import World
+from bench.core.lazy import torch
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -49,12 +49,27 @@ def capture_training(
     step: int,
     total: Callable[[], Tensor],
 ) -> TrainingState:
-    """The state after `step` steps of an epoch, in which the losses of all images sum to `total`."""
+    """Return where training stands between two steps.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    schedule : LRScheduler or None
+    scaler : GradScaler
+    epoch, step : int
+        The epoch at hand, and how many of its steps are done.
+    total : callable
+        Returns the sum of the losses of all images of the epoch so far, a scalar Tensor.
+
+    Returns
+    -------
+    TrainingState
+    """
     state = optimizer.state_dict()
     tensors, others = {"loss sum": total()}, []
     for index, entries in state["state"].items():
         for key, value in entries.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, torch.Tensor):
                 tensors[f"{index}/{key}"] = value
             else:
                 others.append([index, key, value])
@@ -76,7 +91,23 @@ def restore_training(
     scaler: torch.amp.GradScaler,
     world: World,
 ) -> tuple[int, int, Tensor]:
-    """Put optimiser and schedule back; returns epoch, steps done in it and the sum of losses, as captured."""
+    """Restore optimiser, schedule and scaler.
+
+    Parameters
+    ----------
+    saved : TrainingState
+    optimizer : Optimizer
+    schedule : LRScheduler or None
+    scaler : GradScaler
+    world : World
+        The processes that share the run; the leader keeps the sum of losses.
+
+    Returns
+    -------
+    epoch, step : int
+    total : Tensor
+        Sum of losses, a scalar.
+    """
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in saved.tensors.items():
         index, _, key = name.partition("/")

@@ -1,14 +1,14 @@
-"""The gate before training: data and untrained model are those whose published numbers they will be compared with.
+"""The gate before training: check data and untrained model against the published ones.
 
 Wrong weights, another order of class names, other prompts or another version of a dataset show in the accuracies of the
-untrained model, before hours are spent; docs/streams.md tells more.
+untrained model, before hours are spent; docs/streams.md says more.
 """
 
 from bench.core.errors import UserError
 from bench.data.stream import Stream, ZeroShot
 from bench.metrics.matrix import AccuracyMatrix
 
-OFF = "or go on with gate=off"
+OFF = "or continue with gate=off"
 
 
 def check_data(stream: Stream) -> None:
@@ -17,24 +17,24 @@ def check_data(stream: Stream) -> None:
     Raises
     ------
     UserError
-        If a dataset of the stream is whole but another than the published one.
+        If a dataset of the stream is complete but not the published one.
     """
     differing = [s for s in getattr(stream, "statuses", []) if s.state == "differs"]
     if differing:
-        told = "; ".join(f"{status.dataset.registry_name} has {status.problem}" for status in differing)
+        named = "; ".join(f"{status.dataset.registry_name} has {status.problem}" for status in differing)
         raise UserError(
-            f"the data of stream {stream.registry_name} are not the published ones ({told}): complete them (see "
+            f"the data of stream {stream.registry_name} are not the published ones ({named}): complete them (see "
             f'"python -m bench data {stream.registry_name}") {OFF}'
         )
 
 
 def check_zero_shot(matrix: AccuracyMatrix, expected: ZeroShot | None) -> list[str]:
-    """Hold row 0 of a matrix against published accuracies.
+    """Check row 0 of a matrix against published accuracies.
 
     Returns
     -------
     list of str
-        What was compared, to be told.
+        What was compared, for the user.
 
     Raises
     ------

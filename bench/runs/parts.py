@@ -1,4 +1,4 @@
-"""What a run is made of, from its settings: stream, model, budgets, cache of images."""
+"""Stream and budgets of a run, from its settings; no torch, so that a finished run is recognised without it."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from bench.data.stream import Stream, Task, ZeroShot
 
 
 def train_settings(resolved: Resolved, task: Task) -> Train:
-    """The training settings of one task: the run's, with the task's own where the user said nothing.
+    """Return the training settings of one task: the run's, with the task's own where the user said nothing.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def train_settings(resolved: Resolved, task: Task) -> Train:
 
 
 def load_stream(resolved: Resolved) -> Stream:
-    """The stream of a run, its test images replaced by validation images if those are to be scored."""
+    """Return the stream of a run, its test images replaced by validation images if those are to be scored."""
     settings = resolved.run
     stream: Stream = resolved.stream_class(resolved.stream_settings, settings.data, settings.seeds.task_order)
     if settings.evaluate.split == "validation":
@@ -40,12 +40,12 @@ def load_stream(resolved: Resolved) -> Stream:
 
 
 def is_real(resolved: Resolved) -> bool:
-    """Whether the model is one of open_clip's with its weights, whose results somebody may want to compare."""
+    """Return whether the model is one of open_clip's with its weights, whose results somebody may want to compare."""
     return resolved.model_class is None and resolved.model_settings.weights != "random"
 
 
 def published_zero_shot(resolved: Resolved, stream: Stream) -> ZeroShot | None:
-    """What is known of the untrained model on this stream; None where the gate is off or nothing is comparable."""
+    """Return what is published of the untrained model on this stream; None where the gate is off or nothing is comparable."""
     settings = resolved.run
     comparable = settings.gate == "on" and settings.evaluate.split == "test"
     if not comparable or getattr(resolved.model_settings, "weights", "") == "random":
@@ -54,7 +54,7 @@ def published_zero_shot(resolved: Resolved, stream: Stream) -> ZeroShot | None:
 
 
 def _with_validation(task: Task) -> Task:
-    """The task with its validation images in the place of its test images."""
+    """Return the task with its validation images in place of its test images."""
     if task.validation is None:
         raise UserError(f"task {task.name} has no validation images: leave evaluate.split at test")
     return dataclasses.replace(task, test=task.validation)

@@ -1,4 +1,4 @@
-"""One row of the accuracy matrix in the record: what of it is measured, reused or kept."""
+"""Helpers for one row of the accuracy matrix: what is measured, reuse of the row before, its event."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.record.record import Record
 
 
 def measured(matrix: AccuracyMatrix, row: int) -> list[int]:
-    """The columns of a row that are measured already."""
+    """Return the columns of a row that are measured already."""
     return [column for column in range(len(matrix.tasks)) if matrix.state(row, column) == "measured"]
 
 

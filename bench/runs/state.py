@@ -1,4 +1,4 @@
-"""What a run's future depends on, taken out of model and method as tensors and put back."""
+"""Convert the state of model and method to checkpoint tensors and back."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from bench.model.linear_maps import LowRank
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with ``prefix/``, under the rest of their names."""
+    """Return the tensors whose names start with ``prefix/``, under the rest of their names."""
     start = f"{prefix}/"
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
@@ -23,10 +23,10 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def settle(method: Method) -> None:
-    """Lay what a method remembers out in memory as it comes back from a checkpoint.
+    """Make state tensors contiguous, as they are after loading.
 
-    The last bits of a product depend on the strides of its factors, so that a view kept by the method and the same
-    numbers read from a file would lead apart.
+    The last bits of a product depend on the strides of its factors, so a view kept by the method and the same numbers
+    read from a file would give different results.
     """
     memory = method.state_dict()
     if not all(tensor.is_contiguous() for tensor in memory.values()):
@@ -36,7 +36,7 @@ def settle(method: Method) -> None:
 class RunState:
     """Takes and restores the state of a model and a method.
 
-    Weights are kept only where they differ from the pre-trained ones, which hashes tell.
+    Weights are kept only where they differ from the pre-trained ones, by their hashes.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class RunState:
         self.digests = digests
 
     def model(self) -> dict[str, Tensor]:
-        """Weights that differ from the pre-trained ones, and updates in force with their scales."""
+        """Return the weights that differ from the pre-trained ones, and updates in force with their scales."""
         weights, now = self.clip.model.state_dict(), self.clip.digests()
         changed = {name: weights[name] for name, digest in self.digests.items() if now[name] != digest}
         factors = {}
@@ -63,7 +63,7 @@ class RunState:
 
     @torch.no_grad()
     def load_model(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `model` gave, on a model whose other weights are the pre-trained ones.
+        """Restore what `model` returned, on a model whose other weights are the pre-trained ones.
 
         Factors are written into those that are attached, where they fit: a method may hold on to them.
         """
@@ -86,16 +86,16 @@ class RunState:
                 linear_map.update = LowRank(A.to(like), B.to(like), float(factors[f"{name}/scale"]))
 
     def between_tasks(self, method: Method) -> dict[str, Tensor]:
-        """The model, and all that the method remembers."""
+        """Return the tensors of the model and all that the method remembers."""
         return {**self.model(), **_under("method", method.state_dict())}
 
     def load_between_tasks(self, method: Method, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `between_tasks` gave."""
+        """Restore what `between_tasks` returned."""
         self.load_model(tensors)
         method.load_state_dict(part(tensors, "method"))
 
     def _own(self, method: Method) -> Iterator[tuple[str, Tensor]]:
-        """The trained tensors that are neither the model's nor factors of an update, by their place."""
+        """Yield the trained tensors that are neither the model's nor factors of an update, by their index."""
         elsewhere = {id(parameter) for parameter in self.clip.model.parameters()}
         for linear_map in self.clip.maps.values():
             if linear_map.update is not None:
@@ -105,7 +105,7 @@ class RunState:
                 yield str(index), parameter
 
     def inside_task(self, method: Method, training: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The model, what is trained, and where training stands; tensors and plain values."""
+        """Return the tensors of the model, of what is trained and of training, and training's plain values."""
         tensors = {
             **self.model(),
             **_under("parameter", dict(self._own(method))),
@@ -118,7 +118,7 @@ class RunState:
     def load_inside_task(
         self, method: Method, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
     ) -> TrainingState:
-        """Restore what `inside_task` gave, after the method has begun the task again; returns the training's part."""
+        """Restore what `inside_task` returned, after the method has begun the task again; returns the training's part."""
         self.load_model(tensors)
         parameters = part(tensors, "parameter")
         for index, parameter in self._own(method):
