@@ -14,7 +14,7 @@ import api_source
 import pytest
 from api_source import Item
 
-from bench import api
+from bench import api, moved
 
 ROOT = Path(__file__).parent.parent
 PLUGINS = sorted([*ROOT.glob("methods/*.py"), *ROOT.glob("datasets/*.py"), ROOT / "tests" / "toy.py"])
@@ -76,6 +76,55 @@ def test_no_plug_in_of_ours_loads_torch_when_it_is_imported(folder: str) -> None
         f"importlib.import_module({name!r})\nassert 'torch' not in sys.modules, {name!r}\n" for name in names
     )
     assert not loads_torch(code)
+
+
+# ---- where the names of 0.1 are
+
+
+@pytest.mark.parametrize("name", ["method", "registry", "settings", "task", "statistics", "run"])
+def test_a_module_that_plug_ins_imported_points_to_the_door(name: str) -> None:
+    said = f'bench.{name} has moved: write "from bench.api import ..." (docs/api.md lists the names)'
+    with pytest.raises(ModuleNotFoundError, match=f"^{re.escape(said)}$"):
+        importlib.import_module(f"bench.{name}")
+
+
+@pytest.mark.parametrize("name", ["session", "track", "results", "dashboard", "matrix_text"])
+def test_a_module_of_the_engine_points_to_the_architecture(name: str) -> None:
+    said = f"bench.{name} has moved: docs/architecture.md says where the engine's modules are now"
+    with pytest.raises(ModuleNotFoundError, match=f"^{re.escape(said)}$"):
+        importlib.import_module(f"bench.{name}")
+
+
+def test_a_module_that_never_was_is_missing_as_usual() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'bench.nosuch'$"):
+        importlib.import_module("bench.nosuch")
+
+
+def test_queued_jobs_of_the_last_release_find_their_class() -> None:
+    from bench.sweep.slurm import PointJob
+
+    assert importlib.import_module("bench.cluster").PointJob is PointJob
+
+
+@pytest.mark.parametrize(("package", "name"), [(p, name) for p, names in moved.NAMES.items() for name in names])
+def test_a_name_of_a_module_that_is_a_package_now_says_where_it_is(package: str, name: str) -> None:
+    door = f'write "from bench.api import {name}" (docs/api.md lists the names)'
+    where = door if name in api.__all__ else "docs/architecture.md says where the engine's modules are now"
+    with pytest.raises(ImportError, match=f"^{re.escape(f'{package}.{name} has moved: {where}')}$"):
+        exec(f"from {package} import {name}")
+
+
+@pytest.mark.parametrize("package", moved.NAMES)
+def test_other_names_of_a_package_are_missing_as_usual(package: str) -> None:
+    module = importlib.import_module(package)
+    assert not hasattr(module, "nosuch")
+    with pytest.raises(ImportError, match="cannot import name 'nosuch'"):
+        exec(f"from {package} import nosuch")
+
+
+def test_old_names_are_not_modules_of_today() -> None:
+    for package, names in moved.NAMES.items():
+        assert {path.stem for path in (ROOT / package.replace(".", "/")).glob("*.py")}.isdisjoint(names)
 
 
 # ---- plug-ins use the door

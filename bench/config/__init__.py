@@ -3,3 +3,7 @@
 It may be imported by every wing above; it imports `bench.core` only. It must import no torch and no plug-in at import
 time, so that mistakes are answered at once.
 """
+
+from bench.moved import old_names
+
+__getattr__ = old_names(__name__)

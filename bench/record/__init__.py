@@ -3,3 +3,7 @@
 It may be imported by the wings above; it imports data, metrics, compute, config and core. It must not know methods, and
 `bench.record.schema` must import no torch, since whoever compares records reads it.
 """
+
+from bench.moved import old_names
+
+__getattr__ = old_names(__name__)

@@ -3,3 +3,7 @@
 It may be imported by `bench.cli` only; it imports config and core. It must import no torch: a point is a process of its
 own.
 """
+
+from bench.moved import old_names
+
+__getattr__ = old_names(__name__)
