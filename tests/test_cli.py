@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import made_records
 import pytest
 
-from bench.cli import list as listing
 from bench.cli import main as cli
+from bench.config import listing, registry
+from bench.core import tables
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,7 +55,7 @@ def test_the_overview_names_every_verb(say, words):
     assert all(f"\n  {verb} " in out for verb in cli.VERBS)
 
 
-@pytest.mark.parametrize("verb", ["run", "list", "compare", "diff", "mirror", "check"])
+@pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_has_help_with_examples(say, verb):
     for words in ((verb, "--help"), (verb, "-h"), ("help", verb), (verb, "some", "words", "--help")):
         status, out, err = say(*words)
@@ -74,6 +75,51 @@ def test_an_unknown_verb_comes_with_the_nearest(say):
     assert say("lsit") == (2, "", 'error: unknown verb "lsit" (did you mean "list"?)\n')
     assert say("help", "rnu") == (2, "", 'error: unknown verb "rnu" (did you mean "run"?)\n')
     assert bench("lsit").returncode == 2
+
+
+# ------------------------------------------------------------------------------- answers that need no torch
+
+
+def heavy_modules(*words: str) -> tuple[int, str, list[str]]:
+    """Run a command line in a new process; give exit status, error output and the heavy modules it imported."""
+    code = """
+import sys
+from bench.cli.main import main
+status = main(sys.argv[1:])
+print("imported:", *sorted({"torch", "torchvision", "open_clip"} & set(sys.modules)))
+sys.exit(status)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    return done.returncode, done.stderr, done.stdout.rpartition("imported:")[2].split()
+
+
+@pytest.mark.parametrize("method", sorted(registry.entries("method")))
+def test_a_mistake_in_a_setting_is_answered_without_torch(method):
+    status, err, heavy = heavy_modules("run", f"method={method}", "stream.nosuch=1")
+    assert (status, heavy) == (2, [])
+    assert err.startswith('error: unknown setting "stream.nosuch"')
+
+
+@pytest.mark.parametrize("verb", ["check", "profile"])
+def test_a_mistake_in_a_setting_of_other_verbs_is_answered_without_torch(verb):
+    status, err, heavy = heavy_modules(verb, "method=lora", "method.nosuch=1")
+    assert (status, heavy) == (2, [])
+    assert err.startswith('error: unknown setting "method.nosuch"')
+
+
+@pytest.mark.parametrize("word", ["status", "dry_run=true"])
+@pytest.mark.parametrize("file", ["compare_methods", "keeplora_rank"])
+def test_a_sweep_is_shown_without_torch(file, word, tmp_path):
+    assert heavy_modules("sweep", file, word, f"out={tmp_path}") == (0, "", [])
+
+
+def test_a_finished_run_is_shown_without_torch(tmp_path):
+    words = ["method=zero-shot", "stream.tasks=[digits,flags]", f"out={tmp_path}", "track.wandb=off"]
+    assert cli.main(["run", *words]) == 0
+    assert heavy_modules("run", *words) == (0, "", [])
 
 
 # ------------------------------------------------------------------------------------------------------- list
@@ -233,11 +279,11 @@ def test_mistakes_with_list(say, toys, words, told):
 def test_tables_fit_the_terminal(monkeypatch, toys, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     for text in (listing.listing(), listing.details("toy", "method"), listing.details("ViT-B-16")):
-        assert max(map(len, text.splitlines())) <= max(columns, listing.SMALLEST)
+        assert max(map(len, text.splitlines())) <= max(columns, tables.SMALLEST)
 
 
 def test_a_table_wraps_every_column_but_the_first():
-    text = listing.table(("key", "empty", "meaning"), [("a.very.long.key" * 4, "", "several words " * 10)])
+    text = tables.table(("key", "empty", "meaning"), [("a.very.long.key" * 4, "", "several words " * 10)])
     assert "a.very.long.key" * 4 in text
     assert "empty" not in text
     assert len(text.splitlines()) > 3
@@ -246,17 +292,16 @@ def test_a_table_wraps_every_column_but_the_first():
 # -------------------------------------------------------------------------------------------------------- run
 
 
-def test_run_hands_over_what_was_resolved_and_the_command(say, toys, monkeypatch):
+def test_run_passes_on_its_words_and_the_command(say, monkeypatch):
     calls = []
-    stand_in(monkeypatch, "run", run=lambda *args: calls.append(args))
+    stand_in(monkeypatch, "runs.result", run=lambda *args: calls.append(args))
     assert say("run", "method=toy", "--method.rank=2") == (0, "", "")
-    ((resolved, command),) = calls
-    assert resolved.method_settings.rank == 2
-    assert command == ["python", "-m", "bench", "run", "method=toy", "--method.rank=2"]
+    words = ["method=toy", "--method.rank=2"]
+    assert calls == [(words, ["python", "-m", "bench", "run", *words])]
 
 
-def test_run_tells_every_problem_on_a_line_of_its_own_and_does_not_start(say, toys, monkeypatch):
-    stand_in(monkeypatch, "run", run=lambda *args: pytest.fail("it started"))
+def test_run_reports_every_problem_on_a_line_of_its_own_and_does_not_start(say, toys, monkeypatch):
+    monkeypatch.setattr("bench.runs.run.run", lambda *args, **options: pytest.fail("it started"))
     status, out, err = say("run", "method=tooy", "sed=1", "train.lr=x")
     assert (status, out) == (2, "")
     assert err == (
@@ -270,7 +315,7 @@ def test_an_interrupted_run_says_one_line(say, toys, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    stand_in(monkeypatch, "run", run=interrupted)
+    stand_in(monkeypatch, "runs.result", run=interrupted)
     assert say("run", "method=toy") == (130, "", "interrupted\n")
 
 
@@ -280,13 +325,14 @@ def test_an_interrupted_run_says_one_line(say, toys, monkeypatch):
 def test_compare_tells_folders_from_filters_from_options(say, monkeypatch, tmp_path):
     calls = []
     runs = SimpleNamespace(left_out=["one"])
-    stand_in(monkeypatch, "results", gather=lambda paths, filters: calls.append((paths, filters)) or runs)
+    stand_in(monkeypatch, "compare.runs", gather=lambda paths, filters: calls.append((paths, filters)) or runs)
     stand_in(
-        monkeypatch, "compare", OPTIONS=("baseline",), sections=lambda found, options: calls.append((found, options)),
+        monkeypatch, "compare.tables", OPTIONS=("baseline",),
+        sections=lambda found, options: calls.append((found, options)),
         text=lambda found, sections, bold: f"{found is runs}, {bold}",
     )  # fmt: skip
     stand_in(
-        monkeypatch, "export", FORMATS=("csv",),
+        monkeypatch, "compare.export", FORMATS=("csv",),
         write=lambda sections, options, left_out: [f"written to {options['csv']} without {left_out}"],
     )  # fmt: skip
     odd = tmp_path / "a=b"
@@ -309,15 +355,38 @@ def test_compare_is_bold_on_a_terminal_that_wants_it(say, monkeypatch, tmp_path,
 
 
 def test_diff_takes_two_folders(say, monkeypatch, tmp_path):
-    stand_in(monkeypatch, "difference", diff=lambda a, b: f"{a.name} {b.name}")
+    stand_in(monkeypatch, "compare.diff", diff=lambda a, b: f"{a.name} {b.name}")
     (tmp_path / "x").mkdir()
     assert say("diff", str(tmp_path / "x"), str(tmp_path)) == (0, f"x {tmp_path.name}\n", "")
 
 
-def test_check_loads_the_method_and_hands_its_name_over(say, toys, monkeypatch):
-    stand_in(monkeypatch, "check", check=lambda name: print("checked", name))
-    assert say("check", "method=toy") == (0, "checked toy\n", "")
-    assert say("check", "method=tooy")[2] == 'error: unknown method "tooy" (did you mean "toy"?)\n'
+def test_check_prints_verdicts_and_takes_settings_of_the_method(say, toys, monkeypatch):
+    problems, ranks = ["", "it forgets"], []
+
+    def verify(method, settings):
+        ranks.append((method.__name__, settings.rank))
+        return [SimpleNamespace(test=f"test{problem}", promise="learns", problem=problem) for problem in problems]
+
+    stand_in(monkeypatch, "learning.contract", CONTRACT=problems, verify=verify)
+    lines = "ok     test: learns\nFAILED testit forgets: learns\n       it forgets\ntoy: 1 of 2 contract tests hold\n"
+    assert say("check", "method=toy") == (1, lines, "")
+    problems.pop()
+    assert say("check", "method=toy", "--method.rank=6")[0] == 0
+    assert ranks == [("Toy", 4), ("Toy", 6)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("method=tooy",), 'unknown method "tooy" (did you mean "toy"?)'),
+        (("method=toy", "method.rnk=1"), 'unknown setting "method.rnk" (did you mean "method.rank"?)'),
+        (("method=toy", "method.rank=x"), "method.rank=x must be a whole number"),
+        (("method=toy", "method.rank=7"), 'method "toy": rank must be even where merge is true'),
+    ],
+)
+def test_check_refuses_wrong_settings_before_it_starts(say, toys, monkeypatch, words, message):
+    stand_in(monkeypatch, "learning.contract", verify=lambda *args: pytest.fail("it started"))
+    assert say("check", *words) == (2, "", f"error: {message}\n")
 
 
 @pytest.mark.parametrize(
@@ -333,9 +402,11 @@ def test_check_loads_the_method_and_hands_its_name_over(say, toys, monkeypatch):
         (("mirror", "docs"), "there is no record of a run in docs"),
         (("mirror", "docs", "seed=1"), 'mirror takes settings of track only, not "seed"'),
         (("mirror", "docs", "track.wandb=on"), "track.wandb=on must be one of auto, online, offline, off"),
-        (("check",), "check takes one word"),
-        (("check", "toy"), "check takes one word"),
-        (("check", "method=toy", "seed=1"), "check takes one word"),
+        (("check",), "check needs a method"),
+        (("check", "toy"), "check needs a method"),
+        (("check", "method=toy", "4"), "check needs a method"),
+        (("check", "method="), "check needs a method"),
+        (("check", "method=toy", "seed=1"), 'check takes settings of the method only, not "seed"'),
     ],
 )
 def test_mistakes_with_the_other_verbs(say, words, told):

@@ -14,7 +14,6 @@ from support.listening import Heard
 from test_methods import TRAIN, data, learn, nothing
 from torch import Tensor, nn
 
-from bench.cli import check
 from bench.cli import main as cli
 from bench.config.resolve import resolve
 from bench.config.run_settings import Surroundings, Train
@@ -63,7 +62,7 @@ def test_presets_are_one_method_with_other_defaults() -> None:
 def test_presets_are_listed_and_keep_the_contract(name: str, capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["list", "methods", name]) == 0
     assert "weight_side" in capsys.readouterr().out
-    assert check.check(name) == 0
+    assert cli.main(["check", f"method={name}"]) == 0
 
 
 def test_presets_differ_where_they_should() -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.cli import main as cli
-from bench.cli.profile import counted
+from bench.learning.costs import counted
 
 TOY = str(Path(__file__).parent / "toy.py")
 

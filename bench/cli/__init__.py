@@ -1,5 +1,5 @@
-"""The verbs of ``python -m bench``, a file each.
+"""The verbs of ``python -m bench``, one file each, and the dispatch between them.
 
-Nothing imports it but ``bench.__main__``; it may import every other wing. It must hold no logic that a Python user would
-miss: what a verb does lies in the wing below.
+Only ``bench.__main__`` imports it; it may import every other wing. It must hold no logic that a Python user would miss:
+a verb reads words, calls a function of a lower wing and prints the answer.
 """

@@ -1,174 +1,40 @@
-"""What ``python -m bench list`` prints: tables of what is registered, and everything about one entry."""
+"""``python -m bench list``: what is registered, and everything about one entry."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Mapping
-from typing import Any
-
-from bench.config import catalogue, registry
-from bench.config.scan import FACTS, Entry
-from bench.config.scan import KINDS as ENTRY_KINDS
-from bench.core.errors import UserError, suggest
-from bench.core.tables import table, wrap
-
-KINDS = {f"{kind}{ending}": kind for ending in ("s", "") for kind in ENTRY_KINDS}
-"""What a user may call a kind: ``methods`` or ``method``."""
-
-FACT_TITLES = {"label_space": "classes", "prompt_family": "prompts", "budget": "training budget"}
-"""Headers for what the registry tells of a stream."""
+from bench.cli.verb import Verb
+from bench.core.errors import UserError
 
 
-def listing(kinds: Iterable[str] = ENTRY_KINDS) -> str:
-    """Return a table for each kind, from the registry alone: nothing is imported."""
-    everything = registry.all_entries()
-    parts = []
-    for kind in kinds:
-        named = everything[kind]
-        facts = FACTS if kind == "stream" else ()
-        rows = [
-            (entry.name, _title(entry), *(entry.facts.get(f, "") for f in facts), entry.paper, _origin(entry))
-            for entry in named.values()
-        ]
-        headers = ("name", "title", *(FACT_TITLES[fact] for fact in facts), "paper", "from")
-        body = table(headers, rows) if rows else "  none"
-        parts.append(f"{kind}s\n{body}")
-        if kind == "model":
-            parts.append(_open_clip())
-    return "\n\n".join(parts)
+def call(words: list[str]) -> int:
+    """Print tables of what is registered, or everything about one entry."""
+    from bench.config.listing import KINDS, details, listing  # the registry comes with it: see bench.cli.verb
 
-
-def details(name: str, kind: str | None = None) -> str:
-    """Return everything about one entry; its plug-in is imported.
-
-    Parameters
-    ----------
-    name : str
-        A registered name, the path of a plug-in file, or an open_clip model.
-    kind : str, optional
-        Without it every kind is searched.
-
-    Raises
-    ------
-    UserError
-        If there is no such entry, or it cannot be imported.
-    """
-    if kind is None:
-        return _anywhere(name)
-    if kind == "model" and not name.endswith(".py") and name not in registry.entries("model"):
-        return _open_clip_details(name)
-    entry = registry.find(kind, name)
-    return _class_details(entry, registry.load_entry(entry))
-
-
-def settings_table(settings: Iterable[Any], prefix: str = "") -> str:
-    """Return a table of `bench.config.fields.Setting`, keys without ``prefix``."""
-    from bench.config.fields import show
-
-    rows = [
-        (one.key.removeprefix(prefix), one.type_name, show(one.default), one.range, one.symbol, one.help)
-        for one in settings
-    ]
-    return table(("key", "type", "default", "allowed", "symbol", "meaning"), rows)
-
-
-def _title(entry: Entry) -> str:
-    return f"BROKEN: {entry.broken}" if entry.broken else entry.title
-
-
-def _origin(entry: Entry) -> str:
-    return f"{entry.origin} (hides one of {', '.join(entry.hides)})" if entry.hides else entry.origin
-
-
-def _open_clip() -> str:
-    known = catalogue.architectures()
-    usable = catalogue.supported()
-    if not known:
-        return "models of open_clip\n  none: open_clip is not installed"
-    rows = [(one.name, "?" if one.tags is None else ", ".join(one.tags) or "-") for one in usable.values()]
-    usage = wrap("model=ARCHITECTURE/WEIGHTS, or model=ARCHITECTURE with model.checkpoint=FILE")
-    left = wrap(
-        f"{len(known) - len(usable)} more are not supported: "
-        "a tower is a ResNet, or comes from timm or Hugging Face, or there is a third one for captions"
-    )
-    return f"models of open_clip\n{usage}\n{table(('architecture', 'weights'), rows)}\n{left}"
-
-
-def _anywhere(name: str) -> str:
-    everything = registry.all_entries()
-    found = [kind for kind in ENTRY_KINDS if name in everything[kind]]
-    if name.endswith(".py"):
-        raise UserError(f'say which kind "{name}" is, as in "list methods {name}"')
-    if not found and catalogue.split(name)[0] in catalogue.architectures():
-        found = ["model"]
-    if not found:
-        names = [*KINDS, *(other for named in everything.values() for other in named)]
-        raise UserError(f'there is nothing called "{name}" to list{suggest(name, names)}')
-    return "\n\n".join(details(name, kind) for kind in found)
-
-
-def _open_clip_details(name: str) -> str:
-    from bench.config.fields import describe
-    from bench.config.run_settings import OpenClip
-
-    problem = catalogue.problem(name, tuple(registry.entries("model")))
-    if problem:
-        raise UserError(problem)
-    arch = catalogue.architectures()[catalogue.split(name)[0]]
-    if arch.tags is None:
-        weights = "  not known for this release of open_clip; model.checkpoint=FILE works"
+    kind = KINDS.get(words[0]) if words else None
+    names = words[1:] if kind else words
+    if len(names) > 1:
+        raise UserError(f'"list" takes a kind and one name, not {" ".join(words)}')
+    if names:
+        print(details(names[0], kind))
     else:
-        weights = "\n".join(f"  model={arch.name}/{tag}" for tag in arch.tags) or "  none; model.checkpoint=FILE works"
-    rows = settings_table(describe(OpenClip, "model.").values(), "model.")
-    return f"model {arch.name}, of open_clip\n\nweights\n{weights}\n\nsettings (model.KEY=VALUE)\n{rows}"
+        print(listing([kind]) if kind else listing())
+    return 0
 
 
-def _class_details(entry: Entry, cls: Any) -> str:
-    from bench.config.fields import describe
-    from bench.config.run_settings import class_settings
+LIST = Verb(
+    name="list",
+    summary="show methods, streams, datasets and models, or everything about one",
+    usage="list [methods|streams|datasets|models] [NAME]",
+    help="""\
+Without NAME: a table, for which nothing is imported. With NAME: all settings with type, default, allowed values and
+the paper's symbols; for a method how it relates to its paper; for a stream its label space and training budget.
 
-    parts = [f"{entry.kind} {entry.name}: {cls.title}"]
-    if cls.paper:
-        parts[0] += f"\n  paper: {cls.paper}"
-    file = f", {entry.path.parent.name}/{entry.path.name}" if entry.path and entry.origin == "built-in" else ""
-    parts[0] += f"\n  from: {_origin(entry)}{file}"
-    about = inspect.cleandoc(cls.__doc__ or getattr(cls, "description", "") or "").split("\n\n")[0]
-    if about:
-        parts.append(wrap(" ".join(about.split())))
-    settings = describe(class_settings(cls), f"{entry.kind}.")
-    if settings:
-        rows = settings_table(settings.values(), f"{entry.kind}.")
-        parts.append(f"settings ({entry.kind}.KEY=VALUE)\n{rows}")
-    else:
-        parts.append("settings\n  none")
-    parts += {"method": _method, "stream": _stream}.get(entry.kind, lambda cls: [])(cls)
-    return "\n\n".join(parts)
-
-
-def _method(cls: Any) -> list[str]:
-    parts = []
-    if getattr(cls, "defaults", None):
-        parts.append("settings of the run that it changes\n" + _pairs(cls.defaults))
-    if getattr(cls, "label_spaces", None):
-        parts.append(f"label spaces it supports\n  {', '.join(cls.label_spaces)}")
-    card = getattr(cls, "parity", None)
-    lines = []
-    for part in ("present", "absent", "deviations", "verified"):
-        lines.append(f"  {part}")
-        lines += [wrap(text, "    - ", "      ") for text in getattr(card, part, ())] or ["    - nothing said"]
-    return [*parts, "parity with the paper\n" + "\n".join(lines)]
-
-
-def _stream(cls: Any) -> list[str]:
-    parts = [f"label space\n  {getattr(cls, 'label_space', 'not said')}"]
-    budget = _pairs(getattr(cls, "defaults", {})) or "  none of its own"
-    parts.append(f"training budget, shared by all methods\n{budget}")
-    for method, chosen in sorted(getattr(cls, "tuned", {}).items()):
-        parts.append(f"tuned for {method} on validation images\n{_pairs(chosen)}")
-    return parts
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    from bench.config.fields import show
-
-    return "\n".join(f"  {key}={show(value)}" for key, value in values.items())
+examples
+  python -m bench list
+  python -m bench list methods
+  python -m bench list methods keeplora
+  python -m bench list models ViT-B-16
+  python -m bench list methods path/to/mine.py
+""",
+    call=call,
+)

@@ -114,6 +114,40 @@ def resolve(pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = Tru
     )
 
 
+def resolve_method(words: Sequence[str]) -> tuple[type, Any]:
+    """Return a method's class and its settings, from words for the method alone.
+
+    Parameters
+    ----------
+    words : sequence of str
+        Such as ``method=lora`` and ``method.rank=4``.
+
+    Returns
+    -------
+    cls : type
+    settings : dataclass
+        An instance of its ``Settings``.
+
+    Raises
+    ------
+    UserError
+        With one sentence for every problem found, joined by newlines.
+    """
+    problems: list[str] = []
+    known, given = run_settings()["method.name"], read(words, problems)
+    choice = _choose("method", given, known, True, problems)
+    values = _Values({}, {"method": choice}, problems)
+    for key, (value, raw) in given.items():
+        if key != known.key:
+            values.put(key, value, raw, "user")
+    settings = None if choice.settings is None else build(choice.settings, values.flat, "method.")
+    if settings is not None and not values.wrong:
+        problems += [f'method "{choice.name}": {text}' for text in complaints(settings)]
+    if problems or choice.cls is None:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    return choice.cls, settings
+
+
 def _given(values: Mapping[str, Any]) -> dict[str, tuple[Any, str | None]]:
     """Return dotted key -> (value, None) of values given from Python, which are not parsed."""
     given: dict[str, tuple[Any, str | None]] = {}

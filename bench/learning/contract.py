@@ -64,8 +64,10 @@ def verify(method: type[Method], settings: Any = None) -> Iterator[Verdict]:
     Raises
     ------
     UserError
-        If the settings do not fit the toy model, which is narrower than real ones.
+        If the class is no `Method`, or the settings do not fit the toy model, which is narrower than real ones.
     """
+    if not issubclass(method, Method):
+        raise UserError(f"{method.__name__} is no subclass of bench.api.Method")
     settings = class_settings(method)() if settings is None else settings
     _fit(method, settings)
     for test, promise in CONTRACT.items():
@@ -117,9 +119,11 @@ class Trial:
         train = Pixels(task.train, self.clip, keep=True)
         return TaskData(index, task.name, task.prompts, self.clip.tokenize(task.prompts), train, self.context)
 
-    def learn(self, index: int, **hooks: Callable[[], None]) -> None:
+    def learn(
+        self, index: int, begun: Callable[[], None] = lambda: None, fitted: Callable[[], None] = lambda: None
+    ) -> None:
         """Take the method through one task; ``begun`` and ``fitted`` are those of `bench.learning.driver.learn`."""
-        learn(self.method, self.data(index), TRAIN, **hooks)
+        learn(self.method, self.data(index), TRAIN, begun=begun, fitted=fitted)
 
     @torch.no_grad()
     def logits(self, column: int = 0, kind: str = "task") -> Tensor:

@@ -1,0 +1,56 @@
+"""``python -m bench compare``: put runs side by side."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from bench.cli.verb import Verb, folder
+from bench.config.words import split
+from bench.core.errors import UserError
+
+
+def call(words: list[str]) -> int:
+    """Print tables of runs side by side, and write the files that were asked for."""
+    # numpy and scipy come with these: see bench.cli.verb.
+    from bench.compare.export import FORMATS, write
+    from bench.compare.runs import gather
+    from bench.compare.tables import OPTIONS, sections, text
+
+    pairs, plain = split(words, paths=True)
+    paths = [folder(word) for word in plain]
+    if not paths:
+        raise UserError("compare needs a run directory or a folder of them: python -m bench compare runs")
+    filters = {key: value for key, value, _ in pairs}
+    options = {key: filters.pop(key) for key in (*OPTIONS, *FORMATS) if key in filters}
+    comparison = gather(paths, filters)
+    parts = sections(comparison, options)
+    print(text(comparison, parts, bold=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
+    for line in write(parts, options, comparison.left_out):
+        print(line)
+    return 0
+
+
+COMPARE = Verb(
+    name="compare",
+    summary="put runs side by side: mean and spread over seeds, differences, published numbers",
+    usage="compare RUNDIR... [KEY=VALUE...]",
+    help="""\
+RUNDIR is a run directory or any folder above some. KEY=VALUE keeps the runs with that setting, KEY=[A,B] those with one
+of several. Runs that may not be compared get separate tables; docs/compare.md explains the rule and the statistics.
+
+  baseline=NAME     the method that others are compared with (keeplora, else the first one that trains)
+  published=off     leave out what papers published on the same stream and model
+  csv=FILE          write all numbers, one line for every method and metric
+  latex=FILE        write the tables for LaTeX, with booktabs
+  html=FILE         write a page to look at: works offline, in one file
+  pictures=FOLDER   write pictures for papers, as SVG and PNG
+
+examples
+  python -m bench compare runs
+  python -m bench compare runs/pocket method=[keeplora,lora] train.epochs=5 baseline=lora
+  python -m bench compare runs stream=mtil-order1 csv=numbers.csv latex=table.tex
+  python -m bench compare runs html=comparison.html pictures=figures
+""",
+    call=call,
+)

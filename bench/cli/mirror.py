@@ -1,0 +1,36 @@
+"""``python -m bench mirror``: put records that are on disk into W&B."""
+
+from __future__ import annotations
+
+from bench.cli.verb import Verb, folder, say
+from bench.config.words import split
+from bench.core.errors import UserError
+
+
+def call(words: list[str]) -> int:
+    """Upload what W&B does not have yet of some runs."""
+    from bench.tracking.upload import upload_all  # not before it is asked for: see bench.cli.verb
+
+    pairs, plain = split(words, paths=True)
+    paths = [folder(word) for word in plain]
+    if not paths:
+        raise UserError("mirror needs a run directory or a folder of them: python -m bench mirror runs")
+    upload_all(paths, [pair.word for pair in pairs], say)
+    return 0
+
+
+MIRROR = Verb(
+    name="mirror",
+    summary="put records that are on disk into W&B: runs made without it, or when it could not be reached",
+    usage="mirror RUNDIR... [track.KEY=VALUE...]",
+    help="""\
+RUNDIR is a run directory or any folder above some. A record that was mirrored before goes into the same W&B run; only
+what W&B does not have yet is sent. track.wandb=offline writes files for "wandb sync" instead.
+
+examples
+  python -m bench mirror runs
+  python -m bench mirror runs/pocket/pocket/lora/0123456789-s0 track.project=elsewhere
+  python -m bench mirror runs track.wandb=offline
+""",
+    call=call,
+)

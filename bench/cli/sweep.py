@@ -1,0 +1,41 @@
+"""``python -m bench sweep``: run every point of a sweep file."""
+
+from __future__ import annotations
+
+from bench.cli.verb import Verb
+
+
+def call(words: list[str]) -> int:
+    """Run, show or stop the points of a sweep."""
+    from bench.sweep.launch import sweep  # not before a sweep is asked for: see bench.cli.verb
+
+    return sweep(words)
+
+
+SWEEP = Verb(
+    name="sweep",
+    summary="run every point of a W&B sweep file, or show how far it is",
+    usage="sweep FILE [status] [KEY=VALUE...]",
+    help="""\
+FILE is a W&B sweep file with method: grid or random, or the name of one that comes along (compare_methods, seeds,
+keeplora_rank, ...). Every point is checked before one starts. Finished points are left alone; the same line again runs
+failed and interrupted ones again. "status" shows states and results, dry_run=true the points; neither starts any.
+
+KEY=VALUE is a setting for every point, as for "run", or one of
+  launch=inline|local|slurm  one point after another with its output (default), several at a time, or a job each
+  launch.processes=N     points at a time with launch=local (half the cores)
+  launch.partition, .timeout_min, .gpus_per_node, .cpus_per_task, .mem_gb, .array_parallelism, .setup, .constraint,
+  .nodes, .tasks_per_node, .wait, .slurm.KEY    with launch=slurm; docs/cluster.md explains them
+  preempt=N              stop running point N as a preemption does
+  count=N                the first N points; needed by method: random without run_cap
+  sweep_seed=N           which points method: random draws (0)
+  dry_run=true           show points, words, run directories and states
+
+examples
+  python -m bench sweep compare_methods
+  python -m bench sweep sweeps/keeplora_rank.yaml launch=local launch.processes=2 out=elsewhere
+  python -m bench sweep compare_methods launch=slurm launch.partition=gpu launch.gpus_per_node=1 launch.mem_gb=32
+  python -m bench sweep compare_methods status
+""",
+    call=call,
+)

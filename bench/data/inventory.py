@@ -1,0 +1,101 @@
+"""Which datasets of a stream are ready, and what to do about the others. The verb ``data`` prints it."""
+
+from pathlib import Path
+from typing import Any
+
+from bench.core.tables import table, wrap
+from bench.data.dataset import Counts, Dataset, DatasetStream, Status, inspect
+
+
+def inventory(stream: type[DatasetStream], settings: Any, root: Path) -> list[Status]:
+    """Inspect every dataset of a stream once, in the stream's order.
+
+    Parameters
+    ----------
+    stream : type
+        The class of the stream.
+    settings : dataclass
+        An instance of the stream's ``Settings``.
+    root : Path
+        The data folder.
+
+    Returns
+    -------
+    list of Status
+
+    Raises
+    ------
+    UserError
+        If the settings name a dataset that is not known.
+    """
+    datasets: dict[tuple[Any, ...], Dataset] = {}
+    for part in stream.parts(settings, root):
+        datasets.setdefault((part.dataset.registry_name, part.dataset.folders), part.dataset)
+    return [inspect(dataset, root)[0] for dataset in datasets.values()]
+
+
+def report(stream: str, root: Path, statuses: list[Status]) -> str:
+    """Return a table of datasets and what to do about those that are not ready.
+
+    Parameters
+    ----------
+    stream : str
+        Name of the stream.
+    root : Path
+        The data folder.
+    statuses : list of Status
+
+    Returns
+    -------
+    str
+    """
+    rows = [
+        (
+            status.dataset.registry_name,
+            status.state,
+            *_counted(status.found, status.dataset.expected),
+            status.dataset.size,
+            status.dataset.licence,
+            _location(status.folder, root),
+        )
+        for status in statuses
+    ]
+    headers = ("dataset", "state", "train", "test", "classes", "size", "licence", "found in")
+    parts = [f"stream {stream}, data in {root}", table(headers, rows)]
+    advice = [line for status in statuses if status.state != "present" for line in _advice(status)]
+    if advice:
+        parts.append("\n".join(["what to do", *advice]))
+    ready = sum(status.state == "present" for status in statuses)
+    parts.append(f"{ready} of {len(statuses)} datasets are ready")
+    return "\n\n".join(parts)
+
+
+def _location(folder: Path | None, root: Path) -> str:
+    if folder is None:
+        return "-"
+    return str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
+
+
+def _counted(found: Counts | None, expected: Counts | None) -> tuple[str, str, str]:
+    """Return "found / expected" for training images, test images and classes."""
+
+    def cell(name: str) -> str:
+        here = "-" if found is None else str(getattr(found, name))
+        there = "" if expected is None else f" / {getattr(expected, name)}"
+        return here + there
+
+    return cell("train"), cell("test"), cell("classes")
+
+
+def _advice(status: Status) -> list[str]:
+    dataset = status.dataset
+    lines = [wrap(f"{dataset.registry_name}, {status.state}: {status.problem}", "  ", "    ")]
+    if status.state == "differs":
+        lines.append(wrap("runs of models with real weights refuse it, unless you set gate=off", "    ", "    "))
+    else:
+        lines.append(wrap(f"put it into {' or '.join(dataset.folders)}", "    ", "      "))
+    if dataset.obtain:
+        lines.append(wrap(f"get it: {dataset.obtain}", "    ", "      "))
+    if dataset.broken:
+        lines.append(wrap(f"does not work: {dataset.broken}", "    ", "      "))
+    return lines

@@ -1,0 +1,214 @@
+"""What a method costs on a model, measured on one synthetic task. The verb ``profile`` prints it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.compute.device import peak_memory_mb
+from bench.config.run_settings import Run
+from bench.core.stopwatch import Stopwatch
+from bench.data.images import ArrayImages
+from bench.data.pixels import Pixels
+from bench.data.stream import Task, label_space
+from bench.learning.driver import learn
+from bench.learning.evaluate import outcomes
+from bench.learning.method import Method
+from bench.learning.task_data import Context, TaskData
+from bench.model.clip import Clip
+
+SQUARE = 2048
+"""Rows and columns of the matrices whose product stands for what a machine can do."""
+
+STEP, IMAGE = "a training step", "an image of evaluation"
+"""The work whose operations are counted."""
+
+PHASES = {"begin": "before training", "fit": "training", "end": "after training"}
+"""Names of the phases of `bench.learning.driver.learn`."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The size of the synthetic task.
+
+    Attributes
+    ----------
+    classes : int
+        Number of prompts.
+    batch : int
+        Images in a step.
+    steps : int
+        Training steps; at least 3.
+    """
+
+    classes: int = 100
+    batch: int = 8
+    steps: int = 3
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a method costs.
+
+    Attributes
+    ----------
+    step, image : float
+        Seconds of one training step, and of one image of evaluation with its share of the class features.
+    operations : dict of str to float
+        Floating-point operations of `STEP` and `IMAGE` in 1e9; a method without training has no `STEP`.
+    rate : float
+        Operations a second of this machine in a product of two square matrices, in 1e9.
+    shares : dict of str to float
+        The fraction of that rate which `STEP` and `IMAGE` reach.
+    peak_memory_mb : float or None
+        In MB (1e6 bytes).
+    parameters, trained, stored_numbers : int
+        Numbers of the model, trained on a task, and kept after it.
+    stored_bytes : int
+        Bytes of the numbers kept after a task.
+    notes : list of str
+        What the method said.
+    """
+
+    step: float
+    image: float
+    operations: dict[str, float]
+    rate: float
+    shares: dict[str, float]
+    peak_memory_mb: float | None
+    parameters: int
+    trained: int
+    stored_numbers: int
+    stored_bytes: int
+    notes: list[str]
+
+
+def measure(clip: Clip, cls: type[Method], settings: Any, run: Run, sizes: Sizes, watch: Stopwatch) -> Costs:
+    """Take a method through one synthetic task of noise images.
+
+    Parameters
+    ----------
+    clip : Clip
+        The model, on the device to measure.
+    cls : type
+        The class of the method.
+    settings : dataclass
+        An instance of its ``Settings``.
+    run : Run
+        Budget of training, batch size of evaluation, precision.
+    sizes : Sizes
+    watch : Stopwatch
+        Gets the seconds of every phase, and of the parts that the method names.
+
+    Returns
+    -------
+    Costs
+    """
+    task = _noise(clip, sizes)
+    notes: list[str] = []
+    context = Context(1, sizes.batch, 0, 0, "task", notes.append, watch.part)
+    data = TaskData(0, task.name, task.prompts, clip.tokenize(task.prompts), Pixels(task.train, clip, True), context)
+    with watch.phase("before the first task"):
+        method = cls(settings, clip, context)
+    ends: list[float] = []
+    operations: dict[str, float] = {}
+
+    def count_step() -> None:
+        if method.parameters():
+            with clip.computing(run.precision), clip.trainable(method.parameters()):
+                batch = next(iter(data.train.batches(sizes.batch)))
+                operations[STEP] = counted(lambda: method.loss(*batch, data).backward())
+
+    trained = learn(
+        method,
+        data,
+        run.train,
+        precision=run.precision,
+        phase=lambda name: watch.phase(PHASES[name]),
+        fitted=count_step,
+        on_step=lambda: ends.append(time.perf_counter()),
+    )
+    with watch.phase("evaluation"), clip.computing(run.precision):
+        classifier = _evaluate(method, task, run.evaluate.batch_size)
+    with clip.computing(run.precision), torch.no_grad():
+        one = next(iter(Pixels(task.test, clip, True).batches(1)))[0]
+        operations[IMAGE] = counted(lambda: classifier(one))
+        rate = product_rate(clip.precision, clip.device)
+    step = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else 0.0
+    image = watch.seconds["evaluation"] / len(task.test)
+    seconds = {STEP: step, IMAGE: image}
+    return Costs(
+        step,
+        image,
+        operations,
+        rate,
+        {name: count / seconds[name] / rate for name, count in operations.items() if seconds[name]},
+        peak_memory_mb(clip.device),
+        sum(parameter.numel() for parameter in clip.model.parameters()),
+        trained,
+        method.stored_numbers(),
+        method.stored_bytes(),
+        notes,
+    )
+
+
+def counted(work: Callable[[], Any]) -> float:
+    """Return the floating-point operations of the products and of the attention in some work, in 1e9.
+
+    Parameters
+    ----------
+    work : callable
+        It is called once.
+    """
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() / 1e9
+
+
+def product_rate(dtype: torch.dtype, device: torch.device, seconds: float = 3.0) -> float:
+    """Return the operations a second of this machine in a product of two square matrices.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+    device : torch.device
+    seconds : float, optional
+        How long to try.
+
+    Returns
+    -------
+    float
+        The best rate, in 1e9.
+    """
+    a, b = (torch.randn(SQUARE, SQUARE, device=device).to(dtype) for _ in range(2))
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        float((a @ b)[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return 2 * SQUARE**3 / best / 1e9
+
+
+def _noise(clip: Clip, sizes: Sizes) -> Task:
+    height, width = clip.image_size
+    count = sizes.batch * sizes.steps
+    pixels = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    images = ArrayImages(pixels, np.arange(count) % sizes.classes)
+    classes = tuple(f"thing {number}" for number in range(sizes.classes))
+    return Task("synthetic", classes, "a photo of a {}.", images, images)
+
+
+def _evaluate(method: Method, task: Task, batch_size: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Classify all test images once, and return the classifier."""
+    space = label_space("task", [task], 1, 0)
+    assert space is not None
+    pixels = Pixels(task.test, method.clip, True)
+    classifier = method.classifier(space)
+    outcomes("profile", method, classifier, pixels, space, batch_size)
+    return classifier
