@@ -18,7 +18,7 @@ from pocket_results import table
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
-from bench.core.files import is_finished
+from bench.record.schema import is_finished
 from bench.sweep.file import Point, expand, find
 
 if TYPE_CHECKING:

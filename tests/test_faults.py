@@ -22,7 +22,7 @@ from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.data.images import ArrayImages
 from bench.learning.method import Method
-from bench.record import record
+from bench.record import hold
 from bench.record.checkpoint import Checkpoints
 from bench.record.record import Record
 from bench.runs.run import run
@@ -105,7 +105,7 @@ def test_any_write_may_fail(place: int, tmp_path: Path, monkeypatch) -> None:
     directory, opened, count = run_directory(resolve(line)), Path.open, {"now": 0}
 
     def failing(self: Path, mode: str = "r", *arguments, **named):
-        if directory in self.parents and set(mode) & set("wa"):
+        if directory in self.parents and set(mode) & set("wax"):
             count["now"] += 1
             if count["now"] == place:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -237,7 +237,7 @@ ELSEWHERE = """
 @pytest.fixture
 def elsewhere(monkeypatch) -> Iterator[Callable[[Path], subprocess.Popen]]:
     """Starts a writer of a run directory on what says to be another machine, with which no kernel shares locks."""
-    monkeypatch.setattr(record, "CLAIM", 2.0)
+    monkeypatch.setattr(hold, "CLAIM", 2.0)
     started = []
 
     def start(directory: Path) -> subprocess.Popen:
@@ -278,7 +278,7 @@ def test_waiting_for_a_writer_can_be_broken_off(tmp_path: Path, elsewhere) -> No
 
 
 def test_who_was_taken_for_gone_writes_no_more(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(record, "CLAIM", 0.6)
+    monkeypatch.setattr(hold, "CLAIM", 0.6)
     mine = Record(tmp_path)
     with mine.held():
         mine.event("first")

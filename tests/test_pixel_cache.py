@@ -209,15 +209,19 @@ def test_half_written_files_of_dead_runs_are_removed(cache: PixelCache) -> None:
     assert [path.name for path in cache.folder.glob("*.part")] == ["new.part"]
 
 
-@pytest.mark.parametrize("place", ["fsync", "mkstemp"])
+@pytest.mark.parametrize("place", ["fsync", "open"])
 def test_a_full_disk_stops_the_cache_and_not_the_run(
     place: str, tmp_path: Path, cache: PixelCache, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pixel_cache.os if place == "fsync" else pixel_cache.tempfile, place, full)
     found, clip = images(tmp_path), tiny_clip()
+    if place == "fsync":
+        monkeypatch.setattr(os, "fsync", full)
+    else:
+        opened = Path.open
+        monkeypatch.setattr(Path, "open", lambda self, mode="r", **more: (full if "x" in mode else opened)(self, mode))
     assert sum(len(labels) for _, labels in Pixels(found, clip, False, cache).batches(3)) == 8
     assert len(told) == 1 and "No space left on device" in told[0] and "cache.dir" in told[0] and cache.trouble
     assert list(cache.folder.glob("*.part")) == []

@@ -230,15 +230,16 @@ def test_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
 
 def test_a_disk_that_fills_up_during_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The third row cannot be written: one sentence, and the two before it stay on disk."""
-    real, calls = AccuracyMatrix.to_csv, []
+    real, calls = Path.replace, []
 
-    def full(self: AccuracyMatrix, path: Path) -> None:
-        calls.append(path)
-        if len(calls) == 3:
-            raise OSError(28, "No space left on device")  # the kernel names no file when a write fails
-        real(self, path)
+    def full(self: Path, path: Path) -> Path:
+        if path.name == "accuracy.csv":
+            calls.append(path)
+            if len(calls) == 3:
+                raise OSError(28, "No space left on device")  # the kernel names no file when a write fails
+        return real(self, path)
 
-    monkeypatch.setattr(AccuracyMatrix, "to_csv", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(UserError, match="cannot write to .*No space left on device"):
         run(toy(tmp_path, "method=lora"))
     matrix = AccuracyMatrix.from_csv(calls[0])

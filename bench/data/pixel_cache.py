@@ -7,15 +7,17 @@ An entry without a seal, or that does not match it, is made anew; nothing unveri
 import json
 import os
 import shutil
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from filelock import FileLock, Timeout
+
+from bench.core.files import remove_scratch, replacing, write_atomic
 
 VERSION = 1
 """Of the layout of an entry; others are made anew."""
@@ -31,6 +33,9 @@ WAIT = 2.0
 
 WORTH_TELLING = 10**8
 """Bytes from which on the user is told that a set is being decoded and stored."""
+
+PART = ".part"
+"""Ending of the name of a file that is being filled with pixels."""
 
 _BLOCK = 2**24
 
@@ -91,15 +96,19 @@ class PixelCache:
                 found = self._open(key, shape)
                 if found is not None:
                     return found
-                # One run at a time takes room: what the others are about to fill is already counted.
-                with self._lock("room", shape):
-                    scratch = self._reserve(key, size)
-                if scratch is None:
-                    self._no_room(shape)
-                    return None
-                if size > WORTH_TELLING:
-                    self.say(f"decoding {shape[0]} images once, into {self.folder} ({size / 1e9:.1f} GB)")
-                self._store(key, shape, decode(), scratch)
+                with ExitStack() as filling:
+                    # One run at a time takes room: what the others are about to fill is already counted.
+                    with self._lock("room", shape):
+                        file = self._reserve(key, size, filling)
+                    if file is None:
+                        self._no_room(shape)
+                        return None
+                    if size > WORTH_TELLING:
+                        self.say(f"decoding {shape[0]} images once, into {self.folder} ({size / 1e9:.1f} GB)")
+                    crc = self._fill(file, shape, decode())
+                    self._paths(key)[1].unlink(missing_ok=True)
+                seal = json.dumps({"version": VERSION, "shape": list(shape), "crc32": crc})
+                write_atomic(self._paths(key)[1], seal)
                 return self._open(key, shape)
         except OSError as error:
             self.trouble = True
@@ -140,37 +149,24 @@ class PixelCache:
         self._verified.add(stamp)
         return found
 
-    def _reserve(self, key: str, size: int) -> Path | None:
-        """An empty file of the size of an entry, once there is room for it; None if there is none."""
+    def _reserve(self, key: str, size: int, filling: ExitStack) -> BinaryIO | None:
+        """Return a file of the size of an entry, whose pixels it becomes when ``filling`` closes; None without room."""
         if not self._make_room(key, size):
             return None
-        handle, scratch = tempfile.mkstemp(prefix=f"{key}.", suffix=".part", dir=self.folder)
-        with os.fdopen(handle, "wb") as file:
-            file.truncate(size)
-        return Path(scratch)
+        file = filling.enter_context(replacing(self._paths(key)[0], ending=PART))
+        file.truncate(size)
+        return file
 
-    def _store(self, key: str, shape: tuple[int, ...], parts: Iterable[np.ndarray], scratch: Path) -> None:
-        pixels, seal = self._paths(key)
+    def _fill(self, file: BinaryIO, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> int:
+        """Write the pixels of a set; return their checksum."""
         crc = written = 0
-        try:
-            seal.unlink(missing_ok=True)
-            with scratch.open("r+b") as file:
-                for part in parts:
-                    block = np.ascontiguousarray(part, dtype=np.uint8).data.cast("B")
-                    crc = zlib.crc32(block, crc)
-                    written += file.write(block)
-                file.flush()
-                os.fsync(file.fileno())
-            if written != int(np.prod(shape)):
-                raise ValueError(f"{written} bytes were decoded for an array of shape {shape}")
-            scratch.replace(pixels)
-            with scratch.open("w", encoding="utf-8") as text:
-                json.dump({"version": VERSION, "shape": list(shape), "crc32": crc}, text)
-                text.flush()
-                os.fsync(text.fileno())
-            scratch.replace(seal)
-        finally:
-            scratch.unlink(missing_ok=True)
+        for part in parts:
+            block = np.ascontiguousarray(part, dtype=np.uint8).data.cast("B")
+            crc = zlib.crc32(block, crc)
+            written += file.write(block)
+        if written != int(np.prod(shape)):
+            raise ValueError(f"{written} bytes were decoded for an array of shape {shape}")
+        return crc
 
     # ---- the folder
 
@@ -195,7 +191,8 @@ class PixelCache:
     def _make_room(self, key: str, size: int) -> bool:
         """Remove what was not used for longest until `size` bytes fit; False if they cannot."""
         now, taken = time.time(), 0
-        for scratch in self.folder.glob("*.part"):
+        remove_scratch(self.folder, unused_for=IN_USE)
+        for scratch in self.folder.glob(f"*{PART}"):
             with suppress(OSError):
                 status = scratch.stat()
                 if now - status.st_mtime > IN_USE:

@@ -11,7 +11,6 @@ import csv
 import io
 import math
 import operator
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.errors import UserError
+from bench.core.files import write_atomic
 
 ZERO_SHOT = "zero-shot"
 COLUMNS = ("row", "after", "column", "task", "correct", "total", "accuracy", "state")
@@ -173,15 +173,20 @@ class AccuracyMatrix:
         return stream.getvalue()
 
     def to_csv(self, path: Path | str) -> None:
-        """Write what `csv` returns; the file is replaced as a whole or not at all."""
+        """Write what `csv` returns; the file is replaced as a whole or not at all.
+
+        Parameters
+        ----------
+        path : Path or str
+
+        Raises
+        ------
+        UserError
+            If it cannot be written.
+        """
         path = Path(path)
-        partial = path.with_name(path.name + ".tmp")
         try:
-            with partial.open("w", newline="", encoding="utf-8") as stream:
-                stream.write(self.csv())
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(path)
+            write_atomic(path, self.csv())
         except OSError as error:
             raise UserError(
                 f"{path} cannot be written ({error.strerror}); choose a folder you may write to with out=DIR"

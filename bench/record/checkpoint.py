@@ -1,14 +1,14 @@
-"""Checkpoint files: whole or absent, checked when read, and no more of them than are needed.
+"""Checkpoint files: complete or absent, checked when read, and no more of them than are needed.
 
 A file holds tensors and plain values in the safetensors format, which is read without executing anything. Its name has
 a running number and a hash of its content: ``000012-task.a1b2....safetensors``. A ``task`` file is complete; a ``step``
 file, written inside a task, builds on the newest complete one and is used together with that one only.
 """
 
-import contextlib
+from __future__ import annotations
+
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -20,13 +20,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from bench.core.files import remove_scratch, write_atomic
+
 VERSION = 2
-"""Of the content of checkpoints; a file with another version cannot be continued."""
+"""The version of the content of checkpoints; a run cannot continue from a file with another one."""
 
 NAME = re.compile(r"(\d{6})-(task|step)\.([0-9a-f]{32})\.safetensors")
 
 KEPT = 2
-"""Files kept of each sort: the newest may turn out to be damaged."""
+"""Files kept of each kind: the newest may turn out to be damaged."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +53,41 @@ class Saved:
 
 
 def pack(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> bytes:
-    """A safetensors file with plain values in its header.
+    """Return the content of a safetensors file with plain values in its header.
 
     Each tensor is copied into memory of its own: safetensors takes neither views nor tensors that share memory.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        On any device.
+    values : mapping of str to object
+        What JSON can hold.
+
+    Returns
+    -------
+    bytes
     """
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     return save(copies, {"values": json.dumps(values)})
 
 
 def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `pack` packed.
+    """Return what `pack` packed: tensors, which are on the CPU, and plain values.
+
+    Parameters
+    ----------
+    content : bytes
+
+    Returns
+    -------
+    tensors : dict of str to Tensor
+    values : dict of str to object
 
     Raises
     ------
     ValueError
-        If the bytes are no such file.
+        If `pack` did not make the bytes.
     """
     try:
         tensors = load(content)
@@ -79,24 +101,8 @@ def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def write_durable(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash of the program or the machine there is all of it, or what was there before."""
-    scratch = path.with_name(path.name + ".tmp")
-    try:
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the new name itself must reach the disk too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    """Write a file so that after a crash of the machine there is all of it, or what was there before."""
+    write_atomic(path, content, durable=True)
 
 
 class Checkpoints:
@@ -109,25 +115,31 @@ class Checkpoints:
     every : float or None
         Minutes between two files inside a task; None for none there.
     say : callable
-        Tells the user one sentence.
+        Takes one sentence for the user.
+    leads : bool, optional
+        Whether this process writes. If not, it only loads.
     """
 
-    def __init__(self, folder: Path, every: float | None, say: Callable[[str], None]):
+    def __init__(self, folder: Path, every: float | None, say: Callable[[str], None], leads: bool = True):
         self.folder = folder
         self.every = every
         self.say = say
+        self.leads = leads
         self._base: int | None = None
         self._written = time.monotonic()
 
     def due(self) -> bool:
-        """Whether it is time for a file inside a task."""
-        return self.every is not None and time.monotonic() - self._written >= 60 * self.every
+        """Return whether it is time for a file inside a task."""
+        return self.leads and self.every is not None and time.monotonic() - self._written >= 60 * self.every
 
     def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any], complete: bool) -> None:
         """Write a file, then remove those that are no longer needed.
 
         Parameters
         ----------
+        tensors : mapping of str to Tensor
+        values : mapping of str to object
+            What JSON can hold.
         complete : bool
             Whether it stands alone; otherwise it builds on the newest complete one.
 
@@ -136,45 +148,56 @@ class Checkpoints:
         OSError
             If it cannot be written; what was written before is untouched.
         """
+        if not self.leads:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_scratch(self.folder)
         number = max((file.number for file in self._files()), default=0) + 1
         base = None if complete else self._base
         content = pack(tensors, {**values, "version": VERSION, "base": base})
-        sort, digest = "task" if complete else "step", digest_of(content)
-        write_durable(self.folder / f"{number:06d}-{sort}.{digest}.safetensors", content)
+        kind, digest = "task" if complete else "step", digest_of(content)
+        write_atomic(self.folder / f"{number:06d}-{kind}.{digest}.safetensors", content, durable=True)
         if complete:
             self._base = number
-        self._prune(sort)
+        self._prune(kind)
         self._written = time.monotonic()
 
     def load(self) -> list[Saved]:
-        """The state to continue from: nothing, a complete file, or a complete one and one that builds on it.
+        """Return the state to continue from, from the newest files that are not damaged.
 
-        The newest files that are whole are taken; damaged ones are told to the user and passed over.
+        The user learns of damaged files, which are not used.
+
+        Returns
+        -------
+        list of Saved
+            Empty, a complete file, or a complete one and one that builds on it.
         """
-        base = self._newest("task", lambda found: True)
+        base = self._newest("task", lambda saved: True)
         if base is None:
             return []
         self._base = base.number
-        step = self._newest("step", lambda found: found.base == base.number)
+        step = self._newest("step", lambda saved: saved.base == base.number)
         return [base] if step is None else [base, step]
 
     def clear(self) -> None:
         """Remove all files of the run."""
-        for path in [file.path for file in self._files()] + list(self.folder.glob("*.safetensors.tmp")):
-            path.unlink()
+        if not self.leads:
+            return
+        for file in self._files():
+            file.path.unlink()
+        remove_scratch(self.folder)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def _files(self) -> list["_File"]:
-        """Every file, in order; whatever else lies in the folder is not ours."""
+    def _files(self) -> list[_File]:
+        """Return every checkpoint, in order; whatever else lies in the folder is not ours."""
         names = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
         matches = [(path, NAME.fullmatch(path.name)) for path in names]
         return [_File(int(match[1]), match[2], match[3], path) for path, match in matches if match]
 
-    def _newest(self, sort: str, wanted: Callable[[Saved], bool]) -> Saved | None:
+    def _newest(self, kind: str, wanted: Callable[[Saved], bool]) -> Saved | None:
         for file in reversed(self._files()):
-            if file.sort != sort:
+            if file.kind != kind:
                 continue
             try:
                 content = file.path.read_bytes()
@@ -184,28 +207,28 @@ class Checkpoints:
             except (OSError, ValueError) as error:
                 self.say(f"note: the checkpoint {file.path} is damaged and passed over ({error})")
                 continue
-            found = Saved(file.number, values.get("base"), values, tensors)
-            if wanted(found):
-                return found
+            saved = Saved(file.number, values.get("base"), values, tensors)
+            if wanted(saved):
+                return saved
         return None
 
     def _prune(self, written: str) -> None:
         """Keep the newest files; those that build on a complete one go when the next complete one is there."""
         files = self._files()
-        for sort in ("task", "step"):
-            there = [file for file in files if file.sort == sort]
-            for file in there if written == "task" and sort == "step" else there[:-KEPT]:
+        for kind in ("task", "step"):
+            known = [file for file in files if file.kind == kind]
+            for file in known if written == "task" and kind == "step" else known[:-KEPT]:
                 file.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class _File:
     number: int
-    sort: str
+    kind: str
     digest: str
     path: Path
 
 
 def digest_of(content: bytes) -> str:
-    """The part of a hash of some content that file names carry."""
+    """Return the part of a hash of some content that file names carry: 32 hex digits of SHA-256."""
     return hashlib.sha256(content).hexdigest()[:32]

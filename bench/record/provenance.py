@@ -1,4 +1,4 @@
-"""Where a run comes from: hashes of data and code, revision, machine, versions."""
+"""Where a run comes from: hashes of data and code, revision of the code, machine, versions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ import bench
 from bench.compute.device import processor
 from bench.compute.world import world
 from bench.config.fingerprint import fingerprint
+from bench.config.registry import FOLDERS
 from bench.config.run_settings import Resolved
 from bench.core.files import file_sha256
 from bench.core.lazy import torch
 from bench.data.stream import Stream, Task
+from bench.record.schema import Identity, SettingValue
 
-CODE = ("bench", "methods", "datasets")
+CODE = ("bench", *FOLDERS)
 """The folders of a checkout whose content is the code of a run."""
-
 
 PACKAGES = (
     "torch",
@@ -37,10 +38,17 @@ PACKAGES = (
     "safetensors",
     "pillow",
 )
+"""Distributions whose versions environment.json records."""
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Where and with what a process runs."""
+    """Return where and with what this process runs: the content of environment.json.
+
+    Parameters
+    ----------
+    device : torch.device
+        The device that it computes on.
+    """
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -56,7 +64,19 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def data_identity(stream: Stream, tasks: Sequence[Task]) -> dict[str, Any]:
-    """What of the data decides the numbers: order of tasks, label space, hashes of images, labels and prompts."""
+    """Return those parts of `Identity` that say with which data a run is made.
+
+    Parameters
+    ----------
+    stream : Stream
+    tasks : sequence of Task
+        Those of the stream, in order.
+
+    Returns
+    -------
+    dict of str to object
+        ``label_space``, ``tasks``, ``manifests`` and ``prompts_sha256``.
+    """
     prompts = json.dumps({task.name: task.prompts for task in tasks}, sort_keys=True)
     return {
         "label_space": stream.label_space + (", first of equal prompts" if stream.shared_prompts == "first" else ""),
@@ -67,7 +87,17 @@ def data_identity(stream: Stream, tasks: Sequence[Task]) -> dict[str, Any]:
 
 
 def code_identity(resolved: Resolved) -> dict[str, Any]:
-    """What of the code decides the numbers: the revision, and hashes of the plug-ins' own files."""
+    """Return those parts of `Identity` that say with which code a run is made.
+
+    Parameters
+    ----------
+    resolved : Resolved
+
+    Returns
+    -------
+    dict of str to object
+        ``code_revision`` and ``plugins_sha256``.
+    """
     plugins = {}
     for kind, cls in (
         ("method", resolved.method_class),
@@ -79,31 +109,39 @@ def code_identity(resolved: Resolved) -> dict[str, Any]:
     return {"code_revision": code_revision(), "plugins_sha256": plugins}
 
 
-def identity(resolved: Resolved, command: Sequence[str], weights: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of identity.json: all that decides the numbers of a run.
+def identity_of(resolved: Resolved, command: Sequence[str], weights: str, data: Mapping[str, Any]) -> Identity:
+    """Return what decides the numbers of a run.
 
     Parameters
     ----------
+    resolved : Resolved
+    command : sequence of str
+        The words of the command line.
     weights : str
         Hash of the backbone's weights.
-    data : mapping
-        `data_identity`.
+    data : mapping of str to object
+        See `data_identity`.
     """
     flat = resolved.flat
-    return {
-        "fingerprint": fingerprint(flat),
-        "seed": resolved.run.seed,
-        "command": list(command),
-        "settings": {key: {"value": flat[key], "source": resolved.sources[key]} for key in sorted(flat)},
-        "seeds": vars(resolved.run.seeds),
-        "weights_sha256": weights,
+    return Identity(
+        fingerprint=fingerprint(flat),
+        seed=resolved.run.seed,
+        command=list(command),
+        settings={key: SettingValue(flat[key], resolved.sources[key]) for key in sorted(flat)},
+        seeds=dict(vars(resolved.run.seeds)),
+        weights_sha256=weights,
         **data,
         **code_identity(resolved),
-    }
+    )
+
+
+def identity(resolved: Resolved, command: Sequence[str], weights: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of identity.json; parameters as for `identity_of`."""
+    return identity_of(resolved, command, weights, data).to_json()
 
 
 def versions(names: Sequence[str]) -> dict[str, str]:
-    """Installed versions of distributions; those that are missing are left out."""
+    """Return the installed versions of distributions by name; those that are missing are left out."""
     found = {}
     for name in names:
         try:
@@ -114,7 +152,10 @@ def versions(names: Sequence[str]) -> dict[str, str]:
 
 
 def code_revision() -> str:
-    """The commit of the checkout that this package stands in, with ``+changes`` if it differs; else the version."""
+    """Return the commit of the checkout that this package is in, with ``+changes`` if files differ from it.
+
+    Outside a checkout it is ``keeplora-bench`` and the version.
+    """
     folder = Path(bench.__file__).parent.parent
 
     def git(*arguments: str) -> str:

@@ -1,4 +1,300 @@
-"""What the files of a record are called and what they hold."""
+"""What the files of a record are called and what they hold. Importing this loads no torch.
+
+`Identity` and `Summary` have one reader (`read`) and one writer (`to_json`) each. Other files have their own
+readers: `bench.record.events`, `bench.metrics.matrix`, `bench.metrics.outcomes`, `bench.data.batch_order`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+# ------------------------------------------------------------------------------------- names of the files
+
+CONFIG = "config.yaml"
+"""All resolved settings, nested."""
+
+IDENTITY = "identity.json"
+"""`Identity`: what decides the numbers."""
+
+ENVIRONMENT = "environment.json"
+"""Where and with what the run was made: versions, machine, device."""
+
+STREAM = "stream.json"
+"""How the tasks were made, where that is not fixed."""
+
+EVENTS = "metrics.jsonl"
+"""What happened so far, one event a line: `bench.record.events`."""
+
+ACCURACY = "accuracy.csv"
+"""The accuracy matrix, one cell a line."""
+
+OUTCOMES = "outcomes.csv"
+"""Which test images were answered correctly: what the accuracy matrix counts."""
 
 BATCHES = "batches.jsonl"
-"""The record of the order of batches."""
+"""The images of every batch of every pass, with ``batches.record=true``."""
+
+MODEL = "model.safetensors"
+"""What a finished run learned: changed weights, and the method's memory."""
+
+SUMMARY = "summary.json"
+"""`Summary`: present only when the run is finished."""
+
+CHECKPOINTS = "checkpoints"
+"""The folder that an unfinished run continues from."""
+
+LOCK, WRITER = "lock", "writer"
+"""Held while a process writes: the kernel's lock, and a file that names the process."""
+
+WANDB = "wandb"
+"""The folder that holds everything of W&B; no part of the record."""
+
+# --------------------------------------------------------------------------------------------- reading
+
+_Content = TypeVar("_Content", bound="_JsonFile")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    dict of str to object
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is not UTF-8, not JSON, or holds no object.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    return content
+
+
+def _check(content: Mapping[str, Any], needed: Mapping[str, type], optional: Mapping[str, type]) -> None:
+    """Raise `ValueError` for a needed part that is missing, or any part of another type; null counts as missing."""
+    for name, kind in {**needed, **optional}.items():
+        value = content.get(name)
+        if value is None and name in optional:
+            continue
+        if name not in content:
+            raise ValueError(f'no "{name}" in it')
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise ValueError(f'"{name}" is not of type {kind.__name__}')
+
+
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a value that is neither a number nor null."""
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f'"{name}" is not a number')
+
+
+@dataclass(frozen=True)
+class _JsonFile:
+    """The content of one JSON file of a record; the fields of a subclass are the keys of the object, in their order."""
+
+    FILE: ClassVar[str]
+    NEEDED: ClassVar[Mapping[str, type]]
+    OPTIONAL: ClassVar[Mapping[str, type]]
+
+    @classmethod
+    def read(cls: type[_Content], directory: Path) -> _Content:
+        """Read the file from a run directory.
+
+        Parameters
+        ----------
+        directory : Path
+
+        Raises
+        ------
+        OSError
+            If it cannot be read.
+        ValueError
+            If it is damaged: no JSON, or a part that is missing or of the wrong type.
+        """
+        return cls.from_json(read_object(directory / cls.FILE))
+
+    @classmethod
+    def from_json(cls: type[_Content], content: Mapping[str, Any]) -> _Content:
+        """Return the typed form of the file's object; parts that no field stands for are left out.
+
+        Raises
+        ------
+        ValueError
+            If a part is missing or of the wrong type.
+        """
+        _check(content, cls.NEEDED, cls.OPTIONAL)
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in content.items() if name in known and value is not None})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that the file holds."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+
+# -------------------------------------------------------------------------------------------- identity
+
+
+@dataclass(frozen=True)
+class SettingValue:
+    """The value of one setting, and where it came from.
+
+    Attributes
+    ----------
+    value : object
+        A plain value.
+    source : str
+        ``default``, ``method``, ``stream``, ``tuned`` or ``user``.
+    """
+
+    value: Any
+    source: str = "unknown"
+
+
+@dataclass(frozen=True)
+class Identity(_JsonFile):
+    """The content of identity.json: all that decides the numbers of a run.
+
+    Only the settings are needed to read a record. What an old or foreign record lacks is empty or None.
+
+    Attributes
+    ----------
+    fingerprint : str
+        Hash of the settings that decide the numbers, the seed left out.
+    seed : int
+    command : list of str
+        The words of the command line.
+    settings : dict of str to SettingValue
+        By dotted key.
+    seeds : dict of str to int
+        Seed of each purpose; a value is None where it follows `seed`.
+    weights_sha256 : str
+        Hash of the backbone's weights.
+    label_space : str
+    tasks : list of str
+        Names, in the order in which they are learned.
+    manifests : dict of str to str
+        Task -> hash of its images, labels and class names.
+    prompts_sha256 : str
+    code_revision : str
+    plugins_sha256 : dict of str to str
+        Kind of plug-in -> hash of its file.
+    """
+
+    FILE = IDENTITY
+    NEEDED = {"settings": dict}
+    OPTIONAL = {
+        "fingerprint": str, "seed": int, "command": list, "seeds": dict, "weights_sha256": str, "label_space": str,
+        "tasks": list, "manifests": dict, "prompts_sha256": str, "code_revision": str, "plugins_sha256": dict,
+    }  # fmt: skip
+
+    fingerprint: str | None = None
+    seed: int | None = None
+    command: list[str] = field(default_factory=list)
+    settings: dict[str, SettingValue] = field(default_factory=dict)
+    seeds: dict[str, int | None] = field(default_factory=dict)
+    weights_sha256: str | None = None
+    label_space: str | None = None
+    tasks: list[str] = field(default_factory=list)
+    manifests: dict[str, str] = field(default_factory=dict)
+    prompts_sha256: str | None = None
+    code_revision: str | None = None
+    plugins_sha256: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Identity:
+        """Return the typed form of the file's object; errors as for `read`."""
+        _check(content, cls.NEEDED, cls.OPTIONAL)
+        settings = {}
+        for key, entry in content["settings"].items():
+            if not isinstance(entry, dict) or "value" not in entry:
+                raise ValueError(f'the setting "{key}" has no value')
+            settings[key] = SettingValue(entry["value"], entry.get("source", "unknown"))
+        return super().from_json({**content, "settings": settings})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that the file holds."""
+        settings = {key: {"value": one.value, "source": one.source} for key, one in self.settings.items()}
+        return {**super().to_json(), "settings": settings}
+
+
+# --------------------------------------------------------------------------------------------- summary
+
+
+@dataclass(frozen=True)
+class Summary(_JsonFile):
+    """The content of summary.json: what a finished run gave and took.
+
+    Attributes
+    ----------
+    status : str
+        ``finished``; no other value is ever written.
+    stream, model, method : str
+    fingerprint : str
+        As in `Identity`.
+    seed : int
+    metrics : dict of str to float
+        Scalars of `bench.metrics.scalars`, in percent; None where one is not defined.
+    seconds : dict of str to float
+        ``total``, and those of each phase.
+    seconds_of_parts, seconds_reused : dict of str to float
+        Seconds of parts of the phases, and how many of them a result from another run saved.
+    trainable_parameters, stored_numbers, stored_bytes : int
+        Numbers trained in one task at most; numbers and bytes that the method keeps after the last task.
+    peak_memory_mb : float
+    """
+
+    FILE = SUMMARY
+    NEEDED = {
+        "status": str, "stream": str, "model": str, "method": str, "fingerprint": str, "seed": int, "metrics": dict,
+        "seconds": dict,
+    }  # fmt: skip
+    OPTIONAL = {"seconds_of_parts": dict, "seconds_reused": dict}
+
+    status: str
+    stream: str
+    model: str
+    method: str
+    fingerprint: str
+    seed: int
+    metrics: dict[str, float | None]
+    seconds: dict[str, float]
+    seconds_of_parts: dict[str, float] = field(default_factory=dict)
+    seconds_reused: dict[str, float] = field(default_factory=dict)
+    trainable_parameters: int | None = None
+    stored_numbers: int | None = None
+    stored_bytes: int | None = None
+    peak_memory_mb: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is finished."""
+        return self.status == "finished"
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Summary:
+        """Return the typed form of the file's object; errors as for `read`."""
+        found = super().from_json(content)
+        sizes = ("trainable_parameters", "stored_numbers", "stored_bytes", "peak_memory_mb")
+        _check_numbers({**found.metrics, **found.seconds, **{name: getattr(found, name) for name in sizes}})
+        return found
+
+
+def is_finished(directory: Path) -> bool:
+    """Return whether a run directory holds a finished run."""
+    try:
+        return read_object(directory / SUMMARY)["status"] == "finished"
+    except (OSError, ValueError, KeyError):
+        return False

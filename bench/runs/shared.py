@@ -22,7 +22,8 @@ from torch import Tensor
 import bench
 from bench.compute.device import processor
 from bench.config.registry import FOLDERS
-from bench.record.checkpoint import digest_of, pack, unpack, write_durable
+from bench.core.files import remove_scratch, write_atomic
+from bench.record.checkpoint import digest_of, pack, unpack
 
 Compute = Callable[[], dict[str, Tensor]]
 
@@ -99,6 +100,7 @@ class Shared:
     def _write(self, stem: str, content: bytes) -> None:
         if len(content) > self.limit / 4:
             return
+        remove_scratch(self.folder, unused_for=24 * 3600)
         entries = sorted(
             (path.stat().st_mtime, path.stat().st_size, path) for path in self.folder.glob("*.safetensors")
         )
@@ -108,7 +110,7 @@ class Shared:
                 break
             path.unlink(missing_ok=True)
             taken -= size
-        write_durable(self.folder / f"{stem}.{digest_of(content)}.safetensors", content)
+        write_atomic(self.folder / f"{stem}.{digest_of(content)}.safetensors", content, durable=True)
 
 
 def place_of(device: torch.device) -> dict[str, Any]:

@@ -24,9 +24,9 @@ import bench
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import read, resolve
 from bench.core.errors import UserError, suggest
-from bench.core.files import is_finished
 from bench.core.signals import is_interruption
 from bench.core.tables import table
+from bench.record.schema import is_finished
 from bench.sweep import slurm as cluster
 from bench.sweep.parameters import Parameter, draws, grid, parameters_of
 
