@@ -34,6 +34,7 @@ browser: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test lint-js
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
 lint-js: node_modules/.installed
@@ -62,7 +63,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 node_modules/.installed: package.json package-lock.json
 	@command -v npm >/dev/null || { echo 'make lint needs Node.js with npm to check the scripts of the page: install them and run it again' >&2; exit 1; }
-	npm ci --silent
+	npm ci --no-audit --no-fund --loglevel=error
 	touch $@
 
 clean:

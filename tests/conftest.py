@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["support.skips"]
+
 METHOD = """
 from dataclasses import dataclass, field
 from bench.config.registry import register
