@@ -135,11 +135,6 @@ def identity_of(resolved: Resolved, command: Sequence[str], weights: str, data: 
     )
 
 
-def identity(resolved: Resolved, command: Sequence[str], weights: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of identity.json; parameters as for `identity_of`."""
-    return identity_of(resolved, command, weights, data).to_json()
-
-
 def versions(names: Sequence[str]) -> dict[str, str]:
     """Return the installed versions of distributions by name; those that are missing are left out."""
     found = {}

@@ -15,8 +15,12 @@ from bench.compute.world import world
 from bench.config.run_settings import Resolved, Run, Train
 from bench.core.console import say
 from bench.core.errors import UserError
+from bench.core.stopwatch import Stopwatch
+from bench.data.batch_order import BatchOrder
 from bench.data.pixel_cache import PixelCache
 from bench.data.stream import Stream, Task, ZeroShot
+from bench.learning.observers import Observers
+from bench.learning.task_data import Context
 from bench.model.clip import Clip
 from bench.model.pretrained import load_open_clip
 from bench.record.provenance import data_identity
@@ -96,6 +100,49 @@ def introduce(resolved: Resolved, parts: Parts, device: torch.device) -> None:
         )
     for note in parts.stream.notes:
         say(f"note: {note}")
+
+
+def context_of(
+    resolved: Resolved,
+    parts: Parts,
+    device: torch.device,
+    watch: Stopwatch,
+    stop: Callable[[], None],
+    observers: Observers,
+) -> Context:
+    """Return what a method may know about the run.
+
+    Parameters
+    ----------
+    resolved : Resolved
+    parts : Parts
+    device : torch.device
+    watch : Stopwatch
+        Counts the parts of a phase, and what was reused.
+    stop : callable
+        Raises where the run has been asked to stop.
+    observers : Observers
+        Who listens to what is computed.
+    """
+    settings, processes = resolved.run, world()
+    replay = settings.batches.replay
+    shared = shared_results(resolved, device, watch.reuse)
+    return Context(
+        tasks=len(parts.tasks),
+        batch_size=settings.train.batch_size,
+        init_seed=settings.seeds.init or 0,
+        data_seed=settings.seeds.data_order or 0,
+        label_space=parts.stream.label_space,
+        say=say,
+        part=watch.part,
+        order=BatchOrder(Path(replay).expanduser() if replay else None),
+        # Several processes stop together, at safe points only.
+        may_stop=stop if processes.size == 1 else (lambda: None),
+        world=processes,
+        weights=parts.weights,
+        observers=observers,
+        **({} if shared is None else {"shared": shared.get}),
+    )
 
 
 def load_model(resolved: Resolved) -> Clip:

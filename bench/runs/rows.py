@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.metrics.matrix import AccuracyMatrix
-from bench.record.record import Record
+from bench.record.record import RecordWriter
 
 
 def measured(matrix: AccuracyMatrix, row: int) -> list[int]:
@@ -22,7 +22,7 @@ def reuse(matrix: AccuracyMatrix, row: int) -> None:
         matrix.set(row, column, cell.correct, cell.total, state="reused")
 
 
-def keep(matrix: AccuracyMatrix, record: Record, row: int, **values: Any) -> None:
+def keep(matrix: AccuracyMatrix, record: RecordWriter, row: int, **values: Any) -> None:
     """Write the matrix and an event for one finished row."""
     record.matrix(matrix)
     accuracies: Mapping[str, float] = {

@@ -24,7 +24,7 @@ from bench.learning.observers import Observers
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.render import render
 from bench.record.provenance import code_identity, data_identity
-from bench.record.schema import BATCHES, is_finished
+from bench.record.schema import ACCURACY, BATCHES, IDENTITY, is_finished
 from bench.runs.parts import load_stream
 from bench.tracking.mirror import Mirror, mirror_finished, mirror_of
 
@@ -111,10 +111,10 @@ def _repeat(directory: Path, resolved: Resolved, observers: Observers) -> None:
         If the record was made from other images, class names, prompts or tasks, or does not say from which.
     """
     try:
-        stored = dict(json.loads((directory / "identity.json").read_text(encoding="utf-8")))
+        stored = dict(json.loads((directory / IDENTITY).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{directory / 'identity.json'} of a finished run cannot be read: move {directory} away to run again"
+            f"{directory / IDENTITY} of a finished run cannot be read: move {directory} away to run again"
         ) from error
     stream = load_stream(resolved)
     for key, value in data_identity(stream, stream.tasks).items():
@@ -132,7 +132,7 @@ def _repeat(directory: Path, resolved: Resolved, observers: Observers) -> None:
     say(f"already done: {directory}")
     if any(stored.get(key) != value for key, value in code_identity(resolved).items()):
         say("note: it was made with another state of the code; move it away to run again")
-    say(render(AccuracyMatrix.from_csv(directory / "accuracy.csv")))
+    say(render(AccuracyMatrix.from_csv(directory / ACCURACY)))
 
 
 def _run(

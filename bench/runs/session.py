@@ -12,36 +12,32 @@ import torch
 from bench.compute.device import peak_memory_mb
 from bench.compute.world import world
 from bench.config.fingerprint import fingerprint
-from bench.config.run_settings import Resolved, Train
+from bench.config.run_settings import Resolved
 from bench.core.console import bar, say
 from bench.core.errors import UserError
 from bench.core.signals import StopRequest
 from bench.core.stopwatch import Stopwatch
-from bench.data.batch_order import BatchOrder, read_order
 from bench.data.pixels import PixelStore
+from bench.learning.driver import learn
 from bench.learning.evaluate import Protocol, evaluate_row
 from bench.learning.method import Method
 from bench.learning.observers import Observers
-from bench.learning.task_data import Context, TaskData
+from bench.learning.task_data import TaskData
 from bench.learning.training_state import EpochReport, TrainingState
 from bench.metrics import scalars
 from bench.metrics.matrix import AccuracyMatrix
-from bench.metrics.outcomes import FILE as OUTCOMES
 from bench.metrics.outcomes import Outcomes
 from bench.metrics.render import render
 from bench.record import checkpoint
 from bench.record.checkpoint import Checkpoints, Saved
-from bench.record.provenance import code_identity, identity
-from bench.record.record import Record, Witness
-from bench.record.schema import BATCHES
+from bench.record.provenance import code_identity, identity_of
+from bench.record.record import record_of
+from bench.record.schema import ACCURACY, BATCHES, CHECKPOINTS, EVENTS, MODEL, OUTCOMES, STREAM, Summary
 from bench.runs import gate
-from bench.runs.loading import Parts, pixel_cache, shared_results
+from bench.runs.loading import Parts, context_of, pixel_cache
 from bench.runs.progress import Progress, Snapshot
 from bench.runs.rows import keep, measured, reuse
 from bench.runs.state import RunState, settle
-
-MODEL = "model.safetensors"
-"""What a finished run learned: changed weights, and the method's memory."""
 
 DECODED_BYTES = 2**30
 """Decoded images kept in memory at most; larger sets are decoded on every pass."""
@@ -87,15 +83,15 @@ class Session:
         self.world = world()
         self.stop = StopRequest()
         self.state = RunState(parts.clip, parts.digests)
-        self.context = self._context(observers)
+        self.context = context_of(resolved, parts, device, watch, self.stop.check, observers)
         self.protocol = Protocol(
             parts.tasks, parts.stream.label_space, parts.stream.shared_prompts, settings.evaluate.batch_size
         )
         self.store = PixelStore(parts.clip, DECODED_BYTES, pixel_cache(settings))
         self.matrix = AccuracyMatrix([task.name for task in parts.tasks])
         self.outcomes = Outcomes(self.matrix.tasks)
-        self.record = Record(directory) if self.world.leads else Witness(directory)
-        self.checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint.every, say)
+        self.record = record_of(directory, self.world.leads)
+        self.checkpoints = Checkpoints(directory / CHECKPOINTS, settings.checkpoint.every, say)
         self.progress = Progress()
         self._row_started = watch.now()
         self._broken_off: Saved | None = None
@@ -103,27 +99,6 @@ class Session:
         with watch.phase("statistics"):
             self.method: Method = resolved.method_class(resolved.method_settings, parts.clip, self.context)
             settle(self.method)
-
-    def _context(self, observers: Observers) -> Context:
-        settings, parts = self.settings, self.parts
-        replay = settings.batches.replay
-        shared = shared_results(self.resolved, self.device, self.watch.reuse)
-        return Context(
-            tasks=len(parts.tasks),
-            batch_size=settings.train.batch_size,
-            init_seed=settings.seeds.init or 0,
-            data_seed=settings.seeds.data_order or 0,
-            label_space=parts.stream.label_space,
-            say=say,
-            part=self.watch.part,
-            order=BatchOrder(Path(replay).expanduser() if replay else None),
-            # Several processes stop together, at safe points only.
-            may_stop=self.stop.check if self.world.size == 1 else (lambda: None),
-            world=self.world,
-            weights=parts.weights,
-            observers=observers,
-            **({} if shared is None else {"shared": shared.get}),
-        )
 
     # ---- beginning and continuing
 
@@ -146,12 +121,12 @@ class Session:
         else:
             record.begin()
             record.settings(self.resolved)
-            record.json("identity.json", identity(self.resolved, command, self.parts.weights, self.parts.data))
+            record.identity(identity_of(self.resolved, command, self.parts.weights, self.parts.data))
             record.environment(self.device)
             if records_batches:
                 record.text(BATCHES, "")
             if self.parts.stream.facts:
-                record.json("stream.json", self.parts.stream.facts)
+                record.json(STREAM, self.parts.stream.facts)
         if records_batches:
             self.context.order.record = lambda entry: record.line(BATCHES, entry)
         self._row_started = self.watch.now()
@@ -174,11 +149,10 @@ class Session:
             if Path(name).name != name:
                 raise UserError(f"{directory} has a checkpoint that would write to {name}: remove it")
             record.text(name, text)
-        if saved.batches is not None and self.world.leads:
-            record.cut(BATCHES, saved.batches)
-            self.context.order.recorded = set(read_order(directory / BATCHES))
+        if saved.batches is not None:
+            self.context.order.recorded = record.cut_batches(saved.batches)
         record.continued(self.device, code_identity(self.resolved))
-        self.matrix = AccuracyMatrix.from_text(saved.files["accuracy.csv"], directory / "accuracy.csv")
+        self.matrix = AccuracyMatrix.from_text(saved.files[ACCURACY], directory / ACCURACY)
         self.outcomes = Outcomes.from_text(saved.files[OUTCOMES], self.matrix.tasks, directory / OUTCOMES)
         self.progress = saved.progress
         self.watch.resume(saved.seconds, saved.parts, saved.reused)
@@ -201,7 +175,7 @@ class Session:
         record = self.record
         with record.writing():
             # With the lines in the checkpoint itself, a file torn by a crash is repaired from it.
-            events = (record.directory / "metrics.jsonl").read_text(encoding="utf-8")
+            events = record.read(EVENTS)
             if training is None:
                 tensors, more = self.state.between_tasks(self.method), dict[str, Any]()
             else:
@@ -214,7 +188,7 @@ class Session:
                 parts=dict(self.watch.parts),
                 reused=dict(self.watch.reused),
                 batches=record.size(BATCHES) if self.settings.batches.record else None,
-                files={"metrics.jsonl": events, "accuracy.csv": self.matrix.csv(), OUTCOMES: self.outcomes.csv()},
+                files={EVENTS: events, ACCURACY: self.matrix.csv(), OUTCOMES: self.outcomes.csv()},
                 training=more.get("training"),
             )
             self.checkpoints.save(tensors, snapshot.values(), complete=training is None)
@@ -260,19 +234,18 @@ class Session:
         train = self.store.get(task.train)
         data = TaskData(index, task.name, task.prompts, self.parts.tokens[index], train, self.context)
         data.safe_point = self._safe_point
+        phases = {"begin": "statistics", "fit": "train", "end": "statistics"}
+        trained = learn(
+            method,
+            data,
+            self.parts.budgets[index],
+            precision=self.settings.precision,
+            label=f"[{index + 1}/{len(self.parts.tasks)}] {task.name}: train",
+            phase=lambda name: watch.phase(phases[name]),
+            begun=lambda: self._begun(data),
+            on_epoch=lambda report: self._record_epoch(data, report),
+        )
         with watch.phase("statistics"):
-            method.begin_task(data)
-        if self._broken_off is not None:
-            saved, self._broken_off = self._broken_off, None
-            data.resume = self.state.load_inside_task(method, saved.tensors, saved.values)
-        for linear_map in self.parts.clip.maps.values():
-            if (update := linear_map.update) is not None:
-                values = {"A": update.A, "B": update.B, "scale": update.scale}
-                observers.report("update", task.name, linear_map.name, **values)
-        with watch.phase("train"), self.parts.clip.computing(self.settings.precision):
-            trained = _train(method, data, self.parts.budgets[index], self.record, index, len(self.parts.tasks))
-        with watch.phase("statistics"):
-            method.end_task(data)
             settle(method)
         observers.report("learned", task.name, method=method)
         self.store.release(task.train)
@@ -284,6 +257,20 @@ class Session:
             "peak_memory_mb": peak_memory_mb(self.device),
             **method.report(),
         }
+
+    def _begun(self, data: TaskData) -> None:
+        """Restore training that was broken off, and report the updates that are to be trained."""
+        if self._broken_off is not None:
+            saved, self._broken_off = self._broken_off, None
+            data.resume = self.state.load_inside_task(self.method, saved.tensors, saved.values)
+        for linear_map in self.parts.clip.maps.values():
+            if (update := linear_map.update) is not None:
+                values = {"A": update.A, "B": update.B, "scale": update.scale}
+                self.context.observers.report("update", data.name, linear_map.name, **values)
+
+    def _record_epoch(self, data: TaskData, report: EpochReport) -> None:
+        steps = -(-len(data.train) // self.parts.budgets[data.index].batch_size)
+        self.record.event("epoch", task=data.name, step=steps * (report.epoch + 1), **dataclasses.asdict(report))
 
     def _measure(self) -> None:
         """Measure what is missing of one row of the matrix."""
@@ -330,42 +317,29 @@ class Session:
         settings, record, watch, method = self.settings, self.record, self.watch, self.method
         if settings.checkpoint.final:
             values = {"version": checkpoint.VERSION, "weights_sha256": self.parts.weights}
-            with record.writing():
-                content = checkpoint.pack(self.state.between_tasks(method), values)
-                checkpoint.write_durable(record.directory / MODEL, content)
+            content = checkpoint.pack(self.state.between_tasks(method), values)
+            record.write(MODEL, content, durable=True)
         seconds = {name: round(value, 3) for name, value in {"total": watch.total(), **watch.seconds}.items()}
-        record.json(
-            "summary.json",
-            {
-                "status": "finished",
-                "stream": settings.stream,
-                "model": settings.model,
-                "method": settings.method,
-                "fingerprint": fingerprint(self.resolved.flat),
-                "seed": settings.seed,
-                "metrics": scalars.summary(self.matrix),
-                "seconds": seconds,
-                "seconds_of_parts": {name: round(value, 3) for name, value in watch.parts.items()},
-                "seconds_reused": {name: round(value, 3) for name, value in watch.reused.items()},
-                "trainable_parameters": self.progress.most_trained,
-                "stored_numbers": method.stored_numbers(),
-                "stored_bytes": method.stored_bytes(),
-                "peak_memory_mb": peak_memory_mb(self.device),
-            },
+        record.summary(
+            Summary(
+                status="finished",
+                stream=settings.stream,
+                model=settings.model,
+                method=settings.method,
+                fingerprint=fingerprint(self.resolved.flat),
+                seed=settings.seed,
+                metrics=scalars.summary(self.matrix),
+                seconds=seconds,
+                seconds_of_parts={name: round(value, 3) for name, value in watch.parts.items()},
+                seconds_reused={name: round(value, 3) for name, value in watch.reused.items()},
+                trainable_parameters=self.progress.most_trained,
+                stored_numbers=method.stored_numbers(),
+                stored_bytes=method.stored_bytes(),
+                peak_memory_mb=peak_memory_mb(self.device),
+            )
         )
         with record.writing():
             self.checkpoints.clear()
         say()
         say(render(self.matrix))
         say(f"{seconds['total']:.0f} s, record in {record.directory}")
-
-
-def _train(method: Method, data: TaskData, train: Train, record: Record, index: int, count: int) -> int:
-    """Train on one task with a progress bar and one event an epoch; returns the number of trained values."""
-    steps = -(-len(data.train) // train.batch_size)
-
-    def on_epoch(report: EpochReport) -> None:
-        record.event("epoch", task=data.name, step=steps * (report.epoch + 1), **dataclasses.asdict(report))
-
-    with bar(f"[{index + 1}/{count}] {data.name}: train", steps * train.epochs, "step") as advance:
-        return method.fit(data, train, advance, on_epoch)
