@@ -284,7 +284,7 @@ def test_a_finished_run_whose_identity_is_damaged_is_told(content: str | None, f
     (directory / "identity.json").unlink()
     if content is not None:
         (directory / "identity.json").write_text(content)
-    with pytest.raises(UserError, match=r"identity.json of a finished run cannot be read: move .* away to run anew"):
+    with pytest.raises(UserError, match=r"identity.json of a finished run cannot be read: move .* away to run again"):
         run(toy(tmp_path, "method=keeplora", "seed=3"))
 
 
@@ -313,7 +313,7 @@ def test_a_tasks_own_budget_is_checked(settings: dict, message: str, tmp_path: P
 
 
 def test_what_is_no_method_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="method lora is no subclass of bench.learning.method.Method"):
+    with pytest.raises(UserError, match="method lora is no subclass of bench.api.Method"):
         run(dataclasses.replace(toy(tmp_path, "method=lora"), method_class=dict))
 
 

@@ -97,7 +97,7 @@ def _check_plugins(resolved: Resolved) -> None:
     settings = resolved.run
     for kind, cls, base in (("method", resolved.method_class, Method), ("stream", resolved.stream_class, Stream)):
         if not (isinstance(cls, type) and issubclass(cls, base)):
-            raise UserError(f"{kind} {getattr(settings, kind)} is no subclass of {base.__module__}.{base.__name__}")
+            raise UserError(f"{kind} {getattr(settings, kind)} is no subclass of bench.api.{base.__name__}")
     if settings.data is not None and not Path(settings.data).expanduser().is_dir():
         raise UserError(f"data={settings.data} is no folder: give the folder that holds the datasets")
 
