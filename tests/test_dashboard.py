@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_wandb import FakeWandb
+from support.fake_wandb import FakeWandb
 
 from bench.cli import main as cli
 from bench.config.resolve import resolve
 from bench.runs.run import run
-from bench.tracking import mirror as track
-from bench.tracking import panels
+from bench.tracking.panels import survey
+from bench.tracking.upload import upload
 
 TOY = str(Path(__file__).parent / "toy.py")
 PLACE = "test-entity/p"
@@ -33,7 +33,7 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeWandb]:
         for key, value in server.env().items():
             patch.setenv(key, value)
         patch.setenv("WANDB_ERROR_REPORTING", "false")
-        track.upload(run(resolve([*words, "track.wandb=off"]), ["run"]), {"track.project": "p"}, print)
+        upload(run(resolve([*words, "track.wandb=off"]), ["run"]), {"track.project": "p"}, print)
         ((key, one),) = server.runs.items()
         twin = {**copy.deepcopy(one), "id": "twin", "name": "twin"}
         twin["config"]["method.rank"] = 8
@@ -226,7 +226,7 @@ def test_other_settings_choose_among_the_runs_that_are_there(server: FakeWandb) 
 
 def test_panels_follow_the_metrics_that_the_runs_have() -> None:
     def titles(*summaries: dict[str, float]) -> dict[str, str]:
-        return panels.found([({}, one) for one in summaries]).metrics
+        return survey([({}, one) for one in summaries]).metrics
 
     unfinished = {"task/last": 1.0}
     assert titles(unfinished) == {
@@ -243,7 +243,7 @@ def test_panels_follow_the_metrics_that_the_runs_have() -> None:
 
 def test_settings_that_differ() -> None:
     def varied(*configs: dict[str, Any]) -> tuple[str, ...]:
-        return panels.found([(config, {}) for config in configs]).varied
+        return survey([(config, {}) for config in configs]).varied
 
     same = {"method.rank": 4, "train.lr": 0.1, "seeds.init": 0, "out": "a", "identity.code": "a", "method.maps": ["q"]}
     other = {"method.rank": 8, "train.lr": 0.2, "seeds.init": 1, "out": "b", "identity.code": "b", "method.maps": []}

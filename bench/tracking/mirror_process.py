@@ -1,29 +1,29 @@
-"""The child process that mirrors a record in W&B: it follows the files of a run directory and hands them over.
+"""The child process that mirrors a record in W&B: it follows the files of a run directory and sends them.
 
-wandb is imported here only; a run starts this as ``python -m bench.tracking.mirror_process RUNDIR`` (bench/tracking/mirror.py) and goes on.
-What W&B holds is a function of the record: one row of history for every epoch and every row of the matrix in
-metrics.jsonl, in order, and one more with the whole matrix when the run is finished. So the number of rows handed over
-says what is still to be handed over, whichever process did it and however often the run was continued.
+wandb is used here only. A run starts this as ``python -m bench.tracking.mirror_process RUNDIR``
+(bench/tracking/mirror.py) and continues at once. What W&B holds is a function of the record
+(bench/tracking/payload.py): one row of history for every epoch and every row of the matrix in metrics.jsonl, in order,
+and one more with the whole matrix when the run is finished. So the number of rows sent says what is still to be sent,
+whichever process sent them and however often the run was continued.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import shutil
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.config.run_settings import CHOICES
-from bench.core.files import is_finished, write_atomic
-from bench.metrics.matrix import AccuracyMatrix
-from bench.metrics.scalars import so_far
+from bench.record.events import read_events
+from bench.record.schema import Identity, is_finished
+from bench.tracking.mirror_state import MirrorState, folder, load_state, save_state
+from bench.tracking.payload import config, history, matrix_row, record_files, summary, weight_files
 
 POLL = 0.5
 """Seconds between two looks at the record."""
@@ -31,184 +31,28 @@ POLL = 0.5
 RETRY = 60.0
 """Seconds until W&B is tried again after it could not be reached."""
 
-SMALL = 5_000_000
-"""Bytes; larger files of a run directory are not part of the record that is uploaded."""
-
 FAILED = 1
 """Exit status, and exit code of a W&B run, where nothing better is known."""
 
 GAVE_UP = 3
 """Exit status of this process when its time after the end of the run was over."""
 
-STATE = "state.json"
-
-
-def folder(directory: Path) -> Path:
-    """The folder of a run directory that holds everything of W&B."""
-    return directory / "wandb"
-
-
-def load_state(directory: Path) -> dict[str, Any]:
-    """What is remembered of the mirror of a run directory; empty where there is none that can be read."""
-    return read_json(folder(directory) / STATE)
-
-
-def save_state(directory: Path, state: Mapping[str, Any]) -> None:
-    """Write ``wandb/state.json``."""
-    write_atomic(folder(directory) / STATE, json.dumps(state, indent=1) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds; empty where there is none that can be read."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def config(directory: Path) -> dict[str, Any]:
-    """The config of a W&B run: every setting by its dotted key, and what else is known of the run.
-
-    Settings keep the names that they have on the command line, so that a sweep's parameters and the run's config are
-    the same keys. Beside them are ``method``, ``stream`` and ``model``, the names without a dot, which W&B's filters
-    need; ``fingerprint``, ``identity.*`` (seeds, hashes, order of tasks, code) and ``environment.*`` (versions,
-    device).
-    """
-    identity = read_json(directory / "identity.json")
-    settings = {key: entry["value"] for key, entry in identity.pop("settings", {}).items()}
-    facts = {"identity": identity, "environment": read_json(directory / "environment.json")}
-    names = {kind: settings[f"{kind}.name"] for kind in CHOICES}
-    return {**flatten(facts), **settings, **names, "fingerprint": identity.get("fingerprint")}
-
-
-def events(directory: Path) -> list[dict[str, Any]]:
-    """The events of metrics.jsonl so far, without a last line that is still being written."""
-    try:
-        text = (directory / "metrics.jsonl").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def history(found: Iterable[Mapping[str, Any]], tasks: list[str]) -> list[dict[str, Any]]:
-    """One row of W&B's history for every epoch and every row of the matrix.
-
-    An epoch has ``train/*``, with ``train/step`` counted over the whole run; a row of the matrix has ``task/*`` with
-    accuracies in percent, the scalars so far and every number of the event.
-
-    Parameters
-    ----------
-    found : iterable of mapping
-        The events of a run from its first on.
-    tasks : list of str
-        Names of all tasks in the order in which they are learned.
-    """
-    rows: list[dict[str, Any]] = []
-    known: list[list[float | None]] = []
-    ends: dict[str, int] = {}
-    for event in found:
-        if event["event"] == "epoch":
-            before = sum(steps for task, steps in ends.items() if task != event["task"])
-            ends[event["task"]] = event["step"]
-            values = {key: event[key] for key in ("epoch", "loss", "lr")}
-            rows.append({"train/step": before + event["step"], **{f"train/{key}": v for key, v in values.items()}})
-        elif event["event"] == "row":
-            accuracy = event["accuracy"]
-            known.append([accuracy.get(task) for task in tasks])
-            stages = known[1:] + [[None] * len(tasks)] * (len(tasks) + 1 - len(known))
-            matrix = AccuracyMatrix.from_percent(tasks, stages, known[0])
-            numbers = {key: value for key, value in event.items() if key != "row" and _is_number(value)}
-            rows.append(
-                {
-                    "task": event["row"],
-                    **{f"task/accuracy/{task}": value for task, value in accuracy.items()},
-                    **{f"task/{name}": value for name, value in so_far(matrix, event["row"]).items()},
-                    **{f"task/{key}": value for key, value in numbers.items()},
-                }
-            )
-    return rows
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def heatmap(matrix: AccuracyMatrix) -> bytes:
-    """The matrix as a picture in PNG: a row for every state of the model, a column for every test set, percent."""
-    # The figure is drawn by its own canvas: pyplot would look for a screen and keep the figure.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    values = matrix.array()
-    rows, columns = values.shape
-    figure = Figure(figsize=(2.4 + 0.62 * columns, 1.6 + 0.36 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    image = axes.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
-    axes.set_xticks(range(columns), matrix.tasks, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(rows), [matrix.label(row) for row in range(rows)])
-    axes.set_xlabel("test set")
-    axes.set_ylabel("after")
-    for row in range(rows):
-        for column in range(columns):
-            if matrix.state(row, column) != "missing":
-                shown = values[row, column]
-                colour = "black" if shown > 60 else "white"
-                axes.text(column, row, f"{shown:.1f}", ha="center", va="center", color=colour, fontsize=8)
-    figure.colorbar(image, ax=axes, label="accuracy, %")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    return picture.getvalue()
-
-
-def summary(directory: Path) -> dict[str, Any]:
-    """The summary of a finished run: ``final/<metric>`` unless refused, in percent, ``seconds/*``, sizes."""
-    found = read_json(directory / "summary.json")
-    kept = {f"final/{name}": value for name, value in found["metrics"].items() if value is not None}
-    kept.update({f"seconds/{name}": value for name, value in found["seconds"].items()})
-    kept.update({f"seconds_of_parts/{name}": value for name, value in found["seconds_of_parts"].items()})
-    sizes = ("trainable_parameters", "stored_numbers", "stored_bytes", "peak_memory_mb")
-    return {**kept, **{key: found[key] for key in sizes}, "status": found["status"]}
-
-
-def record_files(directory: Path) -> list[Path]:
-    """The small files of a record, which are uploaded together; weights and everything of W&B are not among them."""
-    return [
-        path
-        for path in sorted(directory.iterdir())
-        if path.is_file() and path.suffix not in (".tmp", ".safetensors") and path.stat().st_size <= SMALL
-    ]
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The files of weights anywhere in a run directory."""
-    return sorted(path for path in directory.rglob("*.safetensors") if folder(directory) not in path.parents)
-
-
-# ---------------------------------------------------------------------------------------- handing over
-
 
 class End:
-    """How the run ended, told over standard input in one line; nothing but the end of input means that it was killed.
+    """Watch standard input for the run's exit code, one line of JSON; end of input without it means a killed run.
 
     Parameters
     ----------
     directory : Path
         The run directory.
     patience : float
-        Seconds that the process lives on after the end of the run, whatever W&B's server does; 0 is without end.
+        Seconds that this process lives on after the end of the run, whatever W&B's server does; 0 is without limit.
+
+    Attributes
+    ----------
+    exit_code : int
+    preempted : bool
+        Whether the run was stopped to be continued later.
     """
 
     def __init__(self, directory: Path, patience: float):
@@ -220,14 +64,14 @@ class End:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the end of the run; whether it has come."""
+        """Wait at most some seconds for the end of the run; return whether it has come."""
         return self._over.wait(seconds)
 
     def _listen(self) -> None:
         line = sys.stdin.readline()
         if line.endswith("\n"):
-            told = json.loads(line)
-            self.exit_code, self.preempted = told["exit_code"], told["preempted"]
+            message = json.loads(line)
+            self.exit_code, self.preempted = message["exit_code"], message["preempted"]
         elif is_finished(self._directory):
             self.exit_code = 0
         if self._patience:
@@ -238,16 +82,24 @@ class End:
 
     def _give_up(self) -> None:
         print(f"not done {self._patience:g} s after the end of the run: given up", file=sys.stderr, flush=True)
-        os._exit(GAVE_UP)  # wandb may be waiting for a server without an end
+        os._exit(GAVE_UP)  # wandb may wait for a server without limit
 
 
-def connect(directory: Path, state: Mapping[str, Any], pid: int | None) -> Any:
-    """Start or continue the W&B run of a run directory, as its state wants it; returns wandb's run.
+def connect(directory: Path, state: MirrorState, pid: int | None) -> Any:
+    """Start or continue the W&B run of a run directory.
 
     Parameters
     ----------
+    directory : Path
+        The run directory.
+    state : MirrorState
+        Which W&B run, and what it is called.
     pid : int or None
         The process whose load is recorded with that of the machine; None records neither.
+
+    Returns
+    -------
+    wandb.sdk.wandb_run.Run
     """
     import wandb
 
@@ -264,13 +116,13 @@ def connect(directory: Path, state: Mapping[str, Any], pid: int | None) -> Any:
     )
     run = wandb.init(
         dir=str(directory),
-        id=state["id"],
+        id=state.id,
         resume="allow",
-        project=state["project"],
-        entity=state["entity"],
-        group=state["group"],
-        name=state["name"],
-        tags=state["tags"] or None,
+        project=state.project,
+        entity=state.entity,
+        group=state.group,
+        name=state.name,
+        tags=state.tags or None,
         job_type="train",
         config=config(directory),
         settings=settings,
@@ -282,119 +134,135 @@ def connect(directory: Path, state: Mapping[str, Any], pid: int | None) -> Any:
     return run
 
 
+def follow(directory: Path, pid: int | None, end: End, report: Callable[..., None]) -> None:
+    """Mirror a run directory until the run has ended and W&B has everything.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory, with ``wandb/state.json``.
+    pid : int or None
+        As in `connect`.
+    end : End
+        Says that the run has ended, and how.
+    report : callable
+        Gets ``url=`` or ``folder=`` once W&B is there.
+    """
+    state = load_state(directory)
+    assert state is not None  # bench/tracking/mirror.py writes it first
+    _remove_broken_off(directory, state)
+    run = connect(directory, state, pid)
+    local = Path(run.dir).parent
+    if run.offline:
+        sent = state.rows
+        report(folder=str(local))
+    else:
+        sent = run.starting_step  # a server knows what it holds
+        state.entity, state.project, state.url = run.entity, run.project, run.url
+        save_state(directory, state)
+        report(url=run.url)
+    tasks = Identity.read(directory).tasks
+    over = False
+    while not over:
+        over = end.wait(POLL)
+        rows = history(read_events(directory), tasks)
+        for row in rows[sent:]:
+            run.log(row)
+        sent = max(sent, len(rows))
+    if is_finished(directory):
+        if sent == len(rows):
+            run.log(matrix_row(directory))
+            sent += 1
+        conclude(run, directory, state.weights)
+    if end.preempted:
+        run.mark_preempting()
+    run.finish(exit_code=end.exit_code)
+    if run.offline:
+        state.parts.append(local.name)
+    state.rows = sent
+    save_state(directory, state)
+
+
+def _remove_broken_off(directory: Path, state: MirrorState) -> None:
+    """Remove the folders of offline runs that were not closed.
+
+    They lack what was written last and stop a sync of all folders; the record has their content.
+    """
+    for path in folder(directory).glob(f"offline-run-*-{state.id}"):
+        if path.name not in state.parts:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def conclude(run: Any, directory: Path, weights: bool) -> None:
-    """Hand over what only a finished run has: summary and files. Both may be handed over again without harm."""
+    """Send what only a finished run has, its summary and its files; doing so twice changes nothing.
+
+    Parameters
+    ----------
+    run : wandb.sdk.wandb_run.Run
+    directory : Path
+        The run directory.
+    weights : bool
+        Whether files of weights are sent too.
+    """
     import wandb
 
     run.summary.update(summary(directory))
     artifact = wandb.Artifact(f"record-{run.id}", type="record")
     for path in record_files(directory):
-        # Not copied: the files of a finished run stay as they are, and a copy is what a later sync would look for.
+        # Not copied: the files of a finished run stay as they are, and a later sync would look for the copy.
         artifact.add_file(str(path), policy="immutable", skip_cache=True)
     run.log_artifact(artifact)
-    found = weight_files(directory) if weights else []
-    if found:
+    files = weight_files(directory) if weights else []
+    if files:
         model = wandb.Artifact(f"weights-{run.id}", type="model")
-        for path in found:
+        for path in files:
             model.add_file(str(path), str(path.relative_to(directory)), policy="immutable", skip_cache=True)
         run.log_artifact(model)
 
 
-def matrix_row(directory: Path) -> dict[str, Any]:
-    """The last row of history: the accuracy matrix as a table and as a picture."""
-    import wandb
-    from PIL import Image
+def persist(directory: Path, pid: int | None, end: End, report: Callable[..., None]) -> None:
+    """Call `follow`; while it fails and the run has not ended, call it again from time to time, and once at the end.
 
-    matrix = AccuracyMatrix.from_csv(directory / "accuracy.csv")
-    cells = [
-        [matrix.label(row), *(matrix.cell(row, column).accuracy for column in range(len(matrix.tasks)))]
-        for row in range(len(matrix.tasks) + 1)
-    ]
-    return {
-        "accuracy/matrix": wandb.Table(columns=["after", *matrix.tasks], data=cells),
-        "accuracy/heatmap": wandb.Image(Image.open(io.BytesIO(heatmap(matrix)))),
-    }
-
-
-def follow(directory: Path, pid: int | None, end: End, tell: Callable[..., None]) -> None:
-    """Mirror a run directory until the run has ended and W&B has everything.
+    wandb does its work in a process of its own, which a signal to all processes of a job ends.
 
     Parameters
     ----------
-    pid : int or None
-        As in `connect`.
-    end : End
-        Says that the run has ended, and how.
-    tell : callable
-        Told ``url=`` or ``folder=`` once W&B is there.
-    """
-    state = load_state(directory)
-    parts = state.setdefault("parts", [])
-    for path in folder(directory).glob(f"offline-run-*-{state['id']}"):
-        # One that was not closed lacks what was written last and stops a sync of all; the record has its content.
-        if path.name not in parts:
-            shutil.rmtree(path, ignore_errors=True)
-    run = connect(directory, state, pid)
-    place = Path(run.dir).parent
-    if run.offline:
-        handed = state["rows"]
-    else:
-        handed = run.starting_step  # a server knows what it holds
-        state.update(entity=run.entity, project=run.project, url=run.url)
-        save_state(directory, state)
-    tell(**({"folder": str(place)} if run.offline else {"url": run.url}))
-    tasks = read_json(directory / "identity.json")["tasks"]
-    over = False
-    while not over:
-        over = end.wait(POLL)
-        rows = history(events(directory), tasks)
-        for row in rows[handed:]:
-            run.log(row)
-        handed = max(handed, len(rows))
-    if is_finished(directory):
-        if handed == len(rows):
-            run.log(matrix_row(directory))
-            handed += 1
-        conclude(run, directory, state["weights"])
-    if end.preempted:
-        run.mark_preempting()
-    run.finish(exit_code=end.exit_code)
-    if run.offline:
-        parts.append(place.name)
-    save_state(directory, {**state, "rows": handed})
-
-
-def persist(directory: Path, pid: int | None, end: End, tell: Callable[..., None]) -> None:
-    """`follow`, begun again from time to time while it fails and the run goes on, and once more when that is over.
-
-    wandb does its work in a process of its own, which a signal to the whole job ends.
-
-    Parameters
-    ----------
-    tell : callable
-        Told ``trouble=`` too, each time that W&B is lost.
+    directory, pid, end
+        As for `follow`.
+    report : callable
+        Gets ``trouble=`` too, each time that W&B is lost.
     """
     import wandb
 
     while True:
         last = end.wait(0)
         try:
-            return follow(directory, pid, end, tell)
+            return follow(directory, pid, end, report)
         except Exception as error:
             if last:
                 raise
             traceback.print_exc()
-            tell(trouble=str(error).split("\n")[0])
-        with contextlib.suppress(Exception):  # nobody is left to be told
+            report(trouble=str(error).split("\n")[0])
+        with contextlib.suppress(Exception):  # there is nobody to report it to
             wandb.teardown()
         end.wait(RETRY)
 
 
 def main(argv: list[str]) -> int:
-    """Mirror a run directory; the words are the directory, seconds as in `End`, and the run's process if it is one.
+    """Mirror a run directory.
 
-    One JSON object a line is told on standard output, ``{"done": true}`` being the last when all went well; everything
-    else that is printed, by wandb too, goes to standard error.
+    Messages go to standard output, one JSON object a line; ``{"done": true}`` is the last one when all went well.
+    Everything else that is printed, by wandb too, goes to standard error.
+
+    Parameters
+    ----------
+    argv : list of str
+        The run directory, seconds as in `End`, and the id of the run's process if it is still running.
+
+    Returns
+    -------
+    int
+        The exit status.
     """
     from filelock import FileLock
 
@@ -403,20 +271,20 @@ def main(argv: list[str]) -> int:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def tell(**said: Any) -> None:
+    def report(**message: Any) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more
-            print(json.dumps(said), file=out, flush=True)
+            print(json.dumps(message), file=out, flush=True)
 
     try:
         end = End(directory, patience)
-        # The process of the attempt before may still be at it.
+        # The mirror process of the attempt before may not have ended yet.
         with FileLock(folder(directory) / "lock", timeout=patience):
-            persist(directory, pid, end, tell)
+            persist(directory, pid, end, report)
     except Exception as error:
         traceback.print_exc()
-        tell(failure=str(error).split("\n")[0])
+        report(failure=str(error).split("\n")[0])
         return FAILED
-    tell(done=True)
+    report(done=True)
     return 0
 
 

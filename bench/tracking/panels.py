@@ -1,4 +1,4 @@
-"""The panels of a W&B dashboard: every key that they read is one that bench/tracking/mirror_process.py logs (docs/tracking.md).
+"""The panels of a W&B dashboard. They read keys that bench/tracking/payload.py makes (docs/tracking.md).
 
 Importing this imports wandb and wandb-workspaces, W&B's own package for saved views and reports.
 """
@@ -14,26 +14,23 @@ from wandb_workspaces.reports.v2 import internal
 
 from bench.config.fingerprint import decides
 from bench.config.run_settings import CHOICES
+from bench.metrics.scalars import HEADLINES
 
-HEADLINES = {
-    "Transfer": ("transfer_by_column",),
-    "Average": ("average_mtil", "average_cil"),
-    "Last": ("last",),
-}
-"""Titles of the scalars that a method is judged by, each with its metrics; the first that the runs have is shown."""
+INSTEAD = {"average_mtil": "average_cil"}
+"""What is shown instead of one of `HEADLINES` that no run has: only learned tasks may have been measured."""
 
 AXES = 10
 """Settings that the plot of parallel coordinates has room for."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the panels depend on, read off the runs that are there.
+class Survey:
+    """What the panels depend on.
 
     Attributes
     ----------
     tasks : tuple of str
-        Names of all tasks, in the order in which they were first seen.
+        Names of all tasks, in the order in which the runs name them first.
     metrics : dict of str to str
         Title to key of the summary, as of `HEADLINES`.
     varied : tuple of str
@@ -47,10 +44,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Part:
-    """Some panels under one title, with a sentence on how to read them.
+    """Some panels under one title.
 
     Attributes
     ----------
+    title : str
+    text : str
+        How to read them, in a sentence.
+    panels : list
+        Of wandb-workspaces' classes.
     single : bool
         Whether they show runs one by one; the others are about methods, over all their runs.
     """
@@ -61,29 +63,30 @@ class Part:
     single: bool = False
 
 
-def found(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Found:
-    """Read off some runs what the panels depend on.
+def survey(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Survey:
+    """Return what the panels depend on.
 
     Parameters
     ----------
     runs : sequence of (mapping, mapping)
-        Config and summary of each, as bench/tracking/mirror_process.py logs them.
+        Config and summary of each run, as bench/tracking/payload.py makes them.
+
+    Returns
+    -------
+    Survey
     """
     tasks = dict.fromkeys(task for config, _ in runs for task in config.get("identity.tasks", ()))
     # Before the first run is finished, a stream is taken for one that measures every cell.
-    known = {key for _, summary in runs for key in summary if key.startswith("final/")} or {
-        f"final/{names[0]}" for names in HEADLINES.values()
+    known = {key.removeprefix("final/") for _, summary in runs for key in summary if key.startswith("final/")} or {
+        *HEADLINES.values()
     }
-    metrics = {
-        title: next(f"final/{name}" for name in names if f"final/{name}" in known)
-        for title, names in HEADLINES.items()
-        if any(f"final/{name}" in known for name in names)
-    }
-    return Found(tuple(tasks), metrics, tuple(_varied([config for config, _ in runs])))
+    shown = {title: name if name in known else INSTEAD.get(name) for title, name in HEADLINES.items()}
+    metrics = {title: f"final/{name}" for title, name in shown.items() if name in known}
+    return Survey(tuple(tasks), metrics, tuple(_varied([config for config, _ in runs])))
 
 
 def _varied(configs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The settings that have several values, without names, seeds and what is no setting."""
+    """Return the settings that have several values; plug-ins, seeds and what is no setting are left out."""
     values: dict[str, set[str | float]] = {}
     names = {f"{kind}.{word}" for kind in CHOICES for word in ("name", "file_sha256")}
     for config in configs:
@@ -96,21 +99,21 @@ def _varied(configs: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 class _Setting(wr.ParallelCoordinatesPlotColumn):
-    """An axis for a setting whose name has dots: `wr.Config` would look for a nested one."""
+    """An axis for a setting whose name has dots; `wr.Config` would look for a nested one."""
 
     def _to_model(self) -> Any:
         return internal.Column(accessor=f"config:{self.display_name}.value", display_name=self.display_name)
 
 
 def _bar(title: str, key: str) -> Any:
-    """Mean over the runs of every method, with the standard error."""
+    """Return a panel of means over the runs of every method, with the standard error."""
     return wr.BarPlot(
         title=title, metrics=[key], groupby=wr.Config("method"), groupby_aggfunc="mean", groupby_rangefunc="stderr"
     )
 
 
 def _line(title: str, key: str, x: str = "task", title_x: str = "tasks learned") -> Any:
-    """Mean over the runs of every method, with the standard error."""
+    """Return a panel of means over the runs of every method, with the standard error."""
     return wr.LinePlot(
         title=title,
         x=x,
@@ -122,21 +125,20 @@ def _line(title: str, key: str, x: str = "task", title_x: str = "tasks learned")
     )
 
 
-def parts(of: Found) -> list[Part]:
-    """All panels, made for what the runs hold."""
-    summary = {title: wr.SummaryMetric(key) for title, key in of.metrics.items()}
-    results = [_bar(f"{title}, %", key) for title, key in of.metrics.items()]
-    if "Transfer" in summary and "Last" in summary:
-        results.append(
-            wr.ScatterPlot(
-                title="Transfer against Last, %",
-                x=summary["Transfer"],
-                y=summary["Last"],
-                legend_template="${config:method} ${run:displayName}",
-            )
-        )
+def parts(of: Survey) -> list[Part]:
+    """Return all panels, made for what the runs hold.
+
+    Parameters
+    ----------
+    of : Survey
+
+    Returns
+    -------
+    list of Part
+        In the order in which they are shown.
+    """
     made = [
-        Part("Results", "Of finished runs: mean over the runs of a method, standard error as the whisker.", results),
+        _results(of),
         Part(
             "Scalars so far",
             "As they stand after every task; 0 is the untrained model.",
@@ -145,7 +147,7 @@ def parts(of: Found) -> list[Part]:
         Part(
             "Accuracy of every task",
             "Accuracy on each test set after every task, in percent: it should rise when the task is learned, and "
-            "neither fall before nor after.",
+            "fall neither before nor after.",
             [_line(f"{task}, %", f"task/accuracy/{task}") for task in of.tasks],
         ),
         Part(
@@ -179,11 +181,32 @@ def parts(of: Found) -> list[Part]:
         ),
     ]
     if of.varied:
-        shown = ", ".join(of.varied[:AXES])
-        axes = [wr.ParallelCoordinatesPlotColumn(wr.Config("method"), display_name="method")]
-        axes += [_Setting(wr.Config(key), display_name=key) for key in of.varied[:AXES]]
-        axes += [wr.ParallelCoordinatesPlotColumn(metric, display_name=title) for title, metric in summary.items()]
-        panels: list[Any] = [wr.ParallelCoordinatesPlot(title="settings and results", columns=axes)]
-        panels += [wr.ParameterImportancePlot(with_respect_to=key) for key in of.metrics.values()]
-        made.insert(1, Part("Settings", f"What differs between the runs: {shown}.", panels, single=True))
+        made.insert(1, _settings(of))
     return made
+
+
+def _results(of: Survey) -> Part:
+    panels = [_bar(f"{title}, %", key) for title, key in of.metrics.items()]
+    if "Transfer" in of.metrics and "Last" in of.metrics:
+        panels.append(
+            wr.ScatterPlot(
+                title="Transfer against Last, %",
+                x=wr.SummaryMetric(of.metrics["Transfer"]),
+                y=wr.SummaryMetric(of.metrics["Last"]),
+                legend_template="${config:method} ${run:displayName}",
+            )
+        )
+    text = "Finished runs: mean over the runs of a method, with the standard error as the whisker."
+    return Part("Results", text, panels)
+
+
+def _settings(of: Survey) -> Part:
+    axes = [wr.ParallelCoordinatesPlotColumn(wr.Config("method"), display_name="method")]
+    axes += [_Setting(wr.Config(key), display_name=key) for key in of.varied[:AXES]]
+    axes += [
+        wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(key), display_name=title) for title, key in of.metrics.items()
+    ]
+    panels: list[Any] = [wr.ParallelCoordinatesPlot(title="settings and results", columns=axes)]
+    panels += [wr.ParameterImportancePlot(with_respect_to=key) for key in of.metrics.values()]
+    text = f"What differs between the runs: {', '.join(of.varied[:AXES])}."
+    return Part("Settings", text, panels, single=True)
