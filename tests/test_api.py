@@ -3,10 +3,16 @@
 import ast
 import importlib
 import inspect
+import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import api_page
@@ -15,6 +21,7 @@ import pytest
 from api_source import Item
 
 from bench import api, moved
+from bench.core import console
 
 ROOT = Path(__file__).parent.parent
 PLUGINS = sorted([*ROOT.glob("methods/*.py"), *ROOT.glob("datasets/*.py"), ROOT / "tests" / "toy.py"])
@@ -244,3 +251,177 @@ def lacking_of_function(one: Item) -> Iterator[str]:
 def test_every_name_is_documented(name: str) -> None:
     """A docstring; every parameter, attribute and result of a function, a class and its members in a section."""
     assert list(lacking(api_source.item(name))) == []
+
+
+# ---- a run from Python
+
+TOY = ROOT / "tests" / "toy.py"
+
+STATE = """
+import os, random, signal, sys, threading, warnings
+from pathlib import Path
+import numpy as np
+import torch
+
+
+def state():
+    return {
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "warn only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "tf32": [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32],
+        "gradients": torch.is_grad_enabled(),
+        "dtype": str(torch.get_default_dtype()),
+        "torch's generator": torch.get_rng_state().tolist(),
+        "numpy's generator": str(np.random.get_state()),
+        "python's generator": str(random.getstate()),
+        "handlers": [str(signal.getsignal(signum)) for signum in sorted(signal.valid_signals())],
+        "environment": dict(os.environ),
+        "path": list(sys.path),
+        "folder": os.getcwd(),
+        "warnings": [str(one) for one in warnings.filters],
+        "arguments": list(sys.argv),
+        "threads alive": [one.name for one in threading.enumerate() if not one.name.startswith("decode")],
+        "streams": [id(sys.stdout), id(sys.stderr), id(sys.excepthook)],
+    }
+
+
+def settings(**more):
+    toy = str(Path("toy.py").resolve())
+    found = {"method": "lora", "method.rank": 2, "stream": toy, "stream.count": 2, "model": toy, "device": "cpu"}
+    return {**found, "out": "runs", "cache.gb": 0, "track.wandb": "off", **more}
+"""
+
+
+def in_a_fresh_interpreter(code: str, folder: Path, **environment: str) -> str:
+    """Run code after `STATE` in a folder that has the toy; return its output."""
+    shutil.copy(TOY, folder)
+    done = subprocess.run(
+        [sys.executable, "-c", STATE + textwrap.dedent(code)], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Handlers, environment, paths, generators, torch's threads and flags: after a run what they were before."""
+    out = in_a_fresh_interpreter(
+        """
+        import bench.runs.session, bench.tracking.mirror  # what libraries do when they are imported is not the run's
+        from bench.api import Observers, run
+
+        torch.set_num_threads(2)
+        before = state()
+        assert "CUBLAS_WORKSPACE_CONFIG" not in before["environment"]
+        run(settings(threads=1))
+        for key, value in state().items():
+            assert value == before[key], (key, before[key], value)
+
+        observers = Observers()
+        observers.on("loss", lambda seen: 1 / 0)
+        try:
+            run(settings(threads=1, seed=1), observers=observers)
+        except ZeroDivisionError:
+            for key, value in state().items():
+                assert value == before[key], ("after an error", key, before[key], value)
+            print("the same")
+        """,
+        tmp_path,
+    )
+    assert out.endswith("the same\n")
+
+
+def test_a_workspace_of_cublas_that_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.compute.device import deterministic
+
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with deterministic(None):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    with deterministic(None):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+
+
+def toy(tmp_path: Path, **more: object) -> dict[str, object]:
+    """The settings of a run of a few seconds."""
+    found = {"method": "lora", "method.rank": 2, "stream": str(TOY), "stream.count": 2, "model": str(TOY)}
+    return {**found, "device": "cpu", "cache.gb": 0, "out": str(tmp_path), **more}
+
+
+def test_the_result_is_what_the_record_says(tmp_path: Path) -> None:
+    result = api.run(toy(tmp_path))
+    assert result.path.parent.parent.parent.parent == tmp_path
+    assert result.summary == json.loads((result.path / "summary.json").read_text(encoding="utf-8"))
+    assert result.scalars == result.summary["metrics"] == api.summary(result.matrix)
+    assert result.matrix.csv() == (result.path / "accuracy.csv").read_text(encoding="utf-8")
+    assert api.run(toy(tmp_path)) == result, "a finished run is not made again"
+    words = [f"{key}={value}" for key, value in toy(tmp_path).items()]
+    assert api.run(words) == result, "words mean the same"
+
+
+def test_a_run_in_another_thread_has_the_same_numbers(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(api.run, toy(tmp_path / "other", threads=1)).result()
+    here = api.run(toy(tmp_path / "here", threads=1))
+    for name in ("accuracy.csv", "model.safetensors"):
+        assert (other.path / name).read_bytes() == (here.path / name).read_bytes()
+
+
+def test_an_interrupted_run_keeps_a_checkpoint_and_continues(tmp_path: Path) -> None:
+    straight = api.run(toy(tmp_path / "straight"))
+    handler, observers, steps = signal.getsignal(signal.SIGINT), api.Observers(), []
+
+    def interrupt(seen: api.Observation) -> None:
+        steps.append(seen)
+        if len(steps) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    observers.on("loss", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        api.run(toy(tmp_path / "broken"), observers=observers)
+    assert len(steps) == 3, "the run stops after the step in which it was interrupted"
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert list(tmp_path.glob("broken/**/checkpoints/*"))
+    continued = api.run(toy(tmp_path / "broken"))
+    for name in ("accuracy.csv", "model.safetensors"):
+        assert (continued.path / name).read_bytes() == (straight.path / name).read_bytes()
+
+
+@pytest.mark.parametrize(("module", "disable"), [("tqdm.notebook", False), ("tqdm.std", None)])
+def test_bars_are_shown_in_a_notebook_too(module: str, disable: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook's output is no terminal, so tqdm would hide its bars there if it were left to find out."""
+    given = []
+
+    class Bar:
+        def __init__(self, items=None, **arguments) -> None:
+            given.append(arguments["disable"])
+
+        def __iter__(self):
+            return iter(())
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error) -> None:
+            pass
+
+    Bar.__module__ = module
+    monkeypatch.setattr(console, "tqdm", Bar)
+    list(console.watched("look", [1], 1))
+    with console.bar("train", 1):
+        pass
+    assert given == [disable, disable]
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path) -> None:
+    """All blocks of docs/python.md, one after another, as a notebook would run them."""
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 4
+    out = in_a_fresh_interpreter("\n".join(blocks), tmp_path)
+    assert 'unknown setting "train.epoch" (did you mean "train.epochs"?)' in out
+    for line in (r"^lora +Last +\d+\.\d +\d+ s$", r"^\d+ steps, from \d\.\d\d to \d\.\d\d$", r"^Transfer "):
+        assert re.search(line, out, flags=re.MULTILINE), line

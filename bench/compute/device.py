@@ -13,6 +13,8 @@ from bench.compute.world import world
 from bench.core.errors import UserError
 from bench.core.lazy import torch
 
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
 
 def choose_device(wanted: str) -> torch.device:
     """The device a run uses; ``auto`` is CUDA where there is one, else the CPU (MPS only when asked for).
@@ -51,8 +53,9 @@ def deterministic(threads: int | None, tf32: bool = False) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32,
         torch.get_num_threads(),
     )
-    # cuBLAS is deterministic only with a fixed workspace, which it reads from the environment at its first use.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # cuBLAS is deterministic only with a fixed workspace, which torch reads from the environment at its first product.
+    workspace = os.environ.get(WORKSPACE)
+    os.environ.setdefault(WORKSPACE, ":4096:8")
     try:
         torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -63,6 +66,8 @@ def deterministic(threads: int | None, tf32: bool = False) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before[2:4]
         torch.set_num_threads(before[4])
+        if workspace is None:
+            os.environ.pop(WORKSPACE, None)
 
 
 def is_out_of_memory(error: Exception) -> bool:

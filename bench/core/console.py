@@ -1,6 +1,6 @@
-"""What a run tells the user: lines on standard output, and bars with the time left on standard error.
+"""What a run shows the user: lines on standard output, and progress bars with the time left on standard error.
 
-Bars are shown on a terminal only. Of several processes that share a run one speaks.
+Bars are shown in a terminal and in a notebook. If several processes share a run, one of them prints.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,8 +15,11 @@ T = TypeVar("T")
 
 
 def _hidden() -> bool | None:
-    """What tqdm takes: None shows a bar on a terminal only, True never."""
-    return None if rank().leads else True
+    """Return tqdm's ``disable``: None shows a bar in a terminal only, False always, True never."""
+    if not rank().leads:
+        return True
+    # A notebook's output is no terminal, but tqdm has chosen its own bars for it.
+    return False if any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__) else None
 
 
 @contextmanager

@@ -20,8 +20,8 @@ def is_interruption(status: int) -> bool:
     return status - 128 in INTERRUPTIONS
 
 
-class Stopped(BaseException):
-    """A run has stopped because it was asked to; like `KeyboardInterrupt` it is no error to be handled on the way.
+class Stopped(KeyboardInterrupt):
+    """A run has stopped because it was asked to, where nothing was half done; the same run again continues it.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """While open, signals are remembered instead of ending the process; a second Ctrl-C ends it at once.
+        """Remember signals while open, instead of letting them end the process; a second Ctrl-C ends it at once.
 
         Outside of the main thread, where Python allows no handlers, nothing changes.
         """
