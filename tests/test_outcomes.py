@@ -49,10 +49,10 @@ def test_what_does_not_fit_the_counts_is_refused():
     matrix, outcomes = measured()
     for right in (np.zeros(8, dtype=bool), np.ones(9, dtype=bool)):
         outcomes.set(2, 1, right)
-        with pytest.raises(UserError, match=r'outcomes.csv does not fit the accuracy after "b, c" \(row 2\)'):
+        with pytest.raises(UserError, match=r'the recorded outcomes do not fit the accuracy after "b, c" \(row 2\)'):
             outcomes.of(matrix, 2, 1)
     matrix.set(2, 0, 1, 2)
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match="do not fit"):
         outcomes.of(matrix, 2, 0)
 
 

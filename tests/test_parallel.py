@@ -16,7 +16,8 @@ from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.metrics.matrix import AccuracyMatrix
-from bench.metrics.outcomes import FILE, Outcomes
+from bench.metrics.outcomes import Outcomes
+from bench.record.schema import OUTCOMES
 
 ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "toy.py")
@@ -62,7 +63,7 @@ def losses(directory: Path) -> list[float]:
 def assert_close(first: Path, second: Path) -> None:
     """Equal up to the order of sums: here one image in 24 may change sides, and losses agree to five digits."""
     a, b = (AccuracyMatrix.from_csv(path / "accuracy.csv") for path in (first, second))
-    c, d = (Outcomes.from_csv(path / FILE, a.tasks) for path in (first, second))
+    c, d = (Outcomes.from_csv(path / OUTCOMES, a.tasks) for path in (first, second))
     for row in range(3):
         for column in range(2):
             assert abs(a.accuracy(row, column) - b.accuracy(row, column)) <= 100 / 24 + 1e-9
@@ -133,7 +134,7 @@ def test_a_signal_to_one_process_stops_all_where_they_can_be_continued(tmp_path:
     straight = finish(words(tmp_path / "straight", "lora", "train.epochs=100"))
     finish(line)
     assert losses(directory) == losses(straight)  # one machine, two processes: the same bits
-    for name in ("accuracy.csv", FILE):
+    for name in ("accuracy.csv", OUTCOMES):
         assert (directory / name).read_bytes() == (straight / name).read_bytes()
 
 

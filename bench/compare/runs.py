@@ -19,7 +19,8 @@ import yaml
 from bench.config.fingerprint import decides
 from bench.core.errors import UserError, suggest
 from bench.metrics.matrix import AccuracyMatrix
-from bench.metrics.outcomes import FILE, Outcomes
+from bench.metrics.outcomes import Outcomes
+from bench.record.schema import OUTCOMES
 
 SHOWN = ("zero_shot", "transfer_by_column", "average_mtil", "last", "learning", "backward_transfer")
 """Scalars of a comparison; percentages, the last one a difference of percentages."""
@@ -96,7 +97,7 @@ class Record:
     @cached_property
     def outcomes(self) -> Outcomes | None:
         """Image by image what the matrix counts, read as it is; ``None`` where it was not recorded."""
-        path = self.path / FILE
+        path = self.path / OUTCOMES
         return Outcomes.from_csv(path, self.matrix.tasks) if path.is_file() else None
 
     @property

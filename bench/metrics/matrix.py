@@ -1,8 +1,8 @@
 """The accuracy matrix of a run, the primary result from which every other number is computed.
 
-Rows are states of the model: row 0 is the untrained model, row i the model after task i (i = 1..T).
-Columns are all T test sets, those of tasks not yet learned included. Formulas count both from 1, as
-papers do; in code a column is an index from 0, so that task ``j`` is learned in row ``j + 1``.
+Rows are states of the model: row 0 is the untrained model, row i the model after task i (i = 1..T). Columns are all T
+test sets, those of tasks not yet learned included. Formulas count both from 1, as papers do; in code a column is an
+index from 0, so that task ``j`` is learned in row ``j + 1``.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ STATES = ("measured", "reused", "missing")
 
 
 class MissingCell(UserError):
-    """A scalar was asked for whose cells are not all there."""
+    """A scalar needs a cell that is missing."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One accuracy: counts where we measured, a bare percentage where a paper published no counts.
+    """One accuracy: counts where this suite measured, a percentage where a paper published no counts.
 
     Attributes
     ----------
-    state
+    state : str
         ``measured``, ``reused`` (known to equal an earlier measurement, not measured again) or ``missing``.
-    correct, total
-        Images answered rightly, and images shown; ``None`` when missing or published without counts.
-    percent
-        A published accuracy in percent; ``None`` when there are counts.
+    correct, total : int or None
+        Images answered correctly, and all images; None when missing or published without counts.
+    percent : float or None
+        A published accuracy in percent; None when there are counts.
     """
 
     state: str = "missing"
@@ -50,7 +50,7 @@ class Cell:
 
     @property
     def accuracy(self) -> float | None:
-        """Accuracy in percent, or ``None`` when the cell is missing."""
+        """The accuracy in percent, or None when the cell is missing."""
         if self.correct is not None and self.total is not None:
             return 100 * self.correct / self.total
         return self.percent
@@ -61,8 +61,13 @@ class AccuracyMatrix:
 
     Parameters
     ----------
-    tasks
-        Names of the tasks in the order in which they are learned; unique, not empty, printable.
+    tasks : sequence of str
+        Names of the T tasks in the order in which they are learned; unique, not empty, printable.
+
+    Raises
+    ------
+    ValueError
+        If there are no tasks, or their names are not like that.
     """
 
     def __init__(self, tasks: Sequence[str]) -> None:
@@ -84,12 +89,25 @@ class AccuracyMatrix:
         return f"AccuracyMatrix({len(self.tasks)} tasks, {known} of {len(self.tasks) * len(self._cells)} cells known)"
 
     def cell(self, row: int, column: int) -> Cell:
-        """Return the cell of a row (0..T) and a column (0..T-1)."""
-        self._check_place(row, column)
+        """Return the cell of a row and a column.
+
+        Parameters
+        ----------
+        row : int
+            0..T.
+        column : int
+            0..T-1.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row or column.
+        """
+        self._check_position(row, column)
         return self._cells[row][column]
 
     def accuracy(self, row: int, column: int) -> float:
-        """Return the accuracy in percent; a missing cell raises ``MissingCell``."""
+        """Return the accuracy of a cell in percent; raise `MissingCell` where it is missing."""
         value = self.cell(row, column).accuracy
         if value is None:
             raise MissingCell(f"the accuracy {self.where(row, column)} is missing; let the run measure it first")
@@ -100,8 +118,21 @@ class AccuracyMatrix:
         return self.cell(row, column).state
 
     def set(self, row: int, column: int, correct: int, total: int, state: str = "measured") -> None:
-        """Store one measurement as counts of images; ``state`` is ``measured`` or ``reused``."""
-        self._check_place(row, column)
+        """Store one measurement as counts of images.
+
+        Parameters
+        ----------
+        row, column : int
+        correct, total : int
+            Images answered correctly, and all images.
+        state : {"measured", "reused"}, optional
+
+        Raises
+        ------
+        ValueError
+            If the counts are no accuracy, or the state is another one.
+        """
+        self._check_position(row, column)
         correct, total = operator.index(correct), operator.index(total)
         if total < 1 or not 0 <= correct <= total:
             raise ValueError(f"{correct} correct of {total} is no accuracy ({self.where(row, column)})")
@@ -119,7 +150,13 @@ class AccuracyMatrix:
         return f'{after} on "{self.tasks[column]}" (column {column + 1})'
 
     def array(self) -> np.ndarray:
-        """Return the accuracies in percent, float64 of shape ``[T + 1, T]``; NaN where missing."""
+        """Return the accuracies.
+
+        Returns
+        -------
+        float64 array [T + 1, T]
+            In percent; NaN where missing.
+        """
         return np.array([[math.nan if c.accuracy is None else c.accuracy for c in row] for row in self._cells])
 
     @classmethod
@@ -133,12 +170,17 @@ class AccuracyMatrix:
 
         Parameters
         ----------
-        tasks
+        tasks : sequence of str
             Names of the T tasks.
-        rows
-            T rows of T percentages, row i after task i; ``None`` or NaN for a missing cell.
-        zero_shot
+        rows : iterable of sequence of float
+            T rows of T percentages, row i after task i; None or NaN for a missing cell.
+        zero_shot : sequence of float, optional
             T percentages of the untrained model, where published.
+
+        Raises
+        ------
+        ValueError
+            If the numbers are no percentages, or not as many as that.
         """
         matrix = cls(tasks)
         stages = [zero_shot if zero_shot is not None else [None] * len(matrix.tasks), *rows]
@@ -154,22 +196,22 @@ class AccuracyMatrix:
         return matrix
 
     def until(self, row: int) -> AccuracyMatrix:
-        """Return a copy in which everything after ``row`` is missing."""
+        """Return a copy in which everything after a row (0..T) is missing."""
         copy = AccuracyMatrix(self.tasks)
         copy._cells[: row + 1] = [list(cells) for cells in self._cells[: row + 1]]
         return copy
 
     def csv(self) -> str:
-        """Return one line a cell, after a line of column names."""
+        """Return one line for each cell, after a line of column names."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row, cells in enumerate(self._cells):
             for column, cell in enumerate(cells):
-                place = [row, self.label(row), column + 1, self.tasks[column]]
+                position = [row, self.label(row), column + 1, self.tasks[column]]
                 accuracy = "" if cell.accuracy is None else repr(cell.accuracy)
                 counts = ["" if count is None else count for count in (cell.correct, cell.total)]
-                writer.writerow([*place, *counts, accuracy, cell.state])
+                writer.writerow([*position, *counts, accuracy, cell.state])
         return stream.getvalue()
 
     def to_csv(self, path: Path | str) -> None:
@@ -194,7 +236,17 @@ class AccuracyMatrix:
 
     @classmethod
     def from_csv(cls, path: Path | str) -> AccuracyMatrix:
-        """Read what ``to_csv`` wrote; a damaged file raises ``UserError`` with its name and line."""
+        """Read what `to_csv` wrote.
+
+        Parameters
+        ----------
+        path : Path or str
+
+        Raises
+        ------
+        UserError
+            If the file cannot be read or is damaged; names the line.
+        """
         path = Path(path)
         try:
             content = path.read_bytes()
@@ -208,7 +260,19 @@ class AccuracyMatrix:
 
     @classmethod
     def from_text(cls, text: str, path: Path) -> AccuracyMatrix:
-        """Read what `csv` returned; the path is where it came from, for errors as of ``from_csv``."""
+        """Read what `csv` returned.
+
+        Parameters
+        ----------
+        text : str
+        path : Path
+            Where the text came from, for errors.
+
+        Raises
+        ------
+        UserError
+            If it is damaged; names the line.
+        """
         # strict: a quote left open is an error here, not a field that swallows the rest of the file
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         lines: list[list[str]] = []
@@ -219,7 +283,7 @@ class AccuracyMatrix:
             raise _damaged(path, len(lines) + 1, str(error)) from None
         return _parse(path, lines)
 
-    def _check_place(self, row: int, column: int) -> None:
+    def _check_position(self, row: int, column: int) -> None:
         if not (0 <= row <= len(self.tasks) and 0 <= column < len(self.tasks)):
             raise IndexError(f"row {row}, column {column} lies outside rows 0..{len(self.tasks)} and the columns")
 
@@ -229,7 +293,7 @@ def _damaged(path: Path, line: int, reason: str) -> UserError:
 
 
 def _parse(path: Path, lines: list[list[str]]) -> AccuracyMatrix:
-    """Turn the lines of a CSV file into a matrix, trusting nothing."""
+    """Turn the lines of a CSV file into a matrix, and check everything."""
     if not lines or tuple(lines[0]) != COLUMNS:
         raise _damaged(path, 1, f"expected the header {','.join(COLUMNS)}")
     # The untrained model's row comes first and names every task: as many lines as there are tasks.
@@ -239,8 +303,8 @@ def _parse(path: Path, lines: list[list[str]]) -> AccuracyMatrix:
         matrix = AccuracyMatrix(names)
     except ValueError as error:
         raise _damaged(path, 2, str(error)) from None
-    places = [(row, column) for row in range(len(names) + 1) for column in range(len(names))]
-    for number, (line, (row, column)) in enumerate(zip(lines[1:], places, strict=False), start=2):
+    positions = [(row, column) for row in range(len(names) + 1) for column in range(len(names))]
+    for number, (line, (row, column)) in enumerate(zip(lines[1:], positions, strict=False), start=2):
         if len(line) != len(COLUMNS):
             raise _damaged(path, number, f"{len(line)} fields instead of {len(COLUMNS)}")
         if line[:4] != [str(row), matrix.label(row), str(column + 1), names[column]]:
@@ -250,9 +314,9 @@ def _parse(path: Path, lines: list[list[str]]) -> AccuracyMatrix:
             matrix._cells[row][column] = _parse_cell(line[4:])
         except ValueError as error:
             raise _damaged(path, number, str(error)) from None
-    if len(lines) - 1 != len(places):
-        number = min(len(lines), len(places) + 1) + 1
-        raise _damaged(path, number, f"{len(lines) - 1} cells instead of {len(places)} for {len(names)} tasks")
+    if len(lines) - 1 != len(positions):
+        number = min(len(lines), len(positions) + 1) + 1
+        raise _damaged(path, number, f"{len(lines) - 1} cells instead of {len(positions)} for {len(names)} tasks")
     return matrix
 
 

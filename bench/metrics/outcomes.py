@@ -1,6 +1,6 @@
-"""Which test images were answered rightly: what the counts of the accuracy matrix are made of, image by image.
+"""Which test images were answered correctly: what the accuracy matrix counts, image by image.
 
-Two runs on the same test sets can be compared image by image, which tells far smaller differences than their counts do.
+Two runs on the same test sets can be compared image by image, which shows far smaller differences than their counts do.
 """
 
 from __future__ import annotations
@@ -17,18 +17,15 @@ import numpy as np
 from bench.core.errors import UserError
 from bench.metrics.matrix import AccuracyMatrix
 
-FILE = "outcomes.csv"
-"""Its name in a run directory."""
-
 COLUMNS = ("row", "task", "images", "right")
 
 
 class Outcomes:
-    """Per measured cell of an accuracy matrix, whether each image of the test set was answered rightly.
+    """For each measured cell of an accuracy matrix, whether each image of the test set was answered correctly.
 
     Parameters
     ----------
-    tasks
+    tasks : sequence of str
         Names of the tasks, as for the matrix.
     """
 
@@ -37,13 +34,31 @@ class Outcomes:
         self._cells: dict[tuple[int, int], np.ndarray] = {}
 
     def set(self, row: int, column: int, right: np.ndarray) -> None:
-        """Store one measurement: bool of shape ``[images]``, in the order of the test set."""
+        """Store one measurement.
+
+        Parameters
+        ----------
+        row, column : int
+            Position of the cell, as in `AccuracyMatrix.cell`.
+        right : bool array [images]
+            In the order of the test set.
+        """
         self._cells[row, column] = np.asarray(right, dtype=bool)
 
     def of(self, matrix: AccuracyMatrix, row: int, column: int) -> np.ndarray | None:
-        """Return what a cell of a matrix consists of, bool of shape ``[images]``; ``None`` where the cell is missing.
+        """Return what a cell of a matrix counts.
 
-        A reused cell consists of what was measured last in its column.
+        A reused cell counts what was measured last in its column.
+
+        Parameters
+        ----------
+        matrix : AccuracyMatrix
+        row, column : int
+
+        Returns
+        -------
+        bool array [images], or None
+            In the order of the test set; None where the cell is missing.
 
         Raises
         ------
@@ -57,13 +72,16 @@ class Outcomes:
             row -= 1
         right = self._cells.get((row, column))
         if right is None or (int(right.sum()), len(right)) != (cell.correct, cell.total):
-            raise UserError(f"{FILE} does not fit the accuracy {matrix.where(row, column)}; make the run again")
+            raise UserError(
+                f"the recorded outcomes do not fit the accuracy {matrix.where(row, column)}; make the run again"
+            )
         return right
 
     def csv(self) -> str:
-        """Return one line a cell, after a line of column names: row, task, number of images, base64 of packed bits.
+        """Return one line for each cell, after a line of column names.
 
-        The bits are those of ``numpy.packbits``: the first image is the highest bit of the first byte.
+        A line has row, task, number of images, and base64 of bits. The bits are those of ``numpy.packbits``: the first
+        image is the highest bit of the first byte.
         """
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
@@ -79,8 +97,11 @@ class Outcomes:
 
         Parameters
         ----------
-        path
-            Where it came from, for errors.
+        text : str
+        tasks : sequence of str
+            Names of the tasks, as for the matrix.
+        path : Path
+            Where the text came from, for errors.
 
         Raises
         ------
@@ -100,7 +121,19 @@ class Outcomes:
 
     @classmethod
     def from_csv(cls, path: Path, tasks: Sequence[str]) -> Outcomes:
-        """Read a file as `from_text` does."""
+        """Read a file.
+
+        Parameters
+        ----------
+        path : Path
+        tasks : sequence of str
+            Names of the tasks, as for the matrix.
+
+        Raises
+        ------
+        UserError
+            If it cannot be read or is damaged; names the line.
+        """
         try:
             return cls.from_text(path.read_text(encoding="utf-8"), tasks, path)
         except (OSError, UnicodeDecodeError) as error:
@@ -108,7 +141,7 @@ class Outcomes:
 
 
 def _cells(lines: Iterator[list[str]], tasks: list[str]) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield row, column and outcomes of every line, or raise `ValueError` for what is no such line."""
+    """Yield row, column and outcomes of every line; raise `ValueError` for a damaged one."""
     for line in lines:
         if len(line) != len(COLUMNS) or line[1] not in tasks:
             raise ValueError(f"expected {','.join(COLUMNS)} of a task of {', '.join(tasks)}")

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from bench.metrics.matrix import ZERO_SHOT, AccuracyMatrix
-from bench.metrics.scalars import average_columns, last_columns, mean, summary, transfer_columns
+from bench.metrics.scalars import COLUMNS, HEADLINES, mean, summary
 
 LEGEND = "percent correct; rows: after each task; columns: test sets; * just learned; - missing"
 
 
 def abbreviate(names: Sequence[str], width: int) -> list[str]:
-    """Cut names to ``width`` characters; those that would look alike end in their position, counted from 1."""
+    """Cut names to a width; those that would look the same end in their position, counted from 1.
+
+    Parameters
+    ----------
+    names : sequence of str
+    width : int
+        Characters of a name at most.
+    """
     cut = [name[:width] for name in names]
     return [
-        short if cut.count(short) == 1 else short[: max(0, width - len(str(place)))] + str(place)
-        for place, short in enumerate(cut, start=1)
+        short if cut.count(short) == 1 else short[: max(0, width - len(str(number)))] + str(number)
+        for number, short in enumerate(cut, start=1)
     ]
 
 
 def render(matrix: AccuracyMatrix, after: int | None = None, width: int | None = None) -> str:
-    """Return the matrix as text for a terminal; columns that do not fit go to a further block below.
+    """Return the matrix as text for a terminal; columns that do not fit go to another block below.
 
     Parameters
     ----------
@@ -41,58 +49,74 @@ def render(matrix: AccuracyMatrix, after: int | None = None, width: int | None =
     width = width or shutil.get_terminal_size(fallback=(100, 24)).columns
     if not 0 <= after <= size:
         raise IndexError(f"row {after} lies outside rows 0..{size}")
-    # One entry per line: label, a value per task and their mean, and the column to mark.
-    lines: list[tuple[str, list[float | None], float | None, int]] = []
     if after < size:  # what is not shown does not count below either
         matrix = matrix.until(after)
-    for row in range(after + 1):
-        values = [matrix.cell(row, column).accuracy for column in range(size)]
-        lines.append((matrix.label(row), values, _mean_if_all(values), row - 1))
-    below = [
-        ("Transfer", transfer_columns(matrix), "transfer_by_column"),
-        ("Average", average_columns(matrix), "average_mtil"),
-        ("Last", last_columns(matrix), "last"),
-    ]
-    scalars = summary(matrix)
-    lines += [(label, values, scalars[name], -1) for label, values, name in below]
-
-    labels = [ZERO_SHOT, *matrix.tasks]
-    number = max(len(_one_decimal(value)) for _, values, over, _ in lines for value in [*values, over, 10.0])
-    longest = max(len(label) for label in labels)
-    # Names are shown in full where they fit; rows are cut last. The narrowest cell is " 62.6*".
-    choices = [(stub, cell) for stub in (16, 9) for cell in range(min(16, longest + 2), number + 1, -1)]
-    for stub, cell in choices or [(9, number + 2)]:
-        stub = max(9, min(stub, longest))
-        if stub + (size + 1) * cell <= width + 1:
-            break
-    per_block = max(1, (width + 1 - stub) // cell - 1)
+    rows = [_row(matrix, row) for row in range(after + 1)]
+    below = _below(matrix)
+    stub, cell = _widths(matrix.tasks, [*rows, *below], width)
+    labels = [ZERO_SHOT, *abbreviate(matrix.tasks, stub)][: after + 1]
+    rows = [replace(line, label=label) for line, label in zip(rows, labels, strict=True)]
     names = abbreviate(matrix.tasks, cell - 2)
-    stubs = [ZERO_SHOT, *abbreviate(matrix.tasks, stub)][: after + 1] + [label for label, *_ in below]
-
-    out: list[str] = []
-    for start in range(0, size, per_block):
-        part = range(start, min(start + per_block, size))
-        final = part.stop == size
-        head = " " * stub + "".join(f"{names[column]:>{cell - 1}} " for column in part)
-        block = [(head + f"{'mean':>{cell - 1}}" if final else head).rstrip()]
-        for place, (name, (_, values, over, marked)) in enumerate(zip(stubs, lines, strict=True)):
-            if place == after + 1:
-                block.append("-" * len(block[0]))
-            text = f"{name:<{stub}}"
-            for column in part:
-                text += f"{_one_decimal(values[column]):>{cell - 1}}" + ("*" if column == marked else " ")
-            block.append((text + f"{_one_decimal(over):>{cell - 1}}" if final else text).rstrip())
-        out += ["", *block] if out else block
-    out.append(LEGEND)
+    per_block = max(1, (width + 1 - stub) // cell - 1)
+    blocks = [
+        _block(names, range(start, min(start + per_block, size)), rows, below, stub, cell)
+        for start in range(0, size, per_block)
+    ]
+    out = ["\n\n".join(blocks), LEGEND]
     states = [matrix.state(row, column) for row in range(after + 1) for column in range(size)]
     if "reused" in states:
         out.append(f"{states.count('reused')} of {len(states)} cells reused from an earlier row, not measured again")
     return "\n".join(out)
 
 
-def _mean_if_all(values: list[float | None]) -> float | None:
+@dataclass(frozen=True)
+class _Line:
+    """One line of the text: its label, a value for each task, their mean, and the column to mark with a star."""
+
+    label: str
+    values: list[float | None]
+    mean: float | None
+    marked: int = -1
+
+
+def _row(matrix: AccuracyMatrix, row: int) -> _Line:
+    values = [matrix.cell(row, column).accuracy for column in range(len(matrix.tasks))]
     known = [value for value in values if value is not None]
-    return mean(known) if len(known) == len(values) else None
+    return _Line(matrix.label(row), values, mean(known) if len(known) == len(values) else None, row - 1)
+
+
+def _below(matrix: AccuracyMatrix) -> list[_Line]:
+    """Return the lines of Transfer, Average and Last."""
+    scalars = summary(matrix)
+    return [_Line(title, COLUMNS[name](matrix), scalars[name]) for title, name in HEADLINES.items()]
+
+
+def _widths(tasks: Sequence[str], lines: Sequence[_Line], width: int) -> tuple[int, int]:
+    """Return the width of the labels and of a cell. Names are complete where they fit; labels are cut last."""
+    number = max(len(_one_decimal(value)) for line in lines for value in [*line.values, line.mean, 10.0])
+    longest = max(len(label) for label in [ZERO_SHOT, *tasks])
+    # The narrowest cell is " 62.6*".
+    choices = [(stub, cell) for stub in (16, 9) for cell in range(min(16, longest + 2), number + 1, -1)]
+    for stub, cell in choices or [(9, number + 2)]:
+        stub = max(9, min(stub, longest))
+        if stub + (len(tasks) + 1) * cell <= width + 1:
+            break
+    return stub, cell
+
+
+def _block(names: Sequence[str], part: range, rows: list[_Line], below: list[_Line], stub: int, cell: int) -> str:
+    """Lay out some columns; the block with the last column has the means too."""
+    final = part.stop == len(names)
+
+    def written(line: _Line) -> str:
+        text = f"{line.label:<{stub}}"
+        for column in part:
+            text += f"{_one_decimal(line.values[column]):>{cell - 1}}" + ("*" if column == line.marked else " ")
+        return (text + f"{_one_decimal(line.mean):>{cell - 1}}" if final else text).rstrip()
+
+    head = " " * stub + "".join(f"{names[column]:>{cell - 1}} " for column in part)
+    head = (head + f"{'mean':>{cell - 1}}" if final else head).rstrip()
+    return "\n".join([head, *map(written, rows), "-" * len(head), *map(written, below)])
 
 
 def _one_decimal(value: float | None) -> str:

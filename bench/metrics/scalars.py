@@ -1,8 +1,8 @@
-"""Every number that is read off an accuracy matrix, and its spread over seeds.
+"""Every number that is computed from an accuracy matrix, and its spread over seeds.
 
-A scalar is a pure function of the matrix (bench/metrics/matrix.py). Tools that print the same word ("transfer",
-"average", "forgetting") compute different things, so each name here carries its convention, and a scalar
-is refused when a cell that it needs is missing. docs/metrics.md has the formulas with their sources.
+A scalar is a pure function of the matrix (bench/metrics/matrix.py), in percent or percentage points. Tools that print
+the same word ("transfer", "average", "forgetting") compute different things, so each name here carries its convention.
+A scalar raises `MissingCell` where a cell that it needs is missing. docs/metrics.md has the formulas and their sources.
 """
 
 from __future__ import annotations
@@ -19,9 +19,15 @@ SCALARS: dict[str, Scalar] = {}
 FORMULAS: dict[str, str] = {}
 """One line per scalar; a[i,j] is the accuracy in percent of row i on column j, both counted from 1."""
 
+HEADLINES = {"Transfer": "transfer_by_column", "Average": "average_mtil", "Last": "last"}
+"""The three columns of tables in papers on CLIP, in their order -> the scalar that each of them is here.
+
+Everything that shows one of them takes its title and its scalar from here.
+"""
+
 
 def _scalar(formula: str) -> Callable[[Scalar], Scalar]:
-    """Enter a function in the table of scalars under its own name."""
+    """Return a decorator that enters a function in the table of scalars under its own name."""
 
     def enter(function: Scalar) -> Scalar:
         SCALARS[function.__name__] = function
@@ -32,14 +38,19 @@ def _scalar(formula: str) -> Callable[[Scalar], Scalar]:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the mean of at least one value, summed exactly."""
+    """Return the mean of at least one value, summed exactly.
+
+    Parameters
+    ----------
+    values : sequence of float
+    """
     return math.fsum(values) / len(values)
 
 
-def _cells(matrix: AccuracyMatrix, name: str, places: Iterable[tuple[int, int]]) -> list[float]:
-    """Return the accuracies at ``places``, or refuse the scalar ``name``, naming the first cell that is missing."""
+def _cells(matrix: AccuracyMatrix, name: str, positions: Iterable[tuple[int, int]]) -> list[float]:
+    """Return the accuracies at some positions, or refuse the scalar ``name`` with the first cell that is missing."""
     values = []
-    for row, column in places:
+    for row, column in positions:
         value = matrix.cell(row, column).accuracy
         if value is None:
             raise MissingCell(
@@ -59,15 +70,16 @@ def _need_two(matrix: AccuracyMatrix, name: str) -> int:
 
 @_scalar("mean_j a[0,j]")
 def zero_shot(matrix: AccuracyMatrix) -> float:
-    """Mean accuracy of the untrained model over all test sets (row 0), percent."""
+    """Return the mean accuracy of the untrained model over all test sets (row 0)."""
     return mean(_cells(matrix, "zero_shot", ((0, column) for column in range(len(matrix.tasks)))))
 
 
 @_scalar("mean_{j>=2} mean_{1<=i<j} a[i,j]")
 def transfer_by_column(matrix: AccuracyMatrix) -> float:
-    """Transfer of ZSCL and KeepLoRA: per task, mean over the stages before it was learned; then over tasks.
+    """Return Transfer as ZSCL and KeepLoRA define it.
 
-    Row 0, the untrained model, is not part of it, nor is the first task.
+    The mean over tasks of the mean over the stages before the task was learned. Row 0, the untrained model, is not
+    part of it, and neither is the first task.
     """
     tasks = _need_two(matrix, "transfer_by_column")
     return mean([mean(_before(matrix, "transfer_by_column", column)) for column in range(1, tasks)])
@@ -75,9 +87,9 @@ def transfer_by_column(matrix: AccuracyMatrix) -> float:
 
 @_scalar("mean_{1<=i<T} mean_{j>i} a[i,j]")
 def transfer_by_row(matrix: AccuracyMatrix) -> float:
-    """Transfer as mammoth counts it: per stage, mean over the tasks not yet learned; then over stages.
+    """Return Transfer as mammoth computes it: the mean over stages of the mean over the tasks not yet learned.
 
-    The same cells as ``transfer_by_column`` with other weights; the two can rank methods differently.
+    It has the same cells as ``transfer_by_column`` with other weights; the two can rank methods differently.
     """
     tasks = _need_two(matrix, "transfer_by_row")
     stages = [
@@ -88,16 +100,16 @@ def transfer_by_row(matrix: AccuracyMatrix) -> float:
 
 @_scalar("mean_{i>=1} mean_j a[i,j]")
 def average_mtil(matrix: AccuracyMatrix) -> float:
-    """Average of ZSCL and KeepLoRA: mean of the whole square below row 0, unlearned tasks included."""
+    """Return Average as ZSCL and KeepLoRA define it: the mean of all cells below row 0, unlearned tasks included."""
     size = len(matrix.tasks)
     return mean(_cells(matrix, "average_mtil", ((row + 1, column) for row in range(size) for column in range(size))))
 
 
 @_scalar("mean_{i>=1} mean_{j<=i} a[i,j]")
 def average_cil(matrix: AccuracyMatrix) -> float:
-    """Average of class-incremental papers: per stage, mean over the tasks learned so far; then over stages.
+    """Return Average as class-incremental papers define it: the mean over stages of the mean over learned tasks.
 
-    Tasks weigh the same whatever their number of test images.
+    Every task has the same weight, whatever its number of test images.
     """
     size = len(matrix.tasks)
     stages = [_cells(matrix, "average_cil", ((row, column) for column in range(row))) for row in range(1, size + 1)]
@@ -106,50 +118,53 @@ def average_cil(matrix: AccuracyMatrix) -> float:
 
 @_scalar("mean_{i>=1} (sum_{j<=i} correct[i,j] / sum_{j<=i} total[j])")
 def average_cil_pooled(matrix: AccuracyMatrix) -> float:
-    """Mean of A_t of class-incremental papers: per stage, accuracy over all test images of the tasks learned so far."""
+    """Return the mean over stages of A_t of class-incremental papers: accuracy over all images of learned tasks."""
     stages = range(1, len(matrix.tasks) + 1)
     return mean([_pooled(matrix, "average_cil_pooled", row) for row in stages])
 
 
 @_scalar("sum_j correct[T,j] / sum_j total[j]")
 def last_pooled(matrix: AccuracyMatrix) -> float:
-    """A_T of class-incremental papers: accuracy over all test images after the last task."""
+    """Return A_T of class-incremental papers: accuracy over all test images after the last task."""
     return _pooled(matrix, "last_pooled", len(matrix.tasks))
 
 
 @_scalar("mean_j a[T,j]")
 def last(matrix: AccuracyMatrix) -> float:
-    """Mean accuracy over all test sets after the last task."""
+    """Return the mean accuracy over all test sets after the last task."""
     size = len(matrix.tasks)
     return mean(_cells(matrix, "last", ((size, column) for column in range(size))))
 
 
 @_scalar("mean_j a[j,j]")
 def learning(matrix: AccuracyMatrix) -> float:
-    """Mean accuracy on each task right after it was learned (the diagonal)."""
+    """Return the mean accuracy on each task right after it was learned (the diagonal)."""
     return mean(_cells(matrix, "learning", ((column + 1, column) for column in range(len(matrix.tasks)))))
 
 
 @_scalar("mean_{j<T} (a[T,j] - a[j,j])")
 def backward_transfer(matrix: AccuracyMatrix) -> float:
-    """Backward transfer of GEM: last minus first accuracy of every task but the last; negative is forgetting."""
+    """Return backward transfer as GEM defines it: last minus first accuracy of every task but the last.
+
+    A negative number is forgetting.
+    """
     return mean(_last_minus_first(matrix, "backward_transfer"))
 
 
 @_scalar("mean_{j<T} (a[j,j] - a[T,j])")
 def forgetting_first_last(matrix: AccuracyMatrix) -> float:
-    """Forgetting as avalanche counts it: first minus last accuracy of every task but the last.
+    """Return forgetting as avalanche computes it: first minus last accuracy of every task but the last.
 
-    Equals minus ``backward_transfer``; not clipped, so that a gain is negative.
+    It equals minus ``backward_transfer`` and is not clipped, so that a gain is negative.
     """
     return mean([-change for change in _last_minus_first(matrix, "forgetting_first_last")])
 
 
 @_scalar("mean_{j<T} (max_{j<=i<T} a[i,j] - a[T,j])")
 def forgetting_max_last(matrix: AccuracyMatrix) -> float:
-    """Forgetting from the best stage since the task was learned (last one excluded) to the last stage.
+    """Return forgetting from the best stage since the task was learned, without the last one, to the last stage.
 
-    Not clipped: a task that ends above its best earlier stage counts as negative.
+    It is not clipped: a task that ends above its best earlier stage counts as negative.
     """
     size = _need_two(matrix, "forgetting_max_last")
     drops = []
@@ -161,7 +176,7 @@ def forgetting_max_last(matrix: AccuracyMatrix) -> float:
 
 @_scalar("mean_{j>=2} (a[0,j] - mean_{1<=i<j} a[i,j])")
 def zero_shot_loss(matrix: AccuracyMatrix) -> float:
-    """How much accuracy on unlearned tasks the training cost: row 0 minus transfer by column, same tasks."""
+    """Return how much accuracy on unlearned tasks training cost: row 0 minus transfer by column, same tasks."""
     tasks = _need_two(matrix, "zero_shot_loss")
     start = _cells(matrix, "zero_shot_loss", ((0, column) for column in range(1, tasks)))
     kept = [mean(_before(matrix, "zero_shot_loss", column)) for column in range(1, tasks)]
@@ -169,7 +184,7 @@ def zero_shot_loss(matrix: AccuracyMatrix) -> float:
 
 
 def _pooled(matrix: AccuracyMatrix, name: str, row: int) -> float:
-    """Accuracy in percent over the images of all tasks learned by a row; refused where counts are not known."""
+    """Return the accuracy in percent over the images of all tasks learned by a row; needs counts of images."""
     _cells(matrix, name, ((row, column) for column in range(row)))
     cells = [matrix.cell(row, column) for column in range(row)]
     if any(cell.total is None for cell in cells):
@@ -178,11 +193,12 @@ def _pooled(matrix: AccuracyMatrix, name: str, row: int) -> float:
 
 
 def _before(matrix: AccuracyMatrix, name: str, column: int) -> list[float]:
-    """Accuracies on a task at the trained stages before it was learned."""
+    """Return the accuracies on a task at the trained stages before it was learned."""
     return _cells(matrix, name, ((row, column) for row in range(1, column + 1)))
 
 
 def _last_minus_first(matrix: AccuracyMatrix, name: str) -> list[float]:
+    """Return last minus first accuracy of every task but the last."""
     size = _need_two(matrix, name)
     first = _cells(matrix, name, ((column + 1, column) for column in range(size - 1)))
     final = _cells(matrix, name, ((size, column) for column in range(size - 1)))
@@ -190,7 +206,17 @@ def _last_minus_first(matrix: AccuracyMatrix, name: str) -> list[float]:
 
 
 def summary(matrix: AccuracyMatrix) -> dict[str, float | None]:
-    """Return every scalar by name, ``None`` where it is refused."""
+    """Return every scalar by name.
+
+    Parameters
+    ----------
+    matrix : AccuracyMatrix
+
+    Returns
+    -------
+    dict of str to float
+        In percent; None where a cell that the scalar needs is missing.
+    """
     values: dict[str, float | None] = {}
     for name, function in SCALARS.items():
         try:
@@ -201,12 +227,23 @@ def summary(matrix: AccuracyMatrix) -> dict[str, float | None]:
 
 
 def so_far(matrix: AccuracyMatrix, row: int) -> dict[str, float]:
-    """Return transfer, average and last as they stand after ``row``, in percent; one that has no cell yet is left out.
+    """Return transfer, average and last as they stand after a row.
 
     ``last`` is the mean of the row, ``average`` the mean over the trained rows up to it of their means, ``transfer``
-    the mean over tasks of the mean of their cells before they are learned. Missing cells are passed over, so after the
+    the mean over tasks of the mean of their cells before they are learned. Missing cells do not count, so after the
     last row these are `last`, `transfer_by_column` and, where every cell is measured, `average_mtil`; where only
     learned tasks are measured, `average_cil`.
+
+    Parameters
+    ----------
+    matrix : AccuracyMatrix
+    row : int
+        The last row that counts, 0..T.
+
+    Returns
+    -------
+    dict of str to float
+        In percent; without those that have no cell yet.
     """
     cells = matrix.array()[: row + 1]
     rows = [[float(value) for value in stage if not math.isnan(value)] for stage in cells]
@@ -226,20 +263,28 @@ def so_far(matrix: AccuracyMatrix, row: int) -> dict[str, float]:
 
 
 def transfer_columns(matrix: AccuracyMatrix) -> list[float | None]:
-    """Return per task the mean over the stages before it; ``None`` for the first task and where a cell is missing."""
+    """Return for each task the mean over the stages before it; None for the first task and where a cell is missing."""
     return [None, *(_or_none(matrix, range(1, column + 1), column) for column in range(1, len(matrix.tasks)))]
 
 
 def average_columns(matrix: AccuracyMatrix) -> list[float | None]:
-    """Return per task the mean over all trained stages; ``None`` where a cell is missing."""
+    """Return for each task the mean over all trained stages; None where a cell is missing."""
     size = len(matrix.tasks)
     return [_or_none(matrix, range(1, size + 1), column) for column in range(size)]
 
 
 def last_columns(matrix: AccuracyMatrix) -> list[float | None]:
-    """Return per task the accuracy after the last task; ``None`` where it is missing."""
+    """Return for each task the accuracy after the last task; None where it is missing."""
     size = len(matrix.tasks)
     return [matrix.cell(size, column).accuracy for column in range(size)]
+
+
+COLUMNS: dict[str, Callable[[AccuracyMatrix], list[float | None]]] = {
+    "transfer_by_column": transfer_columns,
+    "average_mtil": average_columns,
+    "last": last_columns,
+}
+"""The scalars of `HEADLINES` -> what they are the mean of: a value in percent for each task."""
 
 
 def _or_none(matrix: AccuracyMatrix, rows: Iterable[int], column: int) -> float | None:
@@ -253,7 +298,18 @@ def _or_none(matrix: AccuracyMatrix, rows: Iterable[int], column: int) -> float 
 
 @dataclass(frozen=True)
 class Spread:
-    """A quantity over n seeds; ``sd`` (n - 1 in its denominator) and ``standard_error`` are ``None`` for one seed."""
+    """A quantity over several seeds.
+
+    Attributes
+    ----------
+    mean : float
+    sd : float or None
+        Sample standard deviation, with n - 1 in its denominator; None for one seed.
+    standard_error : float or None
+        Of the mean; None for one seed.
+    n : int
+        Number of seeds.
+    """
 
     mean: float
     sd: float | None
@@ -262,7 +318,18 @@ class Spread:
 
 
 def spread(values: Iterable[float]) -> Spread:
-    """Return mean, sample standard deviation, standard error and number of values, at least one."""
+    """Return mean, sample standard deviation, standard error and number of values.
+
+    Parameters
+    ----------
+    values : iterable of float
+        At least one.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
     numbers = [float(value) for value in values]
     if not numbers:
         raise ValueError("the spread of no values")
@@ -274,5 +341,5 @@ def spread(values: Iterable[float]) -> Spread:
 
 
 def standard_error(values: Iterable[float]) -> float | None:
-    """Return the standard error of the mean, ``None`` for a single value."""
+    """Return the standard error of the mean, or None for a single value."""
     return spread(values).standard_error

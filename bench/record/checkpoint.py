@@ -100,11 +100,6 @@ def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, values
 
 
-def write_durable(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash of the machine there is all of it, or what was there before."""
-    write_atomic(path, content, durable=True)
-
-
 class Checkpoints:
     """The checkpoint files of one run.
 

@@ -312,6 +312,3 @@ class SilentRecord(RecordWriter):
 
     def continued(self, device: torch.device, code: Mapping[str, Any]) -> None:
         """Do nothing."""
-
-
-Witness = SilentRecord
