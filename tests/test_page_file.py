@@ -18,6 +18,7 @@ from bench.compare import runs as results
 from bench.compare import tables as compare
 from bench.metrics.matrix import AccuracyMatrix
 
+ROOT = Path(__file__).parent.parent
 EVIL = "</script><script>window.hacked=1</script><!-- & é"
 
 
@@ -145,9 +146,55 @@ def test_our_own_markup_names_no_address():
 
 def test_every_file_of_the_page_is_used_and_packed():
     names = {file.name for file in page.FILES.iterdir()}
-    assert names == {*page.SCRIPTS, "page.html", "page.css"}
-    project = (Path(page.__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
-    assert '"bench" = ["html/*"]' in project
+    assert names == {*(f"{name}.js" for name in page.SCRIPTS), "page.html", "page.css", "types.d.ts"}
+    assert '"bench.compare" = ["html/*"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_modules_import_what_earlier_ones_export():
+    exported = {}
+    for name in page.SCRIPTS:
+        source = (page.FILES / f"{name}.js").read_text(encoding="utf-8")
+        for names, origin in page.IMPORT.findall(source):
+            assert origin in exported, f"{name}.js imports {origin}.js, which must come before it in SCRIPTS"
+            assert {one.strip() for one in names.split(",") if one.strip()} <= exported[origin], name
+        exported[name] = set(page.EXPORT.findall(source))
+
+
+def test_the_script_of_the_page_has_no_globals():
+    script = page.script()
+    assert script.startswith('(() => {\n"use strict";\nconst module_text = (() => {\n') and script.endswith("})();\n")
+    assert not re.search(r"^\s*(import|export)\b", script, re.MULTILINE)  # forms that script() does not know
+    for name in page.SCRIPTS:
+        assert script.count(f"const module_{name} = (() => {{") == 1
+        assert not re.search(r"^(var|let) ", (page.FILES / f"{name}.js").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def keys_of(interface):
+    """Keys of an interface in types.d.ts."""
+    types = (page.FILES / "types.d.ts").read_text(encoding="utf-8")
+    (body,) = re.findall(rf"^interface {interface}\b[^{{]*\{{\n(.*?)^\}}", types, re.MULTILINE | re.DOTALL)
+    return set(re.findall(r"^  (\w+)\??:", body, re.MULTILINE))
+
+
+def test_types_describe_the_data_of_the_page(tmp_path):
+    for rank in (2, 4):
+        mtil(tmp_path, fingerprint=f"{rank}", method__rank=rank)
+    found = data(tmp_path)
+    (field,) = found["fields"]
+    (tried,) = field["tried"]
+    assert keys_of("PageData") == set(found) and keys_of("Column") == set(found["columns"][0])
+    assert keys_of("Field") == set(field) and keys_of("PublishedRow") == set(field["published"]["rows"][0])
+    assert keys_of("Group") | keys_of("Style") == set(field["groups"][0])
+    assert keys_of("Tried") == set(tried) and keys_of("Ruler") == set(tried["rulers"]["method.rank"])
+    assert keys_of("Tops") == set(tried["tops"]["last"])
+
+
+def test_the_checks_of_the_scripts_are_pinned():
+    package = json.loads((ROOT / "package.json").read_text(encoding="utf-8"))
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in package["devDependencies"].values())
+    packages = json.loads((ROOT / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    for name, one in packages.items():
+        assert "resolved" not in one and ("integrity" in one or not name), name  # whichever registry a user has
 
 
 def test_where_every_run_comes_from(tmp_path):
@@ -174,7 +221,7 @@ def test_only_settings_that_differ_are_listed(tmp_path):
     (field,) = data(tmp_path)["fields"]
     assert field["settings"]["methods"] == ["keeplora", "lora"]
     assert field["settings"]["rows"] == [["method.own", ["–", "x"]], ["method.rank", ["2, 4", "8"]]]
-    assert [group["told"] for group in field["groups"]] == ["rank=2", "rank=4", ""]
+    assert [group["settings"] for group in field["groups"]] == ["rank=2", "rank=4", ""]
     assert dict(field["conditions"])["train.epochs"] == "5" and dict(field["conditions"])["weights"] == "w" * 64
     assert settings_of("keeplora", 0)["method.rank"] == 8
 
@@ -193,6 +240,36 @@ def test_numbers_that_are_none_are_left_open(tmp_path):
     mine, other = data(tmp_path)["fields"][0]["groups"]
     assert "last" not in mine["values"] and "learning" not in mine["values"] and "zero_shot" in mine["values"]
     assert other["mean"] is None
+
+
+def test_what_stands_out_is_in_the_page(tmp_path):
+    for rank, last in ((2, 50), (4, 70)):
+        path = make(tmp_path, fingerprint=f"f{rank}", last=last, method__rank=rank)
+        change(path, "summary.json", seconds={"total": 10.0 * rank}, peak_memory_mb=None)
+    make(tmp_path, "zero-shot", last=30)
+    found = data(tmp_path)
+    (field,) = found["fields"]
+    assert [group["short"] for group in field["groups"]] == ["keeplora rank=2", "keeplora rank=4", "zero-shot"]
+    assert found["headlines"] == ["last", "average_mtil", "transfer_by_column"] == list(field["winners"])
+    assert found["tradeoff"] == ["last", "transfer_by_column"]
+    assert field["winners"]["last"] == [1] and field["winners"]["transfer_by_column"] == [] and field["fastest"] == 0
+    assert field["baselines"] == [0, 1, 2] and list(field["contrasts"]) == ["0", "1", "2"]
+    one, own, other = field["contrasts"]["1"]
+    assert one == [[0.0, -10.0, -20.0], None, [0, -20.0], [0.5, None], 20.0] and own is None
+    assert other == [[0.0, -20.0, -40.0], None, [0, -40.0], [1.5, None], 40.0]
+    assert field["accuracies"] == [30, 80] and field["ranges"]["last"]["zero_shot"] == [30, 70]
+    first = field["groups"][0]
+    assert first["learned"] == [80, 50] and first["spans"] == [[50, 80], [30, 80], [30, 50]]
+    (tried,) = field["tried"]
+    assert tried["method"] == "keeplora" and tried["groups"] == [0, 1] and tried["widest"] == ["method.rank"]
+    assert tried["rulers"]["method.rank"] == {"values": ["2", "4"], "positions": [2, 4], "numeric": True, "log": False}
+    assert tried["tops"]["last"] == {"best": 1, "tenth": [1], "low": 50, "high": 70}
+
+
+def test_units_of_the_columns(tmp_path):
+    make(tmp_path)
+    units = {column["key"]: column["unit"] for column in data(tmp_path)["columns"]}
+    assert (units["last"], units["backward_transfer"], units["seconds"]) == ("%", "points", "")
 
 
 def test_published_numbers_stand_apart(tmp_path):

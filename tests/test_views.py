@@ -56,6 +56,29 @@ def test_values_are_in_the_units_of_the_table(tmp_path):
     assert line.phases == {"train": 60.5, "load": 30.0, "other": 10.0}
 
 
+def test_values_that_are_not_finite_are_left_out(tmp_path):
+    path = make(tmp_path)
+    change(path, "summary.json", metrics={"last": float("nan"), "learning": float("inf"), "zero_shot": 30.0})
+    (line,) = view(tmp_path).lines
+    assert set(line.values) == {"zero_shot", "seconds", "peak_memory_mb", "stored_bytes"}
+
+
+def test_the_mean_of_the_tasks_learned_so_far(tmp_path):
+    measure(make(tmp_path), ["a", "b", "c"], [[1, 2, 3], [None, 5, 6], [70, 90, 7], [60, None, 80]])
+    (line,) = view(tmp_path).lines
+    assert np.isnan(line.learned[0]) and line.learned[1:] == [80, 70]
+    (tmp_path / "pocket/pocket/keeplora/0123456789-s0/accuracy.csv").unlink()
+    assert view(tmp_path).lines[0].learned == []
+
+
+def test_the_baseline_is_that_of_the_statistics(tmp_path):
+    make(tmp_path, "keeplora")
+    assert view(tmp_path).baseline is None
+    make(tmp_path, "another")
+    found = view(tmp_path)
+    assert found.lines[found.baseline].group.method == "keeplora"
+
+
 def test_a_method_has_one_colour_everywhere(tmp_path):
     for epochs in (1, 5):
         for method in ("zero-shot", "keeplora", "lora"):
@@ -87,7 +110,7 @@ def test_labels_are_short_and_tell_groups_apart(tmp_path):
     assert len(set(labels)) == 2 and all("train.lr=0.000101170563" in label for label in labels)  # not four digits
     make(tmp_path, fingerprint="2", train__lr=0.5, method__x=1, method__y="[a,b]")
     (last,) = (line for line in view(tmp_path).lines if line.group.fingerprint == "2")
-    assert last.short == last.group.label and views.told(last.group) == "x=1 y=[a,b] lr=0.5"
+    assert last.short == last.group.label and views.short_settings(last.group) == "x=1 y=[a,b] lr=0.5"
 
 
 def test_of_many_groups_the_best_of_each_method_are_shown(tmp_path):

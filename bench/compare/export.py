@@ -40,13 +40,17 @@ def write(
 
     Parameters
     ----------
-    left_out
-        As of `bench.compare.runs.Comparison`, for the page.
+    sections : sequence of Section
+        See `bench.compare.tables.sections`.
+    options : mapping of str to str
+        Words of the command line; those that are none of `FORMATS` are passed over.
+    left_out : sequence of (Path, str)
+        See `bench.compare.runs.Comparison`; for the page.
 
     Returns
     -------
     list of str
-        A line about each.
+        A line about each file.
 
     Raises
     ------
@@ -85,7 +89,14 @@ def write(
 def csv_text(sections: Sequence[Section]) -> str:
     """Return one line for every group and metric, and for every published number, below `CSV_COLUMNS`.
 
-    Numbers have all their digits, metrics and costs the names and units of summary.json.
+    Parameters
+    ----------
+    sections : sequence of Section
+
+    Returns
+    -------
+    str
+        CSV. Numbers have all their digits, metrics and costs the names and units of summary.json.
     """
     stream = io.StringIO()
     writer = csv.DictWriter(stream, CSV_COLUMNS, restval="", lineterminator="\n")
@@ -96,7 +107,7 @@ def csv_text(sections: Sequence[Section]) -> str:
     return stream.getvalue()
 
 
-def _place(section: Section) -> dict[str, Any]:
+def _shared(section: Section) -> dict[str, Any]:
     """Return what all lines of a section have in common."""
     apart = "; ".join(f"{name} {value}" for name, value in section.field.apart.items())
     return {"stream": section.field.stream, "model": section.field.model, "apart": apart}
@@ -105,8 +116,8 @@ def _place(section: Section) -> dict[str, Any]:
 def _measured(section: Section) -> Iterator[dict[str, Any]]:
     differences: dict[tuple[str, str], Difference] = {}
     if section.against:
-        for group, found in section.against.rows:
-            differences |= {(group.label, one.scalar): one for one in found}
+        for group, its_own in section.against.rows:
+            differences |= {(group.label, one.scalar): one for one in its_own}
     for group in section.field.groups:
         names = {"method": group.method, "label": group.label, "fingerprint": group.fingerprint}
         for metric in COLUMNS:
@@ -114,7 +125,7 @@ def _measured(section: Section) -> Iterator[dict[str, Any]]:
             if not values:
                 continue
             over = spread(values)
-            line: dict[str, Any] = {**_place(section), "source": "measured", **names, "metric": metric}
+            line: dict[str, Any] = {**_shared(section), "source": "measured", **names, "metric": metric}
             line |= {"n": over.n, "mean": over.mean, "standard_error": over.standard_error}
             if (one := differences.get((group.label, metric))) and section.against:
                 line |= {"baseline": section.against.baseline.label, "difference": one.mean, "low": one.low}
@@ -126,7 +137,7 @@ def _published(section: Section) -> Iterator[dict[str, Any]]:
     for row in section.published.rows if section.published else ():
         for metric in SHOWN:
             if (value := row.value(metric)) is not None:
-                line = {**_place(section), "source": "published", "method": row.method, "label": row.method}
+                line = {**_shared(section), "source": "published", "method": row.method, "label": row.method}
                 yield line | {"metric": metric, "mean": value, "reference": row.source}
 
 
@@ -134,22 +145,42 @@ def _published(section: Section) -> Iterator[dict[str, Any]]:
 
 
 def escape(text: str) -> str:
-    """Write text so that LaTeX prints it as it is."""
+    """Write text so that LaTeX prints it as it is.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+        LaTeX.
+    """
     return "".join(SPECIAL.get(character, character) for character in text)
 
 
 def latex(sections: Sequence[Section]) -> str:
-    r"""Return a ``table`` with a ``booktabs`` tabular for every section."""
+    r"""Return a ``table`` with a ``booktabs`` tabular for every section.
+
+    Parameters
+    ----------
+    sections : sequence of Section
+
+    Returns
+    -------
+    str
+        LaTeX.
+    """
     return "\n\n".join(["% needs \\usepackage{booktabs}", *map(_tabular, sections)]) + "\n"
 
 
 def _tabular(section: Section) -> str:
     """Lay out one section: means with standard errors, the best in bold; published rows below a rule of their own."""
-    place, winners = section.field, best(section.field)
+    winners = best(section.field)
     lines = [r"\begin{table}", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}"]
     lines += [rf"\begin{{tabular}}{{l{'r' * (1 + len(COLUMNS))}}}", r"\toprule"]
     lines += [_row(["Method", "$n$", *(escape(TITLES[name]) for name in COLUMNS)]), r"\midrule"]
-    for group in place.groups:
+    for group in section.field.groups:
         cells = []
         for name in COLUMNS:
             written = cell(group, name, r" $\pm$ ").replace("-", "$-$" if group.values(name) else "--")
@@ -167,9 +198,8 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _caption(section: Section) -> str:
-    """Say what is shown, what n and ± are, and whence published numbers come."""
-    place = section.field
-    title = f"{place.title[0].upper()}{place.title[1:]}."
+    """Say what is shown, what n and ± are, and where published numbers come from."""
+    title = f"{section.field.title[0].upper()}{section.field.title[1:]}."
     parts = [title, "Mean ± standard error over n seeds, in percent; the best measured mean of a column is bold."]
     if section.published:
         parts += ["Published:", *(f"{line.rstrip('.')}." for line in provenance(section.published))]

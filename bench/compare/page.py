@@ -1,11 +1,13 @@
 """A comparison as one HTML file that needs nothing else: `python -m bench compare RUNS html=FILE`.
 
-This module lays out what is drawn as plain data; bench/html/ has the page that draws it, with plotly.js.
+This module lays out what is drawn as plain data, and puts the file together from the markup, the style and the scripts
+in bench/compare/html/ and from plotly.js. The scripts draw; what has to be computed is computed here.
 """
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import math
@@ -14,20 +16,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.compare import extremes
+from bench.compare.extremes import RATIOS
 from bench.compare.runs import ABSENT, COSTS, SHOWN, TITLES, Group, Record, text
 from bench.compare.significance import COMPARED, TOGETHER
 from bench.compare.tables import COLUMNS, DIGITS, Section
-from bench.compare.views import DIVERGING, MOST, SEQUENTIAL, Line, View, told, views
-from bench.metrics.scalars import FORMULAS
+from bench.compare.views import DIVERGING, MOST, SEQUENTIAL, TRADEOFF, Line, View, short_settings, views
+from bench.metrics.scalars import FORMULAS, HEADLINES
 
 FILES = Path(__file__).parent / "html"
 """Markup, style and script of the page."""
 
-SCRIPTS = ("elements.js", "plots.js", "answers.js", "pictures.js", "sweeps.js", "page.js")
-"""Parts of the page's script, in the order in which they are put together."""
+SCRIPTS = (
+    "text", "elements", "marks", "plots", "labels", "sheet", "answers", "results", "tradeoff", "matrices", "curves",
+    "costs", "axes", "crossed", "parallel", "sweeps", "provenance", "page",
+)  # fmt: skip
+"""ES modules of the page, each after those that it imports."""
+
+IMPORT = re.compile(r'^import \{([\w\s,]+)\} from "\./(\w+)\.js";$', re.MULTILINE)
+EXPORT = re.compile(r"^export (?=(?:function|class|const) (\w+))", re.MULTILINE)
+"""The forms of import and export that `script` can put together; a test refuses all others."""
 
 STOPS = 33
 """Colours that stand for a continuous scale."""
+
+DIFFERENCES = ("backward_transfer",)
+"""Scalars that are differences of percentages."""
 
 PRIVATE = ("started", "host", "continued", "packages")
 """Parts of environment.json that are no line of their own; the host's name is nobody else's business."""
@@ -44,14 +58,19 @@ def page(sections: Sequence[Section], left_out: Sequence[tuple[Path, str]] = ())
 
     Parameters
     ----------
-    sections
-        As of `bench.compare.tables.sections`.
-    left_out
-        As of `bench.compare.runs.Comparison`.
+    sections : sequence of Section
+        See `bench.compare.tables.sections`.
+    left_out : sequence of (Path, str)
+        See `bench.compare.runs.Comparison`.
+
+    Returns
+    -------
+    str
+        HTML, about five megabytes, most of them plotly.js.
     """
     from plotly.offline import get_plotlyjs  # four megabytes
 
-    scripts = {"plotly": get_plotlyjs(), "script": "\n".join(_file(name) for name in SCRIPTS)}
+    scripts = {"plotly": get_plotlyjs(), "script": script()}
     hashes = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in scripts.values()]
     parts = {
         "policy": " ".join(f"'sha256-{one}'" for one in hashes),
@@ -66,34 +85,77 @@ def _file(name: str) -> str:
     return (FILES / name).read_text(encoding="utf-8")
 
 
+def script() -> str:
+    """Return the modules of the page as one script.
+
+    A browser loads no module from a file, and the page is one file. So each module becomes a function that returns what
+    the module exports: modules share nothing else, and nothing is global.
+
+    Returns
+    -------
+    str
+        JavaScript without imports and exports.
+    """
+    parts = []
+    for name in SCRIPTS:
+        source = IMPORT.sub(r"const {\1} = module_\2;", _file(f"{name}.js"))
+        exported = ", ".join(EXPORT.findall(source))
+        parts.append(f"const module_{name} = (() => {{\n{EXPORT.sub('', source)}return {{ {exported} }};\n}})();\n")
+    return "(() => {\n" + '"use strict";\n' + "".join(parts) + "})();\n"
+
+
 def embedded(value: Any) -> str:
-    """Write a value as JSON that can stand inside a script element: no ``<`` ends it or opens a comment there."""
+    """Write a value as JSON that can stand inside a script element: no ``<`` ends it or opens a comment there.
+
+    Parameters
+    ----------
+    value : object
+        Plain values without NaN and infinity.
+
+    Returns
+    -------
+    str
+    """
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def data(sections: Sequence[Section], left_out: Sequence[tuple[Path, str]] = ()) -> dict[str, Any]:
-    """Return all that the page shows, as plain values for JSON: means and errors, not single runs.
+    """Return all that the page shows: means and errors, not single runs.
 
-    Numbers have as many decimals as can be seen.
+    Parameters
+    ----------
+    sections : sequence of Section
+        See `bench.compare.tables.sections`.
+    left_out : sequence of (Path, str)
+        See `bench.compare.runs.Comparison`.
+
+    Returns
+    -------
+    dict
+        Plain values for JSON, with the keys of ``PageData`` in bench/compare/html/types.d.ts. Numbers have as many
+        decimals as can be seen.
     """
     return {
-        "columns": [
-            {
-                "key": name,
-                "title": TITLES[name],
-                "digits": DIGITS.get(name, 2),
-                "cost": name in COSTS,
-                "formula": f"{name} = {FORMULAS[name]}" if name in SHOWN else "",
-            }
-            for name in COLUMNS
-        ],
+        "columns": [_column(name) for name in COLUMNS],
+        "headlines": list(reversed(HEADLINES.values())),
+        "tradeoff": TRADEOFF,
         "compared": COMPARED,
         "together": TOGETHER,
         "most": MOST,
-        "absent": ABSENT,
         "scales": {"sequential": _scale(SEQUENTIAL), "diverging": _scale(DIVERGING)},
         "fields": [_field(view) for view in views(sections)],
         "left_out": [[str(path), reason] for path, reason in left_out],
+    }
+
+
+def _column(name: str) -> dict[str, Any]:
+    return {
+        "key": name,
+        "title": TITLES[name],
+        "digits": DIGITS.get(name, 2),
+        "cost": name in COSTS,
+        "unit": "" if name in COSTS else "points" if name in DIFFERENCES else "%",
+        "formula": f"{name} = {FORMULAS[name]}" if name in SHOWN else "",
     }
 
 
@@ -102,25 +164,26 @@ def _scale(name: str) -> list[list[Any]]:
     from matplotlib.colors import to_hex
 
     colors = colormaps[name]
-    return [[place / (STOPS - 1), to_hex(colors(place / (STOPS - 1)))] for place in range(STOPS)]
+    return [[stop / (STOPS - 1), to_hex(colors(stop / (STOPS - 1)))] for stop in range(STOPS)]
 
 
 def _field(view: View) -> dict[str, Any]:
-    place = view.section.field
+    field = view.section.field
     environments: dict[str, dict[str, Any]] = {}
     return {
-        "title": place.title,
-        "conditions": [[name, _condition(value)] for name, value in place.conditions.items()],
+        "title": field.title,
+        "conditions": [[name, _condition(value)] for name, value in field.conditions.items()],
         "notes": view.notes,
         "tasks": view.tasks,
         "states": view.states,
         "groups": [_line(line) for line in view.lines],
         "shown": view.shown,
         "best": view.best,
+        **_extremes(view),
         "against": _against(view),
         "published": _published(view),
-        "settings": _settings(place.groups),
-        "runs": [_run(run, group, environments) for group in place.groups for run in group.runs.values()],
+        "settings": _settings(field.groups),
+        "runs": [_run(run, group, environments) for group in field.groups for run in group.runs.values()],
         "environments": [environment["lines"] for environment in environments.values()],
     }
 
@@ -136,16 +199,59 @@ def _line(line: Line) -> dict[str, Any]:
         "variant": line.variant,
         "n": len(group.runs),
         "apart": group.apart,
-        "told": told(group),
+        "settings": short_settings(group),
         "values": {
             name: [_rounded(over.mean, 4), _rounded(over.standard_error, 4), over.n]
             for name, over in line.values.items()
-            if _rounded(over.mean, 4) is not None
         },
         "mean": _cells(line.mean),
         "error": _cells(line.error),
+        "learned": [_rounded(value, 2) for value in line.learned],
+        "spans": [_range(span) for span in extremes.spans(line)],
         "phases": {name: _rounded(seconds, 3) for name, seconds in line.phases.items()},
     }
+
+
+def _extremes(view: View) -> dict[str, Any]:
+    """Return what stands out in a view; contrasts by their baseline, then by line."""
+    baselines = extremes.baselines(view)
+    return {
+        "winners": extremes.winners(view),
+        "fastest": extremes.fastest(view),
+        "baselines": baselines,
+        "contrasts": {base: [_contrast(line, view.lines[base]) for line in view.lines] for base in baselines},
+        "accuracies": _range(extremes.accuracies(view)),
+        "ranges": {a: {b: _range(one) for b, one in others.items()} for a, others in extremes.ranges(view).items()},
+        "tried": [_tried(one) for one in extremes.tried(view)],
+    }
+
+
+def _contrast(line: Line, base: Line) -> list[Any] | None:
+    """Return a contrast as a list, which is short: there may be thousands."""
+    if line is base:
+        return None
+    this = extremes.contrast(line, base)
+    gain, loss = ([task[0], _rounded(task[1], 2)] if task else None for task in (this.gain, this.loss))
+    differences = [_rounded(this.differences.get(name), 4) for name in COMPARED]
+    ratios = [_rounded(this.ratios.get(name), 4) for name in RATIOS]
+    return [differences, gain, loss, ratios, _rounded(this.reach, 2)]
+
+
+def _tried(method: extremes.Tried) -> dict[str, Any]:
+    return {
+        "method": method.method,
+        "groups": method.lines,
+        "rulers": {key: dataclasses.asdict(ruler) for key, ruler in method.rulers.items()},
+        "widest": method.widest,
+        "tops": {
+            name: {"best": top.best, "tenth": top.tenth, "low": _rounded(top.low, 4), "high": _rounded(top.high, 4)}
+            for name, top in method.tops.items()
+        },
+    }
+
+
+def _range(span: extremes.Range | None) -> list[float | None] | None:
+    return None if span is None else [_rounded(value, 4) for value in span]
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
@@ -159,8 +265,8 @@ def _cells(matrix: Any) -> list[list[float | None]] | None:
 
 
 def _against(view: View) -> dict[str, Any] | None:
-    found = view.section.against
-    if found is None:
+    against = view.section.against
+    if against is None:
         return None
     at = {line.group.label: number for number, line in enumerate(view.lines)}
     rows = {
@@ -168,14 +274,14 @@ def _against(view: View) -> dict[str, Any] | None:
             one.scalar: [_rounded(one.mean, 4), _rounded(one.low, 4), _rounded(one.high, 4), one.over]
             for one in differences
         }
-        for group, differences in found.rows
+        for group, differences in against.rows
     }
-    return {"baseline": at[found.baseline.label], "level": found.level, "rows": rows}
+    return {"baseline": view.baseline, "level": against.level, "rows": rows}
 
 
 def _published(view: View) -> dict[str, Any] | None:
-    found = view.section.published
-    if found is None:
+    table = view.section.published
+    if table is None:
         return None
     rows = [
         {
@@ -184,9 +290,9 @@ def _published(view: View) -> dict[str, Any] | None:
             "remarks": row.remarks,
             "values": {name: row.value(name) for name in SHOWN if row.value(name) is not None},
         }
-        for row in found.rows
+        for row in table.rows
     ]
-    return {"rows": rows, "notes": list(found.notes)}
+    return {"rows": rows, "notes": list(table.notes)}
 
 
 def _condition(value: Any) -> str:
@@ -205,8 +311,8 @@ def _settings(groups: Sequence[Group]) -> dict[str, Any]:
             method: list(dict.fromkeys(g.settings.get(key, ABSENT) for g in groups if g.method == method))
             for method in methods
         }
-        if len({value for found in values.values() for value in found}) > 1:
-            rows.append([key, ["–" if found == [ABSENT] else ", ".join(found) for found in values.values()]])
+        if len({value for few in values.values() for value in few}) > 1:
+            rows.append([key, ["–" if few == [ABSENT] else ", ".join(few) for few in values.values()]])
     return {"methods": methods, "rows": rows}
 
 

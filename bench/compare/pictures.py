@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.compare.extremes import contrast
 from bench.compare.runs import TITLES
 from bench.compare.tables import Section
-from bench.compare.views import DIVERGING, SEQUENTIAL, Line, View, views
+from bench.compare.views import DIVERGING, SEQUENTIAL, TRADEOFF, Line, View, views
 from bench.core.files import write_atomic
 
 if TYPE_CHECKING:
@@ -51,18 +52,26 @@ METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": None}, "
 SMALLEST = 3.2
 """Points of the smallest numbers in cells; smaller ones are left out."""
 
+SMALLEST_SCALE = 0.1
+"""Percentage points at the ends of the shortest scale of differences."""
+
 Draw = Callable[[View], "Figure | None"]
 
 
 def write(sections: Sequence[Section], folder: Path) -> list[Path]:
-    """Write all pictures of all fields, and return where they are.
+    """Write all pictures of all fields.
 
     Parameters
     ----------
-    sections
-        As of `bench.compare.tables.sections`.
-    folder
-        Made if it is not there.
+    sections : sequence of Section
+        See `bench.compare.tables.sections`.
+    folder : Path
+        It is made if it is not there.
+
+    Returns
+    -------
+    list of Path
+        The files.
 
     Raises
     ------
@@ -73,11 +82,11 @@ def write(sections: Sequence[Section], folder: Path) -> list[Path]:
     return [path for name, view in _named(views(sections)) for path in _write(view, folder, name)]
 
 
-def _named(found: Sequence[View]) -> Iterator[tuple[str, View]]:
+def _named(drawn: Sequence[View]) -> Iterator[tuple[str, View]]:
     """Name fields by stream and model, and by a number where that does not tell them apart."""
-    stems = [re.sub(r"[^\w.-]+", "-", f"{view.section.field.stream}-{view.section.field.model}") for view in found]
-    for place, (stem, view) in enumerate(zip(stems, found, strict=True)):
-        yield (f"{stem}-{stems[: place + 1].count(stem)}" if stems.count(stem) > 1 else stem), view
+    stems = [re.sub(r"[^\w.-]+", "-", f"{view.section.field.stream}-{view.section.field.model}") for view in drawn]
+    for number, (stem, view) in enumerate(zip(stems, drawn, strict=True), start=1):
+        yield (f"{stem}-{stems[:number].count(stem)}" if stems.count(stem) > 1 else stem), view
 
 
 def _write(view: View, folder: Path, stem: str) -> Iterator[Path]:
@@ -103,7 +112,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _shown(view: View) -> list[Line]:
-    return [view.lines[place] for place in view.shown]
+    return [view.lines[index] for index in view.shown]
 
 
 def _look(line: Line) -> dict[str, Any]:
@@ -117,8 +126,20 @@ def _dashes(line: Line) -> Any:
 # ---------------------------------------------------------------------------------------------------- pictures
 
 
-def scatter(view: View, x: str = "last", y: str = "transfer_by_column") -> Figure | None:
-    """Transfer against Last with standard errors, published numbers as hollow diamonds."""
+def scatter(view: View, x: str = TRADEOFF[0], y: str = TRADEOFF[1]) -> Figure | None:
+    """Draw one scalar against another with standard errors, published numbers as hollow diamonds.
+
+    Parameters
+    ----------
+    view : View
+    x, y : str
+        Scalars, by default Last and Transfer.
+
+    Returns
+    -------
+    Figure or None
+        ``None`` where no line has both.
+    """
     lines = [line for line in _shown(view) if x in line.values and y in line.values]
     if not lines:
         return None
@@ -143,32 +164,62 @@ def scatter(view: View, x: str = "last", y: str = "transfer_by_column") -> Figur
 
 
 def matrices(view: View) -> Figure | None:
-    """The accuracy matrix of every group, on one colour scale."""
-    found = [(line, line.mean) for line in _shown(view) if line.mean is not None]
-    if not found:
+    """Draw the accuracy matrix of every group, on one colour scale.
+
+    Parameters
+    ----------
+    view : View
+
+    Returns
+    -------
+    Figure or None
+        ``None`` where there is no matrix.
+    """
+    drawn = [(line, line.mean) for line in _shown(view) if line.mean is not None]
+    if not drawn:
         return None
-    low, high = (reach(np.stack([mean for _, mean in found])) for reach in (np.nanmin, np.nanmax))
-    return _maps(view, found, low, high, SEQUENTIAL, "{:.1f}", "accuracy (%)")
+    low, high = (reach(np.stack([mean for _, mean in drawn])) for reach in (np.nanmin, np.nanmax))
+    return _maps(view, drawn, low, high, SEQUENTIAL, "{:.1f}", "accuracy (%)")
 
 
 def difference(view: View) -> Figure | None:
-    """Accuracy matrices minus that of the baseline, on one scale that is symmetric about zero."""
-    if view.section.against is None:
+    """Draw accuracy matrices minus that of the baseline, on one scale that is symmetric about zero.
+
+    Parameters
+    ----------
+    view : View
+
+    Returns
+    -------
+    Figure or None
+        ``None`` where there is no baseline, or nothing to subtract it from.
+    """
+    if view.baseline is None:
         return None
-    (base,) = (line for line in view.lines if line.group is view.section.against.baseline)
-    found = [
+    base = view.lines[view.baseline]
+    drawn = [
         (line, line.mean - base.mean)
         for line in _shown(view)
         if line is not base and line.mean is not None and base.mean is not None
     ]
-    if not found:
+    if not drawn:
         return None
-    most = max(float(np.nanmax(np.abs(np.stack([change for _, change in found])))), 0.1)
-    return _maps(view, found, -most, most, DIVERGING, "{:+.1f}", f"difference to {base.short} (points)")
+    most = max(SMALLEST_SCALE, *(contrast(line, base).reach or 0.0 for line, _ in drawn))
+    return _maps(view, drawn, -most, most, DIVERGING, "{:+.1f}", f"difference to {base.short} (points)")
 
 
 def curves(view: View) -> Figure | None:
-    """Accuracy on the tasks learned so far, and on every task, over the stages; dotted where a task is learned."""
+    """Draw accuracy on the tasks learned so far, and on every task, over the stages; dotted where a task is learned.
+
+    Parameters
+    ----------
+    view : View
+
+    Returns
+    -------
+    Figure or None
+        ``None`` where there is no matrix.
+    """
     lines = [(line, line.mean) for line in _shown(view) if line.mean is not None]
     if not lines:
         return None
@@ -179,7 +230,7 @@ def curves(view: View) -> Figure | None:
     stages = np.arange(size + 1)
     for line, mean in lines:
         style = {**_look(line), "linestyle": _dashes(line), "markersize": 2.5, "linewidth": 1}
-        grid[0].plot(stages[1:], [_known_mean(mean[row, :row]) for row in stages[1:]], **style)
+        grid[0].plot(stages[1:], line.learned, **style)
         for column in range(size):
             error = None if line.error is None else np.nan_to_num(line.error[:, column])
             grid[column + 1].errorbar(stages, mean[:, column], yerr=error, elinewidth=0.7, **style)
@@ -187,13 +238,13 @@ def curves(view: View) -> Figure | None:
         grid[column + 1].axvline(column + 1, color="#888888", linestyle=":", linewidth=0.8)
         grid[column + 1].set_title(task)
     grid[0].set_title("mean of tasks learned")
-    spans = [place.get_ylim() for place in grid[: size + 1]]
-    longest = max(high - low for low, high in spans)
-    for place, (low, high) in zip(grid, spans, strict=False):
-        place.set_ylim((low + high - longest) / 2, (low + high + longest) / 2)  # the same slope is the same change
-        place.grid(axis="y", alpha=0.3)
-    for place in grid[size + 1 :]:
-        place.set_visible(False)
+    limits = [axes.get_ylim() for axes in grid[: size + 1]]
+    longest = max(high - low for low, high in limits)
+    for axes, (low, high) in zip(grid, limits, strict=False):
+        axes.set_ylim((low + high - longest) / 2, (low + high + longest) / 2)  # the same slope is the same change
+        axes.grid(axis="y", alpha=0.3)
+    for axes in grid[size + 1 :]:
+        axes.set_visible(False)
     figure.supxlabel("stage (tasks learned)", fontsize=8)
     figure.supylabel("accuracy (%)", fontsize=8)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
@@ -201,7 +252,17 @@ def curves(view: View) -> Figure | None:
 
 
 def costs(view: View) -> Figure | None:
-    """Seconds by phase, largest memory and what is stored."""
+    """Draw seconds by phase, largest memory and what is stored.
+
+    Parameters
+    ----------
+    view : View
+
+    Returns
+    -------
+    Figure or None
+        ``None`` where no run recorded any of them.
+    """
     from matplotlib.patches import Patch
 
     lines = _shown(view)[::-1]
@@ -214,9 +275,9 @@ def costs(view: View) -> Figure | None:
     at = np.arange(len(lines))
     colors = [line.color for line in lines]
     start, entries = np.zeros(len(lines)), []
-    for place, phase in enumerate(phases):
+    for number, phase in enumerate(phases):
         seconds = np.array([line.phases.get(phase, 0.0) for line in lines])
-        strength = 1 - 0.75 * place / max(len(phases) - 1, 1)
+        strength = 1 - 0.75 * number / max(len(phases) - 1, 1)
         left.barh(at, seconds, left=start, color=[(color, strength) for color in colors], edgecolor="white")
         entries.append(Patch(color=("#444444", strength), label=phase))
         start += seconds
@@ -244,22 +305,17 @@ DRAWN: dict[str, Draw] = {
 # ------------------------------------------------------------------------------------------------------- parts
 
 
-def _known_mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else math.nan
-
-
 def _maps(
-    view: View, found: Sequence[tuple[Line, np.ndarray]], low: float, high: float, scale: str, form: str, title: str
+    view: View, drawn: Sequence[tuple[Line, np.ndarray]], low: float, high: float, scale: str, form: str, title: str
 ) -> Figure:
     """Draw matrices side by side with numbers in their cells and one colour bar."""
-    size, across = len(view.tasks), min(3, len(found))
-    down = math.ceil(len(found) / across)
+    size, across = len(view.tasks), min(3, len(drawn))
+    down = math.ceil(len(drawn) / across)
     side = PAGE / 3 - 0.6  # inches that are left for the cells of one of three
     figure = _figure(COLUMN if across == 1 else PAGE, down * (max(side * (size + 1) / size * 0.85, 1.2) + 0.75))
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten().tolist()
     points = min(7.0, side * 72 / size / (0.6 * max(len(form.format(value)) for value in (low, high))))
-    for (line, cells), axes in zip(found, grid, strict=False):
+    for (line, cells), axes in zip(drawn, grid, strict=False):
         image = axes.imshow(cells, cmap=scale, vmin=low, vmax=high, aspect="auto")
         if points >= SMALLEST:
             _numbers(axes, image, cells, form, points)
@@ -268,7 +324,7 @@ def _maps(
         axes.tick_params(length=0, labelsize=6.5)
         axes.set_xticks(range(size), view.tasks, rotation=90)
         axes.set_yticks(range(size + 1), view.states)
-    for axes in grid[len(found) :]:
+    for axes in grid[len(drawn) :]:
         axes.set_visible(False)
     figure.colorbar(image, ax=grid, label=title, aspect=30, pad=0.01)
     return figure

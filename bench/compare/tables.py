@@ -16,7 +16,7 @@ COLUMNS = (*SHOWN, *COSTS)
 """Columns of a table after the method and its number of seeds."""
 
 DIGITS = {"seconds": 1, "peak_memory_mb": 0}
-"""Decimals of a column; 2 where nothing is said."""
+"""Decimals of a column; 2 for all others."""
 
 SCALE = {"stored_bytes": 1e-6}
 """What a recorded number is multiplied by to be in the unit of its column."""
@@ -31,10 +31,11 @@ class Section:
 
     Attributes
     ----------
+    field : Field
     against : Against or None
-        Differences to the baseline.
+        Differences to the baseline; ``None`` where there is no baseline or nothing else.
     published : Published or None
-        What papers say.
+        What papers say; ``None`` where that may not stand beside these runs.
     """
 
     field: Field
@@ -47,8 +48,14 @@ def sections(comparison: Comparison, options: Mapping[str, str] | None = None) -
 
     Parameters
     ----------
-    options
-        ``baseline``: as for `bench.compare.significance.against`. ``published``: ``on``, the default, or ``off``.
+    comparison : Comparison
+    options : mapping of str to str, optional
+        ``baseline``: see `bench.compare.significance.against`. ``published``: ``on``, the default, or ``off``.
+
+    Returns
+    -------
+    list of Section
+        One a field, in the same order.
 
     Raises
     ------
@@ -63,29 +70,35 @@ def sections(comparison: Comparison, options: Mapping[str, str] | None = None) -
         significance.check_baseline(comparison.fields, baseline)
     return [
         Section(
-            place,
-            significance.against(place, baseline),
-            published.beside(place.stream, place.model, place.conditions) if quoted == "on" else None,
+            field,
+            significance.against(field, baseline),
+            published.beside(field.stream, field.model, field.conditions) if quoted == "on" else None,
         )
-        for place in comparison.fields
+        for field in comparison.fields
     ]
 
 
 # --------------------------------------------------------------------------------------------------- text
 
 
-def text(comparison: Comparison, found: Sequence[Section], bold: bool = False) -> str:
+def text(comparison: Comparison, laid_out: Sequence[Section], bold: bool = False) -> str:
     """Return a comparison as text: a table for every section, the formulas, and what was left out.
 
     Parameters
     ----------
-    found
-        As of `sections`.
-    bold
-        Print the best mean of every accuracy in bold, by an ANSI escape sequence.
+    comparison : Comparison
+    laid_out : sequence of Section
+        See `sections`.
+    bold : bool
+        Whether the best mean of every accuracy is printed in bold, by an ANSI escape sequence.
+
+    Returns
+    -------
+    str
+        Blocks with an empty line between them.
     """
-    blocks = [_block(section, bold) for section in found]
-    if found:
+    blocks = [_block(section, bold) for section in laid_out]
+    if laid_out:
         formulas = [f"  {TITLES[name]} = {name} = {FORMULAS[name]}" for name in SHOWN]
         blocks.append(
             "mean ± standard error over n seeds; a[i,j] = percent correct on test set j after task i, "
@@ -96,20 +109,44 @@ def text(comparison: Comparison, found: Sequence[Section], bold: bool = False) -
     return "\n\n".join(blocks)
 
 
-def best(place: Field) -> dict[str, list[Group]]:
-    """Return per accuracy the groups with the highest mean as it is printed; none where all have the same."""
-    found = {}
+def best(field: Field) -> dict[str, list[Group]]:
+    """Return which groups have the highest mean of an accuracy.
+
+    Parameters
+    ----------
+    field : Field
+
+    Returns
+    -------
+    dict of str to list of Group
+        Scalar -> the groups with the highest mean as it is printed; none where all have the same.
+    """
+    winners = {}
     for name in SHOWN:
-        values = {group.label: group.values(name).values() for group in place.groups}
+        values = {group.label: group.values(name).values() for group in field.groups}
         means = {label: float(f"{spread(known).mean:.2f}") for label, known in values.items() if known}
         top = max(means.values(), default=0.0)
-        winners = [group for group in place.groups if means.get(group.label) == top]
-        found[name] = winners if len(winners) < len(means) else []
-    return found
+        highest = [group for group in field.groups if means.get(group.label) == top]
+        winners[name] = highest if len(highest) < len(means) else []
+    return winners
 
 
 def cell(group: Group, name: str, plus_minus: str = " ± ") -> str:
-    """Write mean and standard error over the seeds of a group; where some lack the value, how many have it."""
+    """Write mean and standard error over the seeds of a group; where some lack the value, how many have it.
+
+    Parameters
+    ----------
+    group : Group
+    name : str
+        One of `COLUMNS`.
+    plus_minus : str
+        What stands between the two.
+
+    Returns
+    -------
+    str
+        ``-`` where no seed has the value.
+    """
     known = [value * SCALE.get(name, 1) for value in group.values(name).values()]
     if not known:
         return "-"
@@ -122,11 +159,11 @@ def cell(group: Group, name: str, plus_minus: str = " ± ") -> str:
 
 def _block(section: Section, bold: bool) -> str:
     """Lay out one section: title, table, what its labels leave unsaid, differences, published numbers, notes."""
-    place = section.field
-    winners = best(place)
+    field = section.field
+    winners = best(field)
     rows = [["Method", "n", *(TITLES[name] for name in COLUMNS)]]
     strong = set()
-    for number, group in enumerate(place.groups, start=1):
+    for number, group in enumerate(field.groups, start=1):
         rows.append([group.label, str(len(group.runs)), *(cell(group, name) for name in COLUMNS)])
         strong |= {(number, column) for column, name in enumerate(COLUMNS, start=2) if group in winners.get(name, [])}
     theirs = quoted(section.published)
@@ -134,13 +171,13 @@ def _block(section: Section, bold: bool) -> str:
     lines = _aligned(rows, strong if bold else ())
     if theirs:
         lines.insert(len(lines) - len(theirs), "published, not measured here:")
-    if place.apart:
-        lines.insert(0, f"not comparable with other tables of this stream and model: other {', '.join(place.apart)}")
-    lines.insert(0, place.title)
-    for group in place.groups:
+    if field.apart:
+        lines.insert(0, f"not comparable with other tables of this stream and model: other {', '.join(field.apart)}")
+    lines.insert(0, field.title)
+    for group in field.groups:
         if group.label != group.method and group.fingerprint in group.label:
-            lines.append(f"  {group.label}: {_told(group)}")
-    lines += [f"  note: {note}" for note in place.notes]
+            lines.append(f"  {group.label}: {_settings(group)}")
+    lines += [f"  note: {note}" for note in field.notes]
     if section.published:
         lines += [f"  {line}" for line in provenance(section.published)]
     if section.against:
@@ -148,15 +185,25 @@ def _block(section: Section, bold: bool) -> str:
     return "\n".join(lines)
 
 
-def _told(group: Group, shown: int = 4) -> str:
-    """Say, in short, which settings tell a group from others of its method."""
+def _settings(group: Group, shown: int = 4) -> str:
+    """Return, in short, the settings that tell a group from others of its method."""
     parts = [f"{key}={value}" for key, value in group.apart.items()]
     more = f", and {len(parts) - shown} more (see bench diff)" if len(parts) > shown else ""
     return ", ".join(parts[:shown]) + more or "the same settings, recorded by another version"
 
 
 def quoted(table: Published | None) -> list[list[str]]:
-    """Return the rows of a published table as cells, every method with the number of its source in `provenance`."""
+    """Return the rows of a published table as cells.
+
+    Parameters
+    ----------
+    table : Published or None
+
+    Returns
+    -------
+    list of list of str
+        The method with the number of its source in `provenance`, ``-`` for the seeds, and `COLUMNS`.
+    """
     if table is None:
         return []
     numbers = _numbered(table)
@@ -169,13 +216,23 @@ def quoted(table: Published | None) -> list[list[str]]:
 
 
 def provenance(table: Published) -> list[str]:
-    """Say where published numbers come from, and what to know before comparing."""
+    """Return where published numbers come from, and what to know before comparing.
+
+    Parameters
+    ----------
+    table : Published
+
+    Returns
+    -------
+    list of str
+        Sources with their numbers, notes on the table, remarks with the methods that they are about.
+    """
     lines = [f"[{number}] {source}" for source, number in _numbered(table).items()]
     remarks: dict[str, list[str]] = {}
     for row in table.rows:
         remarks.setdefault(row.remarks, []).append(row.method)
-    told = [f"{remark}: {', '.join(methods)}" for remark, methods in remarks.items() if remark]
-    return [*lines, *table.notes, *told]
+    said = [f"{remark}: {', '.join(methods)}" for remark, methods in remarks.items() if remark]
+    return [*lines, *table.notes, *said]
 
 
 def _numbered(table: Published) -> dict[str, int]:
@@ -183,32 +240,43 @@ def _numbered(table: Published) -> dict[str, int]:
     return {source: number for number, source in enumerate(dict.fromkeys(row.source for row in table.rows), start=1)}
 
 
-def _differences(found: Against) -> list[str]:
+def _differences(against: Against) -> list[str]:
     """Lay out the differences to the baseline: a line for every method and scalar, and what the intervals are."""
     rows = []
-    for group, differences in found.rows:
+    for group, differences in against.rows:
         for number, one in enumerate(differences):
             rows.append(["" if number else group.label, TITLES[one.scalar], *_interval(one), one.over])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"difference to {found.baseline.label} ({100 * TOGETHER:g} % interval)"]
+    lines = [f"difference to {against.baseline.label} ({100 * TOGETHER:g} % interval)"]
     for label, scalar, mean, interval, verdict, over in rows:
         cells = [label.ljust(widths[0]), scalar.ljust(widths[1]), mean.rjust(widths[2]), interval.ljust(widths[3])]
         lines.append("  " + "  ".join([*cells, verdict.ljust(widths[4]), over]).rstrip())
-    return lines + [f"  {line}" for line in explained(found)]
+    return lines + [f"  {line}" for line in explained(against)]
 
 
-def explained(found: Against) -> list[str]:
-    """Say in words what the intervals of differences are."""
-    over = [one.over for _, differences in found.rows for one in differences if one.low is not None]
+def explained(against: Against) -> list[str]:
+    """Return in words what the intervals of differences are.
+
+    Parameters
+    ----------
+    against : Against
+
+    Returns
+    -------
+    list of str
+        Sentences; none where there are no intervals.
+    """
+    over = [one.over for _, differences in against.rows for one in differences if one.low is not None]
     lines = []
     if any("seeds" in one for one in over):
         lines.append("over seeds: paired t interval over the seeds that both have")
     if any("images" in one for one in over):
         lines.append("over images: paired bootstrap within every test set; says nothing about other seeds")
-    if len(found.rows) > 1 and over:
+    if len(against.rows) > 1 and over:
         lines.append(
-            f"{len(found.rows)} methods are compared with {found.baseline.label}: each interval has "
-            f"{100 * found.level:.4g} %, so that all of one scalar hold together with {100 * TOGETHER:g} % (Bonferroni)"
+            f"{len(against.rows)} methods are compared with {against.baseline.label}: each interval has "
+            f"{100 * against.level:.4g} %, so that all of one scalar hold together "
+            f"with {100 * TOGETHER:g} % (Bonferroni)"
         )
     return lines
 
@@ -227,14 +295,21 @@ def _aligned(rows: list[list[str]], strong: Iterable[tuple[int, int]] = ()) -> l
 
     Parameters
     ----------
-    strong
+    rows : list of list of str
+        The head first.
+    strong : iterable of (int, int)
         Rows and columns of cells in bold.
+
+    Returns
+    -------
+    list of str
+        Lines.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     strong = set(strong)
     lines = []
     for number, row in enumerate(rows):
         cells = [row[0].ljust(widths[0]), *(one.rjust(w) for one, w in zip(row[1:], widths[1:], strict=True))]
-        cells = [f"\x1b[1m{one}\x1b[0m" if (number, place) in strong else one for place, one in enumerate(cells)]
+        cells = [f"\x1b[1m{one}\x1b[0m" if (number, column) in strong else one for column, one in enumerate(cells)]
         lines.append("  ".join(cells))
     return [lines[0], "-" * len(lines[0]), *lines[1:]]

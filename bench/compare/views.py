@@ -1,10 +1,13 @@
-"""What pictures of a comparison show: means over seeds, colours and labels, the same for the page and for papers."""
+"""What pictures of a comparison show: means over seeds, colours and labels, the same for the page and for papers.
+
+`bench.compare.extremes` computes what stands out in a view.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,7 +15,7 @@ from bench.compare.runs import Field, Group
 from bench.compare.tables import COLUMNS, SCALE, Section, best
 from bench.core.errors import UserError
 from bench.metrics.matrix import ZERO_SHOT
-from bench.metrics.scalars import Spread, spread
+from bench.metrics.scalars import HEADLINES, Spread, mean, spread
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07c00", "#56b4e9", "#8a5fbf", "#8c564b")
 """Colours of methods in the order of their names, the first six after Okabe and Ito's for colour-blind readers: all
@@ -28,6 +31,12 @@ apart by colour-blind readers; cividis is perceptually uniform, RdBu as far as a
 MOST = 12
 """Groups drawn in pictures with a panel or a line for each; more cannot be told apart."""
 
+RANKED = HEADLINES["Last"]
+"""The scalar that decides which groups are drawn where there is no room for all."""
+
+TRADEOFF = (RANKED, HEADLINES["Transfer"])
+"""Scalars on the two axes of the trade-off."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -39,13 +48,17 @@ class Line:
     short : str
         Its label without what its field makes superfluous.
     color : str
+        ``#rrggbb``.
     variant : int
         Which marker and which dashes it has: groups of one colour have different ones, as far as there are any.
     values : dict of str to Spread
-        Scalars and costs of `bench.compare.tables.COLUMNS` over the seeds that have them, in the unit of the column.
+        Scalars and costs of `bench.compare.tables.COLUMNS` over the seeds that have them, in the unit of the column;
+        without those that are not finite.
     mean, error : float64 array [T + 1, T] or None
-        The accuracy matrix, mean and standard error over the runs that measured a cell; NaN where none did, and the
-        error also where one did. ``None`` where there is no matrix that could be averaged.
+        The accuracy matrix in percent, mean and standard error over the runs that measured a cell. A cell is NaN where
+        no run measured it; its error also where only one did. ``None`` where there is no matrix to average.
+    learned : list of float
+        The mean accuracy on the tasks learned so far, for each of the T stages; NaN where none of them was measured.
     phases : dict of str to float
         Mean seconds of each phase.
     """
@@ -57,6 +70,7 @@ class Line:
     values: dict[str, Spread]
     mean: np.ndarray | None
     error: np.ndarray | None
+    learned: list[float]
     phases: dict[str, float]
 
 
@@ -72,9 +86,9 @@ class View:
     lines : list of Line
         One a group, by method, then by the values of its settings.
     shown : list of int
-        Lines drawn where a picture has room for `MOST`: all, or for each method the one with the highest Last.
+        Lines drawn where a picture has room for `MOST`: all, or for each method the one with the highest `RANKED`.
     best : dict of str to list of int
-        Per accuracy the lines with the highest mean, as `bench.compare.tables.best` has them.
+        Per accuracy the lines with the highest mean: see `bench.compare.tables.best`.
     notes : list of str
         Those of the field, and what could not be drawn.
     """
@@ -84,16 +98,35 @@ class View:
     lines: list[Line]
     shown: list[int]
     best: dict[str, list[int]]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
     @property
     def states(self) -> list[str]:
         """Rows of the matrices: the untrained model, and the model after every task."""
         return [ZERO_SHOT, *self.tasks] if self.tasks else []
 
+    @property
+    def baseline(self) -> int | None:
+        """The line that the others were tested against; ``None`` where there is none."""
+        against = self.section.against
+        if against is None:
+            return None
+        return next(index for index, line in enumerate(self.lines) if line.group is against.baseline)
+
 
 def views(sections: Sequence[Section]) -> list[View]:
-    """Lay out fields for drawing; a method has the same colour in all of them."""
+    """Lay out fields for drawing; a method has the same colour in all of them.
+
+    Parameters
+    ----------
+    sections : sequence of Section
+        See `bench.compare.tables.sections`.
+
+    Returns
+    -------
+    list of View
+        One a section, in the same order.
+    """
     colors = _colors(group for section in sections for group in section.field.groups)
     return [_view(section, colors) for section in sections]
 
@@ -103,26 +136,25 @@ def _colors(groups: Iterable[Group]) -> dict[str, str]:
     for group in groups:
         trains[group.method] = trains.get(group.method, False) or group.trains
     trained = sorted(method for method, learns in trains.items() if learns)
-    colors = {method: PALETTE[place % len(PALETTE)] for place, method in enumerate(trained)}
+    colors = {method: PALETTE[number % len(PALETTE)] for number, method in enumerate(trained)}
     return {method: colors.get(method, UNTRAINED) for method in trains}
 
 
 def _view(section: Section, colors: dict[str, str]) -> View:
-    place = section.field
-    tasks, matrices, notes = _matrices(place)
+    tasks, matrices, notes = _matrices(section.field)
     used: dict[str, int] = {}
-    groups = sorted(place.groups, key=_order)
+    groups = sorted(section.field.groups, key=_order)
     lines = []
     for group, short in zip(groups, _shortened(groups), strict=True):
         color = colors[group.method]
         used[color] = used.get(color, -1) + 1
-        known = {name: [value * SCALE.get(name, 1) for value in group.values(name).values()] for name in COLUMNS}
-        values = {name: spread(found) for name, found in known.items() if found}
-        mean, error = _over(matrices.get(group.label, []))
-        lines.append(Line(group, short, color, used[color], values, mean, error, _phases(group)))
+        means, error = _over(matrices.get(group.label, []))
+        learned = [] if means is None else [_known_mean(means[row, :row]) for row in range(1, len(means))]
+        phases = _phases(group)
+        lines.append(Line(group, short, color, used[color], _values(group), means, error, learned, phases))
     at = {group.label: number for number, group in enumerate(groups)}
-    winners = {name: [at[group.label] for group in found] for name, found in best(place).items()}
-    return View(section, tasks, lines, _shown(lines), winners, [*place.notes, *notes])
+    winners = {name: [at[group.label] for group in few] for name, few in best(section.field).items()}
+    return View(section, tasks, lines, _shown(lines), winners, [*section.field.notes, *notes])
 
 
 def _order(group: Group) -> list[tuple[str, float, str]]:
@@ -137,12 +169,18 @@ def _order(group: Group) -> list[tuple[str, float, str]]:
     return [("", 0.0, group.method), *(rank(value) for value in group.apart.values()), ("", 0.0, group.fingerprint)]
 
 
-def _matrices(place: Field) -> tuple[list[str], dict[str, list[np.ndarray]], list[str]]:
+def _values(group: Group) -> dict[str, Spread]:
+    recorded = {name: [value * SCALE.get(name, 1) for value in group.values(name).values()] for name in COLUMNS}
+    values = {name: spread(numbers) for name, numbers in recorded.items() if numbers}
+    return {name: over for name, over in values.items() if math.isfinite(over.mean)}
+
+
+def _matrices(field: Field) -> tuple[list[str], dict[str, list[np.ndarray]], list[str]]:
     """Return the tasks of a field, its matrices by label of the group, and what could not be read."""
-    found: dict[str, list[np.ndarray]] = {}
+    matrices: dict[str, list[np.ndarray]] = {}
     orders: list[list[str]] = []
     notes = []
-    for group in place.groups:
+    for group in field.groups:
         for run in group.runs.values():
             try:
                 matrix = run.matrix
@@ -150,11 +188,11 @@ def _matrices(place: Field) -> tuple[list[str], dict[str, list[np.ndarray]], lis
                 notes.append(f"not in matrices and curves: {error}")
                 continue
             orders.append(matrix.tasks)
-            found.setdefault(group.label, []).append(matrix.array())
+            matrices.setdefault(group.label, []).append(matrix.array())
     if len({len(order) for order in orders}) != 1:
         return [], {}, notes
     same = all(order == orders[0] for order in orders)
-    return orders[0] if same else [f"task {place + 1}" for place in range(len(orders[0]))], found, notes
+    return orders[0] if same else [f"task {number}" for number in range(1, len(orders[0]) + 1)], matrices, notes
 
 
 def _over(matrices: Sequence[np.ndarray]) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -165,31 +203,49 @@ def _over(matrices: Sequence[np.ndarray]) -> tuple[np.ndarray | None, np.ndarray
         return None, None
     count = known.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(known, stacked, 0).sum(axis=0) / count
-        variance = (np.where(known, stacked - mean, 0) ** 2).sum(axis=0) / (count - 1)
+        means = np.where(known, stacked, 0).sum(axis=0) / count
+        variance = (np.where(known, stacked - means, 0) ** 2).sum(axis=0) / (count - 1)
         error = np.sqrt(variance / count)
-    return np.where(count > 0, mean, np.nan), np.where(count > 1, error, np.nan)
+    return np.where(count > 0, means, np.nan), np.where(count > 1, error, np.nan)
+
+
+def _known_mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan
 
 
 def _phases(group: Group) -> dict[str, float]:
     """Return the mean seconds of each phase over the runs that were timed; what no phase accounts for is other."""
     runs = [run.summary["seconds"] for run in group.runs.values() if run.value("seconds") is not None]
     names = dict.fromkeys(name for seconds in runs for name in seconds if name != "total")
-    phases = {name: math.fsum(run.get(name) or 0.0 for run in runs) / len(runs) for name in names}
-    total = math.fsum(run["total"] for run in runs) / len(runs) if runs else 0.0
+    phases = {name: mean([run.get(name) or 0.0 for run in runs]) for name in names}
+    total = mean([run["total"] for run in runs]) if runs else 0.0
     rest = total - math.fsum(phases.values())
     return phases | ({"other": rest} if rest > 0.005 * total else {})
 
 
 def _shortened(groups: Sequence[Group]) -> list[str]:
     """Return labels with the last part of each setting's name only, where these tell the groups apart as well."""
-    named = [group.label if group.fingerprint in group.label else f"{group.method} {told(group)}" for group in groups]
+    named = [
+        group.label if group.fingerprint in group.label else f"{group.method} {short_settings(group)}"
+        for group in groups
+    ]
     shorts = [short.strip() for short in named]
     return shorts if len(set(shorts)) == len(shorts) else [group.label for group in groups]
 
 
-def told(group: Group) -> str:
-    """Say which settings tell a group from others of its method: last part of the name, four digits of a number."""
+def short_settings(group: Group) -> str:
+    """Return a short label of the settings that tell a group from others of its method, e.g. ``rank=8``.
+
+    Parameters
+    ----------
+    group : Group
+
+    Returns
+    -------
+    str
+        The last part of each setting's name, and of a long number four digits; empty where nothing differs.
+    """
     words = []
     for key, value in group.apart.items():
         try:
@@ -204,10 +260,10 @@ def _shown(lines: Sequence[Line]) -> list[int]:
     if len(lines) <= MOST:
         return list(range(len(lines)))
 
-    def last(place: int) -> float:
-        found = lines[place].values.get("last")
-        return found.mean if found else -math.inf
+    def rank(index: int) -> float:
+        over = lines[index].values.get(RANKED)
+        return over.mean if over else -math.inf
 
     methods = dict.fromkeys(line.group.method for line in lines)
-    tops = [max((p for p, line in enumerate(lines) if line.group.method == m), key=last) for m in methods]
-    return sorted(sorted(tops, key=last, reverse=True)[:MOST])
+    tops = [max((i for i, line in enumerate(lines) if line.group.method == m), key=rank) for m in methods]
+    return sorted(sorted(tops, key=rank, reverse=True)[:MOST])

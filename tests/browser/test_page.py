@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from made_records import change, make, measure
+from plotly.offline import get_plotlyjs
 from test_compare import mtil
 
 from bench.cli import main as cli
@@ -107,6 +108,19 @@ class Browser:
     def js(self, code: str, *arguments):
         return self.driver.execute_script(code, *arguments)
 
+    def choose(self, selector: str, value: object) -> None:
+        """Change a select as a user does."""
+        self.js(
+            """const select = document.querySelector(arguments[0]);
+            select.value = arguments[1];
+            select.dispatchEvent(new Event("change"))""",
+            selector, str(value),
+        )  # fmt: skip
+
+    def show(self, field: int) -> None:
+        """Choose the runs that the page shows, counted from 0; -1 are the last ones."""
+        self.choose("#field", range(len(embedded(self.page)["fields"]))[field])
+
     def press(self, *keys: str) -> None:
         from selenium.webdriver import ActionChains
 
@@ -159,7 +173,7 @@ def test_a_request_would_be_refused(browser: Browser) -> None:
 
 
 def test_every_panel_has_its_marks(browser: Browser) -> None:
-    browser.js("show(DATA.fields.length - 1)")
+    browser.show(-1)
     assert browser.js("return [...document.querySelectorAll('h2')].map(({id}) => id)") == PANELS
     links = browser.js("return [...document.querySelectorAll('#contents a')].map((a) => a.getAttribute('href'))")
     assert links == [f"#{panel}" for panel in PANELS]
@@ -208,10 +222,17 @@ def test_every_panel_has_its_marks(browser: Browser) -> None:
     assert browser.count("provenance", "details:not(#left-out) tbody tr") == len(field["runs"]) == 12
 
 
+def test_a_plot_is_as_wide_as_its_place(browser: Browser) -> None:
+    browser.show(-1)
+    wide = """return [...document.querySelectorAll(".plot")].map((plot) =>
+        [plot.clientWidth, plot.querySelector(".main-svg").getBoundingClientRect().width])"""
+    sizes = browser.js(wide)
+    assert len(sizes) > 15 and all(drawn == pytest.approx(place, abs=1) for place, drawn in sizes)
+
+
 def test_text_of_records_is_shown_and_does_nothing(browser: Browser) -> None:
-    browser.js(
-        "show(DATA.fields.length - 1); document.querySelectorAll('details').forEach((one) => { one.open = true; })"
-    )
+    browser.show(-1)
+    browser.js("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     assert browser.js("return window.hacked") is None
     assert browser.js("return document.querySelectorAll('img, iframe, script:not([id])').length") == 2  # our scripts
     assert browser.js("return document.querySelectorAll('svg a').length") == 0
@@ -229,7 +250,7 @@ def test_text_of_records_is_shown_and_does_nothing(browser: Browser) -> None:
 
 
 def test_published_numbers_are_marked(browser: Browser) -> None:
-    browser.js("show(0)")
+    browser.show(0)
     known = published.find("mtil-order1")
     rows = browser.js("return [...document.querySelectorAll('tr.published')].map((row) => row.cells[0].textContent)")
     assert rows == [f"{row.method} (published)" for row in known.rows]
@@ -245,7 +266,8 @@ def test_published_numbers_are_marked(browser: Browser) -> None:
 def test_all_controls_are_reached_and_work_by_keyboard(browser: Browser) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    browser.js("show(DATA.fields.length - 1); document.body.tabIndex = -1; document.body.focus()")
+    browser.show(-1)
+    browser.js("document.body.tabIndex = -1; document.body.focus()")
     controls = """return [...document.querySelectorAll("select, button, input, summary, a[href], .scroll")]
         .filter((one) => one.checkVisibility() && !one.closest(".plot")).length"""
     wanted = browser.js(controls)
@@ -292,7 +314,6 @@ def test_all_controls_are_reached_and_work_by_keyboard(browser: Browser) -> None
     browser.focus("#curves ~ div select")
     browser.press(Keys.ARROW_DOWN)
     assert len(browser.data("curves")) == 1
-    assert browser.js("return [...plots.keys()].every((one) => one.isConnected)")  # what is gone is forgotten
 
     browser.js("[...document.querySelectorAll('#sweeps ~ div select')].at(-1).focus()")
     browser.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
@@ -318,6 +339,60 @@ def test_the_other_runs_are_a_choice_away(browser: Browser) -> None:
     )
 
 
+def test_the_scripts_leave_nothing_global(browser: Browser, tmp_path: Path) -> None:
+    names = "return Object.getOwnPropertyNames(window)"
+    ours = set(browser.js(names))
+    plotly = tmp_path / "plotly.html"
+    plotly.write_text(f"<!doctype html><script>{get_plotlyjs()}</script>", encoding="utf-8")
+    browser.driver.get(plotly.as_uri())
+    assert "Plotly" in ours and ours - set(browser.js(names)) == set()
+
+
+def test_plots_that_are_gone_are_forgotten(browser: Browser) -> None:
+    browser.show(-1)
+    browser.js("window.gone = [...document.querySelectorAll('#curves ~ div .plot')]")
+    browser.choose("#curves ~ div select", "mean")
+    browser.choose("#theme", "dark")  # draws what is there
+    assert browser.js("return gone.map((one) => one.isConnected || Boolean(one.data))") == [False] * (1 + len(TASKS))
+    browser.js("window.gone = [...document.querySelectorAll('.plot')]")
+    browser.show(0)
+    browser.choose("#theme", "light")
+    assert not any(browser.js("return gone.map((one) => one.isConnected || Boolean(one.data))"))
+
+
+def test_what_stands_out_is_what_python_computed(browser: Browser) -> None:
+    browser.show(-1)
+    field = embedded(browser.page)["fields"][-1]
+    shorts = [group["short"] for group in field["groups"]]
+    said = browser.js("return [...document.querySelectorAll('#short ~ div .answers b')].map((one) => one.textContent)")
+    last, average, transfer = (", ".join(shorts[index] for index in won) for won in field["winners"].values())
+    assert said == [last, average, transfer, shorts[field["fastest"]]]
+
+    cells = """return [...document.querySelectorAll('#short ~ div tbody tr')].map((row) =>
+        [...row.cells].slice(-4).map((cell) => cell.textContent))"""
+    for baseline in field["baselines"][::2]:
+        browser.choose("#short ~ div select", baseline)
+        contrasts = [one for one in field["contrasts"][str(baseline)] if one]
+        for shown, (_, gain, loss, ratios, _) in zip(browser.js(cells), contrasts, strict=True):
+            changes = [
+                f"{TASKS[one[0]]} {'+' if one[1] > 0 else '−'}{abs(one[1]):.1f}" if one else "none"
+                for one in (gain, loss)
+            ]
+            assert shown == [*changes, *(f"× {ratio:.2f}" for ratio in ratios)]
+
+        browser.choose("#matrices ~ div select", baseline)
+        drawn = [trace for (trace,) in browser.data("matrices")]
+        assert {trace["zmax"] for trace in drawn} == {max(one[4] for one in contrasts)}
+    browser.choose("#matrices ~ div select", "")
+    assert browser.data("matrices")[0][0]["zmin"] == field["accuracies"][0]
+
+    (tried,) = field["tried"]
+    for metric, tops in tried["tops"].items():
+        browser.choose("#sweeps ~ div select", metric)
+        best = browser.js("return document.querySelector('#sweeps ~ div p').textContent")
+        assert f": {shorts[tops['best']]}, " in best, metric
+
+
 PAPER = """const of = (node, name) => getComputedStyle(node)[name];
 return [of(document.body, "backgroundColor"), of(document.body, "color"),
   ...new Set([...document.querySelectorAll(".plot .main-svg:first-child")].map((svg) => of(svg, "backgroundColor")))]"""
@@ -332,10 +407,7 @@ def test_light_and_dark(browser: Browser) -> None:
         assert plots == [paper] and paper != ink
     assert seen["light"][0] == seen["dark"][0].replace("21, 24, 29", "255, 255, 255") != seen["dark"][0]
     for scheme in ("light", "dark"):
-        choose = (
-            "const s = document.getElementById('theme'); s.value = arguments[0]; s.dispatchEvent(new Event('change'))"
-        )
-        browser.js(choose, scheme)
+        browser.choose("#theme", scheme)
         assert browser.js(PAPER) == seen[scheme]  # whatever the system prefers
     browser.js("dispatchEvent(new Event('beforeprint'))")
     assert browser.js(PAPER) == seen["light"]  # paper is white
@@ -348,8 +420,9 @@ def test_light_and_dark(browser: Browser) -> None:
 @pytest.mark.parametrize("field", [0, 1])
 def test_a_phone_need_not_scroll_sideways(browser: Browser, field: int) -> None:
     browser.open(width=360, height=740)
-    browser.js("show(arguments[0]); document.querySelectorAll('details').forEach((one) => { one.open = true; })", field)
-    browser.js("document.querySelector('#field option').textContent = 'a title that goes on '.repeat(30)")
+    browser.show(field)
+    browser.js("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    browser.js("document.querySelector('#field option').textContent = 'a title that is long '.repeat(30)")
     assert (
         browser.js("return [innerWidth, document.documentElement.scrollWidth, document.body.scrollWidth]") == [360] * 3
     )

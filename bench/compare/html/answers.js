@@ -5,12 +5,12 @@ import { markerStyle, swatch } from "./marks.js";
 import { axis } from "./plots.js";
 import { known, safe, spread, written } from "./text.js";
 
-/** @typedef {import("./screen.js").Screen} Screen */
+/** @typedef {import("./sheet.js").Sheet} Sheet */
 
-/** @param {Screen} screen */
-export function answers(screen) {
-  const { data, field, column } = screen;
-  const node = screen.panel("short", "In short");
+/** @param {Sheet} sheet */
+export function answers(sheet) {
+  const { data, field, column } = sheet;
+  const node = sheet.panel("short", "In short");
   for (const note of field.notes) node.append(make("p", { class: "note" }, `Note: ${note}`));
   const list = node.appendChild(make("ul", { class: "answers" }));
   for (const key of data.headlines) {
@@ -31,7 +31,7 @@ export function answers(screen) {
       "A mean with ± is over seeds, ± is its standard error.",
     ),
   );
-  if (field.groups.length > 1) against(screen, node);
+  if (field.groups.length > 1) against(sheet, node);
 }
 
 /**
@@ -44,11 +44,11 @@ function answer(question, names, number) {
 }
 
 /**
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} node
  */
-function against(screen, node) {
-  const { field } = screen;
+function against(sheet, node) {
+  const { field } = sheet;
   let baseline = field.against?.baseline ?? field.baselines[0];
   const body = make("div");
   const choice = select(
@@ -62,30 +62,30 @@ function against(screen, node) {
   );
   node.append(make("h3", {}, "Better or worse than a baseline"), controls(choice), body);
   const update = () => {
-    screen.plots.clear(body);
-    compare(screen, body, baseline);
+    sheet.plots.clear(body);
+    compare(sheet, body, baseline);
   };
-  screen.follow(update);
+  sheet.follow(update);
 }
 
 /**
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} body
  * @param {number} baseline
  */
-function compare(screen, body, baseline) {
-  const { data, field, column } = screen;
+function compare(sheet, body, baseline) {
+  const { data, field, column } = sheet;
   const tested = field.against?.baseline === baseline ? field.against : null;
   const rows = field.groups.flatMap((group, index) => {
     const contrast = field.contrasts[baseline][index];
     return contrast ? [{ group, index, contrast, differences: differences(data, tested, index, contrast) }] : [];
   });
-  const few = rows.filter(({ index }) => screen.shows(index)).reverse();
+  const few = rows.filter(({ index }) => sheet.shows(index)).reverse();
   if (few.length) {
     const grid = body.appendChild(make("div", { class: "grid fit" }));
     for (const [at, key] of data.compared.entries()) {
       const points = few.map((one) => ({ group: one.group, difference: one.differences[at] }));
-      forest(screen, grid, column[key].title, points);
+      forest(sheet, grid, column[key].title, points);
     }
   }
   const titles = data.compared.map((key) => column[key].title);
@@ -132,13 +132,13 @@ function differences(data, tested, index, contrast) {
 }
 
 /**
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} parent
  * @param {string} title
  * @param {{ group: Group, difference: Difference }[]} points  From the bottom up.
  */
-function forest(screen, parent, title, points) {
-  screen.plots.add(parent, `${title}: differences`, 70 + 26 * points.length, (look) => ({
+function forest(sheet, parent, title, points) {
+  sheet.plots.add(parent, `${title}: differences`, 70 + 26 * points.length, (look) => ({
     traces: points.map(({ group, difference: [mean, low, high, over] }, index) => ({
       type: "scatter",
       mode: "markers",

@@ -4,33 +4,33 @@ import { make } from "./elements.js";
 import { axis, mixed } from "./plots.js";
 import { safe, spread, written } from "./text.js";
 
-/** @typedef {import("./screen.js").Screen} Screen */
+/** @typedef {import("./sheet.js").Sheet} Sheet */
 
-/** @param {Screen} screen */
-export function costs(screen) {
-  const node = screen.panel("costs", "Costs");
+/** @param {Sheet} sheet */
+export function costs(sheet) {
+  const node = sheet.panel("costs", "Costs");
   const body = node.appendChild(make("div"));
-  screen.follow(() => {
-    screen.plots.clear(body);
-    const groups = screen.picked().reverse();
-    if (groups.length) draw(screen, body, groups);
+  sheet.follow(() => {
+    sheet.plots.clear(body);
+    const groups = sheet.picked().reverse();
+    if (groups.length) draw(sheet, body, groups);
   });
 }
 
 /**
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} body
  * @param {Group[]} groups  From the bottom up.
  */
-function draw(screen, body, groups) {
+function draw(sheet, body, groups) {
   const phases = [...new Set(groups.flatMap((group) => Object.keys(group.phases)))];
   const height = 60 + 30 * groups.length;
-  if (phases.length) stacked(screen, body, groups, phases, height + 10);
+  if (phases.length) stacked(sheet, body, groups, phases, height + 10);
   const grid = body.appendChild(make("div", { class: "grid fit" }));
-  for (const column of screen.columns) {
+  for (const column of sheet.columns) {
     const split = column.key === "seconds" && phases.length;
     if (column.cost && !split && groups.some((group) => group.values[column.key]))
-      bars(screen, grid, groups, column, height);
+      bars(sheet, grid, groups, column, height);
   }
 }
 
@@ -50,13 +50,13 @@ function names(look, groups) {
 }
 
 /**
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} parent
  * @param {Group[]} groups
  * @param {string[]} phases
  * @param {number} height
  */
-function stacked(screen, parent, groups, phases, height) {
+function stacked(sheet, parent, groups, phases, height) {
   const opacity = (/** @type {number} */ index) => 1 - (0.75 * index) / Math.max(phases.length - 1, 1);
   const square = (/** @type {number} */ index) =>
     make("i", {
@@ -78,17 +78,17 @@ function stacked(screen, parent, groups, phases, height) {
     layout: { barmode: "stack", xaxis: axis(look, { title: { text: "seconds" } }), yaxis: names(look, groups) },
   });
   const title = "Seconds by phase";
-  screen.plots.add(parent, title, height, build, title, make("ul", { class: "legend" }, ...entries));
+  sheet.plots.add(parent, title, height, build, title, make("ul", { class: "legend" }, ...entries));
 }
 
 /**
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} parent
  * @param {Group[]} groups
  * @param {Column} column
  * @param {number} height
  */
-function bars(screen, parent, groups, { key, title, digits }, height) {
+function bars(sheet, parent, groups, { key, title, digits }, height) {
   const build = (/** @type {Look} */ look) => ({
     traces: [
       {
@@ -113,5 +113,5 @@ function bars(screen, parent, groups, { key, title, digits }, height) {
     ],
     layout: { xaxis: axis(look, { rangemode: "tozero" }), yaxis: names(look, groups) },
   });
-  screen.plots.add(parent, title, height, build, title);
+  sheet.plots.add(parent, title, height, build, title);
 }

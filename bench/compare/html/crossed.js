@@ -4,7 +4,7 @@ import { scaleOf } from "./axes.js";
 import { axis } from "./plots.js";
 import { known, many, safe, settingLines, spread, written } from "./text.js";
 
-/** @typedef {import("./screen.js").Screen} Screen */
+/** @typedef {import("./sheet.js").Sheet} Sheet */
 /** @typedef {import("./sweeps.js").Sweep} Sweep */
 /** @typedef {import("./axes.js").Scale} Scale */
 
@@ -12,27 +12,27 @@ import { known, many, safe, settingLines, spread, written } from "./text.js";
 const MOST = 24;
 
 /**
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} parent
  * @param {Sweep} sweep
  */
-export function crossed(screen, parent, sweep) {
+export function crossed(sheet, parent, sweep) {
   const { tried, groups, first, second } = sweep;
   const [across, up] = [first, second].map((key) => scaleOf(tried.rulers[key], key, groups));
   const draw = across.values.length > MOST || up.values.length > MOST ? strewn : cells;
-  draw(screen, parent, sweep, across, up);
+  draw(sheet, parent, sweep, across, up);
 }
 
 /**
  * A cell for each pair of values: the mean over the groups that have both.
  *
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} parent
  * @param {Sweep} sweep
  * @param {Scale} across
  * @param {Scale} up
  */
-function cells(screen, parent, { groups, column, first, second }, across, up) {
+function cells(sheet, parent, { groups, column, first, second }, across, up) {
   const { key, title, digits, cost } = column;
   const members = up.values.map((row) =>
     across.values.map((one) => groups.filter(({ apart }) => apart[first] === one && apart[second] === row)),
@@ -47,7 +47,7 @@ function cells(screen, parent, { groups, column, first, second }, across, up) {
         z: means,
         x: columns,
         y: rows,
-        colorscale: screen.data.scales.sequential,
+        colorscale: sheet.data.scales.sequential,
         reversescale: cost,
         text: means.map((line) => line.map((value) => (known(value) ? written(value, Math.min(digits, 1)) : ""))),
         texttemplate: width / columns.length > 45 ? "%{text}" : undefined,
@@ -75,7 +75,7 @@ function cells(screen, parent, { groups, column, first, second }, across, up) {
     },
   });
   const caption = several ? ["A cell is the mean over the other settings tried with these two."] : [];
-  screen.plots.add(parent, `${title} over ${first} and ${second}`, 130 + 34 * rows.length, build, ...caption);
+  sheet.plots.add(parent, `${title} over ${first} and ${second}`, 130 + 34 * rows.length, build, ...caption);
 }
 
 /** @param {number[]} values */
@@ -91,13 +91,13 @@ function colorBar(title) {
 /**
  * A point for each group, where a setting has too many values for cells.
  *
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} parent
  * @param {Sweep} sweep
  * @param {Scale} across
  * @param {Scale} up
  */
-function strewn(screen, parent, { groups, column, first, second }, across, up) {
+function strewn(sheet, parent, { groups, column, first, second }, across, up) {
   const { key, title, digits, cost } = column;
   const build = (/** @type {Look} */ look) => ({
     traces: [
@@ -109,7 +109,7 @@ function strewn(screen, parent, { groups, column, first, second }, across, up) {
         marker: {
           size: 10,
           color: groups.map(({ values }) => values[key][0]),
-          colorscale: screen.data.scales.sequential,
+          colorscale: sheet.data.scales.sequential,
           reversescale: cost,
           showscale: true,
           line: { width: 0.5, color: look.soft },
@@ -125,5 +125,5 @@ function strewn(screen, parent, { groups, column, first, second }, across, up) {
       yaxis: axis(look, { title: { text: safe(second) }, ...up.ticks }),
     },
   });
-  screen.plots.add(parent, `${title} over ${first} and ${second}`, 420, build);
+  sheet.plots.add(parent, `${title} over ${first} and ${second}`, 420, build);
 }

@@ -6,17 +6,17 @@ import { plusMinus } from "./matrices.js";
 import { around, axis } from "./plots.js";
 import { safe } from "./text.js";
 
-/** @typedef {import("./screen.js").Screen} Screen */
+/** @typedef {import("./sheet.js").Sheet} Sheet */
 
 const MEAN = "mean of the tasks learned so far";
 
-/** @param {Screen} screen */
-export function curves(screen) {
-  if (!screen.measured) return;
-  const { tasks } = screen.field;
-  const node = screen.panel("curves", "Learning curves");
+/** @param {Sheet} sheet */
+export function curves(sheet) {
+  if (!sheet.measured) return;
+  const { tasks } = sheet.field;
+  const node = sheet.panel("curves", "Learning curves");
   const body = make("div");
-  let shown = tasks.length <= screen.data.most ? "all" : "mean";
+  let shown = tasks.length <= sheet.data.most ? "all" : "mean";
   /** @type {[string, string][]} */
   const options = [["all", "every task"], ["mean", MEAN], ...tasks.map(numbered)];
   const choice = select("Task", options, shown, (value) => {
@@ -25,12 +25,12 @@ export function curves(screen) {
   });
   node.append(controls(choice), body);
   const update = () => {
-    screen.plots.clear(body);
-    body.append(legend(measured(screen)));
-    if (shown === "all") grid(screen, body);
-    else curve(screen, body, shown === "mean" ? null : Number(shown));
+    sheet.plots.clear(body);
+    body.append(legend(measured(sheet)));
+    if (shown === "all") grid(sheet, body);
+    else curve(sheet, body, shown === "mean" ? null : Number(shown));
   };
-  screen.follow(update);
+  sheet.follow(update);
 }
 
 /**
@@ -42,25 +42,25 @@ function numbered(name, index) {
   return [String(index), name];
 }
 
-/** @param {Screen} screen */
-function measured(screen) {
-  return screen.picked().filter((group) => group.mean);
+/** @param {Sheet} sheet */
+function measured(sheet) {
+  return sheet.picked().filter((group) => group.mean);
 }
 
 /**
  * All curves, with axes of the same length.
  *
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} body
  */
-function grid(screen, body) {
-  const columns = [null, ...screen.field.tasks.keys()];
-  const reaches = columns.map((column) => reach(screen, column));
+function grid(sheet, body) {
+  const columns = [null, ...sheet.field.tasks.keys()];
+  const reaches = columns.map((column) => reach(sheet, column));
   const longest = Math.max(...reaches.map(([low, high]) => high - low));
   const node = body.appendChild(make("div", { class: "grid narrow" }));
   for (const [index, column] of columns.entries()) {
     const [low, high] = reaches[index];
-    curve(screen, node, column, [(low + high - longest) / 2, (low + high + longest) / 2]);
+    curve(sheet, node, column, [(low + high - longest) / 2, (low + high + longest) / 2]);
   }
   body.append(
     soft(
@@ -72,25 +72,25 @@ function grid(screen, body) {
 /**
  * The range in which the curves of one task lie; `null` stands for the mean of the tasks learned so far.
  *
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {number | null} column
  */
-function reach(screen, column) {
-  return around(measured(screen).map((group) => group.spans[column === null ? 0 : column + 1]));
+function reach(sheet, column) {
+  return around(measured(sheet).map((group) => group.spans[column === null ? 0 : column + 1]));
 }
 
 /**
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} parent
  * @param {number | null} column  A task; `null` stands for the mean of the tasks learned so far.
  * @param {Span} [range]  That of the vertical axis of a small plot; without it the plot is large.
  */
-function curve(screen, parent, column, range) {
-  const { field } = screen;
+function curve(sheet, parent, column, range) {
+  const { field } = sheet;
   const name = column === null ? MEAN : field.tasks[column];
   const rows = [...field.states.keys()].slice(column === null ? 1 : 0);
   const build = (/** @type {Look} */ look) => ({
-    traces: measured(screen).map((group) => trace(field, group, column, rows, range ? 5 : 8)),
+    traces: measured(sheet).map((group) => trace(field, group, column, rows, range ? 5 : 8)),
     layout: {
       xaxis: axis(look, {
         tickvals: rows,
@@ -103,7 +103,7 @@ function curve(screen, parent, column, range) {
       shapes: column === null ? [] : [learnedHere(column, look)],
     },
   });
-  screen.plots.add(parent, `Accuracy over the stages: ${name}`, range ? 240 : 420, build, name);
+  sheet.plots.add(parent, `Accuracy over the stages: ${name}`, range ? 240 : 420, build, name);
 }
 
 /**

@@ -5,17 +5,17 @@ import { swatch } from "./marks.js";
 import { axis } from "./plots.js";
 import { known, safe, written } from "./text.js";
 
-/** @typedef {import("./screen.js").Screen} Screen */
+/** @typedef {import("./sheet.js").Sheet} Sheet */
 /** @typedef {{ low: number, high: number, colors: ColorScale, sign: boolean }} Scale */
 
 /** Points of the smallest difference that a scale shows. */
 const SMALLEST = 0.1;
 
-/** @param {Screen} screen */
-export function matrices(screen) {
-  if (!screen.measured) return;
-  const { groups, baselines } = screen.field;
-  const node = screen.panel("matrices", "Accuracy matrices");
+/** @param {Sheet} sheet */
+export function matrices(sheet) {
+  if (!sheet.measured) return;
+  const { groups, baselines } = sheet.field;
+  const node = sheet.panel("matrices", "Accuracy matrices");
   const body = make("div");
   /** @type {number | null} */
   let baseline = null;
@@ -29,8 +29,8 @@ export function matrices(screen) {
     },
   );
   node.append(controls(choice), body);
-  const update = () => draw(screen, body, baseline);
-  screen.follow(update);
+  const update = () => draw(sheet, body, baseline);
+  sheet.follow(update);
 }
 
 /**
@@ -43,25 +43,25 @@ function pair(value, text) {
 }
 
 /**
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} body
  * @param {number | null} baseline
  */
-function draw(screen, body, baseline) {
-  screen.plots.clear(body);
-  const { groups } = screen.field;
+function draw(sheet, body, baseline) {
+  sheet.plots.clear(body);
+  const { groups } = sheet.field;
   const base = baseline === null ? null : groups[baseline];
   const drawn = groups.flatMap((group, index) =>
-    group.mean && screen.shows(index) && index !== baseline ? [{ group, index, mean: group.mean }] : [],
+    group.mean && sheet.shows(index) && index !== baseline ? [{ group, index, mean: group.mean }] : [],
   );
   const scale = scaleOf(
-    screen,
+    sheet,
     baseline,
     drawn.map(({ index }) => index),
   );
   const grid = make("div", { class: "grid wide" });
   body.append(bar(scale), grid);
-  for (const { group, mean } of drawn) heatmap(screen, grid, group, base ? minus(mean, base.mean) : mean, scale);
+  for (const { group, mean } of drawn) heatmap(sheet, grid, group, base ? minus(mean, base.mean) : mean, scale);
   if (!drawn.length) body.append(make("p", {}, "Nothing is chosen but the baseline."));
   body.append(
     soft(
@@ -73,7 +73,7 @@ function draw(screen, body, baseline) {
 /**
  * The scale of all accuracies, or one about zero that holds the differences of the drawn groups.
  *
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {number | null} baseline
  * @param {number[]} drawn
  * @returns {Scale}
@@ -121,7 +121,7 @@ function bar({ low, high, colors, sign }) {
 }
 
 /**
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} parent
  * @param {Group} group
  * @param {Matrix} cells

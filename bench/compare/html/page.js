@@ -7,7 +7,7 @@ import { byId, make } from "./elements.js";
 import { matrices } from "./matrices.js";
 import { provenance, settings } from "./provenance.js";
 import { results } from "./results.js";
-import { Screen } from "./screen.js";
+import { Sheet } from "./sheet.js";
 import { sweeps } from "./sweeps.js";
 import { many } from "./text.js";
 import { tradeoff } from "./tradeoff.js";
@@ -36,9 +36,9 @@ const NOTHING = {
   environments: [],
 };
 
-/** @param {Screen} screen */
-function choices(screen) {
-  screen.choices();
+/** @param {Sheet} sheet */
+function choices(sheet) {
+  sheet.choices();
 }
 
 /** From the top of the page to its end. */
@@ -53,27 +53,27 @@ const PANELS = [answers, results, tradeoff, choices, matrices, curves, costs, sw
 function show(data, field) {
   const main = byId("main");
   main.replaceChildren();
-  const screen = new Screen(data, field ?? NOTHING, main, byId("contents"));
+  const sheet = new Sheet(data, field ?? NOTHING, main, byId("contents"));
   if (!field) {
     main.append(make("p", {}, "There is no finished run to compare."));
-    provenance(screen);
-    return screen;
+    provenance(sheet);
+    return sheet;
   }
   const methods = new Set(field.groups.map(({ method }) => method)).size;
   const more = field.groups.length > methods ? ` with ${field.groups.length} choices of settings` : "";
   const title = `${field.title}: ${many(field.runs.length, "run")} of ${many(methods, "method")}${more}`;
   main.append(make("p", { class: "title" }, title));
-  for (const panel of PANELS) panel(screen);
-  return screen;
+  for (const panel of PANELS) panel(sheet);
+  return sheet;
 }
 
 function start() {
   /** @type {PageData} */
   const data = JSON.parse(byId("data").textContent ?? "");
-  let screen = show(data, data.fields[0]);
+  let sheet = show(data, data.fields[0]);
   const theme = /** @type {HTMLSelectElement} */ (byId("theme"));
   const root = document.documentElement;
-  const redraw = () => screen.plots.redraw();
+  const redraw = () => sheet.plots.redraw();
   const paint = () => {
     if (theme.value) root.dataset.theme = theme.value;
     else delete root.dataset.theme;
@@ -90,8 +90,8 @@ function start() {
     const picker = /** @type {HTMLSelectElement} */ (byId("field"));
     picker.append(...data.fields.map(({ title }, index) => make("option", { value: index }, title)));
     picker.addEventListener("change", () => {
-      screen.close();
-      screen = show(data, data.fields[Number(picker.value)]);
+      sheet.close();
+      sheet = show(data, data.fields[Number(picker.value)]);
     });
     byId("field-choice").hidden = false;
   }

@@ -4,7 +4,7 @@ import { SEVERAL, scaleOf } from "./axes.js";
 import { around, axis, channels } from "./plots.js";
 import { bare, safe, settingLines, spread, written } from "./text.js";
 
-/** @typedef {import("./screen.js").Screen} Screen */
+/** @typedef {import("./sheet.js").Sheet} Sheet */
 /** @typedef {import("./sweeps.js").Sweep} Sweep */
 /**
  * @typedef {object} Upright  One of the axes side by side.
@@ -19,11 +19,11 @@ const SHADES = 9;
 const CROWD = 60;
 
 /**
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} parent
  * @param {Sweep} sweep
  */
-export function parallel(screen, parent, sweep) {
+export function parallel(sheet, parent, sweep) {
   const { tried, groups, column, marked, marking } = sweep;
   const { key, title, digits } = column;
   const keys = Object.keys(tried.rulers);
@@ -36,10 +36,10 @@ export function parallel(screen, parent, sweep) {
     of: share,
     marks: [0, 0.25, 0.5, 0.75, 1].map((at) => [at, written(from + at * (to - from), digits)]),
   });
-  const shade = (/** @type {Group} */ group) => Math.min(SHADES - 1, Math.floor(share(group) * SHADES));
+  const shade = (/** @type {Group} */ group) => Math.max(0, Math.min(SHADES - 1, Math.floor(share(group) * SHADES)));
   const build = (/** @type {Look} */ look) => {
     const style = { width: groups.length > CROWD ? 0.7 : 1.5, opacity: marking ? 0.25 : 0.8 };
-    const traces = shades(screen.data.scales.sequential, look).map((color, index) => ({
+    const traces = shades(sheet.data.scales.sequential, look).map((color, index) => ({
       ...trace(
         axes,
         groups.filter((group) => shade(group) === index),
@@ -59,7 +59,7 @@ export function parallel(screen, parent, sweep) {
       layout: layout(axes, [...keys, title], look),
     };
   };
-  screen.plots.add(
+  sheet.plots.add(
     parent,
     `All settings and ${title}`,
     420,

@@ -12,13 +12,15 @@ const CONFIG = {
   toImageButtonOptions: { format: "svg" },
 };
 
-/** The plots of one screen, and how each is drawn in given colours. */
+/** The plots of one sheet, and how each is drawn in given colours. */
 export class Plots {
   /** @type {Map<HTMLElement, Build>} */
   #builds = new Map();
+  /** @type {HTMLElement[]} */
+  #waiting = [];
 
   /**
-   * Puts a plot into a parent.
+   * Puts a plot into a parent. It is drawn when all that is added now has its place, and with it its width.
    *
    * @param {HTMLElement} parent
    * @param {string} name  What a screen reader says.
@@ -36,7 +38,12 @@ export class Plots {
       const { traces, layout } = build(look, width);
       return { traces, layout: { height, ...layout } };
     });
-    this.#render(node);
+    this.#waiting.push(node);
+    if (this.#waiting.length === 1) queueMicrotask(() => this.#drawWaiting());
+  }
+
+  #drawWaiting() {
+    for (const node of this.#waiting.splice(0)) this.#render(node);
   }
 
   /**

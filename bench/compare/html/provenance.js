@@ -3,13 +3,13 @@
 import { definitions, details, heading, make, row, table } from "./elements.js";
 import { many } from "./text.js";
 
-/** @typedef {import("./screen.js").Screen} Screen */
+/** @typedef {import("./sheet.js").Sheet} Sheet */
 
-/** @param {Screen} screen */
-export function settings(screen) {
-  const { conditions } = screen.field;
-  const { methods, rows } = screen.field.settings;
-  const node = screen.panel("settings", "Settings");
+/** @param {Sheet} sheet */
+export function settings(sheet) {
+  const { conditions } = sheet.field;
+  const { methods, rows } = sheet.field.settings;
+  const node = sheet.panel("settings", "Settings");
   if (rows.length) {
     const lines = rows.map(([key, values]) => row([key], values.map(textCell)));
     const head = ["Setting", ...methods].map((text) => heading(text, true));
@@ -18,10 +18,10 @@ export function settings(screen) {
   node.append(details(`What all have in common: ${many(conditions.length, "condition")}`, definitions(conditions)));
 }
 
-/** @param {Screen} screen */
-export function provenance(screen) {
-  const { runs, environments } = screen.field;
-  const node = screen.panel("provenance", "Where the numbers come from");
+/** @param {Sheet} sheet */
+export function provenance(sheet) {
+  const { runs, environments } = sheet.field;
+  const node = sheet.panel("provenance", "Where the numbers come from");
   const head = ["Method", "Seed", "Started", "Environment", "Code", "Command", "Folder"];
   const lines = runs.map(([label, ...cells]) =>
     row(
@@ -44,7 +44,7 @@ export function provenance(screen) {
       ...machines,
     ),
   );
-  if (screen.data.left_out.length) node.append(leftOut(screen.data.left_out));
+  if (sheet.data.left_out.length) node.append(leftOut(sheet.data.left_out));
 }
 
 /** @param {PageData["left_out"]} entries */

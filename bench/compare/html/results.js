@@ -4,19 +4,19 @@ import { definitions, details, heading, make, row, soft, table } from "./element
 import { swatch } from "./marks.js";
 import { known, many, spread, written } from "./text.js";
 
-/** @typedef {import("./screen.js").Screen} Screen */
+/** @typedef {import("./sheet.js").Sheet} Sheet */
 /** @typedef {{ line: HTMLElement, keys: (string | number | null)[] }} Row  One row and what it is sorted by. */
 
 export const PUBLISHED = "Published in papers, not measured here";
 
-/** @param {Screen} screen */
-export function results(screen) {
-  const { data, field, columns } = screen;
-  const node = screen.panel("results", "Results");
+/** @param {Sheet} sheet */
+export function results(sheet) {
+  const { data, field, columns } = sheet;
+  const node = sheet.panel("results", "Results");
   const head = ["Method", "n", ...columns.map(({ title }) => title)].map((title) =>
     heading(make("button", { type: "button" }, title)),
   );
-  const rows = field.groups.map((group, index) => resultRow(screen, group, index));
+  const rows = field.groups.map((group, index) => resultRow(sheet, group, index));
   const quoted = (field.published?.rows ?? []).map((one) => {
     const cells = columns.map(({ key }) => make("td", {}, written(one.values[key], 1)));
     const line = row([`${one.method} (published)`], [make("td", {}, "–"), ...cells]);
@@ -44,7 +44,7 @@ export function results(screen) {
 }
 
 /**
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {Group} group
  * @param {number} index
  * @returns {Row}

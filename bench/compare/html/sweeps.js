@@ -8,7 +8,7 @@ import { parallel } from "./parallel.js";
 import { axis } from "./plots.js";
 import { bare, many, safe, settingLines, spread, titled } from "./text.js";
 
-/** @typedef {import("./screen.js").Screen} Screen */
+/** @typedef {import("./sheet.js").Sheet} Sheet */
 /**
  * @typedef {object} Sweep  What is drawn: groups of one method, one column over one or two settings.
  * @property {Tried} tried
@@ -26,18 +26,18 @@ const FEW = 24;
 /** The choice that emphasises the best tenth; no group is labelled so. */
 const TENTH = "tenth";
 
-/** @param {Screen} screen */
-export function sweeps(screen) {
-  const { field, columns } = screen;
+/** @param {Sheet} sheet */
+export function sweeps(sheet) {
+  const { field, columns } = sheet;
   if (!field.tried.length || !columns.length) return;
-  const node = screen.panel("sweeps", "Settings tried");
+  const node = sheet.panel("sweeps", "Settings tried");
   const bar = node.appendChild(make("div"));
   const body = node.appendChild(make("div"));
-  const last = screen.data.tradeoff[0];
+  const last = sheet.data.tradeoff[0];
   const metric = columns.some(({ key }) => key === last) ? last : columns[0].key;
   const state = { tried: field.tried[0], metric, first: "", second: "", marked: "" };
 
-  const update = () => draw(screen, body, state);
+  const update = () => draw(sheet, body, state);
   /** @type {(key: "metric" | "first" | "second" | "marked") => (value: string) => void} */
   const change = (key) => (value) => {
     state[key] = value;
@@ -72,16 +72,16 @@ export function sweeps(screen) {
 }
 
 /**
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} body
  * @param {{ tried: Tried, metric: string, first: string, second: string, marked: string }} state
  */
-function draw(screen, body, { tried, metric, first, second, marked }) {
-  screen.plots.clear(body);
-  const all = screen.field.groups;
+function draw(sheet, body, { tried, metric, first, second, marked }) {
+  sheet.plots.clear(body);
+  const all = sheet.field.groups;
   const tops = tried.tops[metric];
   if (!tops) return;
-  const column = screen.column[metric];
+  const column = sheet.column[metric];
   const groups = tried.groups.map((index) => all[index]).filter((group) => group.values[metric]);
   const tenth = new Set(tops.tenth.map((index) => all[index]));
   const emphasised = (/** @type {Group} */ group) => (marked === TENTH ? tenth.has(group) : group.label === marked);
@@ -93,19 +93,19 @@ function draw(screen, body, { tried, metric, first, second, marked }) {
       `${many(groups.length, "setting")} of ${tried.method}. The ${column.cost ? "lowest" : "highest"} ${column.title}: ${best.short}, ${number}. It is chosen after the fact: a fair number for it needs other seeds or images.`,
     ),
   );
-  over(screen, body, sweep);
-  if (second && second !== first) crossed(screen, body, sweep);
-  if (Object.keys(tried.rulers).length > 1) parallel(screen, body, sweep);
+  over(sheet, body, sweep);
+  if (second && second !== first) crossed(sheet, body, sweep);
+  if (Object.keys(tried.rulers).length > 1) parallel(sheet, body, sweep);
 }
 
 /**
  * Draws a column over one setting; lines join groups that are otherwise set alike.
  *
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} parent
  * @param {Sweep} sweep
  */
-function over(screen, parent, sweep) {
+function over(sheet, parent, sweep) {
   const { tried, groups, column, first } = sweep;
   const scale = scaleOf(tried.rulers[first], first, groups);
   /** @type {Map<string, Group[]>} */
@@ -133,7 +133,7 @@ function over(screen, parent, sweep) {
       legend: { orientation: "h", y: -0.22, font: { size: 11 } },
     },
   });
-  screen.plots.add(parent, `${column.title} over ${first}`, 380, build);
+  sheet.plots.add(parent, `${column.title} over ${first}`, 380, build);
 }
 
 /**

@@ -7,7 +7,7 @@ import { around, axis } from "./plots.js";
 import { PUBLISHED } from "./results.js";
 import { known, safe, spread, titled } from "./text.js";
 
-/** @typedef {import("./screen.js").Screen} Screen */
+/** @typedef {import("./sheet.js").Sheet} Sheet */
 /** @typedef {{ x: string, y: string }} Axes  Keys of two columns. */
 /**
  * @typedef {object} Item  A point: a group or a published row.
@@ -23,10 +23,10 @@ const FEW = 24;
 
 const HEIGHT = 440;
 
-/** @param {Screen} screen */
-export function tradeoff(screen) {
-  const { columns, data } = screen;
-  const node = screen.panel("tradeoff", "Trade-off");
+/** @param {Sheet} sheet */
+export function tradeoff(sheet) {
+  const { columns, data } = sheet;
+  const node = sheet.panel("tradeoff", "Trade-off");
   if (!columns.length) return;
   /** @type {(key: string, other: Column) => string} */
   const pick = (key, other) => (columns.some((column) => column.key === key) ? key : other.key);
@@ -47,21 +47,21 @@ export function tradeoff(screen) {
     ),
   );
   node.append(controls(...choices), body);
-  const update = () => draw(screen, body, axes);
-  screen.follow(update);
+  const update = () => draw(sheet, body, axes);
+  sheet.follow(update);
 }
 
 /**
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {HTMLElement} body
  * @param {Axes} axes
  */
-function draw(screen, body, { x, y }) {
-  const { field, column, plots } = screen;
+function draw(sheet, body, { x, y }) {
+  const { field, column, plots } = sheet;
   plots.clear(body);
   const ours = field.groups.flatMap((group, index) =>
     group.values[x] && group.values[y]
-      ? [{ short: group.short, values: group.values, group, named: screen.shows(index) }]
+      ? [{ short: group.short, values: group.values, group, named: sheet.shows(index) }]
       : [],
   );
   const papers = (field.published?.rows ?? [])
@@ -83,7 +83,7 @@ function draw(screen, body, { x, y }) {
     return {
       traces: colors.map((color) =>
         points(
-          screen,
+          sheet,
           { x, y },
           items.filter(({ group }) => group?.color === color),
           look,
@@ -93,7 +93,7 @@ function draw(screen, body, { x, y }) {
       layout: {
         xaxis: axis(look, { range: across, title: { text: titled(column[x]) } }),
         yaxis: axis(look, { range: up, title: { text: titled(column[y]) } }),
-        shapes: untrained(screen, { x, y }, look),
+        shapes: untrained(sheet, { x, y }, look),
       },
     };
   });
@@ -138,7 +138,7 @@ function labelled(items, { x, y }, { across, up, width, bearable }) {
 /**
  * One trace of items that have the same colour; published ones have none.
  *
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {Axes} axes
  * @param {Item[]} items
  * @param {Look} look
@@ -183,7 +183,7 @@ function points({ column }, { x, y }, items, look, labels) {
 /**
  * Lines at the values of a method that trains nothing.
  *
- * @param {Screen} screen
+ * @param {Sheet} sheet
  * @param {Axes} axes
  * @param {Look} look
  */

@@ -10,7 +10,7 @@ type Difference = [mean: number | null, low: number | null, high: number | null,
 /** A column of the matrices and the change of its last row in points. */
 type Change = [task: number, points: number];
 
-/** One group against another: differences of `compared`, largest gain and loss, ratios of `ratios`, largest change. */
+/** One group against another: differences of `compared`, largest gain and loss, ratios of seconds and memory, largest change. */
 type Contrast = [
   differences: (number | null)[],
   gain: Change | null,
@@ -113,10 +113,8 @@ interface PageData {
   headlines: string[];
   tradeoff: [x: string, y: string];
   compared: string[];
-  ratios: string[];
   together: number;
   most: number;
-  absent: string;
   scales: { sequential: ColorScale; diverging: ColorScale };
   fields: Field[];
   left_out: [path: string, reason: string][];

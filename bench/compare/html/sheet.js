@@ -5,7 +5,7 @@ import { swatch } from "./marks.js";
 import { Plots } from "./plots.js";
 
 /** One field of the comparison, the groups that are chosen for pictures, and the plots. Panels draw into it. */
-export class Screen {
+export class Sheet {
   #chosen;
   /** @type {(() => void)[]} */
   #updates = [];

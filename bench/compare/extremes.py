@@ -1,0 +1,342 @@
+"""What stands out in a view: winners, extremes, ratios and ranges, so that the scripts of the page only draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.compare.runs import ABSENT, COSTS, SHOWN
+from bench.compare.significance import COMPARED
+from bench.compare.tables import COLUMNS
+from bench.compare.views import Line, View
+from bench.metrics.scalars import HEADLINES
+
+RATIOS = ("seconds", "peak_memory_mb")
+"""Costs of which a contrast has the ratio."""
+
+SMALLEST = 0.05
+"""Points of the smallest change of a task that is named: a smaller one is printed as 0.0."""
+
+BASELINES = 100
+"""Groups that may all be chosen as a baseline. There is a contrast for each pair, so of more groups only a few may."""
+
+DECADE = 8
+"""An axis is logarithmic where the highest value of a setting is at least this many times its lowest."""
+
+Range = tuple[float, float]
+"""Lowest and highest value."""
+
+
+# ------------------------------------------------------------------------------------------------ winners
+
+
+def winners(view: View) -> dict[str, list[int]]:
+    """Return which lines are the best in Last, Average and Transfer.
+
+    Parameters
+    ----------
+    view : View
+
+    Returns
+    -------
+    dict of str to list of int
+        Scalar -> the lines with the highest mean as it is printed; the only line that has a value, if there is one;
+        none if all have the same mean. Scalars that no line has are left out.
+    """
+    having = {
+        name: [index for index, line in enumerate(view.lines) if name in line.values]
+        for name in reversed(HEADLINES.values())
+    }
+    return {name: lines if len(lines) == 1 else view.best[name] for name, lines in having.items() if lines}
+
+
+def fastest(view: View) -> int | None:
+    """Return the line that trains in the fewest seconds.
+
+    Parameters
+    ----------
+    view : View
+
+    Returns
+    -------
+    int or None
+        ``None`` where no line trains, or none was timed.
+    """
+    timed = [index for index, line in enumerate(view.lines) if line.group.trains and "seconds" in line.values]
+    return min(timed, key=lambda index: view.lines[index].values["seconds"].mean, default=None)
+
+
+# ------------------------------------------------------------------------------------------------- ranges
+
+
+def _hull(ranges: Iterable[Range]) -> Range | None:
+    """Return the range that holds all others; ``None`` where there are none."""
+    known = list(ranges)
+    return (min(low for low, _ in known), max(high for _, high in known)) if known else None
+
+
+def accuracies(view: View) -> Range | None:
+    """Return the lowest and the highest accuracy in all matrices, in percent.
+
+    Parameters
+    ----------
+    view : View
+
+    Returns
+    -------
+    (float, float) or None
+        ``None`` where there is no matrix.
+    """
+    means = [line.mean for line in view.lines if line.mean is not None]
+    return _hull((float(np.nanmin(mean)), float(np.nanmax(mean))) for mean in means)
+
+
+def spans(line: Line) -> list[Range | None]:
+    """Return in which ranges the learning curves of a line lie, in percent, standard errors included.
+
+    Parameters
+    ----------
+    line : Line
+
+    Returns
+    -------
+    list of (float, float) or None
+        First that of the mean of the tasks learned so far, then one for each of the T tasks. ``None`` where nothing was
+        measured; empty where there is no matrix.
+    """
+    if line.mean is None:
+        return []
+    error = np.zeros_like(line.mean) if line.error is None else np.nan_to_num(line.error)
+    curves = [(np.array(line.learned), np.zeros(len(line.learned))), *zip(line.mean.T, error.T, strict=True)]
+    return [
+        _hull(zip((curve - more)[known].tolist(), (curve + more)[known].tolist(), strict=True))
+        for curve, more in curves
+        for known in [~np.isnan(curve)]
+    ]
+
+
+def ranges(view: View) -> dict[str, dict[str, Range | None]]:
+    """Return the ranges of the axes when one column is drawn against another, standard errors included.
+
+    Parameters
+    ----------
+    view : View
+
+    Returns
+    -------
+    dict of str to dict of str to (float, float) or None
+        Column ``a`` -> column ``b`` -> the range of ``a`` over the lines and the published rows that have both.
+        Columns that no line has are left out.
+    """
+    items = []
+    for line in view.lines:
+        errors = {name: over.standard_error or 0.0 for name, over in line.values.items()}
+        items.append({name: (over.mean - errors[name], over.mean + errors[name]) for name, over in line.values.items()})
+    names = [name for name in COLUMNS if any(name in item for item in items)]
+    for row in view.section.published.rows if view.section.published else ():
+        items.append({name: (value, value) for name in SHOWN if (value := row.value(name)) is not None})
+    return {a: {b: _hull(item[a] for item in items if a in item and b in item) for b in names} for a in names}
+
+
+# ---------------------------------------------------------------------------------------------- contrasts
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One line against another, without intervals.
+
+    Attributes
+    ----------
+    differences : dict of str to float
+        Mean minus mean of the scalars of `bench.compare.significance.COMPARED` that both have, in points.
+    gain, loss : (int, float) or None
+        The task with the largest gain and the one with the largest loss after the last stage, and the change in points;
+        ``None`` where no task changes by `SMALLEST` in that direction.
+    ratios : dict of str to float
+        Mean over mean of the costs in `RATIOS` that both have.
+    reach : float or None
+        The largest change of any cell of the matrix, without its sign, in points; ``None`` without a common cell.
+    """
+
+    differences: dict[str, float]
+    gain: tuple[int, float] | None
+    loss: tuple[int, float] | None
+    ratios: dict[str, float]
+    reach: float | None
+
+
+def baselines(view: View) -> list[int]:
+    """Return the lines that others may be contrasted with.
+
+    Parameters
+    ----------
+    view : View
+
+    Returns
+    -------
+    list of int
+        All, or, of more than `BASELINES`, those that pictures show and the one that the others were tested against.
+    """
+    if len(view.lines) <= BASELINES:
+        return list(range(len(view.lines)))
+    return sorted({*view.shown} if view.baseline is None else {*view.shown, view.baseline})
+
+
+def contrast(line: Line, base: Line) -> Contrast:
+    """Return how a line differs from another one.
+
+    Parameters
+    ----------
+    line, base : Line
+        Of one view.
+
+    Returns
+    -------
+    Contrast
+        Positive differences are in favour of `line`; ratios above 1 are in favour of `base`.
+    """
+    ours, theirs = line.values, base.values
+    differences = {n: ours[n].mean - theirs[n].mean for n in COMPARED if n in ours and n in theirs}
+    ratios = {n: ours[n].mean / theirs[n].mean for n in RATIOS if n in ours and n in theirs and theirs[n].mean > 0}
+    if line.mean is None or base.mean is None:
+        return Contrast(differences, None, None, ratios, None)
+    change = line.mean - base.mean
+    known = change[~np.isnan(change)]
+    reach = float(np.abs(known).max()) if known.size else None
+    return Contrast(differences, _largest(change[-1], 1), _largest(change[-1], -1), ratios, reach)
+
+
+def _largest(changes: np.ndarray, sign: int) -> tuple[int, float] | None:
+    """Return the position and the value of the largest change with a sign; ``None`` where there is none to name."""
+    signed = np.where(np.isnan(changes), -math.inf, sign * changes)
+    at = int(signed.argmax())
+    return (at, float(changes[at])) if signed[at] >= SMALLEST else None
+
+
+# ------------------------------------------------------------------------------------------ settings tried
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """How the values of a setting lie on an axis: numbers as they are or by their logarithm, words one by one.
+
+    Attributes
+    ----------
+    values : list of str
+        Different values in the order of the axis; among numbers without `bench.compare.runs.ABSENT`.
+    positions : list of float
+        Where each of them lies.
+    numeric, log : bool
+        Whether the values are numbers, and whether the axis is logarithmic.
+    """
+
+    values: list[str]
+    positions: list[float]
+    numeric: bool
+    log: bool
+
+
+@dataclass(frozen=True)
+class Tops:
+    """What the settings tried give in one column: the best line, the best tenth, the lowest and the highest mean.
+
+    The best has the highest mean, of a cost the lowest.
+    """
+
+    best: int
+    tenth: list[int]
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A method that was run with different settings.
+
+    Attributes
+    ----------
+    method : str
+    lines : list of int
+    rulers : dict of str to Ruler
+        By setting that differs, in the order of their names.
+    widest : list of str
+        The same settings, those with most different values first.
+    tops : dict of str to Tops
+        By column that one of the lines has.
+    """
+
+    method: str
+    lines: list[int]
+    rulers: dict[str, Ruler]
+    widest: list[str]
+    tops: dict[str, Tops]
+
+
+def tried(view: View) -> list[Tried]:
+    """Return the methods that were run with different settings.
+
+    Parameters
+    ----------
+    view : View
+
+    Returns
+    -------
+    list of Tried
+        In the order of the lines.
+    """
+    methods: dict[str, list[int]] = {}
+    for index, line in enumerate(view.lines):
+        if line.group.apart:
+            methods.setdefault(line.group.method, []).append(index)
+    return [_tried(view, method, lines) for method, lines in methods.items()]
+
+
+def _tried(view: View, method: str, lines: list[int]) -> Tried:
+    settings = [view.lines[index].group.apart for index in lines]
+    rulers = {key: ruler([apart[key] for apart in settings]) for key in settings[0]}
+    different = {key: len({apart[key] for apart in settings}) for key in rulers}
+    widest = sorted(rulers, key=lambda key: -different[key])
+    names = [name for name in COLUMNS if any(name in view.lines[index].values for index in lines)]
+    tops = {name: _tops(view.lines, lines, name) for name in names}
+    return Tried(method, lines, rulers, widest, tops)
+
+
+def _tops(lines: Sequence[Line], indices: Sequence[int], name: str) -> Tops:
+    means = {index: lines[index].values[name].mean for index in indices if name in lines[index].values}
+    ranked = sorted(means, key=lambda index: means[index] if name in COSTS else -means[index])
+    return Tops(ranked[0], ranked[: math.ceil(len(ranked) / 10)], min(means.values()), max(means.values()))
+
+
+def ruler(values: Sequence[str]) -> Ruler:
+    """Lay out the values of a setting on an axis.
+
+    Parameters
+    ----------
+    values : sequence of str
+        At least one, as on the command line; `bench.compare.runs.ABSENT` where a group has no such setting.
+
+    Returns
+    -------
+    Ruler
+        Logarithmic where there are more than two positive numbers, the highest at least `DECADE` times the lowest.
+    """
+    different = list(dict.fromkeys(values))
+    numbers = {value: _number(value) for value in different if value != ABSENT}
+    known = {value: number for value, number in numbers.items() if number is not None}
+    if not known or len(known) < len(numbers):
+        return Ruler(different, [float(index) for index in range(len(different))], False, False)
+    ordered = sorted(known, key=lambda value: known[value])
+    low, high = known[ordered[0]], known[ordered[-1]]
+    log = len(ordered) > 2 and low > 0 and high / low >= DECADE
+    return Ruler(ordered, [math.log10(known[one]) if log else known[one] for one in ordered], True, log)
+
+
+def _number(value: str) -> float | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
