@@ -19,7 +19,8 @@ from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.record.schema import is_finished
-from bench.sweep.file import Point, expand, find
+from bench.sweep.file import expand, find
+from bench.sweep.points import Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.config import registry
 from bench.config.fields import Setting, describe, show
 from bench.config.run_settings import OpenClip, class_settings, run_settings
-from bench.sweep.launch import Options
+from bench.sweep.options import Options
 
 PAGE = Path(__file__).parent / "settings.md"
 

@@ -307,4 +307,4 @@ def test_runs_whose_numbers_do_not_compare(server: FakeWandb, key: str, capsys: 
     one = next(iter(server.runs.values()))
     one["config"].update({key: "other", f"{key}.name": "other"})
     said = refused(capsys, PLACE)
-    assert f"differ in {key} (" in said and f"choose, as in {key}=other" in said
+    assert f"differ in {key} (" in said and f"choose one, as in {key}=other" in said

@@ -21,8 +21,8 @@ from bench.cli import main as cli
 from bench.config import registry
 from bench.config.resolve import resolve
 from bench.metrics.matrix import AccuracyMatrix
-from bench.sweep import file as sweep
-from bench.sweep import launch
+from bench.sweep.file import expand, find, shipped_folder
+from bench.sweep.options import options
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -72,10 +72,10 @@ def test_documented_lines_are_understood(
     if verb == "run" and "--help" not in words:
         resolve(words)
     elif verb == "sweep":
-        chosen, settings = launch.options([word for word in words if "=" in word])
+        chosen, settings = options([word for word in words if "=" in word])
         (name,) = (word for word in words if "=" not in word and word != "status")
-        file = ROOT / name if name.startswith("sweeps/") else sweep.find(name)
-        assert sweep.expand(file, settings, chosen.count, chosen.sweep_seed).points
+        file = ROOT / name if name.startswith("sweeps/") else find(name)
+        assert expand(file, settings, chosen.count, chosen.sweep_seed).points
     elif verb == "data":
         resolve([f"stream={words[0]}", *words[1:]], need_method=False)
     elif verb == "check":
@@ -123,12 +123,12 @@ def test_the_sweep_files_of_the_docs_expand(tmp_path: Path) -> None:
     for index, block in enumerate(blocks(ROOT / "docs" / "sweeps.md", "yaml")):
         file = tmp_path / f"{index}.yaml"
         file.write_text(block, encoding="utf-8")
-        assert sweep.expand(file, count=2).points
+        assert expand(file, count=2).points
 
 
 def test_every_shipped_sweep_is_told_of() -> None:
     text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
-    assert [file.stem for file in sweep.shipped_folder().glob("*.yaml") if f"`{file.stem}`" not in text] == []
+    assert [file.stem for file in shipped_folder().glob("*.yaml") if f"`{file.stem}`" not in text] == []
 
 
 def test_every_metric_has_its_formula_in_the_docs() -> None:

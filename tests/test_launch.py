@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,13 @@ from conftest import METHOD, STREAM
 from filelock import FileLock
 
 from bench.cli import main as cli
+from bench.config.fields import describe
 from bench.core.errors import UserError
-from bench.sweep import file as sweep
-from bench.sweep import launch, processes
+from bench.sweep import display, launch, processes
+from bench.sweep.file import expand
+from bench.sweep.options import Launch, Options, options
+from bench.sweep.points import Point, job_id, last_attempt, results_of, state_of
+from bench.sweep.stopping import Stop
 
 ROOT = Path(__file__).parent.parent
 COMMAND = ["python", "-m", "bench", "run", "${args_no_hyphens}"]
@@ -41,9 +46,8 @@ def clean(number, frame):
 signal.signal(signal.SIGINT, clean)
 signal.signal(signal.SIGTERM, clean)
 print("threads", os.environ.get("OMP_NUM_THREADS"), flush=True)
-(directory / "identity.json").write_text(json.dumps({"tasks": ["ant", "bee"]}))
-rows = [{"event": "row", "row": 0, "after": "zero-shot"}, {"event": "epoch"}]
-rows.append({"event": "row", "row": 1, "after": "ant"})
+(directory / "identity.json").write_text(json.dumps({"settings": {}, "tasks": ["ant", "bee"]}))
+rows = [{"event": "row", "row": row, "after": name, "accuracy": {}} for row, name in enumerate(("zero-shot", "ant"))]
 (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows) + '{"event')
 if word == "fails" or (word == "once" and not (directory / "again").exists()):
     (directory / "again").touch()
@@ -58,11 +62,13 @@ if word == "slow":
 time.sleep(0.5)
 print("done without a line break", end="")
 metrics = {"transfer_by_column": 1.0, "average_mtil": 2.0, "last": 3.0}
-(directory / "summary.json").write_text(json.dumps({"status": "finished", "metrics": metrics}))
+names = {"stream": "s", "model": "m", "method": "n", "fingerprint": "f", "seed": 0}
+summary = {"status": "finished", **names, "metrics": metrics, "seconds": {}}
+(directory / "summary.json").write_text(json.dumps(summary))
 '''
 
 
-def stand_in(point: sweep.Point) -> list[str]:
+def stand_in(point: Point) -> list[str]:
     """A command in the place of the real one; its word is method.note."""
     words = dict(word.split("=", 1) for word in point.words)
     return [sys.executable, "-c", CHILD, str(point.directory), words.get("method.note", "")]
@@ -99,10 +105,10 @@ def say(capsys):
 
 
 def states(file: Path, *words: str) -> list[str]:
-    return [sweep.state(point) for point in sweep.expand(file, words).points]
+    return [state_of(point) for point in expand(file, words).points]
 
 
-def starts(point: sweep.Point) -> int:
+def starts(point: Point) -> int:
     return len((point.directory / "starts").read_text().splitlines())
 
 
@@ -112,12 +118,12 @@ def test_a_failing_point_stops_no_other_and_is_retried(write, say, how):
     status, out = say(str(file), f"launch={how}")
     assert status == 1
     assert states(file) == ["finished", "failed", "failed", "finished"]
-    told = out.splitlines()
-    good, once, fails, fine = sweep.expand(file).points
-    assert f"[2/4] failed: {once.log}" in told and f"[3/4] failed: {fails.log}" in told
-    tail = told[told.index(f"[2/4] failed: {once.log}") + 1 :][:11]
+    lines = out.splitlines()
+    good, once, fails, fine = expand(file).points
+    assert f"[2/4] failed: {once.log}" in lines and f"[3/4] failed: {fails.log}" in lines
+    tail = lines[lines.index(f"[2/4] failed: {once.log}") + 1 :][:11]
     assert tail == [*(f"  line {i}" for i in range(11, 20)), "  no such thing ε", ""]
-    assert "2 points failed: the same line again retries them" in told
+    assert "2 points failed: the same line runs them again" in lines
     noted = json.loads(once.notes.read_text())
     assert noted["exit_status"] == 3 and noted["seconds"] > 0 and noted["pid"] and noted["host"] and noted["started"]
 
@@ -134,18 +140,18 @@ def test_inline_shows_the_output_and_keeps_it(write, say):
     assert status == 0
     for head in ("[1/2] seed=0\nthreads None\ndone without a line break", "[2/2] seed=1\nthreads None\ndone without"):
         assert head in out
-    assert sweep.expand(file).points[0].log.read_text() == "threads None\ndone without a line break"
+    assert expand(file).points[0].log.read_text() == "threads None\ndone without a line break"
     status, out = say(str(file))
     assert status == 0 and out.startswith("2 of 2 points are finished already\n")
 
 
-def test_local_shares_the_cores_and_tells_the_tasks(write, say, monkeypatch):
+def test_local_shares_the_cores_and_shows_the_tasks(write, say, monkeypatch):
     monkeypatch.setattr(launch, "cores", lambda: 8)
     file = write(seed={"values": [0, 1, 2]})
     status, out = say(str(file), "launch=local", "launch.processes=3")
     assert status == 0
     assert "threads" not in out
-    assert [point.log.read_text().split()[1] for point in sweep.expand(file).points] == ["2", "2", "2"]
+    assert [point.log.read_text().split()[1] for point in expand(file).points] == ["2", "2", "2"]
     for line in ("[1/3] seed=0", "[1/3] 1 of 2 tasks learned (ant)", "[3/3] 1 of 2 tasks learned (ant)"):
         assert f"{line}\n" in out
     assert out.index("[3/3] seed=2") < out.index("finished")  # all three at once
@@ -173,7 +179,7 @@ def test_threads_that_the_user_chose_stay(write, say, monkeypatch):
     say(str(file), "launch=local", "out=" + str(file.parent / "b"))
     monkeypatch.delenv("OMP_NUM_THREADS")
     say(str(file), "launch=local", "out=" + str(file.parent / "c"))
-    logs = [sweep.expand(file, [f"out={file.parent / name}"]).points[0].log for name in "abc"]
+    logs = [expand(file, [f"out={file.parent / name}"]).points[0].log for name in "abc"]
     assert [log.read_text().split()[1] for log in logs] == ["None", "5", "2"]  # half the cores by default
 
 
@@ -184,18 +190,18 @@ def test_a_point_that_was_asked_to_stop_is_pending_and_one_that_was_killed_has_f
     how, state = ("interrupted", "pending") if word == "asked" else ("failed", "failed")
     assert (ended, states(file)) == (1, [state, "finished"])
     assert f"[1/2] {how} (exit status {status})" in out
-    assert ("1 points were interrupted: the same line again goes on from here" in out) == (word == "asked")
+    assert ("1 point was interrupted: the same line continues it" in out) == (word == "asked")
     assert ("failed" in out) == (word == "killed")
 
 
-def test_a_point_that_another_process_runs_is_left_alone(write, say):
+def test_a_point_that_another_process_runs_is_skipped(write, say):
     file = write(seed={"values": [0, 1]})
-    first, second = sweep.expand(file).points
+    first, second = expand(file).points
     first.lock.parent.mkdir(parents=True)
     with FileLock(first.lock):
         status, out = say(str(file))
-    assert status == 1 and "[1/2] is left alone: another process runs it or has finished it" in out
-    assert not first.directory.exists() and sweep.state(second) == "finished"
+    assert status == 1 and "[1/2] skipped: another process runs it or has finished it" in out
+    assert not first.directory.exists() and state_of(second) == "finished"
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(write, say, tmp_path):
@@ -240,19 +246,19 @@ def wait_for(condition: Any, what: str) -> None:
     ("how", "number", "status"),
     [("inline", signal.SIGINT, 130), ("local", signal.SIGINT, 130), ("local", signal.SIGTERM, 143)],
 )
-def test_an_interrupt_ends_the_points_cleanly_and_says_how_to_go_on(write, how, number, status):
+def test_an_interrupt_ends_the_points_cleanly_and_says_how_to_continue(write, how, number, status):
     file = write(**{"method.note": {"values": ["good", "slow", "later"]}, "seed": {"values": [0, 1]}})
-    points = sweep.expand(file).points
+    points = expand(file).points
     process = begin(str(file), f"launch={how}", *(["launch.processes=2"] if how == "local" else []))
     slow = points[2 : (4 if how == "local" else 3)]
     wait_for(lambda: all((point.directory / "metrics.jsonl").exists() for point in slow), "the slow points")
-    assert [sweep.state(point) for point in slow] == ["running"] * len(slow)
+    assert [state_of(point) for point in slow] == ["running"] * len(slow)
     process.send_signal(number)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == status, out
     assert [(point.directory / "clean").read_text() for point in slow] == [str(int(number))] * len(slow)
     assert f"stopping: waiting for the end of {len(slow)} running points\n" in out
-    assert "interrupted: 2 of 6 points are finished; the same line again goes on from here" in out
+    assert "interrupted: 2 of 6 points are finished; the same line continues from here" in out
     assert states(file) == ["finished", "finished", *["pending"] * 4]
     assert not points[-1].directory.exists()
 
@@ -261,22 +267,22 @@ def test_two_sweeps_at_once_run_every_point_once(write):
     file = write(seed={"values": [0, 1, 2, 3]})
     both = [begin(str(file)), begin(str(file), "launch=local", "launch.processes=2")]
     outs = [process.communicate(timeout=60)[0] for process in both]
-    points = sweep.expand(file).points
+    points = expand(file).points
     assert [starts(point) for point in points] == [1, 1, 1, 1], outs
     assert states(file) == ["finished"] * 4
 
 
 def test_a_point_whose_leader_was_killed_still_counts_as_running(write, say):
     file = write(**{"method.note": {"values": ["slow"]}})
-    (point,) = sweep.expand(file).points
+    (point,) = expand(file).points
     process = begin(str(file))
     wait_for((point.directory / "metrics.jsonl").exists, "the slow point")
     process.kill()
     process.communicate()
     _, out = say(str(file))
-    assert "is left alone" in out and sweep.state(point) == "running" and starts(point) == 1
-    os.kill(sweep.attempt(point)["pid"], signal.SIGINT)
-    wait_for(lambda: sweep.state(point) == "pending", "its end")
+    assert "skipped: another process runs it" in out and state_of(point) == "running" and starts(point) == 1
+    os.kill(last_attempt(point).pid, signal.SIGINT)
+    wait_for(lambda: state_of(point) == "pending", "its end")
 
 
 def test_real_runs_two_at_a_time(tmp_path, say, monkeypatch):
@@ -291,8 +297,8 @@ def test_real_runs_two_at_a_time(tmp_path, say, monkeypatch):
     assert status == 1, out
     assert "  error: method.rank=1000 is above the width" in out
     assert states(file, words[-1]) == ["finished", "failed"]
-    good = sweep.expand(file, [words[-1]]).points[0]
-    assert "accuracy" in good.log.read_text() and all(sweep.results(good))
+    good = expand(file, [words[-1]]).points[0]
+    assert "accuracy" in good.log.read_text() and all(results_of(good))
     identity = json.loads((good.directory / "identity.json").read_text())
     assert identity["command"] == ["python", "-m", "bench", "run", *good.words]
 
@@ -301,7 +307,7 @@ def test_real_runs_two_at_a_time(tmp_path, say, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "said"),
     [
         ((), "sweep takes one sweep file, and perhaps status: "),
         (("status",), "sweep takes one sweep file, and perhaps status: "),
@@ -320,21 +326,19 @@ def test_real_runs_two_at_a_time(tmp_path, say, monkeypatch):
         (("seeds", "sweep_seed=x"), "sweep_seed=x must be a whole number"),
     ],
 )
-def test_mistakes_on_the_line(capsys, words, told):
+def test_mistakes_on_the_line(capsys, words, said):
     assert cli.main(["sweep", *words]) == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"error: {told}") and err.count("\n") == 1
+    assert err.startswith(f"error: {said}") and err.count("\n") == 1
 
 
-def test_words_are_told_apart():
-    options, rest = launch.options(["launch=local", "--count=3", "out=x", "seed=1", "cache.gb=0", "sweep_seed=4"])
-    assert options == launch.Options(launch.Launch("local", None), False, 3, 4)
+def test_words_are_separated():
+    chosen, rest = options(["launch=local", "--count=3", "out=x", "seed=1", "cache.gb=0", "sweep_seed=4"])
+    assert chosen == Options(Launch("local", None), False, 3, 4)
     assert rest == ["out=x", "seed=1", "cache.gb=0"]
-    options, rest = launch.options(
-        ["launch=slurm", "launch.mem_gb=8", "launch.slurm.account=me", "launch.slurm.nice=3"]
-    )
-    assert options.launch.parameters()["mem_gb"] == 8.0 and rest == []
-    assert options.launch.others() == {"account": "me", "nice": 3}
+    chosen, rest = options(["launch=slurm", "launch.mem_gb=8", "launch.slurm.account=me", "launch.slurm.nice=3"])
+    assert chosen.launch.parameters()["mem_gb"] == 8.0 and rest == []
+    assert chosen.launch.others() == {"account": "me", "nice": 3}
 
 
 @pytest.mark.parametrize(
@@ -349,7 +353,7 @@ def test_words_are_told_apart():
 )
 def test_what_does_not_go_together_is_refused(words, complaint):
     with pytest.raises(UserError, match=complaint):
-        launch.options(words)
+        options(words)
 
 
 def test_slurm_is_missed_before_anything_is_written(write, say, tmp_path, monkeypatch):
@@ -368,29 +372,51 @@ def test_only_a_running_point_is_preempted(write, say):
 
 
 def test_progress_is_read_from_this_attempts_record(tmp_path):
-    assert processes.progress(tmp_path, 0) is None
-    (tmp_path / "identity.json").write_text('{"tasks": ["a", "b"]}')
+    assert display.progress(tmp_path, 0) is None
+    (tmp_path / "identity.json").write_text('{"settings": {}, "tasks": ["a", "b"]}')
     (tmp_path / "metrics.jsonl").write_text("")
-    assert processes.progress(tmp_path, 0) == (0, 2, "")
-    (tmp_path / "metrics.jsonl").write_text('{"event": "row", "row": 1, "after": "a"}\n{"ev')
-    assert processes.progress(tmp_path, 0) == (1, 2, "a")
-    assert processes.progress(tmp_path, time.time() + 10) is None
+    assert display.progress(tmp_path, 0) == (0, 2, "")
+    (tmp_path / "metrics.jsonl").write_text('{"event": "row", "row": 1, "after": "a", "accuracy": {}}\n{"ev')
+    assert display.progress(tmp_path, 0) == (1, 2, "a")
+    assert display.progress(tmp_path, time.time() + 10) is None
     (tmp_path / "metrics.jsonl").write_text("x\n")
-    assert processes.progress(tmp_path, 0) is None
+    assert display.progress(tmp_path, 0) is None
 
 
 def test_an_attempt_here_takes_the_place_of_a_job(write, say):
     file = write(**{"method.note": {"values": ["fails"]}})
-    (point,) = sweep.expand(file).points
+    (point,) = expand(file).points
     point.folder.mkdir(parents=True)
     point.job.write_text("7\n")
     say(str(file))
-    assert sweep.job_id(point) is None and sweep.state(point) == "failed"
+    assert job_id(point) is None and state_of(point) == "failed"
 
 
 def test_a_value_for_slurm_that_is_no_yaml_is_text():
-    options, _ = launch.options(["launch=slurm", "launch.slurm.comment=[a"])
-    assert options.launch.others() == {"comment": "[a"}
+    chosen, _ = options(["launch=slurm", "launch.slurm.comment=[a"])
+    assert chosen.launch.others() == {"comment": "[a"}
+
+
+def test_every_launcher_can_be_chosen():
+    assert tuple(launch.LAUNCHERS) == describe(Launch)["name"].choices
+
+
+@pytest.mark.parametrize("word", ["=x", "launch.slurm.=x"])
+def test_a_word_without_a_key_is_refused(write, say, word):
+    status, out = say(str(write(seed={"values": [0]})), "launch=slurm", word)
+    assert status == 2 and "is not a setting: write KEY=VALUE" in out
+
+
+def test_a_sleep_ends_with_the_first_signal():
+    stop = Stop()
+    timer = threading.Timer(0.3, lambda: stop(signal.SIGTERM, None))
+    timer.start()
+    start = time.monotonic()
+    stop.sleep(30)
+    assert time.monotonic() - start < 10 and (stop.signal, stop.count) == (signal.SIGTERM, 1)
+    stop.sleep(30)
+    assert time.monotonic() - start < 10
+    timer.join()
 
 
 def test_status_lists_how_points_failed(write, say):

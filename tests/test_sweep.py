@@ -1,4 +1,4 @@
-"""A sweep file as the runs it means: expansion, distributions, W&B's words, mistakes, states."""
+"""A sweep file as the runs that it means: expansion, distributions, W&B's words, mistakes, states of points."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from bench.cli import main as cli
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
-from bench.sweep import file as sweep
-from bench.sweep import parameters as sweep_parameters
+from bench.sweep import parameters
+from bench.sweep.attempts import Attempt, birth, exit_status
+from bench.sweep.file import Sweep, expand, find, shipped_folder
+from bench.sweep.points import Point, results_of, state_of
 
 COMMAND = ["${env}", "${interpreter}", "-m", "bench", "run", "${args_no_hyphens}"]
-SHIPPED = sorted(sweep.shipped_folder().glob("*.yaml"))
+SHIPPED = sorted(shipped_folder().glob("*.yaml"))
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def write(toys, tmp_path):
     return write
 
 
-def settings(found: sweep.Sweep, *keys: str) -> list[tuple[Any, ...]]:
+def settings(found: Sweep, *keys: str) -> list[tuple[Any, ...]]:
     """The resolved values of some keys, point by point."""
     flats = [resolve(point.words).flat for point in found.points]
     return [tuple(flat[key] for key in keys) for flat in flats]
@@ -52,7 +54,7 @@ def settings(found: sweep.Sweep, *keys: str) -> list[tuple[Any, ...]]:
 
 def problems(file: Path, *words: str, **options: Any) -> list[str]:
     with pytest.raises(UserError) as caught:
-        sweep.expand(file, words, **options)
+        expand(file, words, **options)
     return str(caught.value).splitlines()
 
 
@@ -60,7 +62,7 @@ def problems(file: Path, *words: str, **options: Any) -> list[str]:
 
 
 def test_a_grid_is_every_combination_the_last_parameter_fastest(write):
-    found = sweep.expand(write({"seed": {"values": [0, 1]}, "method.rank": {"values": [2, 4, 6]}}))
+    found = expand(write({"seed": {"values": [0, 1]}, "method.rank": {"values": [2, 4, 6]}}))
     assert settings(found, "method.rank") == [(2,), (4,), (6,)] * 2
     assert [point.label for point in found.points][:2] == ["seed=0 method.rank=2", "seed=0 method.rank=4"]
     assert [point.number for point in found.points] == [1, 2, 3, 4, 5, 6]
@@ -73,7 +75,7 @@ def test_a_grid_is_every_combination_the_last_parameter_fastest(write):
 def test_groups_of_parameters_become_dotted_keys(write):
     inner = {"parameters": {"image": {"values": [0.25, 0.5]}, "text": {"value": 0.75}}}
     file = write({"method": {"parameters": {"name": {"value": "toy"}, "energy": inner}}})
-    found = sweep.expand(file)
+    found = expand(file)
     assert settings(found, "method.energy.image", "method.energy.text") == [(0.25, 0.75), (0.5, 0.75)]
     assert found.points[0].label == "method.energy.image=0.25"
 
@@ -100,7 +102,7 @@ def agent_words(values: dict[str, Any]) -> list[str]:
 
 def test_values_of_all_kinds_are_the_words_of_an_agent(write):
     file = write({**{key: {"value": value} for key, value in NASTY.items()}, "seed": {"values": [3]}})
-    (point,) = sweep.expand(file).points
+    (point,) = expand(file).points
     out = yaml.safe_load(file.read_text())["parameters"]["out"]["value"]
     assert list(point.words) == agent_words({**NASTY, "out": out})
     flat = resolve(point.words).flat
@@ -113,7 +115,7 @@ def test_values_of_all_kinds_are_the_words_of_an_agent(write):
 def test_a_group_means_the_same_here_and_to_an_agent(write):
     """An agent hands a group over as one word."""
     nested = {"parameters": {"name": {"value": "toy"}, "rank": {"value": 6}, "scale": {"value": None}}}
-    (point,) = sweep.expand(write({"method": nested})).points
+    (point,) = expand(write({"method": nested})).points
     (word,) = agent_words({"method": {"name": "toy", "rank": 6, "scale": None}})
     ours, theirs = resolve(point.words), resolve([word, *(w for w in point.words if w.startswith("out="))])
     assert (ours.flat, ours.sources) == (theirs.flat, theirs.sources)
@@ -130,7 +132,7 @@ def test_shipped_files_resolve_and_are_the_words_of_an_agent(file: Path) -> None
     expected = [
         ["stream=pocket", *agent_words(dict(zip(specs, values, strict=True)))] for values in itertools.product(*choices)
     ]
-    found = sweep.expand(file)
+    found = expand(file)
     assert [list(point.words) for point in found.points] == expected
     assert found.notes == ()
     text = file.read_text().splitlines()
@@ -143,14 +145,14 @@ def test_what_is_shipped() -> None:
         "compare_methods", "keeplora_ablation", "keeplora_alpha", "keeplora_lr", "keeplora_rank",
         "keeplora_thresholds", "lora_rank", "seeds",
     ]  # fmt: skip
-    assert sweep.find("compare_methods") == sweep.shipped_folder() / "compare_methods.yaml"
+    assert find("compare_methods") == shipped_folder() / "compare_methods.yaml"
     with pytest.raises(UserError, match='there is no sweep file "compare_method" .did you mean "compare_methods"'):
-        sweep.find("compare_method")
+        find("compare_method")
 
 
 def test_the_grid_of_thresholds_sets_both_towers_of_the_features() -> None:
     keys = ("method.weight_energy.image", "method.weight_energy.text", "method.feature_energy.image")
-    values = settings(sweep.expand(sweep.find("keeplora_thresholds")), *keys, "method.feature_energy.text", "seed")
+    values = settings(expand(find("keeplora_thresholds")), *keys, "method.feature_energy.text", "seed")
     assert [(image, low) for image, _, low, _, _ in values] == list(
         itertools.product([0, 0.5, 0.85, 0.95], [0, 0.9, 0.99, 0.999])
     )
@@ -161,20 +163,20 @@ def test_the_command_may_fix_settings(write, monkeypatch):
     monkeypatch.setenv("EPOCHS", "7")
     command = ["nice", "python", "-m", "bench", "run", "train.epochs=${envvar:EPOCHS}", "${args}", "--stream.shots=2"]
     file = write({"seed": {"values": [0, 1]}}, command=command)
-    found = sweep.expand(file)
+    found = expand(file)
     assert settings(found, "train.epochs", "stream.shots") == [(7, 2), (7, 2)]
     assert found.points[0].label == "seed=0"
-    again = sweep.expand(file, ["train.epochs=1", "--out=elsewhere"])
+    again = expand(file, ["train.epochs=1", "--out=elsewhere"])
     assert settings(again, "train.epochs", "out") == [(1, "elsewhere")] * 2
     assert again.points[0].folder == Path("elsewhere/sweeps/some")
 
 
 def test_added_words_replace_what_is_fixed_but_not_what_is_swept(write):
     file = write({"method.energy": {"values": [0.25, 0.5]}, "seed": {"value": 0}})
-    assert settings(sweep.expand(file, ["seed=4"]), "seed") == [(4,), (4,)]
+    assert settings(expand(file, ["seed=4"]), "seed") == [(4,), (4,)]
     for word in ("method.energy=0.1", "method.energy.image=0.1"):
-        (told,) = problems(file, word)
-        assert told == f"{word} would replace method.energy, which {file} sweeps: leave it out"
+        (said,) = problems(file, word)
+        assert said == f"{word} would replace method.energy, which {file} sweeps: leave it out"
     file = write({"method": {"values": ["toy"]}})
     assert problems(file, "--method=x")[0].startswith("method.name=x would replace method, which")
     file = write({"train.lr": {"values": [0.1]}})
@@ -184,7 +186,7 @@ def test_added_words_replace_what_is_fixed_but_not_what_is_swept(write):
 def test_repeated_points_are_kept_once_with_a_note(write):
     """1 and 1.0 are the same rate; device does not decide the numbers."""
     file = write({"train.lr": {"values": [1, 1.0, 2]}, "device": {"values": ["cpu", "auto"]}})
-    found = sweep.expand(file)
+    found = expand(file)
     assert settings(found, "train.lr", "device") == [(1.0, "cpu"), (2.0, "cpu")]
     assert [point.number for point in found.points] == [1, 2]
     assert found.notes == ("4 points mean the same run as an earlier one and are left out",)
@@ -192,10 +194,10 @@ def test_repeated_points_are_kept_once_with_a_note(write):
 
 def test_the_count_of_points(write):
     file = write({"seed": {"values": [0, 1, 2, 3]}}, run_cap=3, early_terminate={"type": "hyperband", "min_iter": 1})
-    found = sweep.expand(file)
+    found = expand(file)
     assert len(found.points) == 3
     assert found.notes == ("early_terminate is ignored: only W&B's own agents stop runs early",)
-    assert len(sweep.expand(file, count=2).points) == 2
+    assert len(expand(file, count=2).points) == 2
 
 
 def test_a_scalar_for_a_group_counts_in_the_order_of_words(toys):
@@ -214,8 +216,8 @@ def test_a_scalar_for_a_group_counts_in_the_order_of_words(toys):
 
 
 def draws(count: int, seed: int = 0, **spec: Any) -> list[Any]:
-    parameter = sweep_parameters._parameter("x", spec)
-    return [point["x"] for point in itertools.islice(sweep_parameters.draws([parameter], seed), count)]
+    parameter = parameters._parameter("x", spec)
+    return [point["x"] for point in itertools.islice(parameters.draws([parameter], seed), count)]
 
 
 BETWEEN = {"min": 0.5, "max": 8.0}
@@ -270,29 +272,29 @@ def test_values_are_drawn_alike_or_by_their_probabilities() -> None:
 
 def test_extreme_quantiles_stay_inside() -> None:
     for name, (numbers, law) in LAWS.items():
-        draw = sweep_parameters._distribution(name, {"distribution": name, **numbers})
+        draw = parameters._distribution(name, {"distribution": name, **numbers})
         low, high = law.support()
         assert np.isfinite([draw(0.0), draw(1 - 2**-53)]).all()
         assert low * (1 - 1e-12) - 1e-12 <= draw(0.0) <= draw(1 - 2**-53) <= high * (1 + 1e-12)
-    assert sweep_parameters._choice(["a", "b", "c"], [0.3, 0.7, 0])(1 - 2**-53) == "b"
+    assert parameters._choice(["a", "b", "c"], [0.3, 0.7, 0])(1 - 2**-53) == "b"
 
 
 def test_the_same_line_draws_the_same_points(write):
     file = write({"train.lr": {"min": 0.1, "max": 0.9}, "method.rank": {"values": [2, 4]}}, method="random")
     keys = ("train.lr", "method.rank")
-    five = settings(sweep.expand(file, count=5), *keys)
-    assert five == settings(sweep.expand(file, count=5), *keys)
-    assert five[:3] == settings(sweep.expand(file, count=3), *keys)
-    assert five != settings(sweep.expand(file, count=5, seed=1), *keys)
+    five = settings(expand(file, count=5), *keys)
+    assert five == settings(expand(file, count=5), *keys)
+    assert five[:3] == settings(expand(file, count=3), *keys)
+    assert five != settings(expand(file, count=5, seed=1), *keys)
     one = write({"train.lr": {"min": 0.1, "max": 0.9}}, method="random", run_cap=5)
-    assert [lr for lr, _ in five] == [lr for (lr,) in settings(sweep.expand(one), "train.lr")]
+    assert [lr for lr, _ in five] == [lr for (lr,) in settings(expand(one), "train.lr")]
 
 
 # ---------------------------------------------------------------------------------------------- mistakes
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "said"),
     [
         ({}, "says nothing: write value, values, a distribution, or min and max"),
         ({"min": 1}, "says nothing: write value, values, a distribution, or min and max"),
@@ -318,13 +320,13 @@ def test_the_same_line_draws_the_same_points(write):
         ({"parameters": {"image": {"values": [1]}}, "q": 1}, 'is a group and cannot have "q": leave it out'),
     ],
 )
-def test_mistakes_in_a_parameter(write, spec, told):
+def test_mistakes_in_a_parameter(write, spec, said):
     (found,) = problems(write({"method.x": spec}, method="random", run_cap=2))
-    assert f": parameter method.x {told}" in found
+    assert f": parameter method.x {said}" in found
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "said"),
     [
         ({"method": "bayes"}, "method: bayes cannot be expanded here: use wandb sweep and wandb agent"),
         ({"method": "custom"}, "method: custom cannot be expanded here: use wandb sweep and wandb agent"),
@@ -343,13 +345,13 @@ def test_mistakes_in_a_parameter(write, spec, told):
         ({"command": [*COMMAND, "seed=1"]}, "seed is both in the command and among the parameters: take one out"),
     ],
 )
-def test_mistakes_in_a_file(write, change, told):
+def test_mistakes_in_a_file(write, change, said):
     (found,) = problems(write({"seed": {"values": [0, 1]}}, **change))
-    assert told in found
+    assert said in found
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "said"),
     [
         ("method: grid\nparameters: {seed: [}\n", ", line 2 is no YAML: "),
         ("a: \x00", " is no YAML: "),
@@ -357,13 +359,13 @@ def test_mistakes_in_a_file(write, change, told):
         ("- seed", " is no sweep file: it needs method, parameters and command"),
     ],
 )
-def test_files_that_are_none(write, text, told):
+def test_files_that_are_none(write, text, said):
     file = write(text)
     (found,) = problems(file)
-    assert found.startswith(f"{file}{told}")
+    assert found.startswith(f"{file}{said}")
 
 
-def test_every_problem_of_every_point_is_told_once_before_anything_starts(write, capsys):
+def test_every_problem_of_every_point_is_reported_once_before_anything_starts(write, capsys):
     file = write({"method.rnak": {"value": 1}, "train.lr": {"values": [-1, 0.5]}, "seed": {"values": [0, 1]}})
     assert problems(file) == [
         'unknown setting "method.rnak" (did you mean "method.rank"?)',
@@ -379,19 +381,19 @@ def test_every_problem_of_every_point_is_told_once_before_anything_starts(write,
 
 
 @pytest.fixture
-def point(write) -> sweep.Point:
-    (point,) = sweep.expand(write({"seed": {"values": [0]}})).points
+def point(write) -> Point:
+    (point,) = expand(write({"seed": {"values": [0]}})).points
     point.folder.mkdir(parents=True)
     return point
 
 
-def note(point: sweep.Point, **content: Any) -> None:
+def note(point: Point, **content: Any) -> None:
     point.notes.write_text(json.dumps(content))
 
 
-def test_states_of_a_point(point: sweep.Point) -> None:
-    assert sweep.state(point) == "pending"
-    me = {"host": socket.gethostname(), "pid": os.getpid(), "birth": sweep.birth(os.getpid())}
+def test_states_of_a_point(point: Point) -> None:
+    assert state_of(point) == "pending"
+    me = {"host": socket.gethostname(), "pid": os.getpid(), "birth": birth(os.getpid())}
     for noted, expected in (
         ({"exit_status": None, **me}, "running"),
         ({"exit_status": None, **me, "birth": "1"}, "pending"),  # another process has the number now
@@ -404,23 +406,60 @@ def test_states_of_a_point(point: sweep.Point) -> None:
         ({"exit_status": 0}, "pending"),  # its folder was moved away
     ):
         note(point, **noted)
-        assert sweep.state(point) == expected, noted
+        assert state_of(point) == expected, noted
     point.notes.write_text("{")
-    assert sweep.state(point) == "pending"
+    assert state_of(point) == "pending"
     note(point, exit_status=1)
     point.directory.mkdir(parents=True)
     (point.directory / "summary.json").write_text('{"status": "finished"}')
-    assert sweep.state(point) == "finished"
-    assert sweep.results(point) == ["", "", ""]
+    assert state_of(point) == "finished"
+    assert results_of(point) == ["", "", ""]
+
+
+def test_an_attempt_is_read_as_it_was_written(tmp_path: Path) -> None:
+    file = tmp_path / "notes.json"
+    began = Attempt.of_process(os.getpid(), 1e9, job="5_0", restarts=2)
+    assert began.is_alive() and began.exit_status is None and began.started.startswith("2001-09-")
+    began.write(file)
+    assert Attempt.read(file) == began
+    ended = began.ended(143, 1.23456)
+    assert (ended.exit_status, ended.seconds, ended.job, ended.restarts) == (143, 1.235, "5_0", 2)
+    for content in ("[]", "{", "7"):
+        file.write_text(content)
+        assert Attempt.read(file) is None
+    assert Attempt.read(tmp_path / "nowhere") is None
+    assert [exit_status(code) for code in (0, 3, -15)] == [0, 3, 143]
+
+
+# What versions before the schema was one wrote: a process of this machine, and a job of SLURM.
+OLD_PROCESS = {
+    "exit_status": None, "seconds": None, "host": "a", "pid": 7, "birth": "123", "started": "2026-01-31T12:00:00+0000",
+}  # fmt: skip
+OLD_JOB = {
+    "exit_status": 1, "seconds": 2.5, "host": "b", "pid": 8, "job": "5_1", "restarts": 1,
+    "started": "2026-01-31T12:00:00+0000",
+}  # fmt: skip
+
+
+def test_notes_of_older_versions_are_read(point: Point) -> None:
+    note(point, **OLD_PROCESS)
+    assert Attempt.read(point.notes) == Attempt(**OLD_PROCESS, job=None, restarts=0)
+    note(point, **{**OLD_PROCESS, "host": socket.gethostname(), "pid": os.getpid(), "birth": birth(os.getpid())})
+    assert state_of(point) == "running"
+    note(point, **OLD_JOB, something="else")
+    assert Attempt.read(point.notes) == Attempt(**OLD_JOB, birth=None)
+    assert state_of(point) == "failed"
 
 
 def test_dry_run_and_status_show_and_start_nothing(write, capsys, monkeypatch):
     file = write({"seed": {"values": [0, 1]}})
-    first, second = sweep.expand(file).points
+    first, second = expand(file).points
     monkeypatch.setattr("bench.sweep.processes.start", lambda *args: pytest.fail("it started"))
     first.directory.mkdir(parents=True)
     metrics = {"transfer_by_column": 51.04, "average_mtil": 60.0, "last": None}
-    (first.directory / "summary.json").write_text(json.dumps({"status": "finished", "metrics": metrics}))
+    names = {"stream": "s", "model": "m", "method": "n", "fingerprint": "f", "seed": 0}
+    summary = {"status": "finished", **names, "metrics": metrics, "seconds": {}}
+    (first.directory / "summary.json").write_text(json.dumps(summary))
     assert cli.main(["sweep", str(file), "dry_run=true"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"1  finished  {first.directory}",

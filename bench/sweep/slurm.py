@@ -1,4 +1,4 @@
-"""Carrying out a sweep on SLURM: one array, each job of which runs a point in a process of its own.
+"""Run points on SLURM: one array, each job of which runs a point in a process of its own.
 
 submitit writes and submits the jobs. When SLURM preempts a job, or its time is nearly over, submitit calls
 `PointJob.checkpoint`, which stops the run where nothing is half done, and requeues the job; the run then continues.
@@ -6,12 +6,10 @@ submitit writes and submits the jobs. When SLURM preempts a job, or its time is 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -20,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
-from bench.core.files import write_atomic
 from bench.core.signals import is_interruption
+from bench.sweep.attempts import Attempt, exit_status
 
 STOPPED_FOR = 300.0
 """Seconds that the job of a run that a signal stopped waits to be requeued or ended by SLURM."""
@@ -30,24 +28,27 @@ START_UP = 90
 """Seconds a job needs before it hears signals: SLURM sends them up to 60 s early, and Python has to start."""
 
 MAX_TIMEOUTS = 100
-"""How often a job may run out of time and go on, by default."""
+"""How often a job may run out of time and continue, by default."""
 
 QUEUED = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "STAGE_OUT", "SIGNALING", "RESIZING"}
 STOPPED = {"CANCELLED", "NODE_FAIL", "PREEMPTED", "TIMEOUT", "REVOKED", "BOOT_FAIL", "DEADLINE"}
-"""States of jobs in SLURM's words; one of the last sort that left no exit status was stopped by no fault of its own."""
+"""States of jobs in SLURM's words. A job of the last kind that left no exit status was stopped from outside."""
 
 
 class PointJob:
-    """What a job does: it runs one point in a process of its own, and stops it when the job is to be requeued.
+    """What a job does: run one point in a process of its own, and stop it when the job is to be requeued.
+
+    Jobs that wait in a queue are pickled objects of this class: its name and its attributes are an interface.
 
     Parameters
     ----------
     command : list of str
+        The command line of the point.
     log : str
         What the process prints is added to this file.
     notes : str
-        File that says who runs the point, and how it ended.
+        The file of the `Attempt`.
     threads : bool
         Whether the process gets as many threads as the job has CPUs.
     """
@@ -61,27 +62,28 @@ class PointJob:
         self._status: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: all but the process."""
         return {**self.__dict__, "_process": None, "_status": None}
 
     def __call__(self) -> int:
-        """Run the point to its end; returns the exit status, a signal as 128 + its number."""
+        """Run the point to its end.
+
+        Returns
+        -------
+        int
+            The exit status; a signal is 128 + its number.
+        """
         import submitit
 
         job = submitit.JobEnvironment()
         if job.num_tasks > 1:
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-        environment = dict(os.environ)
-        if self.threads and "SLURM_CPUS_PER_TASK" in environment:
-            environment.setdefault("OMP_NUM_THREADS", environment["SLURM_CPUS_PER_TASK"])
         leads = job.global_rank == 0
-        log = Path(self.log if leads else f"{self.log}.rank{job.global_rank}")
         began = time.time()
-        with log.open("ab") as file:
-            self._process = process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment
-            )
+        process = self._start(Path(self.log if leads else f"{self.log}.rank{job.global_rank}"))
+        attempt = Attempt.of_process(process.pid, began, job.job_id, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
         if leads:
-            self._note(job.job_id, began, None)
+            attempt.write(Path(self.notes))
         # Waited for in a thread: a handler that interrupts the main thread in `wait` could not wait again itself.
         threading.Thread(target=self._wait, args=(process,), daemon=True).start()
         while self._status is None:
@@ -91,11 +93,30 @@ class PointJob:
             while time.monotonic() < end:
                 time.sleep(0.5)
         if leads:
-            self._note(job.job_id, began, self._status)
+            attempt.ended(self._status, time.time() - began).write(Path(self.notes))
         return self._status
 
+    def _start(self, log: Path) -> subprocess.Popen[bytes]:
+        environment = dict(os.environ)
+        if self.threads and "SLURM_CPUS_PER_TASK" in environment:
+            environment.setdefault("OMP_NUM_THREADS", environment["SLURM_CPUS_PER_TASK"])
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment
+            )
+        return self._process
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        self._status = exit_status(process.wait())
+
     def checkpoint(self) -> Any:
-        """Stop the run where it can be continued; returns what is to be done when the job starts again."""
+        """Stop the run where it can be continued.
+
+        Returns
+        -------
+        submitit.helpers.DelayedSubmission
+            What is to be done when the job starts again.
+        """
         import submitit
 
         while self._process is not None and self._status is None:
@@ -105,33 +126,24 @@ class PointJob:
                     time.sleep(0.1)
         return submitit.helpers.DelayedSubmission(PointJob(self.command, self.log, self.notes, self.threads))
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        code = process.wait()
-        self._status = code if code >= 0 else 128 - code
-
-    def _note(self, job: str, began: float, status: int | None) -> None:
-        assert self._process is not None
-        content = {
-            "exit_status": status,
-            "seconds": None if status is None else round(time.time() - began, 3),
-            "host": socket.gethostname(),
-            "pid": self._process.pid,
-            "job": job,
-            "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(began)),
-        }
-        write_atomic(Path(self.notes), json.dumps(content, indent=1) + "\n")
-
 
 def submit(jobs: Sequence[PointJob], folder: Path, name: str, parameters: Mapping[str, Any]) -> list[str]:
-    """Submit jobs as one array; returns their ids.
+    """Submit jobs as one array.
 
     Parameters
     ----------
+    jobs : sequence of PointJob
     folder : Path
         Where submitit keeps its files; compute nodes must see it.
-    parameters : mapping
-        What `submitit.AutoExecutor` takes, without those that are None.
+    name : str
+        Name of the array.
+    parameters : mapping of str to object
+        What `submitit.AutoExecutor` takes; those that are None are left out.
+
+    Returns
+    -------
+    list of str
+        The ids of the jobs, as in ``123_0``.
 
     Raises
     ------
@@ -167,17 +179,28 @@ def submit(jobs: Sequence[PointJob], folder: Path, name: str, parameters: Mappin
     return [str(job.job_id) for job in submitted]
 
 
-def states(ids: Iterable[str]) -> dict[str, str]:
-    """SLURM's words for the states of jobs; of a job that nobody knows any more there is none.
+def job_states(ids: Iterable[str]) -> dict[str, str]:
+    """Return SLURM's words for the states of jobs.
 
-    The queue is asked first; accounting, which may lag behind or be missing, only for what it no longer has.
+    The queue is asked for the user's own jobs only, since it may hold those of thousands of users. Accounting, which
+    may lag behind or be missing, is asked for the rest: jobs that the queue has forgotten, and those of others.
+
+    Parameters
+    ----------
+    ids : iterable of str
+        As of `submit`.
+
+    Returns
+    -------
+    dict of str to str
+        Without jobs that SLURM does not know any more.
     """
     wanted = set(ids)
     if not wanted:
         return {}
     found: dict[str, str] = {}
     # The state of a cancelled job is followed by who did it.
-    for line in _ask("squeue", "-h", "-r", "-t", "all", "-o", "%F_%K|%A|%T"):
+    for line in _ask("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%F_%K|%A|%T"):
         task, job, state = line.split("|")
         found[task if not task.endswith("_N/A") else job] = state.split()[0]
     lost = sorted(wanted - set(found))
@@ -188,7 +211,7 @@ def states(ids: Iterable[str]) -> dict[str, str]:
 
 
 def _ask(*words: str) -> list[str]:
-    """The lines that a tool of SLURM answers with; none where it is missing or fails."""
+    """Return the lines that a tool of SLURM answers with; none where it is missing or fails."""
     if shutil.which(words[0]) is None:
         return []
     try:
@@ -198,8 +221,42 @@ def _ask(*words: str) -> list[str]:
     return done.stdout.splitlines() if done.returncode == 0 else []
 
 
+class Backoff:
+    """How long to wait before SLURM is asked again: longer and longer while nothing changes."""
+
+    FIRST = 5.0
+    LONGEST = 60.0
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def next(self, changed: bool) -> float:
+        """Return the seconds to wait now.
+
+        Parameters
+        ----------
+        changed : bool
+            Whether the last answer was another one than before.
+
+        Returns
+        -------
+        float
+            5 s after a change, then twice as long each time, at most 60 s.
+        """
+        self._seconds = self.FIRST if changed or not self._seconds else min(2 * self._seconds, self.LONGEST)
+        return self._seconds
+
+
 def interrupt(job: str, folder: Path) -> None:
-    """Do to a running job what a preemption does: tell it to stop, so that it is requeued."""
+    """Do to a running job what a preemption does: signal it to stop, so that it is requeued.
+
+    Parameters
+    ----------
+    job : str
+        Its id.
+    folder : Path
+        As for `submit`.
+    """
     from submitit.slurm.slurm import SlurmJob
 
     SlurmJob(folder=folder, job_id=job)._interrupt(timeout=False)

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_wandb import FakeWandb
+from support.fake_wandb import FakeWandb
 
 from bench.metrics.matrix import AccuracyMatrix
-from bench.sweep import file as sweep
 from bench.sweep import launch
-from bench.sweep import slurm as cluster
+from bench.sweep.attempts import Attempt
+from bench.sweep.file import expand
+from bench.sweep.points import Point, job_id, last_attempt, reason_of, state_of, states_of
+from bench.sweep.slurm import job_states
 
 pytestmark = pytest.mark.cluster
 
@@ -88,8 +90,14 @@ def bench(*words: str, timeout: float = 300) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def points(file: Path, *words: str) -> tuple[sweep.Point, ...]:
-    return sweep.expand(file, words).points
+def points(file: Path, *words: str) -> tuple[Point, ...]:
+    return expand(file, words).points
+
+
+def attempt(point: Point) -> Attempt:
+    found = last_attempt(point)
+    assert found is not None
+    return found
 
 
 def until(what: Callable[[], bool], seconds: float = 120) -> None:
@@ -99,7 +107,7 @@ def until(what: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.2)
 
 
-def rows(point: sweep.Point) -> int:
+def rows(point: Point) -> int:
     path = point.directory / "metrics.jsonl"
     return path.read_text().count('"event": "row"') if path.exists() else 0
 
@@ -127,21 +135,21 @@ def test_an_array_with_a_failing_point(write) -> None:
     status, out = bench(str(file), *SLURM)
     assert status == 1, out
     assert "submitted 3 points as job " in out and re.search(r"cancel: scancel \d+", out)
-    assert sweep.states(points(file)) == ["finished", "failed", "finished"]
-    assert "method.rank=100 is above the width" in out and "1 points failed: the same line again retries them" in out
-    jobs = [sweep.job_id(point) for point in points(file)]
+    assert states_of(points(file)) == ["finished", "failed", "finished"]
+    assert "method.rank=100 is above the width" in out and "1 point failed: the same line runs it again" in out
+    jobs = [job_id(point) for point in points(file)]
     assert [job.partition("_")[2] for job in jobs] == ["0", "1", "2"]
-    # The same line again leaves alone what is finished and retries the rest.
+    # The same line again leaves alone what is finished and runs the rest.
     status, out = bench(str(file), *SLURM)
     assert status == 1 and "2 of 3 points are finished already" in out and "submitted 1 points" in out
-    again = [sweep.job_id(point) for point in points(file)]
+    again = [job_id(point) for point in points(file)]
     assert (again[0], again[2]) == (jobs[0], jobs[2]) and again[1] != jobs[1]
     status, out = bench(str(file), "status")
     assert status == 0 and len(re.findall(r"finished +\d", out)) == 2 and "failed" in out
 
 
 @pytest.mark.parametrize("how", ["preempted", "out of time"])
-def test_a_job_that_is_stopped_goes_on_to_the_same_numbers(how: str, write, straight: Path) -> None:
+def test_a_job_that_is_stopped_continues_to_the_same_numbers(how: str, write, straight: Path) -> None:
     from submitit.slurm.slurm import SlurmJob
 
     file = write(fixed=LONG, seed=[0])
@@ -150,21 +158,21 @@ def test_a_job_that_is_stopped_goes_on_to_the_same_numbers(how: str, write, stra
     assert bench(str(file), *SLURM, f"launch.timeout_min={minutes}", "launch.wait=false")[0] == 0
     (point,) = points(file)
     until(lambda: rows(point) == 2)  # in its second task
-    assert sweep.state(point) == "running"
+    assert state_of(point) == "running"
     if how == "preempted":
-        assert "was told to stop; it is requeued and goes on" in launch.preempt(sweep.expand(file), 1)
+        assert "was asked to stop; it is requeued and continues" in launch.preempt(expand(file), 1)
     else:
-        SlurmJob(folder=point.folder / "jobs", job_id=sweep.job_id(point))._interrupt(timeout=True)
+        SlurmJob(folder=point.folder / "jobs", job_id=job_id(point))._interrupt(timeout=True)
     seen = set()
-    until(lambda: seen.add(sweep.state(point)) or "finished" in seen)
+    until(lambda: seen.add(state_of(point)) or "finished" in seen)
     assert not seen & {"failed", "pending"}
-    until(lambda: sweep.attempt(point).get("exit_status") == 0)
-    assert sweep.attempt(point)["restarts"] == 1
+    until(lambda: attempt(point).exit_status == 0)
+    assert attempt(point).restarts == 1
     assert "continuing in task 2 of 2" in point.log.read_text()
     assert_same(point.directory, straight)
 
 
-def test_the_jobs_go_on_when_nobody_follows_them(write) -> None:
+def test_the_jobs_continue_when_nobody_follows_them(write) -> None:
     file = write(fixed=LONG, seed=[1, 2])
     process = subprocess.Popen(
         [sys.executable, "-m", "bench", "sweep", str(file), *SLURM],
@@ -174,16 +182,16 @@ def test_the_jobs_go_on_when_nobody_follows_them(write) -> None:
     until(lambda: rows(first) >= 1 and rows(second) >= 1)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
-    assert process.returncode == 130 and "the jobs go on; follow: python -m bench sweep" in out
-    assert sweep.states([first, second]) == ["running", "running"]
+    assert process.returncode == 130 and "the jobs continue; follow: python -m bench sweep" in out
+    assert states_of([first, second]) == ["running", "running"]
     status, out = bench(str(file), *SLURM)
-    assert status == 0 and "all that is left is running" in out
-    job = sweep.job_id(first)
+    assert status == 0 and "all points that are left are running" in out
+    job = job_id(first)
     subprocess.run(["scancel", job], check=True)
-    until(lambda: sweep.state(first) == "pending")  # cancelled, not failed
-    os.kill(sweep.attempt(second)["pid"], signal.SIGKILL)
-    until(lambda: sweep.state(second) == "failed")
-    assert sweep.attempt(second)["exit_status"] == 128 + signal.SIGKILL
+    until(lambda: state_of(first) == "pending")  # cancelled, not failed
+    os.kill(attempt(second).pid, signal.SIGKILL)
+    until(lambda: state_of(second) == "failed")
+    assert attempt(second).exit_status == 128 + signal.SIGKILL
 
 
 def test_a_job_that_dies_without_a_word_is_noticed(write) -> None:
@@ -191,12 +199,12 @@ def test_a_job_that_dies_without_a_word_is_noticed(write) -> None:
     assert bench(str(file), *SLURM, "launch.wait=false")[0] == 0
     (point,) = points(file)
     until(lambda: rows(point) >= 1)
-    run = sweep.attempt(point)["pid"]
+    run = attempt(point).pid
     leader = int(Path(f"/proc/{run}/stat").read_text().rpartition(")")[2].split()[1])
     for pid in (leader, run):
         os.kill(pid, signal.SIGKILL)
-    until(lambda: sweep.state(point) == "failed")
-    assert re.match(r"SLURM ended job \d+: (FAILED|OUT_OF_MEMORY); raise launch.mem_gb", sweep.reason(point))
+    until(lambda: state_of(point) == "failed")
+    assert re.match(r"SLURM ended job \d+: (FAILED|OUT_OF_MEMORY); raise launch.mem_gb", reason_of(point))
 
 
 def test_two_processes_share_a_run(write, tmp_path: Path) -> None:
@@ -220,15 +228,15 @@ def test_two_processes_share_a_run(write, tmp_path: Path) -> None:
         (["launch.slurm.nothing=1"], r"error: launch.slurm.nothing is unknown: there are .*account, "),
     ],
 )
-def test_what_slurm_refuses_is_told(words: list[str], said: str, write) -> None:
+def test_what_slurm_refuses_is_reported(words: list[str], said: str, write) -> None:
     file = write(seed=[0])
     status, out = bench(str(file), "launch=slurm", *words)
     assert status == 2 and re.search(said, out, flags=re.IGNORECASE) and "Traceback" not in out
-    assert sweep.states(points(file)) == ["pending"] and sweep.job_id(points(file)[0]) is None
+    assert states_of(points(file)) == ["pending"] and job_id(points(file)[0]) is None
 
 
 def test_a_job_that_is_no_longer_known_has_no_state(slurm: None) -> None:
-    assert cluster.states(["1", "2_3"]) == {}
+    assert job_states(["1", "2_3"]) == {}
 
 
 def test_three_ways_give_the_same_runs_and_numbers(slurm: None, tmp_path: Path) -> None:
@@ -236,11 +244,11 @@ def test_three_ways_give_the_same_runs_and_numbers(slurm: None, tmp_path: Path) 
     content = yaml.safe_load((ROOT / "sweeps" / "compare_methods.yaml").read_text())
     content["parameters"]["seed"] = {"value": 0}
     more = ["stream.tasks=[flags]", "train.epochs=1", "threads=1", "device=cpu"]
-    place = content["command"].index("${args_no_hyphens}")
+    position = content["command"].index("${args_no_hyphens}")
     found = {}
     for way in ("here", "agent", "array"):
         out = tmp_path / way
-        command = [*content["command"][:place], *more, f"out={out}", *content["command"][place:]]
+        command = [*content["command"][:position], *more, f"out={out}", *content["command"][position:]]
         file = tmp_path / f"{way}.yaml"
         file.write_text(yaml.safe_dump({**content, "command": command}, sort_keys=False))
         if way == "agent":
@@ -254,8 +262,8 @@ def test_three_ways_give_the_same_runs_and_numbers(slurm: None, tmp_path: Path) 
                 assert done.returncode == 0, done.stderr
                 assert len(server.runs) == 8 and not server.errors
         else:
-            status, told = bench(str(file), *(SLURM if way == "array" else []), timeout=900)
-            assert status == 0, told
+            status, printed = bench(str(file), *(SLURM if way == "array" else []), timeout=900)
+            assert status == 0, printed
         runs = sorted(out.glob("pocket/pocket/*/*/accuracy.csv"))
         found[way] = {str(path.parent.relative_to(out)): path.read_bytes() for path in runs}
     assert len(found["here"]) == 8

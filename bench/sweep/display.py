@@ -1,0 +1,186 @@
+"""What a user sees of points while they run: their output, or how many tasks each has learned."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from bench.core.signals import is_interruption
+from bench.record.events import RowEvent, read_events
+from bench.record.schema import EVENTS, Identity
+from bench.sweep.points import Point, state_of
+from bench.sweep.processes import Child
+
+LOOK = 1.0
+"""Seconds between two looks at a running point's record."""
+
+
+class Display:
+    """Lines about running points: one when a point starts and one when it ends.
+
+    Parameters
+    ----------
+    count : int
+        Number of all points of the sweep.
+    """
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        print(text, flush=True)
+
+    def head(self, point: Point) -> str:
+        """Return the number of a point among all, as in ``[3/8]``."""
+        return f"[{point.number}/{self.count}]"
+
+    def started(self, child: Child) -> None:
+        """Show that a process has started; called once."""
+        self.say(f"{self.head(child.point)} {child.point.label}")
+
+    def running(self, child: Child) -> None:
+        """Show what is new of a process; called at every look while it runs, and once after its end."""
+
+    def ended(self, child: Child, status: int) -> None:
+        """Show how a process ended; called once."""
+        self.say(f"{self.head(child.point)} {outcome(child.point, status)} after {child.seconds:.0f} s")
+
+
+class Output(Display):
+    """All that the points print, as their logs grow."""
+
+    def __init__(self, count: int):
+        super().__init__(count)
+        self._read: dict[Path, int] = {}
+
+    def running(self, child: Child) -> None:
+        """Print what has been added to the log."""
+        log = child.point.log
+        with log.open("rb") as file:
+            file.seek(self._read.get(log, 0))
+            text = file.read()
+        # A character may still be incomplete; it is shown with the next line.
+        text = text[: text.rfind(b"\n") + 1] if child.process.poll() is None else text
+        self._read[log] = self._read.get(log, 0) + len(text)
+        if text:
+            sys.stdout.write(text.decode("utf-8", errors="replace"))
+            sys.stdout.flush()
+
+
+class Tasks(Display):
+    """How many tasks each point has learned: a bar each on a terminal, else a line for every task."""
+
+    def __init__(self, count: int):
+        super().__init__(count)
+        self._bars: dict[int, Any] = {}
+        self._seen: dict[int, Progress] = {}
+        self._looked: dict[int, float] = {}
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        with tqdm.external_write_mode():
+            super().say(text)
+
+    def started(self, child: Child) -> None:
+        """Show that a process has started, and open its bar."""
+        super().started(child)
+        self._bars[child.process.pid] = tqdm(
+            desc=f"{self.head(child.point)} {child.point.label}",
+            unit="task",
+            leave=False,
+            disable=None,  # only on a terminal
+            dynamic_ncols=True,
+        )
+
+    def running(self, child: Child) -> None:
+        """Move the bar, or print a line, when a task has been learned."""
+        pid = child.process.pid
+        if child.process.poll() is None and child.seconds - self._looked.get(pid, 0.0) < LOOK:
+            return
+        self._looked[pid] = child.seconds
+        bar = self._bars[pid]
+        bar.refresh()  # the time on it runs while nothing else changes
+        now = progress(child.point.directory, child.began)
+        if now is None or now == self._seen.get(pid):
+            return
+        self._seen[pid] = now
+        bar.total, bar.n = now.total, now.learned
+        bar.set_postfix_str(now.task)
+        if bar.disable and now.learned:
+            self.learned(child.point, now)
+
+    def learned(self, point: Point, now: Progress) -> None:
+        """Print how many tasks a point has learned."""
+        self.say(f"{self.head(point)} {now.learned} of {now.total} tasks learned ({now.task})")
+
+    def ended(self, child: Child, status: int) -> None:
+        """Close the bar, and show how the process ended."""
+        self._bars.pop(child.process.pid).close()
+        super().ended(child, status)
+
+
+class Progress(NamedTuple):
+    """How far a run is.
+
+    Attributes
+    ----------
+    learned : int
+        Tasks learned.
+    total : int
+        Tasks in all.
+    task : str
+        Name of the task that was learned last; empty before the first row of the matrix.
+    """
+
+    learned: int
+    total: int
+    task: str
+
+
+def progress(directory: Path, since: float) -> Progress | None:
+    """Return how far a run is, by its record.
+
+    Parameters
+    ----------
+    directory : Path
+        A run directory.
+    since : float
+        Seconds since the epoch: an older record is one of an earlier attempt.
+
+    Returns
+    -------
+    Progress or None
+        None where there is no record that is new enough.
+    """
+    try:
+        if (directory / EVENTS).stat().st_mtime < since:
+            return None
+        total = len(Identity.read(directory).tasks)
+        rows = [event for event in read_events(directory) if isinstance(event, RowEvent)]
+    except (OSError, ValueError):  # not written yet, or just being written
+        return None
+    return Progress(rows[-1].row, total, rows[-1].after) if rows else Progress(0, total, "")
+
+
+def outcome(point: Point, status: int) -> str:
+    """Return in a few words how a point ended.
+
+    Parameters
+    ----------
+    point : Point
+    status : int
+        The exit status of its process; a signal is 128 + its number.
+
+    Returns
+    -------
+    str
+    """
+    if is_interruption(status):
+        return f"interrupted (exit status {status})"
+    if status:
+        return f"failed (exit status {status})"
+    return state_of(point)
