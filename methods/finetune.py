@@ -1,4 +1,4 @@
-"""Continual full fine-tuning: every weight of both towers is trained on every task, nothing is protected."""
+"""Continual full fine-tuning: every task trains every weight of both towers; nothing is protected."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     paper="the usual baseline; ZSCL, arXiv 2303.06628",
 )
 class Finetune(Method):
-    """Trains all parameters of the chosen towers; the logit scale stays as it was pre-trained."""
+    """Train all parameters of the chosen towers; the logit scale stays as it was pre-trained."""
 
     @dataclass
     class Settings:
+        """Which towers are trained."""
+
         towers: list[str] = setting(["image", "text"], "towers that are trained", choices=TOWERS)
 
     parity = ParityCard(
@@ -35,11 +37,12 @@ class Finetune(Method):
     )
 
     def setup(self) -> None:
+        """Check that there is something to train."""
         if not self.settings.towers:
             raise UserError("method.towers names no tower: name image, text or both")
 
     def parameters(self) -> Sequence[Tensor]:
-        """All parameters of the chosen towers."""
+        """Return all parameters of the chosen towers but the logit scale."""
         chosen = []
         for name, parameter in self.clip.model.named_parameters():
             tower = "image" if name.startswith("visual.") else "text"

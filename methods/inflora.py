@@ -2,8 +2,9 @@
 
 For every input site with C_t the mean of x x^T over the inputs of task t:
 
-1. before task t: G = C_t off the protected subspace; A = its r leading left singular vectors / sqrt(3), one A for all
-   maps that read the site, frozen; B = 0 (the factor gives A's rows the expected norm of LoRA's usual start);
+1. before task t: G is the part of C_t outside of the protected subspace. A is its r leading left singular vectors
+   divided by sqrt(3), frozen, and the same for all maps that read the site. B = 0. The factor gives A's rows the
+   expected norm of LoRA's usual start;
 2. B is trained and merged: W + B A;
 3. after task t: the protected subspace grows until it covers the share eps_t of the squared singular values of the new
    C_t, with eps_t = eps_0 + (eps_end - eps_0) t / T (DualGPM: the smaller of subspace and complement is stored).
@@ -35,7 +36,7 @@ class DualMemory:
     basis : Tensor [width, k], float64
         Orthonormal columns.
     complement : bool
-        False ("remove" in the paper): `basis` spans the protected subspace. True ("retain"): it spans what is free.
+        False ("remove" in the paper): `basis` spans the protected subspace. True ("retain"): it spans the free one.
     """
 
     def __init__(self, basis: Tensor, complement: bool = False):
@@ -44,15 +45,16 @@ class DualMemory:
 
     @property
     def free_dimension(self) -> int:
+        """The number of dimensions outside of the protected subspace."""
         width, columns = self.basis.shape
         return columns if self.complement else width - columns
 
     def free(self, x: Tensor) -> Tensor:
-        """The part of the columns of x [width, n] that lies outside of the protected subspace."""
+        """Return the part of the columns of x [width, n] that lies outside of the protected subspace."""
         return self.basis @ (self.basis.T @ x) if self.complement else outside(self.basis, x)
 
     def update(self, moment: Tensor, threshold: float) -> None:
-        """Protect what is needed to cover a share of a task's squared singular values.
+        """Protect as many directions as cover a share of a task's squared singular values.
 
         Parameters
         ----------
@@ -69,7 +71,7 @@ class DualMemory:
         # Directions without energy are rounding noise, not inputs.
         usable = min(int((shares > 1e-12).sum()), self.free_dimension)
         if self.complement:
-            # Peel directions off what is free while more than 1 - eps_t of the energy remains there.
+            # Take directions from the free subspace while more than 1 - eps_t of the energy remains there.
             remaining = torch.cat([shares.sum()[None], shares.sum() - shares.cumsum(0)])[:-1]
             below = remaining < 1 - threshold
             peeled = int(below.int().argmax()) if bool(below.any()) else len(below)
@@ -90,19 +92,22 @@ class DualMemory:
             self.complement = True
 
 
-@register("method", "inflora", title="Updates off earlier tasks' inputs", paper="InfLoRA, arXiv 2404.00228")
+@register("method", "inflora", title="Updates outside of earlier tasks' inputs", paper="InfLoRA, arXiv 2404.00228")
 class InfLora(Method):
-    """InfLoRA with a text-prompt classifier in the place of linear heads.
+    """InfLoRA with a classifier of text prompts instead of linear heads.
 
     Attributes
     ----------
     memories : dict of site name to DualMemory
+        The protected subspace of every input site.
     effective_rank : dict of site name to int
         Rows of A in the current task.
     """
 
     @dataclass
     class Settings(Targets):
+        """Which maps are adapted, and how much of their inputs is protected."""
+
         rank: int = setting(10, "rows of A", low=1, symbol="r")
         energy_first: PerTower = setting(
             PerTower(0.95, 0.95),
@@ -122,7 +127,7 @@ class InfLora(Method):
     defaults = {"train.weight_decay": 0.0}
     parity = ParityCard(
         present=(
-            "A from the task's own inputs, off the protected subspace, divided by sqrt(3); shared by q, k and v",
+            "A from the task's own inputs, outside of the protected subspace, divided by sqrt(3); shared by q, k and v",
             "B starts at zero and alone is trained; merged after the task",
             "DualGPM memory with the threshold rising from eps_0 = 0.95 towards 1, on squared singular values of C_t",
         ),
@@ -141,6 +146,7 @@ class InfLora(Method):
     )
 
     def setup(self) -> None:
+        """Choose the maps to adapt; nothing is protected yet."""
         self.targets = targets(self.clip, self.settings)
         self.sites: dict[str, Site] = {m.site.name: m.site for m in self.targets}
         self.effective_rank: dict[str, int] = {}
@@ -166,12 +172,12 @@ class InfLora(Method):
             attach(linear_map, designed[linear_map.site.name], scale=1.0)
 
     def parameters(self) -> Sequence[Tensor]:
-        """B of every update; A is frozen."""
+        """Return B of every update; A is frozen."""
         return [linear_map.update.B for linear_map in self.targets if linear_map.update]
 
     @no_grad
     def end_task(self, task: TaskData) -> None:
-        """Merge, then protect what the merged model's inputs on this task need."""
+        """Merge, then protect the directions that the merged model's inputs on this task need."""
         self.clip.merge()
         moments = second_moments(self.clip, task, self.targets)
         progress = task.index / self.context.tasks
@@ -184,15 +190,17 @@ class InfLora(Method):
         side_by_side(protect, self.memories, self.clip.exact_device)
 
     def report(self) -> dict[str, Any]:
-        """Rows of A in the task just learned and dimension of the protected subspace after it, per site."""
+        """Return the rows of A in the task just learned, and the dimension of the protected subspace after it."""
         protected = {name: site.width - self.memories[name].free_dimension for name, site in self.sites.items()}
         return {"effective_rank": dict(self.effective_rank), "protected": protected}
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Return the stored basis of every site, and of which subspace it is."""
         state = {f"{name}.basis": memory.basis for name, memory in self.memories.items()}
         return state | {f"{n}.complement": torch.tensor(m.complement) for n, m in self.memories.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
         self.memories = {
             name: DualMemory(state[f"{name}.basis"].to(self.clip.exact_device), bool(state[f"{name}.complement"]))
             for name in self.sites

@@ -1,4 +1,4 @@
-"""Plain LoRA: a new low-rank update for every task, merged after it; nothing is protected.
+"""Plain LoRA: every task gets a new low-rank update, which is merged after it; nothing is protected.
 
 Hu et al., arXiv 2106.09685: y = x W^T + (alpha / r) x A^T B^T with A random and B zero at the start, both trained.
 """
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 @register("method", "lora", title="Low-rank updates, nothing protected", paper="LoRA, arXiv 2106.09685")
 class Lora(Method):
-    """Sequential LoRA: what low rank alone does for and against forgetting."""
+    """Sequential LoRA: it shows what low rank alone does for and against forgetting."""
 
     @dataclass
     class Settings(Targets):
+        """Which maps are adapted, and the scale of the update."""
+
         alpha: float = setting(
             16.0, "scale of the update times the rank; alpha = rank gives factor 1", above=0, symbol="alpha"
         )
@@ -35,15 +37,16 @@ class Lora(Method):
     )
 
     def setup(self) -> None:
+        """Choose the maps to adapt."""
         self.targets = targets(self.clip, self.settings)
 
     def begin_task(self, task: TaskData) -> None:
-        """Attach a fresh update to every target."""
+        """Attach a new update to every target: A random, B = 0."""
         draw = task.init_generator("lora")
         for linear_map in self.targets:
             A = kaiming_uniform((self.settings.rank, linear_map.in_features), draw)
             attach(linear_map, A, self.settings.alpha / self.settings.rank)
 
     def parameters(self) -> Sequence[Tensor]:
-        """Both factors of every update."""
+        """Return both factors of every update."""
         return [factor for m in self.targets if m.update for factor in (m.update.A, m.update.B)]

@@ -1,4 +1,4 @@
-"""What low-rank methods share: the settings that say which maps are adapted, and the attached updates themselves."""
+"""What low-rank methods have in common: the settings that choose the maps to adapt, and the attached updates."""
 
 from __future__ import annotations
 
@@ -16,19 +16,35 @@ if TYPE_CHECKING:
 
 @dataclass
 class PerTower:
-    """One number for each tower."""
+    """One number for each tower.
+
+    Attributes
+    ----------
+    image, text : float
+        The number for all maps of the tower.
+    """
 
     image: float
     text: float
 
     def of(self, linear_map: LinearMap) -> float:
-        """The number for the tower of a map."""
+        """Return the number for the tower of a map."""
         return self.image if linear_map.tower == "image" else self.text
 
 
 @dataclass
 class Targets:
-    """Which linear maps a method adapts."""
+    """The settings that choose which linear maps a method adapts.
+
+    Attributes
+    ----------
+    maps : list of str
+        Kinds of maps, of `KINDS`.
+    towers : list of str
+        Of `TOWERS`.
+    rank : int
+        Columns of an update.
+    """
 
     maps: list[str] = setting(
         ["q", "k", "v", "o"], "kinds of linear maps to adapt: attention q, k, v, o, and fc1, fc2", choices=KINDS
@@ -37,13 +53,13 @@ class Targets:
     rank: int = setting(16, "columns of the update", low=1, symbol="r")
 
     def check(self) -> list[str]:
-        """What is wrong whatever the model is."""
+        """Return what is wrong with the settings, whatever the model is."""
         if self.maps and self.towers:
             return []
         return ["method.maps and method.towers choose no linear map: name at least one kind and one tower"]
 
     def fits(self, surroundings: Surroundings) -> list[str]:
-        """What does not fit stream and model; the inputs and outputs of all maps are at least as wide as the blocks."""
+        """Return what does not fit stream and model; no map is narrower than the blocks of its tower."""
         narrow = {tower: width for tower, width in surroundings.widths.items() if tower in self.towers}
         tower = min(narrow, key=lambda name: narrow[name], default="")
         if not tower or self.rank <= narrow[tower]:
@@ -53,7 +69,18 @@ class Targets:
 
 
 def targets(clip: Clip, settings: Targets) -> list[LinearMap]:
-    """The maps to adapt, in forward order.
+    """Return the maps to adapt, in forward order.
+
+    Parameters
+    ----------
+    clip : Clip
+        The model.
+    settings : Targets
+        Which of its maps.
+
+    Returns
+    -------
+    list of LinearMap
 
     Raises
     ------
@@ -69,13 +96,23 @@ def targets(clip: Clip, settings: Targets) -> list[LinearMap]:
 
 
 def attach(linear_map: LinearMap, A: Tensor, scale: float, B: Tensor | None = None) -> LowRank | None:
-    """Attach an update with the given factors to a map, B = 0 by default; None (nothing attached) for rank zero.
+    """Attach an update with the given factors to a map.
 
     Parameters
     ----------
+    linear_map : LinearMap
+        It keeps the update until it is merged.
     A : Tensor [rank, in]
+        Down-projection.
     scale : float
+        Factor of the update.
     B : Tensor [out, rank], optional
+        Up-projection; zero by default.
+
+    Returns
+    -------
+    LowRank or None
+        None, and nothing attached, for rank zero.
     """
     if A.shape[0] == 0:
         return None
@@ -87,6 +124,19 @@ def attach(linear_map: LinearMap, A: Tensor, scale: float, B: Tensor | None = No
 
 
 def kaiming_uniform(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """LoRA's usual start for A [rank, in]: uniform in +-1/sqrt(in) (Kaiming with a = sqrt 5), drawn on the CPU."""
+    """Draw LoRA's usual start for A: uniform in +-1/sqrt(in), which is Kaiming's rule with a = sqrt 5.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (rank, in).
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    Tensor [rank, in], float32
+        On the CPU.
+    """
     bound = 1 / math.sqrt(shape[1])
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)

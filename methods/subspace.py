@@ -1,8 +1,8 @@
 """Principal subspaces: orthonormal bases chosen by energy, grown task by task, and directions outside of them.
 
 A basis is a float64 tensor [width, dimension] with orthonormal columns; dimension 0 is the empty subspace. The energy
-of a matrix F [width, n] is the sum of its squared singular values. All decompositions are of symmetric width x width
-matrices (F F^T or W^T W), which have the same left singular vectors and energies as the tall matrices themselves.
+of a matrix F [width, n] is the sum of its squared singular values. Every decomposition is of a symmetric width x width
+matrix (F F^T or W^T W), which has the same left singular vectors and energies as the tall matrix itself.
 """
 
 from __future__ import annotations
@@ -22,10 +22,24 @@ Result = TypeVar("Result")
 
 
 def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], device: torch.device) -> list[Result]:
-    """The results of some work on every item, in order; on the CPU as many at a time as there are threads.
+    """Return the results of some work on every item; on the CPU several items are worked on at a time.
 
-    A decomposition gains little from several threads; several decompositions do. Each has one, so that its bits do not
-    depend on their number.
+    A decomposition gains little from several threads; several decompositions at a time do. Each has one thread, so that
+    its bits do not depend on the number of threads.
+
+    Parameters
+    ----------
+    work : callable
+        Takes an item and returns a result.
+    items : iterable
+        What to work on.
+    device : torch.device
+        Where the work is done; on any other than the CPU it is done item by item.
+
+    Returns
+    -------
+    list
+        In the order of the items.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
@@ -38,23 +52,35 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], device: 
 
 
 def empty_basis(width: int, device: torch.device) -> Tensor:
-    """The basis of the zero subspace, [width, 0]."""
+    """Return the basis of the zero subspace, float64 [width, 0]."""
     return torch.zeros(width, 0, dtype=torch.float64, device=device)
 
 
 def outside(basis: Tensor, x: Tensor) -> Tensor:
-    """The part of the columns of x [width, n] that lies outside the subspace: ``x - M M^T x``."""
+    """Return the part of the columns of x [width, n] that lies outside of the subspace: ``x - M M^T x``."""
     return x - basis @ (basis.T @ x)
 
 
 def descending_eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (clamped at zero, largest first) and eigenvectors of a positive semidefinite matrix, float64."""
+    """Decompose a positive semidefinite matrix.
+
+    Parameters
+    ----------
+    symmetric : Tensor [width, width]
+
+    Returns
+    -------
+    values : Tensor [width], float64
+        Eigenvalues, largest first; none is negative.
+    vectors : Tensor [width, width], float64
+        Eigenvectors as columns, in the same order.
+    """
     values, vectors = torch.linalg.eigh(symmetric.double())
     return values.flip(0).clamp(min=0), vectors.flip(1)
 
 
 def count_reaching(energies: Tensor, threshold: float, already: float = 0.0) -> int:
-    """How many of the leading energies are needed to bring ``already + their sum`` to the threshold.
+    """Return how many of the leading energies bring ``already + their sum`` to the threshold.
 
     Parameters
     ----------
@@ -62,7 +88,7 @@ def count_reaching(energies: Tensor, threshold: float, already: float = 0.0) -> 
         Shares of a total, largest first.
     threshold : float
         In (0, 1].
-    already : float
+    already : float, optional
         The share covered before.
 
     Returns
@@ -77,45 +103,70 @@ def count_reaching(energies: Tensor, threshold: float, already: float = 0.0) -> 
 
 
 def count_below(energies: Tensor, threshold: float) -> int:
-    """How many of the leading energies stay below the threshold in sum, at least one: one less than reach it.
+    """Return how many of the leading energies stay below the threshold in sum, at least one.
 
-    The rule of the code released with KeepLoRA for a subspace that is filled for the first time.
+    The code released with KeepLoRA fills a subspace by this rule the first time: one direction less than reaches the
+    threshold.
+
+    Parameters
+    ----------
+    energies : Tensor [n]
+        Shares of a total, largest first.
+    threshold : float
+        In (0, 1].
+
+    Returns
+    -------
+    int
+        From 1 to n.
     """
     return max(1, int((energies.cpu().cumsum(0) < threshold).sum()))
 
 
 COUNTS = {"reach": count_reaching, "below": count_below}
-"""Rules by which a subspace is filled for the first time."""
-
-
-def principal_subspace(weight: Tensor, energy: float, side: str = "input", rule: str = "reach") -> Tensor:
-    """The directions of a linear map that hold a share `energy` of its squared singular values.
-
-    The smallest number of leading right singular vectors of ``W`` [out, in] whose squared singular values sum to at
-    least ``energy`` times the total (KeepLoRA, W_p: the paper stores weights as [in, out] and takes left vectors).
-
-    Parameters
-    ----------
-    side : {"input", "output"}
-        Right singular vectors, or left ones.
-    rule : {"reach", "below"}
-        Whether the energy is reached, or just not.
-
-    Returns
-    -------
-    Tensor [in or out, p], p >= 1
-    """
-    return leading(*spectrum(weight, side), energy, rule)
+"""Rules by which a subspace is filled the first time."""
 
 
 def spectrum(weight: Tensor, side: str = "input") -> tuple[Tensor, Tensor]:
-    """The squared singular values of W [out, in], largest first, and its right (or left, for ``output``) vectors."""
+    """Return the squared singular values of a weight, and its singular vectors on one side.
+
+    Parameters
+    ----------
+    weight : Tensor [out, in]
+        The paper stores weights as [in, out] and calls the input side the left one.
+    side : {"input", "output"}, optional
+        Right singular vectors, or left ones.
+
+    Returns
+    -------
+    energies : Tensor [in or out], float64
+        Largest first.
+    vectors : Tensor [in or out, in or out], float64
+        Columns, in the same order.
+    """
     weight = weight.double()
     return descending_eigh(weight.T @ weight if side == "input" else weight @ weight.T)
 
 
 def leading(energies: Tensor, vectors: Tensor, energy: float, rule: str = "reach") -> Tensor:
-    """The leading vectors that hold a share of the energies, by one of the `COUNTS`; none where all are zero."""
+    """Return the leading vectors that hold a share of the energies: the principal subspace.
+
+    Parameters
+    ----------
+    energies : Tensor [width]
+        Largest first.
+    vectors : Tensor [width, width]
+        Columns, in the same order.
+    energy : float
+        The share, in (0, 1].
+    rule : {"reach", "below"}, optional
+        Whether the share is reached, or just not: one of the `COUNTS`.
+
+    Returns
+    -------
+    Tensor [width, p]
+        p >= 1; p = 0 if all energies are zero.
+    """
     total = energies.sum()
     if total == 0:
         return empty_basis(len(energies), vectors.device)
@@ -123,20 +174,22 @@ def leading(energies: Tensor, vectors: Tensor, energy: float, rule: str = "reach
 
 
 def grow(basis: Tensor, gram: Tensor, energy: float, first_rule: str = "reach") -> Tensor:
-    """Append the fewest directions to a basis so that it covers a share `energy` of a set of features.
+    """Append the fewest directions to a basis so that it covers a share of the energy of a set of features.
 
-    The gradient projection memory rule (KeepLoRA step 10): with F the features, E = ||F||_F^2 and F^ = F - M M^T F,
-    append leading left singular vectors of F^ until the covered share of E reaches `energy`. Columns are only appended.
+    This is the rule of gradient projection memory (KeepLoRA, step 10). With F the features, E = ||F||_F^2 and
+    F^ = F - M M^T F, leading left singular vectors of F^ are appended until the covered share of E reaches `energy`.
+    Columns are only appended.
 
     Parameters
     ----------
     basis : Tensor [width, k], float64
+        M.
     gram : Tensor [width, width]
         ``F F^T``, up to a positive factor.
     energy : float
         In (0, 1].
-    first_rule : {"reach", "below"}
-        How an empty basis is filled; a filled one always grows until it reaches the energy.
+    first_rule : {"reach", "below"}, optional
+        How an empty basis is filled; any other grows until it reaches the energy.
 
     Returns
     -------
@@ -159,23 +212,23 @@ def grow(basis: Tensor, gram: Tensor, energy: float, first_rule: str = "reach") 
     added = min(wanted, usable)
     if added == 0:
         return basis
-    # Projected once more and orthonormalised: eigenvectors of a tiny residual are only orthogonal to M to rounding.
+    # Projected once more and orthonormalised: eigenvectors of a tiny residual are orthogonal to M only up to rounding.
     fresh, _ = torch.linalg.qr(outside(basis, vectors[:, :added]))
     return torch.cat([basis, fresh], dim=1)
 
 
 def leading_directions(matrix: Tensor, rank: int, basis: Tensor, floor: float | None = None) -> Tensor:
-    """The leading left singular vectors of a matrix whose columns lie outside a subspace, none of them inside it.
+    """Return the leading left singular vectors of a matrix whose columns lie outside of a subspace.
 
-    A matrix of rank below `rank` has no further directions of its own: what a decomposition returns for them is
-    arbitrary and may lie inside the protected subspace. Such surplus columns are dropped.
+    None of them lies inside the subspace. A matrix of rank below `rank` has no further directions of its own: what a
+    decomposition returns for them is arbitrary and may lie inside the protected subspace. Such columns are dropped.
 
     Parameters
     ----------
     matrix : Tensor [width, n]
         Already projected: ``outside(basis, ...)``.
     rank : int
-        The most columns to return.
+        The largest number of columns to return.
     basis : Tensor [width, k]
         The protected subspace.
     floor : float, optional
@@ -183,8 +236,8 @@ def leading_directions(matrix: Tensor, rank: int, basis: Tensor, floor: float | 
 
     Returns
     -------
-    Tensor [width, r], float64, r <= rank
-        Orthonormal columns, orthogonal to `basis`; r = 0 if nothing is left.
+    Tensor [width, r], float64
+        Orthonormal columns, orthogonal to `basis`; r <= rank, and r = 0 if nothing is left.
     """
     matrix = matrix.double()
     energies, vectors = descending_eigh(matrix @ matrix.T)

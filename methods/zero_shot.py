@@ -1,4 +1,4 @@
-"""Zero-shot: the pre-trained model, never trained. The line that every other method is measured against."""
+"""Zero-shot: the pre-trained model, never trained. Every other method is measured against it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bench.api import Method, ParityCard, register
 
 @register("method", "zero-shot", title="The pre-trained model, never trained", paper="CLIP, arXiv 2103.00020")
 class ZeroShot(Method):
-    """Classifies with the prompts of the label space and learns nothing."""
+    """Classify with the prompts of the label space, and learn nothing."""
 
     constant = True
     parity = ParityCard(

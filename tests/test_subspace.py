@@ -8,10 +8,11 @@ from bench.methods.subspace import (
     count_reaching,
     empty_basis,
     grow,
+    leading,
     leading_directions,
     outside,
-    principal_subspace,
     side_by_side,
+    spectrum,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,7 +50,7 @@ def transcribed_growth(basis: np.ndarray, features: np.ndarray, energy: float) -
 @settings(max_examples=60, deadline=None)
 def test_principal_subspace_is_the_smallest_that_reaches_the_energy(seed: int, energy: float, out: int) -> None:
     weight = matrix(out, WIDTH, seed)
-    got = principal_subspace(torch.tensor(weight), energy).numpy()
+    got = leading(*spectrum(torch.tensor(weight)), energy).numpy()
     _, s, vt = np.linalg.svd(weight, full_matrices=False)
     shares = np.cumsum(s**2) / np.sum(s**2)
     p = got.shape[1]
@@ -59,8 +60,8 @@ def test_principal_subspace_is_the_smallest_that_reaches_the_energy(seed: int, e
 
 
 def test_principal_subspace_of_a_whole_weight_and_of_zero() -> None:
-    assert principal_subspace(torch.tensor(matrix(20, WIDTH, 0)), 1.0).shape == (WIDTH, WIDTH)
-    assert principal_subspace(torch.zeros(5, WIDTH), 0.9).shape == (WIDTH, 0)
+    assert leading(*spectrum(torch.tensor(matrix(20, WIDTH, 0))), 1.0).shape == (WIDTH, WIDTH)
+    assert leading(*spectrum(torch.zeros(5, WIDTH)), 0.9).shape == (WIDTH, 0)
 
 
 @pytest.mark.parametrize(
@@ -206,8 +207,8 @@ def test_dual_memory_switches_to_the_complement_the_right_way_round() -> None:
     memory.update(moment, 0.95)
     assert memory.complement
     assert memory.basis.shape[1] < WIDTH / 2
-    leading = torch.linalg.svd(moment)[0][:, 0]
-    assert memory.free(leading[:, None]).norm() < 1e-8
+    first = torch.linalg.svd(moment)[0][:, 0]
+    assert memory.free(first[:, None]).norm() < 1e-8
 
 
 def test_dual_memory_protects_no_more_than_there_was() -> None:
@@ -230,8 +231,8 @@ def test_work_side_by_side_is_in_order_has_one_thread_each_and_leaves_theirs_to_
             side_by_side(lambda n: 1 // n, [1, 0], torch.device("cpu"))
         assert torch.get_num_threads() == 3
         gram = [torch.randn(60, 80, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in range(4)]
-        several = side_by_side(lambda x: principal_subspace(x, 0.5), gram, torch.device("cpu"))
+        several = side_by_side(lambda x: leading(*spectrum(x), 0.5), gram, torch.device("cpu"))
         torch.set_num_threads(1)
-        assert all(torch.equal(principal_subspace(x, 0.5), basis) for x, basis in zip(gram, several, strict=True))
+        assert all(torch.equal(leading(*spectrum(x), 0.5), basis) for x, basis in zip(gram, several, strict=True))
     finally:
         torch.set_num_threads(before)
