@@ -390,7 +390,7 @@ def test_nothing_is_read_or_set_at_import() -> None:
 def test_peak_memory_is_the_processs_own_whoever_started_it() -> None:
     ballast = bytearray(900 * 10**6)
     ballast[::4096] = b"x" * len(ballast[::4096])
-    code = "import torch; from bench.record.record import peak_memory_mb; print(peak_memory_mb(torch.device('cpu')))"
+    code = "import torch; from bench.compute.device import peak_memory_mb; print(peak_memory_mb(torch.device('cpu')))"
     own = peak_memory_mb(torch.device("cpu"))
     child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert own > 900 > float(child.stdout)
