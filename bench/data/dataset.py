@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from bench.config import registry
 from bench.core.errors import UserError, nearest
@@ -70,13 +70,13 @@ class Dataset:
 
     folders: tuple[str, ...] = ()
     expected: Counts | None = None
-    names_sha256: ClassVar[str] = ""
-    template: ClassVar[str] = "a photo of a {}."
-    short: ClassVar[str] = ""
-    size: ClassVar[str] = ""
-    licence: ClassVar[str] = ""
-    obtain: ClassVar[str] = ""
-    broken: ClassVar[str] = ""
+    names_sha256: str = ""
+    template: str = "a photo of a {}."
+    short: str = ""
+    size: str = ""
+    licence: str = ""
+    obtain: str = ""
+    broken: str = ""
     registry_name: str
 
     def __init__(self, folders: Sequence[str] = ()):
