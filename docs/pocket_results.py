@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from bench.compare import pictures
-from bench.compare.runs import gather
+from bench.compare.grouping import gather
 from bench.compare.tables import sections
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve

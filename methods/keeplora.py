@@ -146,6 +146,7 @@ class KeepLora(Method):
                 )
             return found
 
+    baseline = True
     parity = ParityCard(
         present=(
             "principal subspace of the pre-trained weights by energy (eps_w = 0.85 image, 0.2 text)",

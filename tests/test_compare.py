@@ -7,7 +7,7 @@ import pytest
 from made_records import change, make
 from scipy import stats
 
-from bench.compare import runs as results
+from bench.compare import grouping, runs
 from bench.compare import tables as compare
 from bench.compare.published import find
 from bench.core.errors import UserError
@@ -29,7 +29,7 @@ HEADER = [
 
 
 def table(root, bold=False, **options):
-    comparison = results.gather([root])
+    comparison = grouping.gather([root])
     return compare.text(comparison, compare.sections(comparison, options), bold)
 
 
@@ -55,8 +55,8 @@ def test_mean_and_standard_error_over_seeds(tmp_path):
     assert cells["Learning"] == "70.00 ± 2.89" and cells["Backward"] == "-20.00 ± 5.77"
     assert cells["Seconds"] == "61.0 ± 0.6" and cells["Peak MB"] == "700 ± 0" and cells["Stored MB"] == "2.50 ± 0.00"
     assert line_of(text, "zero-shot")[1:5] == ["1", "30.00", "40.00", "45.00"]  # one seed: no ±
-    for name in results.SHOWN:
-        assert f"{results.TITLES[name]} = {name} = {metrics.FORMULAS[name]}" in text
+    for name in runs.SHOWN:
+        assert f"{runs.TITLES[name]} = {name} = {metrics.FORMULAS[name]}" in text
     assert "left out" not in text and "note" not in text and "not comparable" not in text
 
 

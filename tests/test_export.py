@@ -8,14 +8,13 @@ import pytest
 from made_records import change, make
 from test_compare import mtil
 
-from bench.compare import export
-from bench.compare import runs as results
+from bench.compare import export, grouping
 from bench.compare import tables as compare
 from bench.core.errors import UserError
 
 
 def sections(root):
-    return compare.sections(results.gather([root]))
+    return compare.sections(grouping.gather([root]))
 
 
 def test_csv_has_a_line_for_every_group_and_metric(tmp_path):

@@ -7,14 +7,13 @@ import pytest
 from made_records import change, make, measure
 from test_compare import mtil
 
-from bench.compare import extremes, tables, views
-from bench.compare import runs as results
+from bench.compare import extremes, grouping, runs, tables, views
 
 TASKS = ["a", "b", "c"]
 
 
 def view(root, **options):
-    (found,) = views.views(tables.sections(results.gather([root]), options))
+    (found,) = views.views(tables.sections(grouping.gather([root]), options))
     return found
 
 
@@ -213,7 +212,7 @@ def test_settings_without_a_value_are_not_among_the_tops(tmp_path):
 
 
 def test_numbers_lie_where_they_are():
-    found = extremes.ruler(["16", "4", "16", results.ABSENT, "8"])
+    found = extremes.ruler(["16", "4", "16", runs.ABSENT, "8"])
     assert found == extremes.Ruler(["4", "8", "16"], [4, 8, 16], numeric=True, log=False)
 
 
@@ -226,7 +225,7 @@ def test_numbers_of_several_sizes_lie_at_their_logarithm():
     assert not extremes.ruler(["0", "1", "800"]).log
 
 
-@pytest.mark.parametrize("words", [["b", "a", "10"], ["1", "nan"], ["1", "inf", "2"], ["[q,v]", results.ABSENT]])
+@pytest.mark.parametrize("words", [["b", "a", "10"], ["1", "nan"], ["1", "inf", "2"], ["[q,v]", runs.ABSENT]])
 def test_words_lie_one_by_one_as_they_come(words):
     found = extremes.ruler(words)
     assert found == extremes.Ruler(words, [float(number) for number in range(len(words))], numeric=False, log=False)

@@ -13,8 +13,7 @@ from made_records import change, make, measure, settings_of
 from test_compare import mtil
 
 from bench.cli import main as cli
-from bench.compare import export, page
-from bench.compare import runs as results
+from bench.compare import export, grouping, page, runs
 from bench.compare import tables as compare
 from bench.metrics.matrix import AccuracyMatrix
 
@@ -52,7 +51,7 @@ def small_plotly(monkeypatch):
 
 
 def made(root, **options):
-    comparison = results.gather([root])
+    comparison = grouping.gather([root])
     return page.page(compare.sections(comparison, options), comparison.left_out)
 
 
@@ -69,7 +68,7 @@ def test_the_data_of_the_page_are_those_of_the_records(tmp_path):
     summaries = [json.loads((path / "summary.json").read_text(encoding="utf-8")) for path in paths]
     mine = next(group for group in field["groups"] if group["method"] == "keeplora")
     assert [group["label"] for group in field["groups"]] == ["keeplora", "lora"] and mine["n"] == 3
-    for name in results.SHOWN:
+    for name in runs.SHOWN:
         known = [summary["metrics"][name] for summary in summaries]
         error = statistics.stdev(known) / 3**0.5
         assert mine["values"][name] == pytest.approx([statistics.mean(known), error, 3], abs=1e-4)
@@ -89,7 +88,7 @@ def test_differences_are_those_of_the_statistics(tmp_path):
         make(tmp_path, seed=seed, last=50 + seed)
         make(tmp_path, "lora", seed=seed, last=40 + seed**2)
         make(tmp_path, "third", seed=seed, last=60 - seed)
-    section = compare.sections(results.gather([tmp_path]), {"baseline": "lora"})[0]
+    section = compare.sections(grouping.gather([tmp_path]), {"baseline": "lora"})[0]
     (field,) = data(tmp_path, baseline="lora")["fields"]
     assert field["groups"][field["against"]["baseline"]]["label"] == "lora"
     assert field["against"]["level"] == section.against.level
@@ -325,7 +324,7 @@ def test_a_page_that_cannot_be_written_is_an_error(tmp_path, name, monkeypatch, 
 
 def test_a_page_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     make(tmp_path / "runs")
-    sections = compare.sections(results.gather([tmp_path / "runs"]))
+    sections = compare.sections(grouping.gather([tmp_path / "runs"]))
     file = tmp_path / "page.html"
     file.write_text("old")
 

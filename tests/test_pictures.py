@@ -6,8 +6,7 @@ from made_records import change, make, measure
 from test_compare import mtil
 
 from bench.cli import main as cli
-from bench.compare import pictures, views
-from bench.compare import runs as results
+from bench.compare import grouping, pictures, views
 from bench.compare import tables as compare
 
 
@@ -20,7 +19,7 @@ def sections(tmp_path):
             path = make(tmp_path, method, seed=seed)
             measure(path, ["a", "b$", "c"], rng.integers(200, 900, size=(4, 3)) / 10)
             change(path, "summary.json", seconds={"total": 10.0, "load": 1.0, "train": 6.0 + seed})
-    return compare.sections(results.gather([tmp_path]))
+    return compare.sections(grouping.gather([tmp_path]))
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def test_the_scatter_has_a_point_with_errors_for_every_method(view):
 
 def test_published_numbers_have_a_marker_of_their_own(tmp_path):
     known = mtil(tmp_path, last=1)
-    (view,) = views.views(compare.sections(results.gather([tmp_path])))
+    (view,) = views.views(compare.sections(grouping.gather([tmp_path])))
     (axes,) = pictures.scatter(view).axes
     quoted = next(line for line in axes.lines if line.get_label() == "published")
     expected = [[row.last, row.transfer] for row in known.rows if None not in (row.last, row.transfer)]
@@ -134,14 +133,14 @@ def test_what_cannot_be_drawn_is_an_error(tmp_path, capsys):
 
 def test_a_run_without_a_matrix_has_a_point_and_costs(tmp_path):
     (make(tmp_path) / "accuracy.csv").unlink()
-    (view,) = views.views(compare.sections(results.gather([tmp_path])))
+    (view,) = views.views(compare.sections(grouping.gather([tmp_path])))
     assert pictures.matrices(view) is pictures.difference(view) is pictures.curves(view) is None
     assert pictures.scatter(view).axes and pictures.costs(view).axes
 
 
 def test_cells_that_are_missing_are_left_open(tmp_path):
     measure(make(tmp_path), ["a", "b"], [[30, None], [None, None], [70, 90]])
-    (view,) = views.views(compare.sections(results.gather([tmp_path])))
+    (view,) = views.views(compare.sections(grouping.gather([tmp_path])))
     (axes,) = cells(pictures.matrices(view))
     assert [text.get_text() for text in axes.texts] == ["30.0", "70.0", "90.0"]
     first = pictures.curves(view).axes[0]

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from made_records import change, make, write
 
-from bench.compare import runs as results
+from bench.compare import grouping
 from bench.core.errors import UserError
 
 
 def gather(root, **filters):
-    return results.gather([root], {key.replace("__", "."): value for key, value in filters.items()})
+    return grouping.gather([root], {key.replace("__", "."): value for key, value in filters.items()})
 
 
 def labels(comparison):
@@ -53,7 +53,7 @@ def test_seeds_of_one_method_are_a_group(tmp_path):
 
 def test_several_paths_count_a_run_once(tmp_path):
     path = make(tmp_path)
-    assert labels(results.gather([tmp_path, path, tmp_path / "pocket"])) == [{"keeplora": [0]}]
+    assert labels(grouping.gather([tmp_path, path, tmp_path / "pocket"])) == [{"keeplora": [0]}]
 
 
 def test_a_copied_run_is_no_further_seed(tmp_path):
@@ -250,7 +250,7 @@ def test_every_file_is_read_once(tmp_path, monkeypatch):
 
 
 def test_no_torch():
-    code = "import sys, bench.compare.runs; sys.exit('torch' in sys.modules)"
+    code = "import sys, bench.compare.grouping; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=True)
 
 
@@ -276,15 +276,15 @@ def test_no_torch():
 def test_filters(tmp_path, filters, kept):
     make(tmp_path)
     make(tmp_path, "lora", train__lr=0.01, train__grad_clip=1.0)
-    assert {name for field in labels(results.gather([tmp_path], filters)) for name in field} == kept
+    assert {name for field in labels(grouping.gather([tmp_path], filters)) for name in field} == kept
 
 
 def test_filters_that_fit_nothing(tmp_path):
     make(tmp_path)
     with pytest.raises(UserError, match="no run here has method=lora train.lr=x"):
-        results.gather([tmp_path], {"method": "lora", "train.lr": "x"})
+        grouping.gather([tmp_path], {"method": "lora", "train.lr": "x"})
     with pytest.raises(UserError, match=r'"train\.lrr" \(did you mean "train\.lr"\?\)'):
-        results.gather([tmp_path], {"train.lrr": "1"})
+        grouping.gather([tmp_path], {"train.lrr": "1"})
 
 
 def test_filters_leave_out_unfinished_runs_of_others(tmp_path):
@@ -295,6 +295,6 @@ def test_filters_leave_out_unfinished_runs_of_others(tmp_path):
 
 def test_no_runs(tmp_path):
     with pytest.raises(UserError, match=f'no runs found in "{re.escape(str(tmp_path))}"; make one with'):
-        results.gather([tmp_path], {})
+        grouping.gather([tmp_path], {})
     with pytest.raises(UserError, match='there is no folder ".*nowhere"'):
-        results.gather([tmp_path / "nowhere"], {})
+        grouping.gather([tmp_path / "nowhere"], {})

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from made_records import change, make
 from scipy import stats
 
-from bench.compare import runs as results
-from bench.compare import significance
+from bench.compare import grouping, significance
+from bench.config import registry
+from bench.config.scan import Entry
 from bench.core.errors import UserError
 from bench.metrics import scalars as metrics
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import Outcomes
+from bench.record.schema import read_object
 
 TASKS, IMAGES = ["a", "b", "c"], [60, 110, 35]
 
@@ -37,7 +39,7 @@ def answered(root, method, chance, seed=0, **changes):
 
 
 def field_of(root):
-    (field,) = results.gather([root]).fields
+    (field,) = grouping.gather([root]).fields
     return field
 
 
@@ -155,7 +157,7 @@ def test_seeds_that_all_agree_leave_the_images(tmp_path):
     field = field_of(tmp_path)
     for group in field.groups:  # every seed like seed 0
         for run in group.runs.values():
-            run.summary["metrics"] = group.runs[0].summary["metrics"]
+            run.summary.metrics.update(group.runs[0].summary.metrics)
     ((_, differences),) = significance.against(field).rows
     assert all(one.over.endswith("images of seed 0") for one in differences)
 
@@ -181,7 +183,7 @@ def test_the_baseline(tmp_path):
     make(tmp_path, train__lr=0.5)
     path = make(tmp_path, fingerprint="9876543210")
     own = {"train.lr": {"value": 0.7, "source": "user"}}
-    change(path, "identity.json", settings=results.read(path).identity["settings"] | own)
+    change(path, "identity.json", settings=read_object(path / "identity.json")["settings"] | own)
     field = field_of(tmp_path)
     assert significance.against(field).baseline.label == "keeplora train.lr=0.5"  # which no user chose
     for name in ("9876543210", "keeplora train.lr=0.7"):
@@ -190,6 +192,23 @@ def test_the_baseline(tmp_path):
     significance.check_baseline([field], "third")
     with pytest.raises(UserError, match='baseline=thrd is none of the methods here .did you mean "third"'):
         significance.check_baseline([field], "thrd")
+
+
+def test_one_method_says_that_others_are_compared_with_it():
+    """Its relatives, which inherit from it, do not."""
+    marked = {name for name, entry in registry.entries("method").items() if "baseline" in entry.facts}
+    assert marked == {"keeplora"}
+
+
+def test_a_plug_in_may_be_the_baseline(tmp_path, monkeypatch):
+    for method in ("keeplora", "mine", "theirs"):
+        make(tmp_path, method)
+    known = {name: Entry("method", name, facts={"baseline": "True"}) for name in ("theirs", "mine")}
+    known["keeplora"] = Entry("method", "keeplora", facts={"baseline": "False"})
+    monkeypatch.setattr(registry, "entries", lambda kind: known)
+    assert significance.against(field_of(tmp_path)).baseline.label == "mine"  # the first by name
+    known["mine"] = known["theirs"] = Entry("method", "other")
+    assert significance.against(field_of(tmp_path)).baseline.label == "keeplora"  # the first that trains
 
 
 def test_a_method_alone_is_compared_with_nothing(tmp_path):
@@ -215,7 +234,8 @@ def test_every_file_of_a_run_is_read_once(tmp_path, monkeypatch):
         original = getattr(Path, name)
         monkeypatch.setattr(Path, name, lambda self, o=original, **more: seen.append(self) or o(self, **more))
     assert significance.against(field_of(tmp_path)).rows[1][1][2].low is not None
-    assert sorted(seen) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    read = sorted(path for path in seen if tmp_path in path.parents)
+    assert read == sorted(path for path in tmp_path.rglob("*") if path.is_file())
 
 
 def test_refused_scalars_and_damage_have_no_interval(tmp_path):
@@ -223,7 +243,7 @@ def test_refused_scalars_and_damage_have_no_interval(tmp_path):
         answered(tmp_path, method, chance)
     field = field_of(tmp_path)
     lora = field.groups[1]
-    lora.runs[0].summary["metrics"]["transfer_by_column"] = None
+    lora.runs[0].summary.metrics["transfer_by_column"] = None
     (path,) = tmp_path.glob("*/*/lora/*")
     (path / "outcomes.csv").write_text("row", encoding="utf-8")
     transfer, average, _ = significance.against(field).rows[0][1]

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from made_records import change, make, measure
 
-from bench.compare import runs as results
+from bench.compare import grouping, views
 from bench.compare import tables as compare
-from bench.compare import views
 
 
 def view(root):
-    (found,) = views.views(compare.sections(results.gather([root])))
+    (found,) = views.views(compare.sections(grouping.gather([root])))
     return found
 
 
@@ -84,7 +83,7 @@ def test_a_method_has_one_colour_everywhere(tmp_path):
         for method in ("zero-shot", "keeplora", "lora"):
             make(tmp_path, method, fingerprint=f"{method[:1]}{epochs}", train__epochs=epochs)
     make(tmp_path, "another", fingerprint="a1", train__epochs=1)
-    fields = views.views(compare.sections(results.gather([tmp_path])))
+    fields = views.views(compare.sections(grouping.gather([tmp_path])))
     colors = [{line.group.method: line.color for line in found.lines} for found in fields]
     assert len(fields) == 2 and all(color == colors[0][method] for method, color in colors[1].items())
     assert len(set(colors[0].values())) == 4 and colors[0]["zero-shot"] == views.UNTRAINED

@@ -14,7 +14,7 @@ def call(words: list[str]) -> int:
     """Print tables of runs side by side, and write the files that were asked for."""
     # numpy and scipy come with these: see bench.cli.verb.
     from bench.compare.export import FORMATS, write
-    from bench.compare.runs import gather
+    from bench.compare.grouping import gather
     from bench.compare.tables import OPTIONS, sections, text
 
     pairs, plain = split(words, paths=True)

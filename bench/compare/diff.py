@@ -1,14 +1,16 @@
-"""What differs between the records of two runs."""
+"""Show what differs between the records of two runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from bench.compare.runs import ABSENT, Record, is_run, read, text
+from bench.compare.runs import ABSENT, Run, is_run, read
+from bench.config.fields import show
 from bench.core.errors import UserError
+from bench.record.schema import ACCURACY, IDENTITY
 
-IDENTITY = {
+PARTS = {
     "weights_sha256": "weights",
     "label_space": "label space",
     "tasks": "order of tasks",
@@ -17,7 +19,7 @@ IDENTITY = {
     "code_revision": "code",
     "plugins_sha256": "plug-in files",
 }
-"""What else decides the numbers, as named in identity.json -> title of its section."""
+"""Fields of `Identity` that decide the numbers, beside the settings -> titles of their sections."""
 
 
 def diff(a: Path, b: Path) -> str:
@@ -25,18 +27,24 @@ def diff(a: Path, b: Path) -> str:
 
     Parameters
     ----------
-    a, b
+    a, b : Path
         Run directories; an unfinished run is compared as far as it got.
+
+    Returns
+    -------
+    str
+        Lines for a terminal.
 
     Raises
     ------
     UserError
-        One is no run directory, or its record is damaged.
+        If one of them is no run directory, or its record is damaged.
     """
     first, second = _opened(a), _opened(b)
     sections = {"settings": _changes(_settings(first), _settings(second))}
-    for key, title in IDENTITY.items():
-        sections[title] = _changes(_by_name(first.identity.get(key)), _by_name(second.identity.get(key)))
+    for key, title in PARTS.items():
+        left, right = getattr(first.identity, key), getattr(second.identity, key)
+        sections[title] = _changes(_by_name(left), _by_name(right))
     sections["environment"] = _changes(_environment(first), _environment(second))
     sections["results"] = _changes(_results(first), _results(second)) + _cell_changes(first, second)
     lines = [f"A  {first.path}", f"B  {second.path}"]
@@ -51,14 +59,14 @@ def diff(a: Path, b: Path) -> str:
     return "\n".join(lines)
 
 
-def _opened(path: Path) -> Record:
-    """Read a run for ``diff``, refusing what is no run or is damaged."""
+def _opened(path: Path) -> Run:
+    """Read a run; refuse a folder that is no run, and a damaged record."""
     if not is_run(path):
-        raise UserError(f'"{path}" holds no run (no identity.json); name a folder such as runs/STREAM/MODEL/METHOD/ID')
-    record = read(path)
-    if "damaged" in record.trouble:
-        raise UserError(f'the record in "{path}" cannot be compared: {record.trouble}')
-    return record
+        raise UserError(f'"{path}" holds no run (no {IDENTITY}); name a folder such as runs/STREAM/MODEL/METHOD/ID')
+    run = read(path)
+    if "damaged" in run.trouble:
+        raise UserError(f'the record in "{path}" cannot be compared: {run.trouble}')
+    return run
 
 
 def _by_name(value: Any) -> dict[str, Any]:
@@ -66,28 +74,24 @@ def _by_name(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"": value}
 
 
-def _settings(record: Record) -> dict[str, str]:
-    """Return dotted setting -> value with its source; seeds that are no setting of their own included."""
-    settings = {
-        key: f"{text(entry['value'])} (from {entry.get('source', 'unknown')})"
-        for key, entry in record.identity["settings"].items()
-    }
-    seeds = {f"seeds.{name}": text(value) for name, value in _by_name(record.identity.get("seeds") or {}).items()}
-    return seeds | settings
+def _settings(run: Run) -> dict[str, str]:
+    """Return dotted setting -> value with its source, and the seeds that are no setting of their own."""
+    settings = {key: f"{show(one.value)} (from {one.source})" for key, one in run.identity.settings.items()}
+    return {f"seeds.{name}": show(value) for name, value in run.identity.seeds.items()} | settings
 
 
-def _environment(record: Record) -> dict[str, Any]:
-    """Return the environment with one entry a package; when a run was started always differs and is left out."""
-    flat = {key: value for key, value in record.environment.items() if key not in ("packages", "started")}
-    packages = record.environment.get("packages") or {}
+def _environment(run: Run) -> dict[str, Any]:
+    """Return the environment with one entry for each package; the time of the start always differs and is left out."""
+    flat = {key: value for key, value in run.environment.items() if key not in ("packages", "started")}
+    packages = run.environment.get("packages") or {}
     return flat | {f"package {name}": version for name, version in packages.items()}
 
 
-def _results(record: Record) -> dict[str, Any]:
+def _results(run: Run) -> dict[str, Any]:
     """Return status, scalars and sizes; times and memory differ from run to run and are left out."""
-    metrics = {name: _rounded(value) for name, value in record.summary.get("metrics", {}).items()}
-    sizes = {key: record.summary.get(key) for key in ("trainable_parameters", "stored_numbers")}
-    return {"status": record.summary.get("status", "unfinished")} | metrics | sizes
+    metrics = {name: _rounded(value) for name, value in run.summary.metrics.items()}
+    sizes = {key: getattr(run.summary, key) for key in ("trainable_parameters", "stored_numbers")}
+    return {"status": run.summary.status} | metrics | sizes
 
 
 def _rounded(value: float | None) -> str | None:
@@ -102,29 +106,29 @@ def _changes(a: dict[str, Any] | None, b: dict[str, Any] | None) -> list[str]:
     for name in sorted(a.keys() | b.keys()):
         left, right = a.get(name, ABSENT), b.get(name, ABSENT)
         if left != right:
-            lines.append(f"{name}: {text(left)} | {text(right)}".removeprefix(": "))
+            lines.append(f"{name}: {show(left)} | {show(right)}".removeprefix(": "))
     return lines
 
 
-def _cell_changes(first: Record, second: Record) -> list[str]:
-    """Say in one line how far the two accuracy matrices differ."""
-    there = [(record.path / "accuracy.csv").is_file() for record in (first, second)]
+def _cell_changes(first: Run, second: Run) -> list[str]:
+    """Return one line on how far the two accuracy matrices differ; none where they do not."""
+    there = [(run.path / ACCURACY).is_file() for run in (first, second)]
     if not all(there):
-        return [f"accuracy.csv: {' | '.join('there' if here else ABSENT for here in there)}"] if any(there) else []
+        return [f"{ACCURACY}: {' | '.join('there' if here else ABSENT for here in there)}"] if any(there) else []
     a, b = first.matrix, second.matrix
     if a.tasks != b.tasks:
         return [f"tasks: {', '.join(a.tasks)} | {', '.join(b.tasks)}"]
-    places = [(row, column) for row in range(len(a.tasks) + 1) for column in range(len(a.tasks))]
-    differing = [place for place in places if a.cell(*place).accuracy != b.cell(*place).accuracy]
+    cells = [(row, column) for row in range(len(a.tasks) + 1) for column in range(len(a.tasks))]
+    differing = [cell for cell in cells if a.cell(*cell).accuracy != b.cell(*cell).accuracy]
     if not differing:
         return []
 
-    def gap(place: tuple[int, int]) -> float:
-        left, right = a.cell(*place).accuracy, b.cell(*place).accuracy
+    def gap(cell: tuple[int, int]) -> float:
+        left, right = a.cell(*cell).accuracy, b.cell(*cell).accuracy
         return -1.0 if left is None or right is None else abs(left - right)
 
     row, column = most = max(differing, key=gap)
-    line = f"accuracy.csv: {len(differing)} of {len(places)} cells differ"
+    line = f"{ACCURACY}: {len(differing)} of {len(cells)} cells differ"
     if gap(most) >= 0:
         line += f", most {a.where(row, column)}: {a.accuracy(row, column):.2f} | {b.accuracy(row, column):.2f}"
     return [line]

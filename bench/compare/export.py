@@ -45,7 +45,7 @@ def write(
     options : mapping of str to str
         Words of the command line; those that are none of `FORMATS` are passed over.
     left_out : sequence of (Path, str)
-        See `bench.compare.runs.Comparison`; for the page.
+        See `bench.compare.grouping.Comparison`; for the page.
 
     Returns
     -------

@@ -18,10 +18,12 @@ from typing import Any
 
 from bench.compare import extremes
 from bench.compare.extremes import RATIOS
-from bench.compare.runs import ABSENT, COSTS, SHOWN, TITLES, Group, Record, text
+from bench.compare.grouping import Group
+from bench.compare.runs import ABSENT, COSTS, SHOWN, TITLES, Run
 from bench.compare.significance import COMPARED, TOGETHER
 from bench.compare.tables import COLUMNS, DIGITS, Section
 from bench.compare.views import DIVERGING, MOST, SEQUENTIAL, TRADEOFF, Line, View, short_settings, views
+from bench.config.fields import show
 from bench.metrics.scalars import FORMULAS, HEADLINES
 
 FILES = Path(__file__).parent / "html"
@@ -61,7 +63,7 @@ def page(sections: Sequence[Section], left_out: Sequence[tuple[Path, str]] = ())
     sections : sequence of Section
         See `bench.compare.tables.sections`.
     left_out : sequence of (Path, str)
-        See `bench.compare.runs.Comparison`.
+        See `bench.compare.grouping.Comparison`.
 
     Returns
     -------
@@ -127,7 +129,7 @@ def data(sections: Sequence[Section], left_out: Sequence[tuple[Path, str]] = ())
     sections : sequence of Section
         See `bench.compare.tables.sections`.
     left_out : sequence of (Path, str)
-        See `bench.compare.runs.Comparison`.
+        See `bench.compare.grouping.Comparison`.
 
     Returns
     -------
@@ -299,7 +301,7 @@ def _condition(value: Any) -> str:
     """Write a condition, hashes shortened."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_condition(one)}" for key, one in value.items())
-    return re.sub(rf"\b[0-9a-f]{{{HASH}}}\b", lambda match: match[0][:10], text(value))
+    return re.sub(rf"\b[0-9a-f]{{{HASH}}}\b", lambda match: match[0][:10], show(value))
 
 
 def _settings(groups: Sequence[Group]) -> dict[str, Any]:
@@ -316,19 +318,18 @@ def _settings(groups: Sequence[Group]) -> dict[str, Any]:
     return {"methods": methods, "rows": rows}
 
 
-def _run(run: Record, group: Group, environments: dict[str, dict[str, Any]]) -> list[Any]:
+def _run(run: Run, group: Group, environments: dict[str, dict[str, Any]]) -> list[Any]:
     """Return where a run comes from: method, seed, when, which environment, code, command, folder."""
-    lines = [[key, text(value)] for key, value in run.environment.items() if key not in PRIVATE]
-    packages = run.environment.get("packages", {})
-    lines.append(["packages", ", ".join(f"{name} {text(version)}" for name, version in packages.items())])
+    lines = [[key, show(value)] for key, value in run.environment.items() if key not in PRIVATE]
+    packages = run.environment.get("packages") or {}
+    lines.append(["packages", ", ".join(f"{name} {show(version)}" for name, version in packages.items())])
     known = environments.setdefault(json.dumps(lines), {"number": len(environments) + 1, "lines": lines})
-    command = run.identity.get("command")
     return [
         group.label,
         run.seed,
-        text(run.environment.get("started", "?")),
+        show(run.environment.get("started", "?")),
         known["number"],
-        text(run.identity.get("code_revision", "?")),
-        " ".join(map(str, command)) if isinstance(command, list) else "?",
+        run.identity.code_revision or "?",
+        " ".join(map(str, run.identity.command)) or "?",
         str(run.path),
     ]

@@ -1,4 +1,6 @@
-"""Numbers that papers published for a stream, with their sources: data files that stand beside ours, never mixed in."""
+"""Numbers that papers published for a stream, with their sources: data files, shown beside ours, never mixed in."""
+
+from __future__ import annotations
 
 import json
 from collections.abc import Mapping
@@ -7,22 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import registry
+from bench.metrics.scalars import HEADLINES
 
-METRICS = {"transfer": "transfer_by_column", "average": "average_mtil", "last": "last"}
-"""What a file calls a metric -> the scalar of bench/metrics/scalars.py that it is."""
+METRICS = {title.lower(): name for title, name in HEADLINES.items()}
+"""The name of a metric in a file -> the scalar of bench/metrics/scalars.py that it is."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one source says of one method, in percent; None where it says nothing.
+    """What one source says about one method.
 
     Attributes
     ----------
+    method : str
     source : str
         Paper or file, in words.
-    columns : mapping of metric to mapping of task to value
-        Per test set, where the source has it.
+    transfer, average, last : float or None
+        In percent; None where the source does not have it.
+    columns : mapping of str to mapping of str to float
+        Metric -> test set -> percent, where the source has them.
+    trained_parameters, extra_data, keeps_architecture : str
+        What the source says of them; empty where it says nothing.
     note : str
+        Anything else to know.
     """
 
     method: str
@@ -37,12 +46,12 @@ class Row:
     note: str = ""
 
     def value(self, scalar: str) -> float | None:
-        """Return a scalar of bench/metrics/scalars.py, if the source has it."""
+        """Return a scalar of bench/metrics/scalars.py in percent, or None where the source does not have it."""
         return next((getattr(self, name) for name, one in METRICS.items() if one == scalar), None)
 
     @property
     def remarks(self) -> str:
-        """What the source did otherwise than runs here, in one line; empty if nothing is known."""
+        """What the source did in another way than runs here, in one line; empty if nothing is known."""
         parts = [
             f"extra data {self.extra_data}" if self.extra_data not in ("", "no") else "",
             f"architecture kept: {self.keeps_architecture}" if self.keeps_architecture not in ("", "yes") else "",
@@ -57,8 +66,12 @@ class Published:
 
     Attributes
     ----------
+    stream, model : str
+    tasks : tuple of str
+        In their order.
     notes : tuple of str
         What to know before comparing.
+    rows : tuple of Row
     """
 
     stream: str
@@ -71,10 +84,14 @@ class Published:
 def read(path: Path) -> Published:
     """Read a file of published numbers.
 
+    Parameters
+    ----------
+    path : Path
+
     Raises
     ------
     ValueError
-        If a row names an unknown source or task: every number here has its provenance.
+        If a row names an unknown source or task: every number has a source.
     """
     content = json.loads(path.read_text(encoding="utf-8"))
     tasks, sources = tuple(content["tasks"]), content["sources"]
@@ -92,7 +109,15 @@ def read(path: Path) -> Published:
 def find(stream: str) -> Published | None:
     """Return what papers published on a registered stream: ``published/NAME.json`` beside its plug-in's file.
 
-    Nothing is imported. ``None`` where there is no such file.
+    Parameters
+    ----------
+    stream : str
+        Its name; nothing is imported.
+
+    Returns
+    -------
+    Published or None
+        None where there is no such file.
     """
     entry = registry.entries("stream").get(stream)
     path = None if entry is None or entry.path is None else entry.path.parent / "published" / f"{stream}.json"
@@ -100,15 +125,21 @@ def find(stream: str) -> Published | None:
 
 
 def beside(stream: str, model: str, conditions: Mapping[str, Any]) -> Published | None:
-    """Return the published table that may stand beside measured runs; ``None`` where there is none.
+    """Return the published table that may be shown beside measured runs.
 
-    It is shown where model, tasks in their order and label space are those of the table, test images are scored and the
-    weights are the pre-trained ones. What else the sources did otherwise its notes tell.
+    It may where model, tasks in their order and label space are those of the table, test images are scored and the
+    weights are the pre-trained ones. The table's notes say what else the sources did in another way.
 
     Parameters
     ----------
-    conditions
-        What the runs have in common: `bench.compare.runs.Field.conditions`.
+    stream, model : str
+    conditions : mapping of str to object
+        What the runs have in common: ``conditions`` of `bench.compare.grouping.ComparableRuns`.
+
+    Returns
+    -------
+    Published or None
+        None where there is no such table.
     """
     found = None if "stream.file_sha256" in conditions else find(stream)  # a file of that name is another stream
     if found is None:

@@ -1,6 +1,6 @@
 """How far methods lie apart: paired differences to one of them, with intervals.
 
-Two runs of one seed see the same tasks, images and, as far as the methods let them, the same order of images; two
+Two runs of one seed see the same tasks and images and, as far as the methods let them, the same order of images; two
 methods are measured on the same test images. So differences are taken in pairs, which removes what both share.
 
 * Over seeds, where two or more are common: Student's t interval of the paired differences (`scipy.stats.ttest_rel`).
@@ -17,37 +17,36 @@ from functools import lru_cache
 import numpy as np
 from scipy import stats
 
-from bench.compare.runs import Field, Group, Record
+from bench.compare.grouping import ComparableRuns, Group
+from bench.compare.runs import Run
+from bench.config import registry
 from bench.core.errors import UserError, suggest
 from bench.metrics.matrix import AccuracyMatrix
-from bench.metrics.scalars import SCALARS
+from bench.metrics.scalars import HEADLINES, SCALARS
 
-COMPARED = ("transfer_by_column", "average_mtil", "last")
-"""Scalars whose differences are told; each is a linear function of the matrix."""
-
-BASELINE = "keeplora"
-"""The method that others are compared with where none is named and it is there."""
+COMPARED = tuple(HEADLINES.values())
+"""Scalars whose differences are shown; each is a linear function of the matrix."""
 
 TOGETHER = 0.95
 """Confidence that all intervals of one scalar hold."""
 
 EQUAL = 1e-9
-"""Percentages that differ by less are equal: counts of images never lie as near to each other."""
+"""Percentages that differ by less are equal: two different counts of images always differ by more."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One scalar of a method minus that of the baseline, in percentage points.
+    """One scalar of a method minus that of the baseline.
 
     Attributes
     ----------
     scalar : str
     mean : float or None
-        Over the pairs of runs that there are; ``None`` without any.
+        In percentage points, over all pairs of runs; None without any.
     low, high : float or None
-        The interval; ``None`` where there is none.
+        The interval in percentage points; None where there is none.
     over : str
-        What the interval is over, as in ``3 seeds`` or ``700 images of seed 0``; why there is none, where so.
+        What the interval is over, as in ``3 seeds`` or ``700 images of seed 0``; where there is none, why.
     """
 
     scalar: str
@@ -64,7 +63,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Against:
-    """The differences of all methods of a field to one of them.
+    """The differences of all methods of a set of comparable runs to one of them.
 
     Attributes
     ----------
@@ -73,7 +72,7 @@ class Against:
         Confidence of each interval: widened after Bonferroni, so that those of one scalar hold together with
         confidence `TOGETHER`. The dependence between them is unknown, and this needs to know nothing about it.
     rows : list of (Group, list of Difference)
-        In the order of the field, each with one difference a scalar of `COMPARED`.
+        In the order of the groups, each with one difference for every scalar of `COMPARED`.
     """
 
     baseline: Group
@@ -81,49 +80,53 @@ class Against:
     rows: list[tuple[Group, list[Difference]]] = field(default_factory=list)
 
 
-def against(place: Field, name: str | None = None) -> Against | None:
-    """Compare every method of a field with a baseline.
-
-    Only runs of one field come together here: what may not be compared lies in different ones.
+def against(runs: ComparableRuns, name: str | None = None) -> Against | None:
+    """Compare every method of a set of comparable runs with a baseline.
 
     Parameters
     ----------
-    name
-        Label, method or fingerprint of the baseline; by default `BASELINE`, else the first method that trains. Of
-        several groups with the method, the one with the fewest settings given by the user, then with the most seeds.
+    runs : ComparableRuns
+    name : str, optional
+        Label, method or fingerprint of the baseline; by default the method whose class says so (``baseline``), else the
+        first one that trains. If several groups have the method, it is the one with the fewest settings given by the
+        user, then with the most seeds.
 
     Returns
     -------
     Against or None
-        ``None`` where the field has no such group, or no other.
+        None where there is no such group, or no other.
     """
-    baseline = _baseline(place.groups, name)
-    others = [group for group in place.groups if group is not baseline]
+    baseline = _baseline(runs.groups, name)
+    others = [group for group in runs.groups if group is not baseline]
     if baseline is None or not others:
         return None
     level = 1 - (1 - TOGETHER) / len(others)
-    found = Against(baseline, level)
-    for group in others:
-        found.rows.append((group, [difference(group, baseline, scalar, level) for scalar in COMPARED]))
-    return found
+    rows = [(group, [difference(group, baseline, scalar, level) for scalar in COMPARED]) for group in others]
+    return Against(baseline, level, rows)
 
 
-def check_baseline(fields: Sequence[Field], name: str) -> None:
-    """Refuse the name of a baseline that is in no field.
+def check_baseline(sets: Sequence[ComparableRuns], name: str) -> None:
+    """Refuse the name of a baseline that is in no set of comparable runs.
+
+    Parameters
+    ----------
+    sets : sequence of ComparableRuns
+    name : str
 
     Raises
     ------
     UserError
         With the nearest label.
     """
-    groups = [group for place in fields for group in place.groups]
+    groups = [group for runs in sets for group in runs.groups]
     if _baseline(groups, name) is None:
         raise UserError(f"baseline={name} is none of the methods here{suggest(name, [g.label for g in groups])}")
 
 
 def _baseline(groups: Sequence[Group], name: str | None) -> Group | None:
     if name is None:
-        named = [group for group in groups if group.method == BASELINE] or [group for group in groups if group.trains]
+        defaults = _defaults()
+        named = [group for group in groups if group.method in defaults] or [group for group in groups if group.trains]
         named = [group for group in named if group.method == named[0].method]
     else:
         named = [group for group in groups if name in (group.label, group.method, group.fingerprint)]
@@ -135,14 +138,20 @@ def _baseline(groups: Sequence[Group], name: str | None) -> Group | None:
     return min(named, key=plainness, default=None)
 
 
+def _defaults() -> set[str]:
+    """Return the methods whose classes say that others are compared with them; nothing is imported."""
+    return {name for name, entry in registry.entries("method").items() if entry.facts.get("baseline") == "True"}
+
+
 def difference(group: Group, baseline: Group, scalar: str, level: float = TOGETHER) -> Difference:
     """Return how far a group lies from another in one scalar.
 
     Parameters
     ----------
-    scalar
+    group, baseline : Group
+    scalar : str
         One of `COMPARED`.
-    level
+    level : float, optional
         Confidence of the interval.
     """
     pairs = {seed: (run, baseline.runs[seed]) for seed, run in group.runs.items() if seed in baseline.runs}
@@ -173,14 +182,20 @@ def difference(group: Group, baseline: Group, scalar: str, level: float = TOGETH
 # ------------------------------------------------------------------------------------------- test images
 
 
-def image_by_image(first: Record, second: Record, scalar: str) -> list[np.ndarray] | None:
+def image_by_image(first: Run, second: Run, scalar: str) -> list[np.ndarray] | None:
     """Return what each test image adds to the difference of two runs in a scalar.
+
+    Parameters
+    ----------
+    first, second : Run
+    scalar : str
+        One of `COMPARED`.
 
     Returns
     -------
-    list of float array [images], or None
+    list of float64 array [images], or None
         One for each test set that the scalar reads, in percentage points: the sum of their means is the difference.
-        ``None`` where a run was recorded without outcomes.
+        None where a run was recorded without outcomes.
 
     Raises
     ------
@@ -192,14 +207,15 @@ def image_by_image(first: Record, second: Record, scalar: str) -> list[np.ndarra
         return None
     if first.matrix.tasks != second.matrix.tasks:
         raise UserError(f"{first.path} and {second.path} measured other test sets")
+    size = len(first.matrix.tasks)
     missing = frozenset(
         (row, column)
-        for row in range(len(first.matrix.tasks) + 1)
-        for column in range(len(first.matrix.tasks))
+        for row in range(size + 1)
+        for column in range(size)
         if first.matrix.state(row, column) == "missing"
     )
-    weights = weights_of(scalar, len(first.matrix.tasks), missing)
-    found = []
+    weights = weights_of(scalar, size, missing)
+    contributions = []
     for column in np.flatnonzero(weights.any(axis=0)).tolist():
         total: np.ndarray | float = 0.0
         for row in np.flatnonzero(weights[:, column]).tolist():
@@ -207,38 +223,44 @@ def image_by_image(first: Record, second: Record, scalar: str) -> list[np.ndarra
             if right is None or other is None or len(right) != len(other):
                 raise UserError(f"{first.path} and {second.path} measured other test sets")
             total = total + weights[row, column] * 100 * (right.astype(float) - other)
-        found.append(np.asarray(total))
-    return found
+        contributions.append(np.asarray(total))
+    return contributions
 
 
 @lru_cache(maxsize=64)
 def weights_of(scalar: str, size: int, missing: frozenset[tuple[int, int]]) -> np.ndarray:
-    """Return how much each cell of a matrix weighs in a linear scalar, float64 of shape ``[T + 1, T]``.
+    """Return how much each cell of a matrix weighs in a linear scalar.
 
-    Read off the scalar itself: its value on the matrix that is 100 % in that cell and 0 % in all others.
+    The weight of a cell is the value of the scalar on the matrix that is 100 % in that cell and 0 % in all others.
 
     Parameters
     ----------
-    size
+    scalar : str
+        One of `COMPARED`.
+    size : int
         The number T of tasks.
-    missing
-        Cells that are not there.
+    missing : frozenset of (int, int)
+        Row and column of the cells that are missing.
+
+    Returns
+    -------
+    float64 array [T + 1, T]
 
     Raises
     ------
     MissingCell
-        If the scalar needs one of these.
+        If the scalar needs one of the missing cells.
     """
     names = [str(column) for column in range(size)]
     weights = np.zeros((size + 1, size))
-    for place in np.ndindex(size + 1, size):
-        if place in missing:
+    for cell in np.ndindex(size + 1, size):
+        if cell in missing:
             continue
         zero, *rows = (
-            [None if (row, column) in missing else 100.0 * ((row, column) == place) for column in range(size)]
+            [None if (row, column) in missing else 100.0 * ((row, column) == cell) for column in range(size)]
             for row in range(size + 1)
         )
-        weights[place] = SCALARS[scalar](AccuracyMatrix.from_percent(names, rows, zero)) / 100
+        weights[cell] = SCALARS[scalar](AccuracyMatrix.from_percent(names, rows, zero)) / 100
     return weights
 
 
@@ -252,10 +274,14 @@ def over_images(contributions: Sequence[np.ndarray], level: float) -> tuple[floa
 
     Parameters
     ----------
-    contributions
-        As of `image_by_image`.
-    level
+    contributions : sequence of float array [images]
+        See `image_by_image`.
+    level : float
         Confidence of the interval.
+
+    Returns
+    -------
+    low, high : float
     """
     centre = sum(float(sample.mean()) for sample in contributions)
     variance = sum(float(sample.var()) / len(sample) for sample in contributions)

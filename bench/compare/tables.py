@@ -1,4 +1,4 @@
-"""Many runs side by side as text: a table for every field of runs that may be compared (bench/compare/runs.py)."""
+"""Many runs side by side as text: a table for every field of runs that may be compared (bench/compare/grouping.py)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.compare import published, significance
+from bench.compare.grouping import ComparableRuns, Comparison, Group
 from bench.compare.published import Published
-from bench.compare.runs import COSTS, SHOWN, TITLES, Comparison, Field, Group
+from bench.compare.runs import COSTS, SHOWN, TITLES
 from bench.compare.significance import TOGETHER, Against, Difference
 from bench.core.errors import UserError
 from bench.metrics.scalars import FORMULAS, spread
@@ -31,14 +32,14 @@ class Section:
 
     Attributes
     ----------
-    field : Field
+    field : ComparableRuns
     against : Against or None
         Differences to the baseline; ``None`` where there is no baseline or nothing else.
     published : Published or None
         What papers say; ``None`` where that may not stand beside these runs.
     """
 
-    field: Field
+    field: ComparableRuns
     against: Against | None = None
     published: Published | None = None
 
@@ -109,12 +110,12 @@ def text(comparison: Comparison, laid_out: Sequence[Section], bold: bool = False
     return "\n\n".join(blocks)
 
 
-def best(field: Field) -> dict[str, list[Group]]:
+def best(field: ComparableRuns) -> dict[str, list[Group]]:
     """Return which groups have the highest mean of an accuracy.
 
     Parameters
     ----------
-    field : Field
+    field : ComparableRuns
 
     Returns
     -------

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.compare.runs import Field, Group
+from bench.compare.grouping import ComparableRuns, Group
 from bench.compare.tables import COLUMNS, SCALE, Section, best
 from bench.core.errors import UserError
 from bench.metrics.matrix import ZERO_SHOT
@@ -175,7 +175,7 @@ def _values(group: Group) -> dict[str, Spread]:
     return {name: over for name, over in values.items() if math.isfinite(over.mean)}
 
 
-def _matrices(field: Field) -> tuple[list[str], dict[str, list[np.ndarray]], list[str]]:
+def _matrices(field: ComparableRuns) -> tuple[list[str], dict[str, list[np.ndarray]], list[str]]:
     """Return the tasks of a field, its matrices by label of the group, and what could not be read."""
     matrices: dict[str, list[np.ndarray]] = {}
     orders: list[list[str]] = []
@@ -216,7 +216,7 @@ def _known_mean(values: np.ndarray) -> float:
 
 def _phases(group: Group) -> dict[str, float]:
     """Return the mean seconds of each phase over the runs that were timed; what no phase accounts for is other."""
-    runs = [run.summary["seconds"] for run in group.runs.values() if run.value("seconds") is not None]
+    runs = [run.summary.seconds for run in group.runs.values() if run.value("seconds") is not None]
     names = dict.fromkeys(name for seconds in runs for name in seconds if name != "total")
     phases = {name: mean([run.get(name) or 0.0 for run in runs]) for name in names}
     total = mean([run["total"] for run in runs]) if runs else 0.0

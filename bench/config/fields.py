@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import math
 import types
 import typing
@@ -266,4 +267,4 @@ def show(value: Any) -> str:
         return "null" if value is None else str(value).lower()
     if isinstance(value, list | tuple):
         return f"[{','.join(show(item) for item in value)}]"
-    return str(value)
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else str(value)

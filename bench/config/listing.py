@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.config import catalogue, registry
-from bench.config.scan import FACTS, Entry
+from bench.config.scan import Entry
 from bench.config.scan import KINDS as ENTRY_KINDS
 from bench.core.errors import UserError, suggest
 from bench.core.tables import table, wrap
@@ -40,7 +40,7 @@ def listing(kinds: Iterable[str] = ENTRY_KINDS) -> str:
     parts = []
     for kind in kinds:
         named = everything[kind]
-        facts = FACTS if kind == "stream" else ()
+        facts = tuple(FACT_TITLES) if kind == "stream" else ()
         rows = [
             (entry.name, _title(entry), *(entry.facts.get(f, "") for f in facts), entry.paper, _origin(entry))
             for entry in named.values()

@@ -14,8 +14,11 @@ from bench.core.errors import suggest
 KINDS = ("method", "stream", "dataset", "model")
 
 
-FACTS = ("label_space", "prompt_family", "budget")
-"""Class attributes that listings show; read without importing, so literal texts only."""
+FACTS = ("label_space", "prompt_family", "budget", "baseline")
+"""Class attributes that are known without importing the class, so that only literals count.
+
+``baseline`` holds for the class that sets it and not for its subclasses.
+"""
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")

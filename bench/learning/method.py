@@ -68,6 +68,9 @@ class Method:
         The label spaces it supports: task, seen, all.
     constant : bool
         True for a method whose classifier never changes: its rows are then reused instead of measured again.
+    baseline : bool
+        True for the method that ``python -m bench compare`` compares the others with where the user names none. It is
+        read without importing the class and not inherited: write ``baseline = True`` in the class itself.
     parity : ParityCard
         How it relates to its paper.
     settings, clip, context
@@ -81,6 +84,7 @@ class Method:
     defaults: ClassVar[Mapping[str, Any]] = {}
     label_spaces: ClassVar[tuple[str, ...]] = ("task", "seen", "all")
     constant: ClassVar[bool] = False
+    baseline: ClassVar[bool] = False
     parity: ClassVar[ParityCard] = ParityCard()
     registry_name: ClassVar[str]
 

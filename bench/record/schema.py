@@ -230,6 +230,24 @@ class Identity(_JsonFile):
         return {**super().to_json(), "settings": settings}
 
 
+def read_environment(directory: Path) -> dict[str, Any]:
+    """Return the content of environment.json; errors as for `Identity.read`.
+
+    Parameters
+    ----------
+    directory : Path
+        A run directory.
+
+    Returns
+    -------
+    dict of str to object
+        Free facts by name; ``packages`` are versions by distribution, ``continued`` a list of later environments.
+    """
+    content = read_object(directory / ENVIRONMENT)
+    _check(content, {}, {"packages": dict, "continued": list})
+    return content
+
+
 # --------------------------------------------------------------------------------------------- summary
 
 

@@ -1,0 +1,322 @@
+"""Lay runs out as far as they may be compared: groups over seeds, in sets of comparable runs.
+
+`gather` gives a `Comparison`, from which tables, statistics, pages and pictures are made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.compare.runs import ABSENT, DATA, Run, chosen, find, read
+from bench.config.fields import show
+from bench.config.fingerprint import decides
+from bench.core.errors import UserError
+
+MEASURED = ("evaluate.split", "precision")
+"""Settings that decide what is measured, beside all of ``stream.`` and ``model.``."""
+
+NAMED = 2
+"""Settings named in the label of a group at most; where more differ, its fingerprint stands for them."""
+
+
+@dataclass
+class Group:
+    """The runs of one method with the same settings over seeds.
+
+    Attributes
+    ----------
+    method, fingerprint : str
+    runs : dict of int to Run
+        By seed, ascending.
+    settings : dict of str to str
+        What all runs share and what decides the numbers, as on the command line; a seed that follows the run's is
+        ``seed``.
+    apart : dict of str to str
+        Those settings in which it differs from other groups of the same method beside it; empty when it is the only
+        one.
+    label : str
+        The method, with the settings of `apart` if they are few, else with the fingerprint; unique among the groups
+        beside it.
+    """
+
+    method: str
+    fingerprint: str
+    runs: dict[int, Run]
+    settings: dict[str, str] = field(default_factory=dict)
+    apart: dict[str, str] = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method trains anything."""
+        return any(run.trains for run in self.runs.values())
+
+    def values(self, name: str) -> dict[int, float]:
+        """Return a scalar or a cost for each seed that has it.
+
+        Parameters
+        ----------
+        name : str
+            As for `bench.compare.runs.Run.value`.
+        """
+        values = {seed: run.value(name) for seed, run in self.runs.items()}
+        return {seed: value for seed, value in values.items() if value is not None}
+
+
+@dataclass
+class ComparableRuns:
+    """Runs that may be compared: one stream, one model, and the same of everything else that decides what is measured.
+
+    Attributes
+    ----------
+    stream, model : str
+    conditions : dict of str to object
+        What all runs have in common, in words -> value: settings of the stream and the model, split, weights, label
+        space, training budget and, unless they are drawn by the seed, tasks, data and prompts.
+    apart : dict of str to str
+        Those of its conditions in which it differs from other sets of the same stream and model.
+    groups : list of Group
+        By method, then fingerprint.
+    notes : list of str
+        What does not forbid a comparison but should be known.
+    """
+
+    stream: str
+    model: str
+    conditions: dict[str, Any]
+    groups: list[Group]
+    apart: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, group after group."""
+        return [run for group in self.groups for run in group.runs.values()]
+
+    @property
+    def title(self) -> str:
+        """Stream and model, and how the set differs from others of both."""
+        apart = "".join(f", {name} {value}" for name, value in self.apart.items())
+        return f"stream {self.stream}, model {self.model}{apart}"
+
+
+@dataclass
+class Comparison:
+    """Everything below some folders, ready to be shown.
+
+    Attributes
+    ----------
+    fields : list of ComparableRuns
+        Runs of different sets must not be averaged or tested against each other.
+    left_out : list of (Path, str)
+        Run directories whose numbers are not used, each with the reason.
+    """
+
+    fields: list[ComparableRuns]
+    left_out: list[tuple[Path, str]]
+
+
+def gather(paths: Sequence[Path], filters: Mapping[str, str] | None = None) -> Comparison:
+    """Read the runs below some folders and lay them out as far as they may be compared.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Run directories, or folders that hold some at any depth.
+    filters : mapping of str to str, optional
+        As for `bench.compare.runs.chosen`.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    UserError
+        If there is no such folder, no run in it, or none that fits the filters.
+    """
+    runs = [read(path) for path in find(paths)]
+    if not runs:
+        names = ", ".join(f'"{path}"' for path in paths) or "no folder"
+        raise UserError(f"no runs found in {names}; make one with: python -m bench run method=NAME")
+    return compared(chosen(runs, filters or {}))
+
+
+def compared(runs: Iterable[Run]) -> Comparison:
+    """Lay runs out: those that may be compared in one `ComparableRuns`, those with trouble left out.
+
+    Parameters
+    ----------
+    runs : iterable of Run
+
+    Returns
+    -------
+    Comparison
+    """
+    left_out = []
+    alike: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.trouble:
+            left_out.append((run.path, run.trouble))
+        else:
+            alike.setdefault(_canonical([run.stream, run.model, _measured(run)]), []).append(run)
+    sets = [one for key in sorted(alike) for one in _sets(alike[key], left_out)]
+    _set_apart(sets)
+    return Comparison(sets, left_out)
+
+
+def _canonical(value: Any) -> str:
+    """Write a value so that equal ones give equal text."""
+    return json.dumps(value, sort_keys=True)
+
+
+# ------------------------------------------------------------------------------- what may be compared
+
+
+def _measured(run: Run) -> dict[str, Any]:
+    """Return what is measured and on what, as far as no seed decides it."""
+    kept = {
+        key: value
+        for key, value in run.settings.items()
+        if key in MEASURED or (key.startswith(("stream.", "model.")) and decides(key))
+    }
+    return {**kept, "weights": run.identity.weights_sha256, "label space": run.identity.label_space}
+
+
+def _sets(runs: list[Run], left_out: list[tuple[Path, str]]) -> list[ComparableRuns]:
+    """Divide runs that measure the same: by their data, unless the seed draws these, then by training budget."""
+    drawn = _drawn(runs)
+    by_data: dict[str, list[Run]] = {}
+    for run in runs:
+        by_data.setdefault("" if drawn else _canonical(run.data), []).append(run)
+    return [
+        _set(_within(alike, budget), drawn, budget, left_out)
+        for alike in by_data.values()
+        for budget in _budgets(alike)
+    ]
+
+
+def _budgets(runs: list[Run]) -> list[dict[str, Any]]:
+    """Return the different training budgets, without those that only leave open what another one says."""
+    budgets = [json.loads(one) for one in sorted({_canonical(run.budget) for run in runs})]
+    return [one for one in budgets if not any(one != other and _part_of(one, other) for other in budgets)]
+
+
+def _within(runs: list[Run], budget: dict[str, Any]) -> list[Run]:
+    """Return the runs that are compatible with a budget; what a run's own budget leaves open fits any value.
+
+    If runs of a method that trains nothing name this very budget, they stand for its other runs.
+    """
+    admitted = [run for run in runs if _part_of(run.budget, budget)]
+    own = {run.method for run in admitted if not run.trains and _part_of(budget, run.settings)}
+    return [run for run in admitted if run.trains or run.method not in own or _part_of(budget, run.settings)]
+
+
+def _part_of(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(key in other and other[key] == value for key, value in one.items())
+
+
+def _drawn(runs: list[Run]) -> bool:
+    """Return whether data differ between seeds of the order of tasks, and never within one."""
+    pairs = {(_order_seed(run), _canonical(run.data)) for run in runs}
+    seeds, data = ({pair[index] for pair in pairs} for index in (0, 1))
+    return len(pairs) == len(seeds) == len(data) > 1
+
+
+def _order_seed(run: Run) -> int | None:
+    return run.identity.seeds.get("task_order", run.seed)
+
+
+# ------------------------------------------------------------------------------------------- one set
+
+
+def _set(runs: list[Run], drawn: bool, budget: dict[str, Any], left_out: list[tuple[Path, str]]) -> ComparableRuns:
+    """Group comparable runs over seeds; a copy of a run is left out, since it is no further seed."""
+    groups: dict[tuple[str, str], Group] = {}
+    for run in sorted(runs, key=lambda run: (run.method, run.fingerprint, run.seed)):
+        group = groups.setdefault((run.method, run.fingerprint), Group(run.method, run.fingerprint, {}))
+        twin = group.runs.setdefault(run.seed, run)
+        copy = (run.path, f"the same settings and seed as {twin.path}")
+        if twin is not run and copy not in left_out:
+            left_out.append(copy)
+    for group in groups.values():
+        group.settings = _common_settings(list(group.runs.values()))
+    _name(list(groups.values()))
+    first = runs[0]
+    data = {} if drawn else {DATA[key]: value for key, value in first.data.items()}
+    conditions = {**_measured(first), **data, **budget}
+    notes = _code_notes(runs)
+    if drawn:
+        notes.insert(0, "every seed draws other tasks or data; differences between methods are taken seed by seed")
+    return ComparableRuns(first.stream, first.model, conditions, list(groups.values()), notes=notes)
+
+
+def _code_notes(runs: list[Run]) -> list[str]:
+    """Note what changes from day to day and decides the numbers too: the code, and the files of plug-ins."""
+    revisions = {_canonical(run.identity.code_revision) for run in runs}
+    files: dict[tuple[str, str], set[str]] = {}  # only runs of one method share a method's file
+    for run in runs:
+        for kind, digest in run.identity.plugins_sha256.items():
+            files.setdefault((kind, run.method if kind == "method" else ""), set()).add(digest)
+    edited = sorted(f"{kind} {method}".strip() for (kind, method), digests in files.items() if len(digests) > 1)
+    notes = []
+    if len(revisions) > 1:
+        notes.append(f"{len(revisions)} states of the code made these runs; bench diff RUN_A RUN_B shows them")
+    if edited:
+        notes.append(f"the plug-in's file changed between runs: {', '.join(edited)}")
+    return notes
+
+
+def _common_settings(runs: list[Run]) -> dict[str, str]:
+    """Return the settings all runs of a group share, without those that only say where and with which seed."""
+    common: dict[str, str] = {}
+    for key in runs[0].settings:
+        if not decides(key):
+            continue
+        values = {
+            "seed" if key.startswith("seeds.") and run.settings.get(key) == run.seed else show(run.settings.get(key))
+            for run in runs
+        }
+        if len(values) == 1:
+            common[key] = values.pop()
+    return common
+
+
+def _name(groups: list[Group]) -> None:
+    """Give every group its label, and the settings in which it differs from others of its method."""
+    for method in {group.method for group in groups}:
+        same = [group for group in groups if group.method == method]
+        keys = sorted({key for group in same for key in group.settings})
+        keys = [key for key in keys if len({group.settings.get(key, ABSENT) for group in same}) > 1]
+        for group in same:
+            group.apart = {key: group.settings.get(key, ABSENT) for key in keys}
+            group.label = method if len(same) == 1 else f"{method} {group.fingerprint}"
+        if 0 < len(keys) <= NAMED:
+            labels = [" ".join([method, *(f"{key}={value}" for key, value in group.apart.items())]) for group in same]
+            if len(set(labels)) == len(same):
+                for group, label in zip(same, labels, strict=True):
+                    group.label = label
+
+
+def _set_apart(sets: list[ComparableRuns]) -> None:
+    """Say for every set in which conditions it differs from others of the same stream and model."""
+    for one in sets:
+        others = [other for other in sets if (other.stream, other.model) == (one.stream, one.model)]
+        names = dict.fromkeys(name for other in others for name in other.conditions)
+        for name in names:
+            values = [other.conditions.get(name) for other in others]
+            if any(value != one.conditions.get(name) for value in values):
+                one.apart[name] = _short(one.conditions.get(name, ABSENT), values)
+
+
+def _short(value: Any, others: list[Any]) -> str:
+    """Write a condition in short: only those entries of a mapping to hashes that differ, the beginning of a hash."""
+    if isinstance(value, dict):
+        differing = [key for key in value if any(isinstance(o, dict) and o.get(key) != value[key] for o in others)]
+        return ", ".join(f"{key} {_short(value[key], [])}" for key in differing) or "none in common"
+    written = show(value)
+    return written[:8] if len(written) == 64 and set(written) <= set("0123456789abcdef") else written
