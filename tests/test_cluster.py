@@ -101,7 +101,7 @@ def test_the_state_of_a_point_on_slurm(word: str, status: int | None, state: str
         ("OUT_OF_MEMORY", "5", None, "SLURM ended job 5: OUT_OF_MEMORY; raise launch.mem_gb if it needs more memory"),
         ("NODE_FAIL", "5", None, "SLURM ended job 5: NODE_FAIL"),
         ("NODE_FAIL", "4", 1, "SLURM ended job 5: NODE_FAIL"),  # the notes are an earlier job's
-        ("COMPLETED", "5", 1, ""),  # the log tells
+        ("COMPLETED", "5", 1, ""),  # the log says it
         ("", "5", None, ""),
     ],
 )

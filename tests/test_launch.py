@@ -69,7 +69,7 @@ summary = {"status": "finished", **names, "metrics": metrics, "seconds": {}}
 
 
 def stand_in(point: Point) -> list[str]:
-    """A command in the place of the real one; its word is method.note."""
+    """The command of a stand-in for a run; its word is method.note."""
     words = dict(word.split("=", 1) for word in point.words)
     return [sys.executable, "-c", CHILD, str(point.directory), words.get("method.note", "")]
 

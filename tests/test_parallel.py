@@ -33,12 +33,12 @@ def start(line: list[str], size: int) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_WAIT_POLICY": "passive"}
+    ranks = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_WAIT_POLICY": "passive"}
     return [
         subprocess.Popen(
             [sys.executable, "-m", "bench", "run", *line],
             cwd=ROOT,
-            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**os.environ, **ranks, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -49,9 +49,9 @@ def start(line: list[str], size: int) -> list[subprocess.Popen]:
 
 def finish(line: list[str], size: int = 2) -> Path:
     processes = start(line, size)
-    told = [process.communicate(timeout=240) for process in processes]
-    assert [process.returncode for process in processes] == [0] * size, told
-    assert "record in" in told[0][0] and all(out == "" for out, _ in told[1:])
+    output = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, output
+    assert "record in" in output[0][0] and all(out == "" for out, _ in output[1:])
     return run_directory(resolve(line))
 
 
@@ -128,8 +128,8 @@ def test_a_signal_to_one_process_stops_all_where_they_can_be_continued(tmp_path:
     processes = start(line, 2)
     wait_for_epoch(processes[0], directory, 2)
     processes[1].send_signal(signal.SIGTERM)
-    told = [process.communicate(timeout=60) for process in processes]
-    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, told
+    output = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, output
     assert list((directory / "checkpoints").glob("*-step.*"))
     straight = finish(words(tmp_path / "straight", "lora", "train.epochs=100"))
     finish(line)

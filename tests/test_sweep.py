@@ -95,7 +95,7 @@ NASTY = {
 
 
 def agent_words(values: dict[str, Any]) -> list[str]:
-    """What a W&B agent puts in the place of ``${args_no_hyphens}``; `wandb sweep` sorts the keys."""
+    """What a W&B agent puts instead of ``${args_no_hyphens}``; `wandb sweep` sorts the keys."""
     ordered = {key: {"value": values[key]} for key in sorted(values)}
     return create_sweep_command_args({"args": ordered})["args_no_hyphens"]
 

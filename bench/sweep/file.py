@@ -148,7 +148,7 @@ def _lines(
     swept = {one.key for one in parameters if one.swept}
     added = set(read(words, []))
     for values in drawn:
-        # In the order in which a W&B agent is given them; what the line replaces is left out.
+        # In the order in which W&B gives them to an agent; what the line replaces is left out.
         arguments = {key: f"{key}={values[key]}" for key in sorted(values) if _long(key) not in added}
         line = (*command[0], *arguments.values(), *command[1], *words)
         yield line, " ".join(arguments[key] for key in values if key in swept) or " ".join(line)

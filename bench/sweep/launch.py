@@ -182,7 +182,7 @@ def preempt(found: Sweep, number: int) -> str:
     ----------
     found : Sweep
     number : int
-        Of the point, from 1.
+        Number of the point, from 1.
 
     Returns
     -------

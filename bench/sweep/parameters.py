@@ -1,4 +1,4 @@
-"""The parameters of a W&B sweep file: what each may be, W&B's distributions, every combination, random draws."""
+"""The parameters of a W&B sweep file: their values, W&B's distributions, every combination, random draws."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ CHOSEN = ("categorical", "categorical_w_probabilities")
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: its dotted key, whether it varies, its values if they can be listed, and how one is drawn.
+    """One parameter.
 
     Attributes
     ----------
+    key : str
+        Dotted.
+    swept : bool
+        Whether it varies.
+    values : list or None
+        All its values; None if they cannot be listed.
     draw : callable
-        From a number in [0, 1), its quantile, to a value.
+        From a quantile, a number in [0, 1), to a value.
     """
 
     key: str
@@ -34,7 +40,21 @@ class Parameter:
 
 
 def parameters_of(group: Any, prefix: str, problems: list[str]) -> Iterator[Parameter]:
-    """Yield the parameters of a group and of the groups inside it, by dotted key."""
+    """Yield the parameters of a group and of the groups inside it.
+
+    Parameters
+    ----------
+    group : object
+        What the file has under ``parameters``.
+    prefix : str
+        What stands before the keys of this group; empty for the outermost one.
+    problems : list of str
+        Sentences about what is wrong are added to it.
+
+    Yields
+    ------
+    Parameter
+    """
     if not isinstance(group, dict) or not group:
         problems.append(f"{prefix}parameters must name at least one parameter, such as seed: {{values: [0, 1]}}")
         return
@@ -55,7 +75,7 @@ def parameters_of(group: Any, prefix: str, problems: list[str]) -> Iterator[Para
 
 
 def _parameter(key: str, spec: Mapping[str, Any]) -> Parameter:
-    """Return a parameter; what is wrong is a ValueError that goes on from ``parameter KEY``."""
+    """Return a parameter; what is wrong is a ValueError that continues the sentence ``parameter KEY``."""
     named = spec.get("distribution")
     if named is None and "value" not in spec and "values" not in spec and {"min", "max"} <= set(spec):
         kinds = {type(spec["min"]), type(spec["max"])}
@@ -84,6 +104,7 @@ def _parameter(key: str, spec: Mapping[str, Any]) -> Parameter:
 
 
 def _only(spec: Mapping[str, Any], *names: str) -> None:
+    """Refuse whatever has another name, ``distribution`` apart."""
     known = ("distribution", *names)
     for name in spec:
         if name not in known:
@@ -91,6 +112,7 @@ def _only(spec: Mapping[str, Any], *names: str) -> None:
 
 
 def _choice(values: list[Any], probabilities: Any) -> Callable[[float], Any]:
+    """Return the quantile function of a choice among values."""
     if probabilities is None:
         return lambda u: values[int(u * len(values))]
     numbers = isinstance(probabilities, list) and all(_is_number(p) and p >= 0 for p in probabilities)
@@ -113,7 +135,7 @@ DISTRIBUTIONS: dict[str, Callable[[float, float, float], float]] = {
     "normal": lambda u, mu, sigma: statistics.NormalDist(mu, sigma).inv_cdf(max(u, 2.0**-53)),
     "log_normal": lambda u, mu, sigma: math.exp(statistics.NormalDist(mu, sigma).inv_cdf(max(u, 2.0**-53))),
 }
-"""The quantile functions of W&B's distributions, of min and max or of mu and sigma.
+"""The quantile functions of W&B's distributions: of a quantile, and of min and max or of mu and sigma.
 
 Bounds of ``log_uniform`` are exponents of e; ``inv_log_uniform`` is the law of X where log(1/X) is uniform, so that
 ``inv_log_uniform_values`` is the same law as ``log_uniform_values``.
@@ -156,13 +178,36 @@ def _is_number(value: Any) -> bool:
 
 
 def grid(parameters: Sequence[Parameter]) -> Iterator[dict[str, Any]]:
-    """Yield every combination; the parameter that stands last varies fastest."""
+    """Yield every combination of values.
+
+    Parameters
+    ----------
+    parameters : sequence of Parameter
+        All with `values`.
+
+    Yields
+    ------
+    dict of str to object
+        Key to value; the last parameter varies fastest.
+    """
     keys = [one.key for one in parameters]
     for values in itertools.product(*(one.values or () for one in parameters)):
         yield dict(zip(keys, values, strict=True))
 
 
 def draws(parameters: Sequence[Parameter], seed: int) -> Iterator[dict[str, Any]]:
-    """Yield points for ever; what is drawn for a parameter depends on seed, place and key alone."""
-    for place in itertools.count():
-        yield {one.key: one.draw(random.Random(f"{seed} {place} {one.key}").random()) for one in parameters}
+    """Yield random points without end.
+
+    Parameters
+    ----------
+    parameters : sequence of Parameter
+    seed : int
+        What is drawn for a parameter depends on the seed, the number of the point and the parameter's key alone.
+
+    Yields
+    ------
+    dict of str to object
+        Key to value.
+    """
+    for number in itertools.count():
+        yield {one.key: one.draw(random.Random(f"{seed} {number} {one.key}").random()) for one in parameters}

@@ -184,13 +184,13 @@ def _save_report(
 ) -> None:
     import wandb_workspaces.reports.v2 as wr
 
-    place: dict[str, Any] = {"entity": project.entity, "project": project.name}
+    address: dict[str, Any] = {"entity": project.entity, "project": project.name}
     blocks: list[Any] = []
     for part in parts:
-        shown = wr.Runset(**place, groupby=[] if part.single else ["config.method"], filters=filters)
+        shown = wr.Runset(**address, groupby=[] if part.single else ["config.method"], filters=filters)
         blocks += [wr.H1(part.title), wr.P(part.text), wr.PanelGrid(runsets=[shown], panels=part.panels)]
     about = "Written by: python -m bench dashboard. The same line updates it; edits made here are lost then."
-    report = wr.Report(**place, title=title, description=about, blocks=blocks, width="fluid")
+    report = wr.Report(**address, title=title, description=about, blocks=blocks, width="fluid")
     before = project.find("runs", title)
     report.id = before.get("id", "")
     report.save()

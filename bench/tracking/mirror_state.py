@@ -22,7 +22,7 @@ class MirrorState:
     Attributes
     ----------
     id : str
-        Of the W&B run.
+        Id of the W&B run.
     rows : int
         Rows of history that W&B has.
     project, group, name : str

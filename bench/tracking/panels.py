@@ -52,7 +52,7 @@ class Part:
     text : str
         How to read them, in a sentence.
     panels : list
-        Of wandb-workspaces' classes.
+        Objects of wandb-workspaces' classes.
     single : bool
         Whether they show runs one by one; the others are about methods, over all their runs.
     """

@@ -285,7 +285,7 @@ class FakeWandb:
 
     def op_Heartbeat(self, v):
         sweep, commands = self.sweeps[self.agents[v["id"]]], []
-        if not json.loads(v["runState"] or "{}"):  # an idle agent gets the next run, or is told to exit
+        if not json.loads(v["runState"] or "{}"):  # an idle agent gets the next run, or has to exit
             commands = [{"id": f"c{next(self.ids)}", "type": "exit"}]
             if sweep["queue"]:
                 run_id, params = uuid.uuid4().hex[:8], sweep["queue"].pop(0)

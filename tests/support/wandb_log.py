@@ -81,7 +81,7 @@ def _records(data: bytes) -> Iterator[Any]:
 def _put(tree: dict[str, Any], items: Any) -> None:
     for item in items:
         *parents, last = list(item.nested_key) or [item.key]
-        place = tree
+        branch = tree
         for key in parents:
-            place = place.setdefault(key, {})
-        place[last] = json.loads(item.value_json)
+            branch = branch.setdefault(key, {})
+        branch[last] = json.loads(item.value_json)
