@@ -57,6 +57,35 @@ def test_forward_equals_open_clip_real_architectures(architecture: str, custom_t
         assert (mine - theirs).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("options", [{"pool_type": "last"}, {"pool_type": "first"}, {"no_causal_mask": True}])
+def test_texts_that_are_read_elsewhere_or_without_a_mask_equal_open_clip(options: dict) -> None:
+    """As SigLIP's are: nothing is packed then, and without an end-of-text token no mask can be named."""
+    torch.manual_seed(0)
+    text = {"context_length": 16, "vocab_size": 49408, "width": 48, "heads": 2, "layers": 2, **options}
+    vision = {"image_size": 36, "patch_size": 12, "width": 64, "layers": 2, "head_width": 32}
+    model = open_clip.CustomTextCLIP(embed_dim=32, vision_cfg=vision, text_cfg=text).eval()
+    reference = copy.deepcopy(model)
+    clip = Clip(model, open_clip.SimpleTokenizer(context_length=16), {"size": 36}, "tiny")
+    tokens, masks = clip.tokenize(PROMPTS), []
+    with torch.no_grad():
+        expected = reference.encode_text(tokens, normalize=True)
+        for cut in (True, False):
+            assert (clip.encode_tokens(tokens, cut=cut) - expected).abs().max() < 1e-5
+        with clip.recording({"text.1.fc2": lambda x, mask: masks.append(mask)}):
+            assert (clip.encode_tokens(tokens) - expected).abs().max() < 1e-5
+    assert (masks == [None]) == ("pool_type" in options)
+
+
+def test_recording_an_unknown_site_changes_nothing() -> None:
+    clip = tiny_clip()
+    with (
+        pytest.raises(KeyError),
+        clip.recording({"image.0.qkv": lambda x, _: None, "image.0.nosuch": lambda x, _: None}),
+    ):
+        pass
+    assert all(site.recorder is None for site in clip.sites.values())
+
+
 def test_state_dict_keeps_open_clips_names() -> None:
     model = tiny_model()
     names = list(model.state_dict())
@@ -83,7 +112,7 @@ def test_each_map_computes_its_weight_times_its_site() -> None:
     clip = tiny_clip()
     seen: dict[str, torch.Tensor] = {}
     x = images(2, 36)
-    with torch.no_grad(), clip.recording({name: (lambda t, n=name: seen.update({n: t})) for name in clip.sites}):
+    with torch.no_grad(), clip.recording({name: (lambda t, _, n=name: seen.update({n: t})) for name in clip.sites}):
         clip.encode_images(x)
     inputs = seen["image.0.qkv"]
     q, k, v = (
@@ -154,6 +183,10 @@ def test_unsupported_towers_are_named() -> None:
     model = open_clip.create_model("RN50")
     with pytest.raises(UserError, match="RN50 is not supported: its image tower is a ModifiedResNet"):
         Clip(model, None, {"size": 224}, "RN50")
+    tokens_first = tiny_model()
+    tokens_first.transformer.resblocks[1].attn.batch_first = False
+    with pytest.raises(UserError, match="odd is not supported: its blocks read tokens first"):
+        Clip(tokens_first, None, {"size": 36}, "odd")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +268,7 @@ def test_second_moments_equal_their_definition() -> None:
     expected = {name: torch.zeros_like(moment.gram) for name, moment in got.items()}
     tokens = dict.fromkeys(got, 0)
     seen: dict[str, torch.Tensor] = {}
-    with torch.no_grad(), clip.recording({name: (lambda t, n=name: seen.update({n: t})) for name in got}):
+    with torch.no_grad(), clip.recording({name: (lambda t, _, n=name: seen.update({n: t})) for name in got}):
         for start in range(len(data.train)):
             clip.encode_images(clip.normalize(data.train.uint8(torch.tensor([start]))))
             for name in (n for n in got if n.startswith("image.")):
@@ -265,7 +298,7 @@ def test_slot_means_equal_their_definition(batch_size: int) -> None:
     name = linear_map.site.name
     got = slot_means(clip, data, [linear_map])[name].gram
     stack: list[torch.Tensor] = []
-    with torch.no_grad(), clip.recording({name: lambda x: stack.append(x.double())}):
+    with torch.no_grad(), clip.recording({name: lambda x, _: stack.append(x.double())}):
         for pixels, _ in data.batches("statistics", drop_last=True):
             clip.encode_images(pixels)
     assert len(stack) == 40 // batch_size
@@ -326,7 +359,7 @@ def test_the_last_block_is_the_same_where_only_one_position_is_computed(custom_t
     tokens = clip.tokenize(["a", "a longer prompt of words", "two words"])
 
     def features_and_gradients(record: list[str]) -> list[torch.Tensor]:
-        with clip.recording({name: lambda x: None for name in record}):
+        with clip.recording({name: lambda x, _: None for name in record}):
             found = [clip.encode_images(pixels), clip.encode_tokens(tokens), clip.encode_tokens(tokens, cut=False)]
         weights = [torch.linspace(-1, 1, f.numel()).view_as(f) for f in found]
         total = torch.stack([(f * w).sum() for f, w in zip(found, weights, strict=True)]).sum()

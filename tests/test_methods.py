@@ -223,7 +223,7 @@ def transcribed_gradients(clip: Clip, task: TaskData, names: list[str]) -> dict[
 def transcribed_features(clip: Clip, task: TaskData, site: str) -> torch.Tensor:
     """All tokens that reach a site, one column each, in float64: [width, tokens]; text without padding."""
     seen: list[torch.Tensor] = []
-    with torch.no_grad(), clip.recording({site: lambda x: seen.append(x.double())}):
+    with torch.no_grad(), clip.recording({site: lambda x, _: seen.append(x.double())}):
         if site.startswith("image"):
             clip.encode_images(clip.normalize(task.train.uint8(torch.arange(len(task.train)))))
             return seen[0].flatten(0, 1).T

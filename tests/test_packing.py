@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bench.learning.toy import CONTEXT_LENGTH, tiny_clip, tiny_model
 from bench.model.clip import Clip
-from bench.model.linear_maps import LowRank
+from bench.model.linear_maps import LowRank, Recorder
 from bench.model.packing import Packing
 
 TEXTS = {
@@ -75,14 +75,36 @@ def test_a_token_is_computed_once_if_it_is_read_and_else_never(prompts: list[str
     assert seen == [(1, len(expected))]
 
 
-def test_recorders_see_texts_one_by_one() -> None:
-    clip, shapes = tiny_clip(), []
+@pytest.mark.parametrize("cut", [True, False])
+def test_recorders_see_texts_one_by_one_and_which_tokens_count(cut: bool) -> None:
+    clip, masks = tiny_clip(), {}
     tokens = clip.tokenize(TEXTS["a template"])
-    with torch.no_grad(), clip.recording({"text.0.qkv": lambda x: shapes.append(tuple(x.shape))}):
-        recorded = clip.encode_tokens(tokens)
-    assert shapes == [(3, int(tokens.argmax(dim=-1).max()) + 1, 48)]
+    end = tokens.argmax(dim=-1)
+    longest = int(end.max()) + 1 if cut else CONTEXT_LENGTH
+
+    def recorder(name: str) -> Recorder:
+        def record(x: Tensor, mask: Tensor | None) -> None:
+            assert mask is not None and x.shape[:2] == mask.shape == (3, longest)
+            masks[name] = mask
+
+        return record
+
+    text_sites = [name for name in clip.sites if name.startswith("text.")]
+    with torch.no_grad(), clip.recording({name: recorder(name) for name in text_sites}):
+        recorded = clip.encode_tokens(tokens, cut=cut)
+    assert list(masks) == text_sites
+    for mask in masks.values():
+        assert [row.nonzero().flatten().tolist() for row in mask] == [list(range(e + 1)) for e in end.tolist()]
     with torch.no_grad():
         assert (clip.encode_tokens(tokens) - recorded).abs().max() < 1e-5
+
+
+def test_all_tokens_of_images_count() -> None:
+    clip, masks = tiny_clip(), []
+    image_sites = [name for name in clip.sites if name.startswith("image.")]
+    with torch.no_grad(), clip.recording({name: lambda x, mask: masks.append(mask) for name in image_sites}):
+        clip.encode_images(torch.zeros(2, 3, 36, 36))
+    assert masks == [None] * len(image_sites)
 
 
 def test_a_packing_is_found_out_once_for_every_set_of_texts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,12 +117,4 @@ def test_a_packing_is_found_out_once_for_every_set_of_texts(monkeypatch: pytest.
             clip.encode_tokens(tokens)
     assert len(made) == 2
     del first, tokens
-    assert len(clip._packings) == 1  # and forgotten with them
-
-
-def test_an_error_leaves_no_packing_behind() -> None:
-    clip = tiny_clip()
-    clip.text.ln_final = None
-    with pytest.raises(TypeError):
-        clip.encode_tokens(clip.tokenize(["a"]))
-    assert all(block.attn.packing is None for block in clip.text.transformer.resblocks)
+    assert len(clip._texts.packings) == 1  # and forgotten with them

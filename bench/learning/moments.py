@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench.compute.world import World
 from bench.core.lazy import F, no_grad, torch
-from bench.model.linear_maps import LinearMap
+from bench.model.linear_maps import LinearMap, Recorder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,11 +72,10 @@ def second_moments(
     sites = {linear_map.site.name: linear_map.site for linear_map in maps}
     moments = {name: SecondMoment(site.width, clip.exact_device) for name, site in sites.items()}
 
-    def text_recorder(moment: SecondMoment):
-        return lambda x: moment.add(x, None if padding else clip.token_mask)
+    def recorder(moment: SecondMoment) -> Recorder:
+        return (lambda x, _: moment.add(x)) if padding else moment.add
 
-    recorders = {n: m.add if n.startswith("image.") else text_recorder(m) for n, m in moments.items()}
-    with clip.recording(recorders):
+    with clip.recording({name: recorder(moment) for name, moment in moments.items()}):
         if any(name.startswith("image.") for name in moments):
             for pixels, _ in task.batches("statistics", drop_last=drop_last, share="batches"):
                 clip.encode_images(pixels)
@@ -104,7 +103,7 @@ def slot_means(clip: Clip, task: TaskData, maps: Sequence[LinearMap], padding: b
     sums: dict[str, Tensor] = {}
 
     def summing(name: str):
-        def record(x: Tensor) -> None:
+        def record(x: Tensor, _: Tensor | None) -> None:
             sums[name] = x.float().clone() if name not in sums else sums[name].add_(x)
 
         return record

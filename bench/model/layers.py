@@ -1,4 +1,4 @@
-"""Layers that take the place of a block's own, so that their linear maps can be read and updated.
+"""Layers that replace a block's own, so that their linear maps can be read and updated.
 
 PyTorch hides three of the maps (query, key, value) in one packed parameter, and its attention module passes the fourth
 to a fused function, where no hook sees it. The modules here replace `torch.nn.MultiheadAttention` and `torch.nn.Linear`
@@ -7,95 +7,53 @@ in a block, keep their parameters and names (a state dict stays interchangeable 
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
+from bench.core.errors import UserError
 from bench.model.linear_maps import LinearMap, Site
 from bench.model.packing import Packing
+from bench.model.updates import linear
 
 
-def linear(site: Site, x: Tensor, weight: Tensor, bias: Tensor | None, chosen: slice = slice(None)) -> Tensor:
-    """Return ``x W^T + b`` for all maps of a site at once, plus their updates.
+@dataclass(frozen=True)
+class Layout:
+    """How the tokens of one forward pass lie; every layer of a block receives it beside the activations.
 
-    Parameters
+    Attributes
     ----------
-    weight, bias : Tensor
-        Their rows of the common parameter.
-    chosen : slice
-        Some of the site's maps, where not all of them are wanted.
-    """
-    if site.recorder is not None:
-        site.recorder(x)
-    maps = site.maps[chosen]
-    present = [linear_map for linear_map in maps if linear_map.update is not None]
-    if not present:
-        return F.linear(x, weight, bias)
-    first, factors, layout = maps[0].rows.start, list[Tensor](), list[tuple[int, int, float]]()
-    for linear_map in present:
-        assert linear_map.update is not None
-        factors += [linear_map.update.A, linear_map.update.B]
-        start = linear_map.rows.start - first
-        layout.append((start, start + linear_map.out_features, linear_map.update.scale))
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
-    return _Updated.apply(x, weight, bias, tuple(layout), *factors)
-
-
-class _Updated(torch.autograd.Function):
-    """``x (W + D)^T + b``, D being the low-rank updates of some of W's rows.
-
-    The sum is formed, at the cost of a product with as many activations as the rank, so that forward and backward need
-    one large product each, instead of small ones beside it and a sum of activations for every map. It is not kept but
-    formed again for the backward pass. Of the input ``x A^T`` alone is kept, for the gradient of B; all of it where A
-    or W is trained.
+    attn_mask : Tensor [tokens, tokens] or None
+        Added to the attention's scores; [context length, context length] for packed texts.
+    packing : Packing or None
+        Set where texts lie in one row, [1, row, width].
+    counted : bool Tensor [batch, tokens] or None
+        The tokens that count, for recorders; None where all do.
     """
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layout: tuple[tuple[int, int, float], ...], *f: Tensor
-    ) -> Tensor:
-        y = F.linear(x, _sum(weight, layout, f).to(x.dtype), None if bias is None else bias.to(x.dtype))
-        wants = ctx.needs_input_grad
-        low = [F.linear(x, A.to(x.dtype)) if wants[5 + 2 * i] else None for i, A in enumerate(f[::2])]
-        ctx.layout = layout
-        ctx.save_for_backward(weight, x if wants[1] or any(wants[4::2]) else None, *low, *f)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (g,) = upstream
-        weight, x, *others = ctx.saved_tensors
-        low, factors = others[: len(ctx.layout)], others[len(ctx.layout) :]
-        wants, rows = ctx.needs_input_grad, g.flatten(0, -2)
-        found: list[Tensor | None] = [None] * len(wants)
-        if wants[0]:
-            found[0] = g @ _sum(weight, ctx.layout, factors).to(g.dtype)
-        if wants[1]:
-            found[1] = (rows.T @ x.flatten(0, -2)).to(weight.dtype)
-        if wants[2]:
-            found[2] = rows.sum(0).to(weight.dtype)
-        for index, (start, stop, scale) in enumerate(ctx.layout):
-            part, (A, B) = rows[:, start:stop], factors[2 * index : 2 * index + 2]
-            if wants[4 + 2 * index]:
-                found[4 + 2 * index] = scale * ((part @ B.to(part.dtype)).T @ x.flatten(0, -2)).to(A.dtype)
-            if wants[5 + 2 * index]:
-                found[5 + 2 * index] = scale * (part.T @ low[index].flatten(0, -2)).to(B.dtype)
-        return tuple(found)
+    attn_mask: Tensor | None = None
+    packing: Packing | None = None
+    counted: Tensor | None = None
 
 
-def _sum(weight: Tensor, layout: Sequence[tuple[int, int, float]], factors: Sequence[Tensor]) -> Tensor:
-    """W + D; for every update its rows of W and its scale, then A and B of all."""
-    found = weight.clone()
-    for (start, stop, scale), A, B in zip(layout, factors[::2], factors[1::2], strict=True):
-        found[start:stop].addmm_(B, A, alpha=scale)
-    return found
+PLAIN = Layout()
+"""The layout of images: whole sequences, every token attends to every other and counts."""
 
 
 class MapAttention(nn.Module):
-    """Self-attention with the parameters and names of `torch.nn.MultiheadAttention`, reading through two sites."""
+    """Self-attention with the parameters and names of `torch.nn.MultiheadAttention`, reading through two sites.
+
+    Parameters
+    ----------
+    attention : torch.nn.MultiheadAttention
+        The layer to replace; batch first.
+    name : str
+        Prefix of the maps' names, such as ``image.3``.
+    """
 
     def __init__(self, attention: nn.MultiheadAttention, name: str):
         super().__init__()
@@ -103,7 +61,6 @@ class MapAttention(nn.Module):
         self.in_proj_bias = attention.in_proj_bias
         width = attention.embed_dim
         self.heads = attention.num_heads
-        self.packing: Packing | None = None  # while texts go through that are packed
         self.qkv = Site(f"{name}.qkv", width)
         for index, kind in enumerate("qkv"):
             rows = slice(index * width, (index + 1) * width)
@@ -114,26 +71,48 @@ class MapAttention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False, attn_mask: Tensor | None = None
     ) -> tuple[Tensor, None]:
-        """Attend within `query` [batch, tokens, width]; key and value must be the same tensor (self-attention)."""
-        batch, tokens, width = query.shape
-        qkv = linear(self.qkv, query, self.in_proj_weight, self.in_proj_bias)
-        if self.packing is not None and attn_mask is not None:
-            heads = self.packing.attend(qkv.view(tokens, 3, self.heads, width // self.heads), attn_mask)
-            return self.out_proj(heads[None]), None
-        q, k, v = qkv.view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mask = None if attn_mask is None else attn_mask.to(q.dtype)
-        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out_proj(heads.transpose(1, 2).reshape(batch, tokens, width)), None
+        """Attend within `query` [batch, tokens, width], where open_clip's own blocks call the layer.
 
-    def read(self, query: Tensor, x: Tensor, attn_mask: Tensor | None) -> Tensor:
-        """Attend from single positions to all of them.
+        `key` and `value` must be the same tensor as `query`; no attention weights are returned.
+        """
+        return self.attend(query, Layout(attn_mask)), None
+
+    def attend(self, x: Tensor, layout: Layout) -> Tensor:
+        """Return self-attention at all positions.
+
+        Parameters
+        ----------
+        x : Tensor [batch, tokens, width], or [1, row, width] of packed texts
+        layout : Layout
+
+        Returns
+        -------
+        Tensor
+            Of the shape of `x`.
+        """
+        batch, tokens, width = x.shape
+        qkv = linear(self.qkv, x, self.in_proj_weight, self.in_proj_bias, counted=layout.counted)
+        if layout.packing is not None:
+            assert layout.attn_mask is not None
+            heads = layout.packing.attend(qkv.view(tokens, 3, self.heads, width // self.heads), layout.attn_mask)
+            return self.out_proj(heads[None])
+        q, k, v = qkv.view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mask = None if layout.attn_mask is None else layout.attn_mask.to(q.dtype)
+        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(heads.transpose(1, 2).reshape(batch, tokens, width), layout.counted)
+
+    def read(self, query: Tensor, x: Tensor, read: Tensor | None, layout: Layout) -> Tensor:
+        """Return self-attention at one position of each sequence.
 
         Parameters
         ----------
         query : Tensor [batch, 1, width]
-            The input at the position of interest.
+            The input at that position.
         x : Tensor [batch, tokens, width], or [1, row, width] of packed texts
-        attn_mask : Tensor [batch, 1, 1, tokens] or None; that of the tower for packed texts
+            The input at all positions.
+        read : int64 Tensor [batch] or None
+            The positions; None for the first one.
+        layout : Layout
 
         Returns
         -------
@@ -145,48 +124,95 @@ class MapAttention(nn.Module):
         q = linear(self.qkv, query, self.in_proj_weight[:width], bias[0], slice(0, 1))
         kv = linear(self.qkv, x, self.in_proj_weight[width:], bias[1], slice(1, 3))
         q = q.view(batch, 1, self.heads, head).transpose(1, 2)
-        if self.packing is not None and attn_mask is not None:
-            heads = self.packing.read(q, kv.view(tokens, 2, self.heads, head), attn_mask)
+        if layout.packing is not None:
+            assert layout.attn_mask is not None
+            heads = layout.packing.read(q, kv.view(tokens, 2, self.heads, head), layout.attn_mask)
         else:
             k, v = kv.view(batch, tokens, 2, self.heads, head).permute(2, 0, 3, 1, 4)
-            mask = None if attn_mask is None else attn_mask.to(q.dtype)
-            heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            rows = None if layout.attn_mask is None or read is None else layout.attn_mask[read][:, None, None]
+            heads = F.scaled_dot_product_attention(q, k, v, attn_mask=None if rows is None else rows.to(q.dtype))
         return self.out_proj(heads.transpose(1, 2).reshape(batch, 1, width))
 
 
 class MapLinear(nn.Module):
-    """A linear layer with the parameters of the one it replaces, holding a single map with a site of its own."""
+    """A linear layer with the parameters of the one it replaces: a single map with its own site.
 
-    def __init__(self, linear: nn.Linear, name: str):
+    Parameters
+    ----------
+    layer : torch.nn.Linear
+        The layer to replace.
+    name : str
+        Of the map and its site, such as ``image.3.fc1``.
+    """
+
+    def __init__(self, layer: nn.Linear, name: str):
         super().__init__()
-        self.weight = linear.weight
-        self.bias = linear.bias
-        self.site = Site(name, linear.in_features)
-        self.site.maps.append(LinearMap(name, self.weight, self.bias, slice(0, linear.out_features), self.site))
+        self.weight = layer.weight
+        self.bias = layer.bias
+        self.site = Site(name, layer.in_features)
+        self.site.maps.append(LinearMap(name, self.weight, self.bias, slice(0, layer.out_features), self.site))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(self.site, x, self.weight, self.bias)
+    def forward(self, x: Tensor, counted: Tensor | None = None) -> Tensor:
+        """Return the outputs of the map, [batch, tokens, out]; `counted` is for the site's recorder."""
+        return linear(self.site, x, self.weight, self.bias, counted=counted)
 
 
-def read_last_block(block: Any, x: Tensor, read: Tensor | None, attn_mask: Tensor | None) -> Tensor:
-    """The output of a tower's last block at one position of each sequence, which is all that is read of it.
+def through_blocks(
+    blocks: Sequence[Any], x: Tensor, read: Tensor | None, layout: Layout = PLAIN, whole: bool = False
+) -> Tensor:
+    """Return the output of a tower's blocks at one position of each sequence.
 
-    Everything but keys and values is computed at that position alone: the same values, at a fraction of the cost.
+    Parameters
+    ----------
+    blocks : sequence of open_clip's ResidualAttentionBlock
+        With their linear maps replaced.
+    x : Tensor [batch, tokens, width], or [1, row, width] of packed texts
+    read : int64 Tensor [batch] or None
+        The positions; None for the first one. Ignored for packed texts, which know their ends.
+    layout : Layout, optional
+    whole : bool, optional
+        Compute the last block at all positions too, because a recorder reads them; not for packed texts.
+
+    Returns
+    -------
+    Tensor [batch, width]
+    """
+    *first, last = blocks
+    for block in first:
+        x = run_block(block, x, layout)
+    if not whole:
+        return _read_block(last, x, read, layout)
+    x = run_block(last, x, layout)
+    return x[:, 0] if read is None else x[torch.arange(len(x), device=x.device), read]
+
+
+def run_block(block: Any, x: Tensor, layout: Layout) -> Tensor:
+    """Return the output of a block at all positions: open_clip's own computation, with the layout passed along.
 
     Parameters
     ----------
     block : open_clip's ResidualAttentionBlock
         With its linear maps replaced.
     x : Tensor [batch, tokens, width], or [1, row, width] of packed texts
-    read : int64 Tensor [batch] or None
-        The positions; None for the first one.
-    attn_mask : Tensor [tokens, tokens] or None
+    layout : Layout
 
     Returns
     -------
-    Tensor [batch, width]
+    Tensor
+        Of the shape of `x`.
     """
-    packing = block.attn.packing
+    first, activation, second = block.mlp
+    x = x + block.ls_1(block.attn.attend(block.ln_1(x), layout))
+    hidden = activation(first(block.ln_2(x), layout.counted))
+    return x + block.ls_2(second(hidden, layout.counted))
+
+
+def _read_block(block: Any, x: Tensor, read: Tensor | None, layout: Layout) -> Tensor:
+    """Return the output of a block at one position of each sequence, [batch, width].
+
+    Everything but keys and values is computed at that position only: the same values, at a fraction of the cost.
+    """
+    packing = layout.packing
     sequences = torch.arange(len(x), device=x.device)
 
     def at(y: Tensor) -> Tensor:
@@ -194,21 +220,63 @@ def read_last_block(block: Any, x: Tensor, read: Tensor | None, attn_mask: Tenso
             return y[0].index_select(0, packing.end)[:, None]
         return y[:, :1] if read is None else y[sequences, read][:, None]
 
-    mask = None if attn_mask is None or read is None else attn_mask[read][:, None, None]
-    if packing is not None:
-        mask = attn_mask
     normed = block.ln_1(x)
-    y = at(x) + block.ls_1(block.attn.read(at(normed), normed, mask))
+    y = at(x) + block.ls_1(block.attn.read(at(normed), normed, read, layout))
     return (y + block.ls_2(block.mlp(block.ln_2(y))))[:, 0]
 
 
+def check_native(model: Any, text: Any, name: str) -> None:
+    """Refuse a model whose towers are not open_clip's own transformers with plain residual attention blocks.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        An open_clip model, before its linear maps are replaced.
+    text : torch.nn.Module
+        Its text tower.
+    name : str
+        For the message.
+
+    Raises
+    ------
+    UserError
+        It names what is not supported.
+    """
+    problem = None
+    if not isinstance(getattr(model, "visual", None), VisionTransformer):
+        problem = f"its image tower is a {type(getattr(model, 'visual', None)).__name__}"
+    elif getattr(text, "cls_emb", None) is not None or getattr(text, "use_pad_mask", False):
+        problem = "its text tower appends a class token or masks padding"
+    elif not hasattr(text, "token_embedding") or not hasattr(text, "transformer"):
+        problem = f"its text tower is a {type(text).__name__}"
+    else:
+        blocks = [*model.visual.transformer.resblocks, *text.transformer.resblocks]
+        odd = next((b for b in blocks if type(b) is not ResidualAttentionBlock), None)
+        if odd is not None:
+            problem = f"its blocks are {type(odd).__name__}s"
+        elif not all(block.attn.batch_first for block in blocks):
+            problem = "its blocks read tokens first and not the batch first"
+    if problem:
+        raise UserError(
+            f"model {name} is not supported: {problem}; choose one with open_clip's own vision and text transformers "
+            "(see: python -m bench list models)"
+        )
+
+
 def replace_linear_maps(blocks: Iterable[Any], tower: str) -> list[Site]:
-    """Put `MapAttention` and `MapLinear` in the place of each block's layers and return the sites in forward order.
+    """Replace each block's layers by `MapAttention` and `MapLinear`.
 
     Parameters
     ----------
     blocks : iterable of open_clip's ResidualAttentionBlock
+        Changed in place.
     tower : {"image", "text"}
+        For the names of the maps.
+
+    Returns
+    -------
+    list of Site
+        In forward order.
     """
     sites = []
     for index, block in enumerate(blocks):

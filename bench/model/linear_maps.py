@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 TOWERS = ("image", "text")
-"""The two halves of a CLIP model."""
+"""The two towers of a CLIP model."""
 
 KINDS = ("q", "k", "v", "o", "fc1", "fc2")
 """The linear maps of a block: query, key, value and output of the attention, first and second layer of the MLP."""
 
-Recorder = Callable[["Tensor"], None]
+Recorder = Callable[["Tensor", Optional["Tensor"]], None]
+"""Receives the activation of a site, [batch, tokens, width], and a mask, bool [batch, tokens] or None.
+
+The mask is true for tokens up to and including the end-of-text token; it is None for images, where all tokens count.
+"""
 
 
 @dataclass
@@ -34,6 +38,10 @@ class LowRank:
         Up-projection.
     scale : float
         LoRA's alpha / rank.
+
+    Notes
+    -----
+    LoRA: Hu et al., arXiv 2106.09685.
     """
 
     A: Tensor
@@ -42,10 +50,17 @@ class LowRank:
 
     @property
     def rank(self) -> int:
+        """Number of columns of B."""
         return self.A.shape[0]
 
     def delta(self) -> Tensor:
-        """The change of the weight, ``scale * B A``, [out, in]."""
+        """Return the change of the weight, ``scale * B A``.
+
+        Returns
+        -------
+        Tensor [out, in]
+            In the precision of the factors; differentiable with respect to them.
+        """
         return self.scale * (self.B @ self.A)
 
 
@@ -56,13 +71,14 @@ class Site:
     Attributes
     ----------
     name : str
-        ``image.3.qkv``, ``image.3.o``, ``image.3.fc1``, ``image.3.fc2``, and the same under ``text.``
+        ``image.3.qkv``, ``image.3.o``, ``image.3.fc1``, ``image.3.fc2``, and the same for the text tower.
     width : int
         Number of features of the activation.
     maps : list of LinearMap
         The maps that read it, in the order of the rows of their common parameter.
     recorder : callable or None
-        Called with the activation, [batch, tokens, width], on every forward pass while set.
+        While set, every forward pass calls ``recorder(x, mask)`` with the activation, [batch, tokens, width], and with
+        the tokens that count, bool [batch, tokens], or None where all do. `Clip.recording` sets it.
     """
 
     name: str
@@ -79,12 +95,14 @@ class LinearMap:
     ----------
     name : str
         ``image.3.q``: tower, block, kind (q, k, v, o, fc1, fc2).
-    parameter, bias_parameter : Tensor
-        The parameters that hold the map, possibly together with others.
+    parameter : Tensor [rows, in]
+        The parameter that holds the weight; q, k and v of a block share one.
+    bias_parameter : Tensor [rows] or None
+        The parameter that holds the bias.
     rows : slice
-        The rows of `parameter` that belong to this map.
+        The rows of both parameters that belong to this map.
     site : Site
-        The activation it reads.
+        The activation that the map reads.
     update : LowRank or None
         The update in force.
     """
@@ -98,32 +116,47 @@ class LinearMap:
 
     @property
     def tower(self) -> str:
+        """The tower, ``"image"`` or ``"text"``."""
         return self.name.split(".")[0]
 
     @property
     def block(self) -> int:
+        """Index of the block in its tower, from 0."""
         return int(self.name.split(".")[1])
 
     @property
     def kind(self) -> str:
+        """The kind, one of `KINDS`."""
         return self.name.split(".")[2]
 
     @property
     def out_features(self) -> int:
+        """Number of outputs."""
         return self.rows.stop - self.rows.start
 
     @property
     def in_features(self) -> int:
+        """Number of inputs: the width of the site."""
         return self.parameter.shape[1]
 
     @property
     def weight(self) -> Tensor:
-        """View of the weight, [out, in], without the update; writing to it writes to the model."""
+        """View of the weight without the update; writing to it writes to the model.
+
+        Returns
+        -------
+        Tensor [out, in]
+            Detached, in the model's own precision (float32) and on its device.
+        """
         return self.parameter.detach()[self.rows]
 
     @property
     def grad(self) -> Tensor:
-        """View of the weight's gradient, [out, in].
+        """View of the weight's gradient.
+
+        Returns
+        -------
+        Tensor [out, in]
 
         Raises
         ------
@@ -135,11 +168,17 @@ class LinearMap:
         return self.parameter.grad[self.rows]
 
     def add(self, delta: Tensor) -> None:
-        """Add `delta` [out, in] to the weight in the weight's own precision."""
+        """Add a change to the weight in place, in the weight's own precision.
+
+        Parameters
+        ----------
+        delta : Tensor [out, in]
+            Of any floating-point type, on the weight's device.
+        """
         self.weight.add_(delta.detach().to(self.parameter.dtype))  # the view is detached: no gradient is recorded
 
     def merge(self) -> None:
-        """Fold the update into the weight and detach it; nothing to do without one."""
+        """Add the update to the weight and remove it; do nothing without one."""
         if self.update is not None:
             self.add(self.update.delta().detach())
             self.update = None

@@ -1,9 +1,9 @@
 """A batch of texts without the tokens that nobody reads, and with those that all have in common only once.
 
-The text tower is causal and a text is read at its end-of-text token. So the tokens after that one change nothing, and
-the activations of tokens that all texts start with (the beginning of a template) are the same in all of them. What is
-left is laid out in one row of tokens, through which the blocks go as through a single text; attention alone sees the
-texts.
+The text tower is causal and the feature of a text is read at its end-of-text token. So the tokens after that one change
+nothing, and the activations of tokens that all texts start with (the beginning of a template) are the same in all of
+them. The remaining tokens lie in one row, which the blocks process as if it were a single text. Only the attention
+separates the texts.
 """
 
 from dataclasses import dataclass
@@ -15,21 +15,24 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the tokens of `texts` texts lie in a row: first the `prefix` that all start with, then the rest of each.
+    """Where the tokens of several texts lie in a row: first the prefix that all start with, then the rest of each.
 
     Attributes
     ----------
-    texts, prefix : int
+    texts : int
+        Number of texts.
+    prefix : int
+        Number of tokens that all texts start with.
     longest : int
-        Tokens of the longest rest; every rest has at least its end-of-text token.
-    source : Tensor [row], int64
-        Which of all tokens, [texts x context length], a token of the row is.
-    position : Tensor [row], int64
-        Its position in its text.
-    place : Tensor [row - prefix], int64
-        Of the tokens after the prefix: where they lie when every rest is padded, [texts x longest].
-    end : Tensor [texts], int64
-        Where in the row the end-of-text tokens lie.
+        Number of tokens of the longest rest; every rest has at least its end-of-text token.
+    source : int64 Tensor [row]
+        Index of every token of the row among all tokens, [texts x context length].
+    position : int64 Tensor [row]
+        Position of every token of the row in its text.
+    padded : int64 Tensor [row - prefix]
+        Index of every token after the prefix among the padded rests, [texts x longest].
+    end : int64 Tensor [texts]
+        Index of the end-of-text tokens in the row.
     """
 
     texts: int
@@ -37,18 +40,23 @@ class Packing:
     longest: int
     source: Tensor
     position: Tensor
-    place: Tensor
+    padded: Tensor
     end: Tensor
 
     @classmethod
     def of(cls, tokens: Tensor, end: Tensor) -> "Packing":
-        """The packing of texts.
+        """Return the packing of some texts.
 
         Parameters
         ----------
         tokens : int64 Tensor [texts, context length]
         end : int64 Tensor [texts]
-            Positions of their end-of-text tokens.
+            Positions of the end-of-text tokens.
+
+        Returns
+        -------
+        Packing
+            With its indices on the device of `tokens`.
         """
         ids, last = tokens.cpu(), end.cpu()
         texts, context = ids.shape
@@ -59,20 +67,21 @@ class Packing:
         real = positions <= last[:, None]  # [texts, longest]
         rest = (torch.arange(texts)[:, None] * context + positions)[real]
         lengths = last + 1 - prefix
-        found = {
+        indices = {
             "source": torch.cat([torch.arange(prefix), rest]),
             "position": torch.cat([torch.arange(prefix), positions.expand(texts, -1)[real]]),
-            "place": real.flatten().nonzero().flatten(),
+            "padded": real.flatten().nonzero().flatten(),
             "end": prefix + lengths.cumsum(0) - 1,
         }
-        return cls(texts, prefix, longest, **{name: index.to(tokens.device) for name, index in found.items()})
+        return cls(texts, prefix, longest, **{name: index.to(tokens.device) for name, index in indices.items()})
 
     def attend(self, qkv: Tensor, mask: Tensor) -> Tensor:
-        """Self-attention within every text.
+        """Return self-attention within every text.
 
         Parameters
         ----------
         qkv : Tensor [row, 3, heads, width of a head]
+            Queries, keys and values.
         mask : Tensor [context length, context length]
             Added to the scores; causal.
 
@@ -85,7 +94,7 @@ class Packing:
         k, v = (torch.cat([self._first(qkv[:p, i]), rest], dim=2) for i, rest in ((1, k), (2, v)))
         length = p + self.longest
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[p:length, :length].to(q.dtype))
-        y = y.transpose(1, 2).reshape(self.texts * self.longest, -1).index_select(0, self.place)
+        y = y.transpose(1, 2).reshape(self.texts * self.longest, -1).index_select(0, self.padded)
         if p == 0:
             return y
         q, k, v = (part.transpose(0, 1)[None] for part in qkv[:p].unbind(1))
@@ -93,13 +102,16 @@ class Packing:
         return torch.cat([first[0].transpose(0, 1).reshape(p, heads * qkv.shape[3]), y])
 
     def read(self, q: Tensor, kv: Tensor, mask: Tensor) -> Tensor:
-        """Attention from the end-of-text tokens alone.
+        """Return attention from the end-of-text tokens only.
 
         Parameters
         ----------
         q : Tensor [texts, heads, 1, width of a head]
+            Queries of the end-of-text tokens.
         kv : Tensor [row, 2, heads, width of a head]
+            Keys and values of all tokens.
         mask : Tensor [context length, context length]
+            Added to the scores; causal.
 
         Returns
         -------
@@ -112,10 +124,10 @@ class Packing:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=rows[:, None, None])
 
     def _padded(self, rest: Tensor) -> Tensor:
-        """[row - prefix, parts, heads, width] -> [parts, texts, heads, longest, width], padded with zeros."""
-        whole = rest.new_zeros(self.texts * self.longest, *rest.shape[1:]).index_copy(0, self.place, rest)
+        """Pad with zeros: [row - prefix, parts, heads, width] -> [parts, texts, heads, longest, width]."""
+        whole = rest.new_zeros(self.texts * self.longest, *rest.shape[1:]).index_copy(0, self.padded, rest)
         return whole.view(self.texts, self.longest, *rest.shape[1:]).permute(2, 0, 3, 1, 4)
 
     def _first(self, prefix: Tensor) -> Tensor:
-        """[prefix, heads, width] -> the same for every text, [texts, heads, prefix, width]."""
+        """Repeat the prefix for every text: [prefix, heads, width] -> [texts, heads, prefix, width]."""
         return prefix.transpose(0, 1).expand(self.texts, -1, -1, -1)

@@ -22,17 +22,18 @@ import torch.nn.functional as F
 from long_way import LongWay
 from torch import Tensor
 
-from bench.cli.profile import counted, product_rate
 from bench.compute.device import peak_memory_mb, processor
 from bench.config import registry
 from bench.data.images import ArrayImages
 from bench.data.pixels import Pixels
 from bench.data.stream import Task, label_space
+from bench.learning.costs import counted, product_rate
 from bench.learning.moments import mean_gradient, second_moments
 from bench.learning.task_data import Context, TaskData
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank
 from bench.model.pretrained import load_open_clip
+from bench.model.updates import linear
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
@@ -256,7 +257,7 @@ def updates(load: Workload, repeats: int) -> None:
         return y + torch.cat(parts, dim=-1)
 
     def summed(x: Tensor) -> Tensor:
-        return site.linear(x, block.attn.in_proj_weight, block.attn.in_proj_bias)
+        return linear(site, x, block.attn.in_proj_weight, block.attn.in_proj_bias)
 
     for tokens in (8, 64, 512, 1576, 12608):
         x = torch.randn(1, tokens, site.width).requires_grad_(True)

@@ -1,0 +1,56 @@
+"""From an image to what the image tower reads: open_clip's transform in two steps, with uint8 between them.
+
+The first step (resize, crop, convert) is expensive and needs the image; its result can be cached. The second
+(normalise) is cheap and runs on the model's device.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torch import Tensor
+
+
+class Preprocess:
+    """open_clip's preprocessing, split where the pixels are still uint8.
+
+    Parameters
+    ----------
+    settings : dict of str to object
+        open_clip's preprocessing settings: size, mean, std, interpolation, resize_mode.
+
+    Attributes
+    ----------
+    image_size : tuple of two int
+        Height and width of the result, in pixels.
+    transform_id : str
+        Identifies everything that decides what `to_uint8` makes of an image: settings and library versions.
+    """
+
+    def __init__(self, settings: dict[str, Any]):
+        config = PreprocessCfg(**settings)
+        *self._to_rgb, _, normalize = image_transform_v2(config, is_train=False).transforms
+        self._moments = tuple(torch.tensor(moment).view(3, 1, 1) for moment in (normalize.mean, normalize.std))
+        self.image_size: tuple[int, int] = (config.size, config.size) if isinstance(config.size, int) else config.size
+        self.transform_id = json.dumps(
+            [dataclasses.asdict(config), *(importlib.metadata.version(name) for name in ("pillow", "torchvision"))]
+        )
+
+    def to_uint8(self, image: Image.Image) -> np.ndarray:
+        """Return a resized and cropped image in RGB, uint8 [3, height, width]."""
+        for step in self._to_rgb:
+            image = step(image)
+        return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
+
+    def normalize(self, pixels: Tensor, device: torch.device) -> Tensor:
+        """Return uint8 images [batch, 3, height, width] as normalised float32 on a device; exactly open_clip's values.
+
+        torchvision's own transform looks for zeros in std, and a CUDA device would be waited for.
+        """
+        mean, std = self._moments = tuple(moment.to(device) for moment in self._moments)
+        return pixels.to(device, non_blocking=True).float().div_(255).sub_(mean).div_(std)

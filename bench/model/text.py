@@ -1,0 +1,150 @@
+"""The text tower: prompts to token ids, token ids to features."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import text_global_pool
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from bench.core.errors import UserError
+from bench.model.layers import Layout, run_block, through_blocks
+from bench.model.linear_maps import Site
+from bench.model.packing import Packing
+
+
+class TextEncoder:
+    """The text tower of a CLIP model and its tokenizer.
+
+    Parameters
+    ----------
+    model : open_clip.CLIP or open_clip.CustomTextCLIP
+        With the linear maps of its text tower replaced.
+    tokenizer : callable
+        open_clip's tokenizer of the model.
+    name : str
+        What the model is called in messages.
+    cut_prompts : bool
+        Cut prompts that do not fit into the context and list them in `too_long`, instead of refusing them.
+    sites : sequence of Site
+        The sites of the text tower, in forward order.
+    precision : callable
+        Returns a context manager in which products have the model's current precision.
+
+    Attributes
+    ----------
+    tower : torch.nn.Module
+        open_clip's text tower.
+    too_long : list of str
+        Prompts that were cut.
+    packings : mapping of Tensor to Packing
+        The packings of token tensors that are still in use.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        name: str,
+        cut_prompts: bool,
+        sites: Sequence[Site],
+        precision: Callable[[], AbstractContextManager[Any]],
+    ):
+        self.tower: Any = getattr(model, "text", model)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.cut_prompts = cut_prompts
+        self.too_long: list[str] = []
+        self.packings = WeakTensorKeyDictionary()
+        self._sites = sites
+        last = f"text.{len(self.tower.transformer.resblocks) - 1}."
+        self._last = [site for site in sites if site.name.startswith(last)]
+        self._precision = precision
+        self._pool_type: str = getattr(model, "text_pool_type", None) or self.tower.pool_type
+        self._end_id: Any = getattr(model, "text_eos_id", None) or getattr(self.tower, "eos_id", None)
+
+    # ---- prompts to token ids
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Return token ids, int64 [texts, context length], on the CPU; refuse or list prompts that do not fit."""
+        for prompt in prompts:
+            length = self._token_count(prompt)
+            if length is None or length <= self.tower.context_length:
+                continue
+            if not self.cut_prompts:
+                raise UserError(
+                    f'the prompt "{prompt}" takes {length} tokens and the context of {self.name} holds '
+                    f"{self.tower.context_length}: shorten the class name or the template"
+                )
+            if prompt not in self.too_long:
+                self.too_long.append(prompt)
+        return self.tokenizer(list(prompts)).long()
+
+    def _token_count(self, prompt: str) -> int | None:
+        """Return the number of tokens of a prompt with start and end tokens; None if the tokenizer cannot say."""
+        if hasattr(self.tokenizer, "encode"):
+            return len(self.tokenizer.encode(prompt)) + 2
+        inner = getattr(self.tokenizer, "tokenizer", None)
+        return len(inner(prompt)["input_ids"]) if inner is not None else None
+
+    # ---- token ids to features
+
+    def encode(self, tokens: Tensor, cut: bool = True) -> Tensor:
+        """Return features of unit length, [texts, width of embedding]; parameters as for `Clip.encode_tokens`."""
+        tower = self.tower
+        end = self._end_of_text(tokens)
+        if cut and end is not None and tower.attn_mask is not None:
+            if not _recorded(self._sites):
+                return self._encode_packed(tokens, end)
+            tokens = tokens[:, : int(end.max()) + 1]
+        length = tokens.shape[1]
+        mask = tower.attn_mask[:length, :length] if tower.attn_mask is not None else None
+        x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
+        if end is None:
+            with self._precision():
+                for block in tower.transformer.resblocks:
+                    x = run_block(block, x, Layout(mask))
+            x = text_global_pool(tower.ln_final(x), tokens, self._pool_type, eos_token_id=self._end_id)
+            return self._project(x)
+        counted = torch.arange(length, device=tokens.device) <= end[:, None]
+        return self._read(x, end, Layout(mask, counted=counted), whole=_recorded(self._last))
+
+    def _encode_packed(self, tokens: Tensor, end: Tensor) -> Tensor:
+        """Return what `encode` does, without the tokens that nobody reads: see `bench.model.packing`."""
+        tower = self.tower
+        if tokens not in self.packings:  # computed once for texts that are encoded at every step
+            self.packings[tokens] = Packing.of(tokens, end)
+        packing = self.packings[tokens]
+        row = tokens.flatten()[packing.source]
+        x = (tower.token_embedding(row) + tower.positional_embedding[packing.position])[None]
+        return self._read(x, end, Layout(tower.attn_mask, packing), whole=False)
+
+    def _read(self, x: Tensor, end: Tensor, layout: Layout, whole: bool) -> Tensor:
+        """Return the features of embedded texts, read at their end-of-text tokens."""
+        with self._precision():  # the sum along the blocks keeps its own precision
+            x = through_blocks(self.tower.transformer.resblocks, x, end, layout, whole)
+        return self._project(self.tower.ln_final(x))
+
+    def _project(self, x: Tensor) -> Tensor:
+        projection = self.tower.text_projection
+        if isinstance(projection, nn.Linear):
+            x = projection(x)
+        elif projection is not None:
+            x = x @ projection
+        return F.normalize(x, dim=-1)
+
+    def _end_of_text(self, tokens: Tensor) -> Tensor | None:
+        """Return the position that the feature is read at, int64 [texts]; None if the pooling reads elsewhere."""
+        if self._pool_type == "argmax":
+            return tokens.argmax(dim=-1)
+        if self._pool_type == "eos":
+            return tokens.eq(self._end_id).int().argmax(dim=-1)
+        return None
+
+
+def _recorded(sites: Sequence[Site]) -> bool:
+    """Whether somebody records the activations of one of these sites."""
+    return any(site.recorder is not None for site in sites)
