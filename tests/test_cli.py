@@ -197,7 +197,7 @@ def test_details_of_a_method(say, toys):
     assert (status, err) == (0, "")
     rank = next(line for line in out.splitlines() if line.startswith("  rank ")).split()
     assert rank == ["rank", "int", "4", ">=", "1,", "<=", "64", "r", "columns"]
-    for told in (
+    for text in (
         "method toy: A toy method",
         "paper: arXiv 0000.00000",
         "from: built-in, methods/toy_method.py",
@@ -210,14 +210,14 @@ def test_details_of_a_method(say, toys):
         "absent\n    - nothing said",
         "deviations\n    - it does not learn, because it is a toy",
     ):
-        assert told in out
+        assert text in out
     assert "At all." not in out
 
 
 def test_details_of_a_stream_a_dataset_and_a_model(say, toys):
     _, out, _ = say("list", "streams", "pocket")
-    for told in ("label space\n  seen", "train.epochs=3", "tuned for toy", "method.rank=8", "shots", ">= 1"):
-        assert told in out
+    for text in ("label space\n  seen", "train.epochs=3", "tuned for toy", "method.rank=8", "shots", ">= 1"):
+        assert text in out
     assert "dataset toys: A toy dataset" in say("list", "datasets", "toys")[1]
     assert "model pocket: A toy model" in say("list", "models", "pocket")[1]
 
@@ -242,8 +242,8 @@ def test_details_of_a_file_and_of_an_installed_package(say, toys):
 def test_details_of_an_open_clip_model(say):
     status, out, _ = say("list", "models", "ViT-B-16")
     assert status == 0
-    for told in ("model=ViT-B-16/openai\n", "model=ViT-B-16/laion2b_s34b_b88k\n", "checkpoint", "pretrained | random"):
-        assert told in out
+    for text in ("model=ViT-B-16/openai\n", "model=ViT-B-16/laion2b_s34b_b88k\n", "checkpoint", "pretrained | random"):
+        assert text in out
 
 
 def test_the_table_of_models_names_open_clips_and_counts_the_others(say):
@@ -256,7 +256,7 @@ def test_the_table_of_models_names_open_clips_and_counts_the_others(say):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("list", "methods", "tooy"), 'unknown method "tooy" (did you mean "toy"?)'),
         (("list", "metods"), 'there is nothing called "metods" to list (did you mean "methods"?)'),
@@ -266,12 +266,12 @@ def test_the_table_of_models_names_open_clips_and_counts_the_others(say):
         (("list", "methods", "loud"), 'method "loud" (methods/loud.py) cannot be imported: RuntimeError: imported'),
     ],
 )
-def test_mistakes_with_list(say, toys, words, told):
+def test_mistakes_with_list(say, toys, words, message):
     toys.write("methods/bad.py", "def (")
     toys.write("methods/loud.py", LOUD)
     status, out, err = say(*words)
     assert (status, out) == (2, "")
-    assert err.startswith(f"error: {told}")
+    assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
 
 
@@ -322,10 +322,10 @@ def test_an_interrupted_run_says_one_line(say, toys, monkeypatch):
 # --------------------------------------------------------------------------------------- compare, diff, check
 
 
-def test_compare_tells_folders_from_filters_from_options(say, monkeypatch, tmp_path):
+def test_compare_separates_folders_filters_and_options(say, monkeypatch, tmp_path):
     calls = []
     runs = SimpleNamespace(left_out=["one"])
-    stand_in(monkeypatch, "compare.runs", gather=lambda paths, filters: calls.append((paths, filters)) or runs)
+    stand_in(monkeypatch, "compare.grouping", gather=lambda paths, filters: calls.append((paths, filters)) or runs)
     stand_in(
         monkeypatch, "compare.tables", OPTIONS=("baseline",),
         sections=lambda found, options: calls.append((found, options)),
@@ -390,7 +390,7 @@ def test_check_refuses_wrong_settings_before_it_starts(say, toys, monkeypatch, w
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("compare",), "compare needs a run directory"),
         (("compare", "method=toy"), "compare needs a run directory"),
@@ -409,10 +409,10 @@ def test_check_refuses_wrong_settings_before_it_starts(say, toys, monkeypatch, w
         (("check", "method=toy", "seed=1"), 'check takes settings of the method only, not "seed"'),
     ],
 )
-def test_mistakes_with_the_other_verbs(say, words, told):
+def test_mistakes_with_the_other_verbs(say, words, message):
     status, out, err = say(*words)
     assert (status, out) == (2, "")
-    assert err.startswith(f"error: {told}")
+    assert err.startswith(f"error: {message}")
 
 
 # ------------------------------------------------------------------------------------------------------ pipes

@@ -1,4 +1,4 @@
-"""The suite beside packages whose names its folders share: both must go on working."""
+"""The suite beside packages whose names its folders share: both must keep working."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What ``python -m bench profile`` tells and refuses."""
+"""What ``python -m bench profile`` prints and refuses."""
 
 import re
 from pathlib import Path
@@ -13,20 +13,20 @@ from bench.learning.costs import counted
 TOY = str(Path(__file__).parent / "toy.py")
 
 
-def test_profile_tells_what_a_method_costs(capsys: pytest.CaptureFixture) -> None:
+def test_profile_prints_what_a_method_costs(capsys: pytest.CaptureFixture) -> None:
     words = ["profile", "method=keeplora", f"model={TOY}", "method.rank=4", "classes=5", "batch=4", "steps=3"]
     assert cli.main(words) == 0
-    told = capsys.readouterr().out
-    assert "5 classes, 3 steps of 4 images" in told
+    printed = capsys.readouterr().out
+    assert "5 classes, 3 steps of 4 images" in printed
     for what in ("gradient pass", "subspace update", "one training step", "peak memory", "kept after a task"):
-        assert what in told
+        assert what in printed
     # 4 images of 10 tokens and 5 prompts in towers of two blocks, forwards and backwards: some tens of millions.
-    (operations,) = re.findall(r"operations of a training step +([\d.]+) GFLOP", told)
+    (operations,) = re.findall(r"operations of a training step +([\d.]+) GFLOP", printed)
     assert 0.01 < float(operations) < 0.1
-    assert "share of that in a training step" in told and "share of that in an image of evaluation" in told
+    assert "share of that in a training step" in printed and "share of that in an image of evaluation" in printed
     assert cli.main(["profile", "method=zero-shot", f"model={TOY}", "classes=5"]) == 0
-    told = capsys.readouterr().out
-    assert "a training step" not in told.replace("one training step", "") and "an image of evaluation" in told
+    printed = capsys.readouterr().out
+    assert "a training step" not in printed.replace("one training step", "") and "an image of evaluation" in printed
 
 
 def test_operations_are_counted_as_they_are_executed() -> None:
@@ -41,7 +41,9 @@ def test_operations_are_counted_as_they_are_executed() -> None:
         (["batch=0"], "batch=0 must be a whole number from 1"),
         (["steps=2"], "steps=2 must be a whole number from 3"),
         (["clases=3"], 'unknown word "clases" of profile (did you mean "classes"?)'),
+        (["keeplora"], 'unknown word "keeplora" of profile'),
         (["method.rnk=3"], 'did you mean "method.rank"'),
+        (["weights=no"], "model.weights"),
     ],
 )
 def test_wrong_words_of_profile(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:

@@ -39,7 +39,7 @@ COMPARE = Verb(
 RUNDIR is a run directory or any folder above some. KEY=VALUE keeps the runs with that setting, KEY=[A,B] those with one
 of several. Runs that may not be compared get separate tables; docs/compare.md explains the rule and the statistics.
 
-  baseline=NAME     the method that others are compared with (keeplora, else the first one that trains)
+  baseline=NAME     the method that others are compared with (by default KeepLoRA, else the first one that trains)
   published=off     leave out what papers published on the same stream and model
   csv=FILE          write all numbers, one line for every method and metric
   latex=FILE        write the tables for LaTeX, with booktabs

@@ -22,8 +22,7 @@ def call(words: list[str]) -> int:
     given, settings = _sizes(words)
     from bench.config.resolve import resolve  # a mistake in a setting must not wait for torch
 
-    batch = given.get("batch", 8)
-    resolved = resolve([*settings, f"train.batch_size={batch}", "train.epochs=1"])
+    resolved = resolve(settings)
     # torch comes with these.
     from bench.compute.device import choose_device, deterministic
     from bench.core.stopwatch import Stopwatch

@@ -1,4 +1,4 @@
-"""The words of a command line: KEY=VALUE pairs and plain words, told apart in one way for every verb."""
+"""The words of a command line: KEY=VALUE pairs and plain words, separated in one way for every verb."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def split(words: Iterable[str], *, paths: bool = False) -> tuple[list[Pair], lis
     pairs: list[Pair] = []
     plain: list[str] = []
     for word in words:
-        found = None if paths and Path(word).exists() else pair(word)
-        if found is None:
+        one = None if paths and Path(word).exists() else pair(word)
+        if one is None:
             plain.append(word)
         else:
-            pairs.append(found)
+            pairs.append(one)
     return pairs, plain

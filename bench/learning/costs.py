@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def measure(clip: Clip, cls: type[Method], settings: Any, run: Run, sizes: Sizes
     settings : dataclass
         An instance of its ``Settings``.
     run : Run
-        Budget of training, batch size of evaluation, precision.
+        Optimiser and learning rate of training, batch size of evaluation, precision.
     sizes : Sizes
     watch : Stopwatch
         Gets the seconds of every phase, and of the parts that the method names.
@@ -112,7 +113,7 @@ def measure(clip: Clip, cls: type[Method], settings: Any, run: Run, sizes: Sizes
     """
     task = _noise(clip, sizes)
     notes: list[str] = []
-    context = Context(1, sizes.batch, 0, 0, "task", notes.append, watch.part)
+    context = Context(tasks=1, batch_size=sizes.batch, init_seed=0, data_seed=0, say=notes.append, part=watch.part)
     data = TaskData(0, task.name, task.prompts, clip.tokenize(task.prompts), Pixels(task.train, clip, True), context)
     with watch.phase("before the first task"):
         method = cls(settings, clip, context)
@@ -128,7 +129,7 @@ def measure(clip: Clip, cls: type[Method], settings: Any, run: Run, sizes: Sizes
     trained = learn(
         method,
         data,
-        run.train,
+        dataclasses.replace(run.train, batch_size=sizes.batch, epochs=1),
         precision=run.precision,
         phase=lambda name: watch.phase(PHASES[name]),
         fitted=count_step,
