@@ -51,6 +51,30 @@ def test_problems_with_names(name, told):
     assert found == told or (told and found and told in found)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("ViT-B-16/openai", (None, "pretrained"), None),
+        ("ViT-B-16", ("weights.pt", "pretrained"), None),
+        ("ViT-B-16", (None, "random"), None),
+        (
+            "ViT-B-16",
+            (None, "pretrained"),
+            "model ViT-B-16 names no weights: write model=ViT-B-16/TAG with a TAG such as openai, laion400m_e31, "
+            "laion400m_e32, laion2b_s34b_b88k, or give model.checkpoint=FILE or model.weights=random",
+        ),
+        (
+            "ViT-S-16",
+            (None, "pretrained"),
+            "model ViT-S-16 names no weights: write model=ViT-S-16/TAG, or give model.checkpoint=FILE or "
+            "model.weights=random",
+        ),
+    ],
+)
+def test_a_model_without_weights_is_refused(name, settings, said):
+    assert catalogue.weights_problem(name, *settings) == said
+
+
 def test_tags_that_cannot_be_read_are_unknown_and_any_is_let_through(tmp_path, monkeypatch):
     odd = tmp_path / "pretrained.py"
     for text in ("_PRETRAINED = make()", "def (", "_PRETRAINED = {'ViT-B-16': [1]}"):

@@ -276,6 +276,8 @@ def test_an_open_clip_model_has_its_own_settings():
     assert problems("method=toy", "model=ViT-B-16", "model.weights=rnd") == [
         'model.weights=rnd must be one of pretrained, random (did you mean "random"?)'
     ]
+    (problem,) = problems("method=toy", "model=ViT-B-16")
+    assert problem.startswith("model ViT-B-16 names no weights: write model=ViT-B-16/TAG with a TAG such as openai")
 
 
 def test_a_method_from_a_file_is_known_by_its_name_and_content(toys):
@@ -306,7 +308,7 @@ def test_the_fingerprint_leaves_out_what_does_not_decide_the_numbers():
         assert fingerprint(resolve(["method=toy", pair]).flat) == base, pair
     for pair in ("method.rank=2", "method.energy.text=0.1", "train.lr=0.3", "stream.shots=1", "evaluate.batch_size=1"):
         assert fingerprint(resolve(["method=toy", pair]).flat) != base, pair
-    assert fingerprint(resolve(["method=toy", "model=ViT-B-16"]).flat) != base
+    assert fingerprint(resolve(["method=toy", "model=ViT-B-16/openai"]).flat) != base
     assert fingerprint(resolve(["method=toy", "train.lr=0.125"]).flat) == base  # the value counts, not its source
 
 

@@ -203,7 +203,10 @@ def test_an_unsupported_label_space_is_found_before_loading(tmp_path: Path, monk
     [
         (["method.rank=129"], "method.rank=129 is above the width 128 of the image tower: choose at most 128"),
         (["method.rank=600", "model=ViT-B-16/openai"], "method.rank=600 is above the width 512 of the text tower"),
-        (["method.rank=769", "model=ViT-B-16", "method.towers=[image]"], "above the width 768 of the image tower"),
+        (
+            ["method.rank=769", "model=ViT-B-16/openai", "method.towers=[image]"],
+            "above the width 768 of the image tower",
+        ),
     ],
 )
 def test_a_rank_above_the_width_is_found_before_loading(method: str, words: list[str], sentence: str) -> None:
@@ -212,7 +215,7 @@ def test_a_rank_above_the_width_is_found_before_loading(method: str, words: list
 
 
 def test_a_rank_is_held_against_the_adapted_towers_only() -> None:
-    resolve(["method=lora", "method.rank=600", "model=ViT-B-16", "method.towers=[image]"])
+    resolve(["method=lora", "method.rank=600", "model=ViT-B-16/openai", "method.towers=[image]"])
 
 
 def test_a_missing_device_is_told(tmp_path: Path) -> None:

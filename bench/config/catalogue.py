@@ -101,6 +101,34 @@ def problem(name: str, registered: tuple[str, ...] = ()) -> str | None:
     return None
 
 
+def weights_problem(name: str, checkpoint: str | None, weights: str) -> str | None:
+    """Return what is wrong with the weights of an open_clip model whose name has no `problem`, or None.
+
+    Parameters
+    ----------
+    name : str
+        ``ARCH/TAG`` or ``ARCH``.
+    checkpoint : str or None
+        The setting ``model.checkpoint``.
+    weights : {"pretrained", "random"}
+        The setting ``model.weights``.
+
+    Returns
+    -------
+    str or None
+        One sentence.
+    """
+    arch, tag = split(name)
+    if tag or checkpoint or weights == "random":
+        return None
+    tags = architectures()[arch].tags if arch in architectures() else None
+    some = f" with a TAG such as {', '.join(tags[:4])}" if tags else ""
+    return (
+        f"model {name} names no weights: write model={arch}/TAG{some}, or give model.checkpoint=FILE or "
+        "model.weights=random"
+    )
+
+
 def widths(name: str) -> dict[str, int]:
     """Return the widths of the blocks of ``ARCH/TAG`` or ``ARCH`` by tower; empty where they are not known."""
     found = architectures().get(split(name)[0])

@@ -88,7 +88,7 @@ def resolve(pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = Tru
             if kind not in values.wrong:
                 problems += [f'{kind} "{choice.name}": {text}' for text in complaints(groups[kind])]
     if not problems:
-        problems += _misfits(choices, groups)
+        problems += [*_without_weights(choices["model"], groups["model"]), *_misfits(choices, groups)]
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
 
@@ -157,6 +157,12 @@ def _given(values: Mapping[str, Any]) -> dict[str, tuple[Any, str | None]]:
         else:
             given[f"{key}.name" if key in CHOICES else str(key)] = (value, None)
     return given
+
+
+def _without_weights(model: _Choice, settings: Any) -> list[str]:
+    """Return what is wrong with the weights of an open_clip model, a sentence each."""
+    wrong = catalogue.weights_problem(model.name, settings.checkpoint, settings.weights) if model.cls is None else None
+    return [wrong] if wrong else []
 
 
 def _misfits(choices: dict[str, _Choice], groups: dict[str, Any]) -> list[str]:
