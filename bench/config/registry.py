@@ -144,7 +144,20 @@ def _built_in() -> Iterator[Entry]:
             yield from (replace(entry, module=f"bench.{package}.{path.stem}") for entry in scan(path, FOLDERS[package]))
 
 
-def _installed() -> Iterator[Entry]:
+def _installed() -> tuple[Entry, ...]:
+    """Return the entries of installed packages; read again when a folder of packages has changed."""
+    return _installed_in(tuple((folder, _modified(folder)) for folder in sys.path))
+
+
+def _modified(folder: str) -> int:
+    try:
+        return Path(folder or ".").stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@functools.lru_cache(maxsize=1)
+def _installed_in(folders: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
     found: dict[str, list[Entry]] = {}
     for distribution in importlib.metadata.distributions():
         try:
@@ -156,8 +169,7 @@ def _installed() -> Iterator[Entry]:
                 found.setdefault(origin, [_from_point(point, origin, title) for point in points])
         except Exception:  # a distribution whose own metadata cannot be read is no concern of this suite
             continue
-    for origin in sorted(found):
-        yield from found[origin]
+    return tuple(entry for origin in sorted(found) for entry in found[origin])
 
 
 def _from_point(point: importlib.metadata.EntryPoint, origin: str, title: str) -> Entry:
