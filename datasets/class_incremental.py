@@ -26,7 +26,7 @@ from bench.api import (
 
 @dataclass
 class Order:
-    """In which order classes come, and among which an image is classified."""
+    """The order of the classes, and the classes among which an image is classified."""
 
     class_order: str = setting(
         "natural",
@@ -37,13 +37,21 @@ class Order:
 
 
 def class_order(kind: str, count: int, seed: int) -> list[int]:
-    """Class numbers in the order in which they are learned.
+    """Return class numbers in the order in which they are learned.
 
     Parameters
     ----------
     kind : {"natural", "shuffled", "numpy"}
         ``shuffled`` is NumPy's PCG64 seeded with `seed`, as in VPT-NSP2 and SplitLoRA; ``numpy`` its legacy generator,
         as in LAMDA-PILOT and LoDA (seeds 1993, 1996, 1997).
+    count : int
+        Number of classes.
+    seed : int
+        Seed of the order.
+
+    Returns
+    -------
+    list of int
     """
     order = np.arange(count)
     if kind == "shuffled":
@@ -54,8 +62,18 @@ def class_order(kind: str, count: int, seed: int) -> list[int]:
 
 
 class ClassIncremental(DatasetStream):
-    """`count` tasks of equally many classes of `dataset`."""
+    """The classes of one dataset in tasks of equally many.
 
+    Attributes
+    ----------
+    dataset : str
+        Registered name of the dataset.
+    count : int
+        Number of tasks.
+    """
+
+    label_space = "seen"
+    prompt_family: ClassVar[str] = '"a photo of a {}."'
     dataset: ClassVar[str]
     count: ClassVar[int]
 
@@ -65,10 +83,12 @@ class ClassIncremental(DatasetStream):
 
     @classmethod
     def parts(cls, settings: Any, root: Path | None) -> list[Part]:
+        """Return the one dataset."""
         dataset = load_dataset(cls.dataset)
         return [Part(dataset, dataset.registry_name, dataset.template)]
 
     def tasks_of(self, part: Part, splits: Splits, seed: int) -> list[Task]:
+        """Return the tasks, named after their classes' positions in the order: ``1-10``, ``11-20`` and so on."""
         total = len(splits.classes)
         if total < self.count:
             raise UserError(
@@ -78,7 +98,7 @@ class ClassIncremental(DatasetStream):
         order = class_order(self.settings.class_order, total, seed)
         self.facts["class_order"] = [splits.classes[number] for number in order]
         tasks, start = [], 0
-        # Equal chunks; where the number of classes does not divide, the first ones are larger.
+        # Equal chunks; if the number of classes is no multiple of the number of tasks, the first chunks are larger.
         for chunk in np.array_split(np.asarray(order), self.count):
             numbers = chunk.tolist()
             train, test = (chosen_classes(images, numbers) for images in (splits.train, splits.test))
@@ -89,7 +109,7 @@ class ClassIncremental(DatasetStream):
 
 
 def chosen_classes(images: Images, numbers: list[int]) -> Subset:
-    """The images of some classes, numbered anew in the given order."""
+    """Return the images of some classes; their labels are the indices of their classes in the given list."""
     position = {number: label for label, number in enumerate(numbers)}
     indices = np.flatnonzero(np.isin(images.labels, numbers))
     labels = [position[int(label)] for label in images.labels[indices]]
@@ -98,11 +118,13 @@ def chosen_classes(images: Images, numbers: list[int]) -> Subset:
 
 class _Cifar100(ClassIncremental):
     dataset = "cifar100"
+    budget: ClassVar[str] = "20 epochs, batch 128 (InfLoRA)"
     defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 20, "train.batch_size": 128}
 
 
 class _ImageNetR(ClassIncremental):
     dataset = "imagenet-r"
+    budget: ClassVar[str] = "50 epochs, batch 128 (InfLoRA)"
     defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 50, "train.batch_size": 128}
 
 
@@ -110,10 +132,7 @@ class _ImageNetR(ClassIncremental):
 class Cifar100In10(_Cifar100):
     """The usual class-incremental CIFAR-100."""
 
-    label_space = "seen"
     description = "10 tasks, 100 classes"
-    budget: ClassVar[str] = "20 epochs, batch 128 (InfLoRA)"
-    prompt_family: ClassVar[str] = '"a photo of a {}."'
     count = 10
 
 
@@ -121,10 +140,7 @@ class Cifar100In10(_Cifar100):
 class Cifar100In5(_Cifar100):
     """Fewer, larger tasks."""
 
-    label_space = "seen"
     description = "5 tasks, 100 classes"
-    budget: ClassVar[str] = "20 epochs, batch 128 (InfLoRA)"
-    prompt_family: ClassVar[str] = '"a photo of a {}."'
     count = 5
 
 
@@ -132,10 +148,7 @@ class Cifar100In5(_Cifar100):
 class Cifar100In20(_Cifar100):
     """More, smaller tasks."""
 
-    label_space = "seen"
     description = "20 tasks, 100 classes"
-    budget: ClassVar[str] = "20 epochs, batch 128 (InfLoRA)"
-    prompt_family: ClassVar[str] = '"a photo of a {}."'
     count = 20
 
 
@@ -143,10 +156,7 @@ class Cifar100In20(_Cifar100):
 class ImageNetRIn5(_ImageNetR):
     """Fewer, larger tasks."""
 
-    label_space = "seen"
     description = "5 tasks, 200 classes"
-    budget: ClassVar[str] = "50 epochs, batch 128 (InfLoRA)"
-    prompt_family: ClassVar[str] = '"a photo of a {}."'
     count = 5
 
 
@@ -154,10 +164,7 @@ class ImageNetRIn5(_ImageNetR):
 class ImageNetRIn10(_ImageNetR):
     """The usual class-incremental ImageNet-R."""
 
-    label_space = "seen"
     description = "10 tasks, 200 classes"
-    budget: ClassVar[str] = "50 epochs, batch 128 (InfLoRA)"
-    prompt_family: ClassVar[str] = '"a photo of a {}."'
     count = 10
 
 
@@ -165,10 +172,7 @@ class ImageNetRIn10(_ImageNetR):
 class ImageNetRIn20(_ImageNetR):
     """More, smaller tasks."""
 
-    label_space = "seen"
     description = "20 tasks, 200 classes"
-    budget: ClassVar[str] = "50 epochs, batch 128 (InfLoRA)"
-    prompt_family: ClassVar[str] = '"a photo of a {}."'
     count = 20
 
 
@@ -176,7 +180,6 @@ class ImageNetRIn20(_ImageNetR):
 class Cub200In10(ClassIncremental):
     """Official split; LoDA and PILOT use a split of their own."""
 
-    label_space = "seen"
     description = "10 tasks, 200 classes"
     budget: ClassVar[str] = "20 epochs, batch 48 (LoDA)"
     prompt_family: ClassVar[str] = '"a photo of a {}, a type of bird."'

@@ -133,6 +133,53 @@ def test_a_decoration_that_cannot_be_used_is_broken(standins, decoration, reason
     assert reason in entry.broken
 
 
+FAMILY = """
+from bench.config.registry import register
+
+class Family:
+    label_space = "seen"
+    budget: str = "20 epochs"
+    baseline = True
+
+class Other:
+    budget = "another budget"
+    prompt_family = "theirs"
+
+@register("stream", "heir", title="x")
+class Heir(Family, Other):
+    pass
+
+@register("stream", "rebel", title="x")
+class Rebel(Heir):
+    budget = str(5)
+    label_space: str
+    prompt_family = "mine"
+    baseline = True
+
+@register("stream", "foreign", title="x")
+class Foreign(elsewhere.Family, Unknown):
+    budget = "own"
+"""
+
+
+def test_a_class_has_the_facts_of_its_bases_in_the_same_file(standins):
+    standins.write("datasets/family.py", FAMILY)
+    facts = {name: entry.facts for name, entry in registry.entries("stream").items()}
+    assert facts["heir"] == {"label_space": "seen", "budget": "20 epochs", "prompt_family": "theirs"}
+    # What is no literal is not known; a bare annotation sets nothing; a baseline is marked itself.
+    assert facts["rebel"] == {"label_space": "seen", "prompt_family": "mine", "baseline": "True"}
+    assert facts["foreign"] == {"budget": "own"}
+
+
+def test_classes_that_name_each_other_as_bases_harm_nobody(standins):
+    """Python refuses such a file when it is imported; reading it must end."""
+    odd = (
+        '@register("stream", "odd", title="x")\nclass A(B):\n    pass\nclass B(A):\n    budget = "b"\nclass C(C): ...\n'
+    )
+    standins.write("datasets/odd.py", odd)
+    assert registry.entries("stream")["odd"].facts == {}
+
+
 def test_register_refuses_what_the_registry_would_call_broken():
     with pytest.raises(ValueError, match="unknown kind"):
         registry.register("metod", "x", title="")
@@ -300,7 +347,7 @@ def test_the_suite_is_unharmed_by_packages_of_the_same_names(namesakes):
     assert "keeplora" in done.stdout
     assert "BROKEN" not in done.stdout
     code = (
-        "import datasets, methods; from bench import registry; "
+        "import datasets, methods; from bench.config import registry; "
         "print(sum(bool(registry.load('method', name)) for name in registry.entries('method')) >= 5)"
     )
     done = python("-c", code, path=namesakes)

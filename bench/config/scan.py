@@ -6,30 +6,31 @@ import ast
 import functools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.core.errors import suggest
 
 KINDS = ("method", "stream", "dataset", "model")
-
+"""What the registry has entries of."""
 
 FACTS = ("label_space", "prompt_family", "budget", "baseline")
 """Class attributes that are known without importing the class, so that only literals count.
 
-``baseline`` holds for the class that sets it and not for its subclasses.
+A class has those that it sets, and those of its bases in the same file.
 """
 
+OWN_FACTS = ("baseline",)
+"""Facts that hold for the class that sets them and not for its subclasses."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-
 
 _DECORATION = re.compile(r"""@(?:\w+\.)*register\(\s*["'](\w+)["']\s*,\s*["']([^"']+)["']""")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered thing, known without importing it.
+    """One registered class, known without importing it.
 
     Attributes
     ----------
@@ -40,13 +41,13 @@ class Entry:
     module, attr : str
         What to import; ``module`` is empty for a file outside the plug-in folders.
     path : Path or None
-        The file, where it is known without importing.
+        The file, if it is known without importing.
     broken : str or None
-        Why it cannot be used, as far as that shows without importing it.
+        Why it cannot be used, as far as this is known without importing it.
     hides : tuple of str
-        Where other entries of the same kind and name come from; they lose to this one.
+        Origins of other entries of the same kind and name, which this one replaces.
     facts : mapping of str to str
-        Those `FACTS` that the class itself sets to literal texts.
+        Those `FACTS` that the class, or a base of it in the same file, sets to literals.
     """
 
     kind: str
@@ -63,6 +64,17 @@ class Entry:
 
 
 def problem(kind: str, name: str) -> str | None:
+    """Return what is wrong with the kind or the name of an entry, in one sentence, or None.
+
+    Parameters
+    ----------
+    kind : str
+    name : str
+
+    Returns
+    -------
+    str or None
+    """
     if kind not in KINDS:
         return f'unknown kind "{kind}"{suggest(kind, KINDS)}'
     if not _NAME.fullmatch(name) or name.endswith(".py"):
@@ -71,6 +83,16 @@ def problem(kind: str, name: str) -> str | None:
 
 
 def first_line(error: BaseException) -> str:
+    """Return the type of an error and the first line of its text.
+
+    Parameters
+    ----------
+    error : BaseException
+
+    Returns
+    -------
+    str
+    """
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
@@ -84,6 +106,10 @@ def scan(path: Path, fallback: str = "method") -> tuple[Entry, ...]:
         A Python file.
     fallback : str, optional
         The kind of the broken entry when not even a pattern search finds what the file registers.
+
+    Returns
+    -------
+    tuple of Entry
     """
     try:
         status = path.stat()
@@ -102,9 +128,14 @@ def _scan(path: Path, fallback: str, _modified: int, _size: int) -> tuple[Entry,
         reason = f"{type(error).__name__}: {getattr(error, 'msg', error)}" + (f", line {line}" if line else "")
         named = [(kind, name) for kind, name in _DECORATION.findall(text) if kind in KINDS]
         return tuple(Entry(kind, name, path=path, broken=reason) for kind, name in named or [(fallback, path.stem)])
-    classes = (node for node in tree.body if isinstance(node, ast.ClassDef))
-    calls = ((node, call) for node in classes for call in node.decorator_list if _is_register(call))
-    return tuple(_read(path, node, call, fallback) for node, call in calls if isinstance(call, ast.Call))
+    nodes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    classes = {node.name: node for node in nodes}
+    calls = ((node, call) for node in nodes for call in node.decorator_list if _is_register(call))
+    return tuple(
+        replace(_read(path, node, call, fallback), facts=_facts(node, classes))
+        for node, call in calls
+        if isinstance(call, ast.Call)
+    )
 
 
 def _is_register(node: ast.expr) -> bool:
@@ -126,16 +157,32 @@ def _read(path: Path, node: ast.ClassDef, call: ast.Call, fallback: str) -> Entr
         broken = f'line {call.lineno}: write it as @register("kind", "name", title="...") with literal strings'
     kind = kind if kind in KINDS else fallback
     title, paper = str(plain.get("title", "")), str(plain.get("paper", ""))
-    return Entry(kind, name, title, paper, attr=node.name, path=path, broken=broken, facts=dict(_facts(node)))
+    return Entry(kind, name, title, paper, attr=node.name, path=path, broken=broken)
 
 
-def _facts(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    """The literal texts that a class body gives to `FACTS`."""
+def _facts(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[str, str]:
+    """Return the `FACTS` of a class: those of its bases in the same file, then the literals in its own body."""
+    facts: dict[str, str] = {}
+    for base in reversed(node.bases):  # the leftmost base wins
+        above = classes.get(base.id) if isinstance(base, ast.Name) else None
+        if above is not None and above.lineno < node.lineno:
+            facts.update({key: text for key, text in _facts(above, classes).items() if key not in OWN_FACTS})
+    for name, value in _assigned(node):
+        facts.pop(name, None)  # a value that is no literal hides the one of a base too
+        if isinstance(value, ast.Constant):
+            facts[name] = str(value.value)
+    return facts
+
+
+def _assigned(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
+    """Yield those `FACTS` that a class body sets, with the expression."""
     for line in node.body:
-        targets = (
-            line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
-        )
+        targets: list[ast.expr] = []
+        if isinstance(line, ast.Assign):
+            targets = line.targets
+        elif isinstance(line, ast.AnnAssign):
+            targets = [line.target]
         value = getattr(line, "value", None)
         for target in targets:
-            if isinstance(target, ast.Name) and target.id in FACTS and isinstance(value, ast.Constant):
-                yield target.id, str(value.value)
+            if isinstance(target, ast.Name) and target.id in FACTS and value is not None:
+                yield target.id, value
