@@ -305,9 +305,12 @@ def test_the_example_of_comparing_implementations_hears_every_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    toy = str(ROOT / "tests" / "toy.py")
     text = (ROOT / "docs" / "keeplora.md").read_text(encoding="utf-8")
     (code,) = blocks(ROOT / "docs" / "keeplora.md", "python")
-    exec(code, {})
+    stream = '"stream.tasks": ["digits"]'
+    assert stream in code
+    exec(code.replace(stream, f'"stream": {toy!r}, "model": {toy!r}, "train.batch_size": 8'), {})
     printed = capsys.readouterr().out
     for kind, values in re.findall(r"^\| [^|]+ \| `(\w+)` \| `(\w+)`", text, flags=re.MULTILINE):
         heard = [line for line in printed.splitlines() if line.startswith(f"{kind} ")]
