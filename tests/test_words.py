@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.config.resolve import read
 from bench.config.words import Pair, pair, split
 
 
@@ -32,3 +33,9 @@ def test_words_are_separated_in_order(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [one.word for one in pairs] == ["method=lora", "--seed=1"]
     assert plain == ["runs", "a=b", "more"]
     assert split(words)[1] == ["runs", "more"]
+
+
+def test_a_value_that_is_read_twice_is_not_shared() -> None:
+    first = read(["maps=[q,v]"], [])
+    first["maps"][0].append("k")
+    assert read(["maps=[q,v]"], []) == {"maps": (["q", "v"], "[q,v]")}

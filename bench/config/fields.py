@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import math
 import types
@@ -175,7 +176,7 @@ def with_defaults(group: type, **defaults: Any) -> Any:
     type
         A dataclass; typed ``Any`` so that it can stand where a class body declares its ``Settings``.
     """
-    hints = typing.get_type_hints(group)
+    hints = _hints(group)
     fields = {field.name: field for field in dataclasses.fields(group)}
     body: dict[str, Any] = {"__annotations__": {}, "__module__": group.__module__, "__doc__": group.__doc__}
     for name, default in defaults.items():
@@ -210,7 +211,7 @@ def describe(group: type, prefix: str = "") -> dict[str, Setting]:
 
 def build(group: type, values: dict[str, Any], prefix: str = "") -> Any:
     """Return an instance of a group, nested groups included, from plain values by dotted key."""
-    hints = typing.get_type_hints(group)
+    hints = _hints(group)
     given = {}
     for field in dataclasses.fields(group):
         key = prefix + field.name
@@ -228,12 +229,18 @@ def complaints(instance: Any) -> list[str]:
     return found
 
 
+@functools.lru_cache(maxsize=256)
+def _hints(group: type) -> dict[str, Any]:
+    """Return the types of a group's fields; kept, since a sweep asks for them at every point."""
+    return typing.get_type_hints(group)
+
+
 def _is_group(hint: Any) -> bool:
     return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def _walk(group: Any, defaults: Any, prefix: str, outer: dict[str, Any]) -> typing.Iterator[Setting]:
-    hints = typing.get_type_hints(group)
+    hints = _hints(group)
     for field in dataclasses.fields(group):
         key, hint, default = prefix + field.name, hints[field.name], getattr(defaults, field.name)
         own = {name: value for name, value in field.metadata.items() if name in _LIMITS and value not in (None, "")}

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.config import catalogue, registry
-from bench.config.scan import Entry
 from bench.config.scan import KINDS as ENTRY_KINDS
+from bench.config.scan import Entry
 from bench.core.errors import UserError, suggest
 from bench.core.tables import table, wrap
 

@@ -7,7 +7,9 @@ the user. Everything that is wrong is reported at once.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -197,11 +199,7 @@ def read(pairs: Sequence[str], problems: list[str]) -> dict[str, tuple[Any, str]
             problems.append(f'"{word}" is not a setting: write KEY=VALUE, as in seed=1')
             continue
         key, raw, _ = split_word
-        try:
-            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]), resolve=False)
-            value = parsed["value"] if isinstance(parsed, dict) else None
-        except Exception:  # no YAML: a text setting takes it as it is, any other says what it wants
-            value = raw
+        value = copy.deepcopy(_parsed(raw))
         found = {key: (value, raw.strip())}
         if key in CHOICES:  # W&B hands over a nested group of parameters as one mapping
             members = {name: (item, show(item)) for name, item in value.items()} if isinstance(value, dict) else {}
@@ -210,6 +208,16 @@ def read(pairs: Sequence[str], problems: list[str]) -> dict[str, tuple[Any, str]
             given.pop(name, None)
             given[name] = item
     return given
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(raw: str) -> Any:
+    """Return the YAML value of a text; kept, since the points of a sweep have most words in common."""
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]), resolve=False)
+    except Exception:  # no YAML: a text setting takes it as it is, any other says what it wants
+        return raw
+    return parsed["value"] if isinstance(parsed, dict) else None
 
 
 def _choose(
