@@ -14,7 +14,19 @@ if TYPE_CHECKING:
 
 @no_grad
 def class_means(clip: Clip, task: TaskData, drop_last: bool) -> Tensor:
-    """Normalised means of the normalised image features of every class, float32 [classes, width of embedding].
+    """Return the normalised means of the normalised image features of every class (KeepLoRA+).
+
+    Parameters
+    ----------
+    clip : Clip
+    task : TaskData
+    drop_last : bool
+        Leave out the images of the last batch if it is not full.
+
+    Returns
+    -------
+    Tensor
+        float32 [classes, width of embedding], rows of unit length.
 
     Raises
     ------
@@ -39,5 +51,5 @@ def class_means(clip: Clip, task: TaskData, drop_last: bool) -> Tensor:
 
 
 def head_logits(features: Tensor, weight: Tensor, scale: float) -> Tensor:
-    """``scale * cos(f, w_c)`` for features of unit length [batch, width] and weights [classes, width]."""
+    """Return ``scale * cos(f, w_c)`` for features of unit length [batch, width] and weights [classes, width]."""
     return scale * features @ F.normalize(weight, dim=-1).T

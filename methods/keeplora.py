@@ -72,6 +72,8 @@ class KeepLora(Method):
 
     @dataclass
     class Settings(Targets):
+        """Settings of the family; comments give the paper's symbols."""
+
         alpha: float = setting(1.0, "scale of the update times the rank", above=0, symbol="alpha")
         weight_energy: PerTower = setting(
             PerTower(0.85, 0.2),
@@ -127,6 +129,7 @@ class KeepLora(Method):
         head_scale: float = setting(30.0, "factor of the head's cosine similarities", above=0)
 
         def check(self) -> list[str]:
+            """Return what contradicts itself, whatever the model is."""
             found = super().check()
             if self.feature_statistic == "slot-mean" and not self.drop_last:
                 found.append("method.feature_statistic=slot-mean needs full batches: set method.drop_last=true")
@@ -138,6 +141,7 @@ class KeepLora(Method):
             return found
 
         def fits(self, surroundings: Surroundings) -> list[str]:
+            """Return what does not fit stream and model."""
             found = super().fits(surroundings)
             if self.head != "none" and surroundings.label_space != "task":
                 found.append(
@@ -179,7 +183,12 @@ class KeepLora(Method):
         self._report_subspaces("", "weights")
 
     def protect_weights(self) -> dict[str, Tensor]:
-        """The principal subspace of every target's weight as it is now, [in, k] each."""
+        """Return the principal subspace of every target's weight as it is now.
+
+        Returns
+        -------
+        dict of map name to Tensor [in, k], float64
+        """
         chosen, device = self.settings, self.clip.exact_device
         protecting = [m for m in self.targets if chosen.weight_energy.of(m) > 0]
 
@@ -277,7 +286,7 @@ class KeepLora(Method):
             linear_map.add(-update.delta())
 
     def factor(self, linear_map: LinearMap) -> float:
-        """The layer factor of KeepLoRA++: g + (1 - g) l / (L - 1) in block l of L of the image tower, else 1."""
+        """Return the layer factor of KeepLoRA++: g + (1 - g) l / (L - 1) in block l of L of the image tower, else 1."""
         if linear_map.tower != "image":
             return 1.0
         blocks = sorted({m.block for m in self.targets if m.tower == "image"})
@@ -323,7 +332,7 @@ class KeepLora(Method):
         self._report_subspaces(task.name, "task")
 
     def classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
-        """The text classifier, with the head of the task whose classes these are, if it was learned."""
+        """Return the text classifier, with the head of the task whose classes these are, if it was learned."""
         head = self.heads.get(space.tasks[0])
         if head is None:
             return super().classifier(space)
@@ -343,9 +352,11 @@ class KeepLora(Method):
         }
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Return the protected subspaces and the heads."""
         return {**self.bases, **{f"head.{index}": head for index, head in self.heads.items()}}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore subspaces and heads."""
         self.bases = {n: t.to(self.clip.exact_device) for n, t in state.items() if not n.startswith("head.")}
         self.heads = {int(n[5:]): t.to(self.clip.device) for n, t in state.items() if n.startswith("head.")}
 
@@ -409,6 +420,6 @@ class KeepLoraPp(KeepLora):
     parity = ParityCard(
         present=("all of keeplora", "B0 = 0 without compensation", "factors from g = 0.2 to 1 over the image tower"),
         absent=("the head of KeepLoRA++cls: method.head=class-mean adds it",),
-        deviations=("the text tower's factor is 1, as far as the released files tell",),
+        deviations=("the text tower's factor is 1, as far as the released files show",),
         verified=("the factors, and one SGD step with them (tests)",),
     )

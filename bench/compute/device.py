@@ -17,7 +17,16 @@ WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device a run uses; ``auto`` is CUDA where there is one, else the CPU (MPS only when asked for).
+    """Return the device of a run; ``auto`` is CUDA where there is one, else the CPU (MPS only when asked for).
+
+    Parameters
+    ----------
+    wanted : {"auto", "cpu", "cuda", "mps"}
+
+    Returns
+    -------
+    torch.device
+        Of several processes on one machine each has a CUDA device of its own.
 
     Raises
     ------
@@ -71,13 +80,15 @@ def deterministic(threads: int | None, tf32: bool = False) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed: on CUDA an error of its own, on the CPU a `RuntimeError` or, outside of torch, a
-    `MemoryError`."""
+    """Return whether an allocation failed.
+
+    On CUDA that is an error of its own; on the CPU a `RuntimeError` or, outside of torch, a `MemoryError`.
+    """
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def processor() -> str:
-    """Name of the processor."""
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -87,11 +98,14 @@ def processor() -> str:
 
 
 def peak_memory_mb(device: torch.device) -> float | None:
-    """Largest memory of this process so far, in MB: of the accelerator on CUDA, else resident; None where not told."""
+    """Return the largest memory of this process so far, in MB (1e6 bytes); None where it is not known.
+
+    On CUDA it is the accelerator's, else what is resident.
+    """
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
     try:
-        # Not getrusage first: what it tells on Linux begins with the memory of the process that started this one.
+        # Not getrusage first: its value on Linux begins with the memory of the process that started this one.
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return round(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6, 1)
     except (OSError, ValueError, IndexError):

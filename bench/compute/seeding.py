@@ -8,7 +8,7 @@ from bench.core.lazy import torch
 
 
 def derived_seed(seed: int, purpose: str, task: int = 0, epoch: int = 0) -> int:
-    """A 63-bit seed that depends on all four arguments and on nothing else.
+    """Return a 63-bit seed that depends on all four arguments and on nothing else.
 
     Parameters
     ----------
@@ -24,5 +24,8 @@ def derived_seed(seed: int, purpose: str, task: int = 0, epoch: int = 0) -> int:
 
 
 def generator(seed: int, purpose: str, task: int = 0, epoch: int = 0) -> torch.Generator:
-    """A CPU generator seeded with `derived_seed`; draws are moved to the device, so that devices share them."""
+    """Return a CPU generator seeded with `derived_seed`.
+
+    Draws are moved to the device, so that all devices draw the same numbers. Parameters as for `derived_seed`.
+    """
     return torch.Generator().manual_seed(derived_seed(seed, purpose, task, epoch))

@@ -1,7 +1,7 @@
 """One run in several processes: each holds the whole model and works on its share of every batch.
 
-Started by ``torchrun`` or, for a sweep, by SLURM, which tell a process its place through the environment variables
-RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. The process of rank 0 alone writes and prints.
+``torchrun`` or, for a sweep, SLURM starts them and numbers them in the environment variables RANK, WORLD_SIZE,
+LOCAL_RANK, MASTER_ADDR and MASTER_PORT. The process of rank 0 alone writes and prints.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class World(Rank):
     """The processes of a run, as one of them sees them, and what they do together."""
 
     def my_batches(self, planned: Sequence[Tensor]) -> Sequence[Tensor]:
-        """This process's batches of a pass whose results are summed."""
+        """Return this process's batches of a pass whose results are summed."""
         return planned[self.rank :: self.size]
 
     def my_images(self, planned: Sequence[Tensor]) -> Sequence[Tensor]:
-        """This process's images of every batch."""
+        """Return this process's images of every batch."""
         return planned if self.size == 1 else [batch[self.rank :: self.size] for batch in planned]
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
@@ -51,7 +51,7 @@ class World(Rank):
             gradient.copy_(part.view_as(gradient))
 
     def agree(self, numbers: Sequence[int], device: torch.device) -> list[int]:
-        """The largest of each number over all processes."""
+        """Return the largest of each number over all processes."""
         if self.size == 1:
             return list(numbers)
         found = torch.tensor(numbers, dtype=torch.int64, device=device)
@@ -66,7 +66,7 @@ class World(Rank):
 
 
 def _together(operation: Callable[..., Any], *arguments: Any, **named: Any) -> None:
-    """Do something in which all processes take part."""
+    """Run a collective; turn a lost peer into a UserError."""
     try:
         operation(*arguments, **named)
     except RuntimeError as error:  # from gloo as from NCCL, when a peer has gone

@@ -45,7 +45,13 @@ def is_real(resolved: Resolved) -> bool:
 
 
 def published_zero_shot(resolved: Resolved, stream: Stream) -> ZeroShot | None:
-    """Return what is published of the untrained model on this stream; None where the gate is off or nothing is comparable."""
+    """Return the published accuracies of the untrained model on this stream.
+
+    Returns
+    -------
+    ZeroShot or None
+        None where the gate is off or nothing is comparable.
+    """
     settings = resolved.run
     comparable = settings.gate == "on" and settings.evaluate.split == "test"
     if not comparable or getattr(resolved.model_settings, "weights", "") == "random":

@@ -118,7 +118,7 @@ class RunState:
     def load_inside_task(
         self, method: Method, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
     ) -> TrainingState:
-        """Restore what `inside_task` returned, after the method has begun the task again; returns the training's part."""
+        """Restore what `inside_task` returned, after `begin_task` was done again; return the state of training."""
         self.load_model(tensors)
         parameters = part(tensors, "parameter")
         for index, parameter in self._own(method):
