@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in their Python layout, read without executing anything that a file may hold."""
+"""CIFAR-10 and CIFAR-100 in their Python layout, read without executing anything in the files."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ _ALLOWED = {
     ("numpy", "dtype"),
     ("_codecs", "encode"),
 }
-"""All that a pickled dictionary of arrays, lists and texts needs."""
+"""The only classes and functions that a pickled dictionary of arrays, lists and texts needs."""
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Refuses every class and function that is no part of a plain array."""
+    """Refuse every class and function that is not part of a plain array."""
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return an allowed class or function."""
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it wants to use {module}.{name}")
         return super().find_class(module, name)
@@ -40,11 +41,13 @@ def _batch(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"the file {path} is missing: unpack the dataset again") from error
     except Exception as error:  # a pickle can fail in any way
-        raise UserError(f"the file {path} is damaged or no CIFAR file ({error}): unpack the dataset again") from error
+        raise UserError(
+            f"the file {path} is damaged or not a CIFAR file ({error}): unpack the dataset again"
+        ) from error
 
 
 def _pixels(paths: tuple[Path, ...]) -> np.ndarray:
-    """uint8 [images, 32, 32, 3]."""
+    """Return the images of several files, uint8 [images, 32, 32, 3]."""
     return (
         np.concatenate([np.asarray(_batch(path)["data"], np.uint8) for path in paths])
         .reshape(-1, 3, 32, 32)
@@ -53,11 +56,24 @@ def _pixels(paths: tuple[Path, ...]) -> np.ndarray:
 
 
 class _Cifar(Dataset):
+    """What both have in common.
+
+    Attributes
+    ----------
+    parts : tuple of tuple of str
+        The files of the training and of the test images.
+    labels_key : str
+        Key of the labels in these files.
+    meta : tuple of str
+        The file of the class names, and their key in it.
+    """
+
     parts: tuple[tuple[str, ...], tuple[str, ...]]
     labels_key: str
     meta: tuple[str, str]
 
     def read(self, folder: Path) -> Splits:
+        """Read class names, images and labels."""
         file, key = self.meta
         classes = parsed(folder / file, lambda: [str(name) for name in _batch(folder / file)[key]])
         train, test = (self._part(tuple(folder / name for name in names)) for names in self.parts)

@@ -22,6 +22,8 @@ class Cub200(Dataset):
     broken = "the old vision.caltech.edu address"
 
     def read(self, folder: Path) -> Splits:
+        """Read the four lists, and check that they name the same images."""
+
         def table(name: str) -> dict[int, str]:
             path = folder / name
             return parsed(path, lambda: {int(key): value for key, value in map(str.split, text_lines(path))})

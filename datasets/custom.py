@@ -1,4 +1,4 @@
-"""A stream of anybody's choice: datasets in the order in which they are named, on the command line or in a file."""
+"""A stream of your own choice: datasets in the order in which you name them, on the command line or in a file."""
 
 from __future__ import annotations
 
@@ -26,20 +26,23 @@ KEYS = ("dataset", "folder", "name", "template", "epochs")
 class Custom(DatasetStream):
     """`datasets=[dtd,plants]` names registered datasets, or folders below ``data=`` with train/ and test/.
 
-    `tasks_file=tasks.yaml` says more: a list of entries with ``dataset`` (or ``folder``), and if wanted ``name``,
-    ``template`` with ``{}`` for the class name, and ``epochs``.
+    `tasks_file=tasks.yaml` says more: a list of entries, each with ``dataset`` (or ``folder``). An entry may also have
+    ``name``, ``template`` with ``{}`` for the class name, and ``epochs``.
     """
 
     @dataclass
     class Settings:
+        """Which datasets, with which prompts, in which label space."""
+
         datasets: list[str] = setting([], "names of datasets, or of folders below data=, in order")
         tasks_file: str = setting("", "YAML file that lists the tasks, instead of datasets")
         template: str = setting("", "prompt with {} for the class name, instead of each dataset's own")
         label_space: str = setting("task", "classes among which a test image is classified", choices=LABEL_SPACES)
 
         def check(self) -> list[str]:
+            """Return what is wrong: the tasks are named twice, or not at all."""
             if bool(self.datasets) == bool(self.tasks_file):
-                return ["give stream.datasets=[NAME,...] or stream.tasks_file=FILE, one of both"]
+                return ["give either stream.datasets=[NAME,...] or stream.tasks_file=FILE"]
             return []
 
     label_space = "task"
@@ -49,6 +52,7 @@ class Custom(DatasetStream):
 
     @classmethod
     def parts(cls, settings: Any, root: Path | None) -> list[Part]:
+        """Return the named datasets, in the order in which they are named."""
         entries = (
             _entries(Path(settings.tasks_file).expanduser())
             if settings.tasks_file
@@ -71,7 +75,7 @@ def _dataset(entry: dict[str, Any], root: Path | None) -> Dataset:
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
-    """The entries of a file of tasks, checked."""
+    """Return the entries of a file of tasks, checked."""
     import yaml
 
     try:
@@ -79,7 +83,7 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the file {path} of stream.tasks_file cannot be read ({error}): give a YAML file") from error
     except yaml.YAMLError as error:
-        raise UserError(f"the file {path} is no YAML ({' '.join(str(error).split())}): mend it") from error
+        raise UserError(f"the file {path} is not YAML ({' '.join(str(error).split())}): correct it") from error
     entries = content.get("tasks") if isinstance(content, dict) else content
     if not isinstance(entries, list) or not entries:
         raise UserError(f'the file {path} lists no tasks: write lines such as "- dataset: dtd"')

@@ -1,4 +1,4 @@
-"""Anybody's own images: one folder a class, below train/ and test/."""
+"""Your own images: one folder for each class, below train/ and test/."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ NAMES = "classes.txt"
 class Folder(Dataset):
     """Class folders in ``train/`` and ``test/``, and in ``val/`` if there is one.
 
-    Class names are the names of the folders with blanks for underscores, or the lines of ``classes.txt``, one a class
-    in the alphabetical order of the folders.
+    Class names are the names of the folders with blanks for underscores, or the lines of ``classes.txt``: one line for
+    each class, in the alphabetical order of the folders.
     """
 
     obtain = "put class folders with images into FOLDER/train and FOLDER/test"
 
     def read(self, folder: Path) -> Splits:
+        """Read the class folders; the same classes must have images in all parts."""
         classes = class_folders(folder / "train")
         for split in ("test", "val"):
             if split == "test" or (folder / split).is_dir():

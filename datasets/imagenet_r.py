@@ -13,7 +13,7 @@ from bench.api import Counts, Dataset, FileImages, Splits, UserError, register
 from .reading import class_folders, images_by_class, text_lines
 
 LISTS = {"train": "281d27383e01d442c1d88366c7c43601", "test": "09f7d3ee36ac72c4ac5d2bf138d081cb"}
-"""MD5 of the sorted paths CLASS/FILE of the published split, one a line: 24,000 and 6,000 images."""
+"""MD5 of the sorted paths CLASS/FILE of the published split, one on each line: 24,000 and 6,000 images."""
 
 ENDINGS = (".yaml", ".yml", ".txt")
 
@@ -22,9 +22,9 @@ ENDINGS = (".yaml", ".yml", ".txt")
 class ImageNetR(Dataset):
     """The shared split of 24,000 training and 6,000 test images; classes in the order of their WordNet ids.
 
-    Either the class folders lie in ``train/`` and ``test/``, or beside them lie the split lists as published with
+    Either the class folders are in ``train/`` and ``test/``, or the split lists are beside them, as published with
     CODA-Prompt and InfLoRA: ``imagenet-r_train.yaml`` and ``imagenet-r_test.yaml`` (or ``train.txt`` and ``test.txt``
-    with one path a line). There is no third way, since a split drawn anew is another benchmark.
+    with one path on each line). There is no third way, since another random split is another benchmark.
     """
 
     folders = ("imagenet-r",)
@@ -34,6 +34,7 @@ class ImageNetR(Dataset):
     obtain = "imagenet-r.tar of the authors (Hendrycks); the lists from CODA-Prompt, dataloaders/splits"
 
     def read(self, folder: Path) -> Splits:
+        """Read the class folders, or the split lists beside them."""
         if all((folder / split).is_dir() for split in LISTS):
             classes = class_folders(folder / "train")
             if class_folders(folder / "test") != classes:
@@ -65,7 +66,7 @@ class ImageNetR(Dataset):
 
     @staticmethod
     def _listed(folder: Path, split: str) -> list[str]:
-        """CLASS/FILE of every image of a part, as its list has them."""
+        """Return CLASS/FILE of every image of a part, in the order of its list."""
         names = [f"{stem}{split}{ending}" for stem in ("imagenet-r_", "") for ending in ENDINGS]
         path = next((folder / name for name in names if (folder / name).is_file()), None)
         if path is None:
@@ -90,13 +91,13 @@ class ImageNetR(Dataset):
 
 
 def paths_md5(names: Sequence[str]) -> str:
-    """MD5 of sorted paths, one a line."""
+    """Return the MD5 of sorted paths, one on each line."""
     return hashlib.md5("\n".join(sorted(names)).encode(), usedforsecurity=False).hexdigest()
 
 
 @cache
 def synset_names() -> dict[str, str]:
-    """WordNet id -> name of all 1,000 ImageNet classes: ids from timm's list, names from open_clip's."""
+    """Return the names of all 1,000 ImageNet classes by WordNet id: ids from timm's list, names from open_clip's."""
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
     spec = importlib.util.find_spec("timm")

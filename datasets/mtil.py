@@ -1,4 +1,4 @@
-"""MTIL: eleven datasets, one after another, each classified among its own classes. Zheng et al. (ZSCL), ICCV 2023."""
+"""MTIL: eleven datasets, one after another, each with its own label space. Zheng et al. (ZSCL), ICCV 2023."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MODELS = {"ViT-B-16/openai", "ViT-B-16-quickgelu/openai"}
 
 @dataclass
 class Prompts:
-    """What all streams of MTIL have."""
+    """The settings that all streams of MTIL have."""
 
     prompts: str = setting("keeplora", "whose first template each dataset takes", choices=("keeplora", "zscl"))
     label_space: str = setting("task", "classes among which a test image is classified", choices=LABEL_SPACES)
@@ -54,6 +54,7 @@ class Mtil(DatasetStream):
 
     @classmethod
     def parts(cls, settings: Any, root: Path | None) -> list[Part]:
+        """Return the datasets in order, each with its prompt and its epochs."""
         found = []
         for name in cls.order:
             dataset = load_dataset(name)
@@ -62,6 +63,7 @@ class Mtil(DatasetStream):
         return found
 
     def zero_shot(self, model: str) -> ZeroShot | None:
+        """Return the accuracies that ZSCL published for its model; None for any other model or label space."""
         if model not in MODELS or self.label_space != "task":
             return None
         table = json.loads((PUBLISHED / "mtil-zero-shot.json").read_text(encoding="utf-8"))
@@ -102,16 +104,19 @@ class MtilFewShot(Mtil):
 
     @dataclass
     class Settings(Prompts):
+        """Prompts, label space, and how many images."""
+
         shots: int = setting(5, "training images a class", low=1)
         fewer: str = setting("error", "where a class has fewer images", choices=("error", "all", "repeat"))
 
     label_space = "task"
-    description = "11 tasks, 1201 classes, 5 shots unless told otherwise"
+    description = "11 tasks, 1201 classes, 5 shots by default"
     budget: ClassVar[str] = "10 epochs; batch 64 (ours: papers count steps)"
     prompt_family: ClassVar[str] = "keeplora or zscl"
     defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 10, "train.batch_size": 64}
 
     def tasks_of(self, part: Part, splits: Splits, seed: int) -> list[Task]:
+        """Return the task with the drawn images; the record says which."""
         fewer: Fewer = self.settings.fewer
         chosen = draw(part.name, splits.classes, splits.train.labels, self.settings.shots, seed, fewer)
         self.facts.setdefault("shots", {})[part.name] = chosen

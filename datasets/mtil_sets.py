@@ -1,8 +1,8 @@
-"""The datasets of MTIL but CIFAR-100; layouts, order of images and labels are those of torchvision's classes for them.
+"""The datasets of MTIL without CIFAR-100, with the layouts, orders of images and labels of torchvision's classes.
 
-torchvision's classes cannot be used as they are: their folder names are fixed, labels are not told without decoding,
-errors do not name the file, and some refuse any file but the official one. The tests hold every reader here against the
-class of torchvision on the same files.
+torchvision's classes cannot be used as they are: their folder names are fixed, labels need decoded images, errors do
+not name the file, and some refuse any file but the official one. The tests compare every reader here with torchvision's
+class on the same files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .reading import (
 
 
 def _labels(names: list[str], classes: list[str], path: Path) -> list[int]:
-    """Positions of names in a list of classes; a UserError names the file in which they disagree."""
+    """Return the index of each name in a list of classes; a UserError names the file in which they disagree."""
     position = {name: label for label, name in enumerate(classes)}
     unknown = next((name for name in names if name not in position), None)
     if unknown is not None:
@@ -54,6 +54,7 @@ class Aircraft(Dataset):
     obtain = "torchvision.datasets.FGVCAircraft(DIR, download=True)"
 
     def read(self, folder: Path) -> Splits:
+        """Read the official lists of images; val is the validation part."""
         classes = text_lines(folder / "variants.txt")
 
         def part(split: str) -> FileImages:
@@ -79,6 +80,7 @@ class Caltech101(Dataset):
     broken = "the Google Drive links of older torchvision"
 
     def read(self, folder: Path) -> Splits:
+        """Read the class folders, and split their images randomly."""
         classes = [name for name in class_folders(folder) if name != "BACKGROUND_Google"]
         names = class_names("caltech101")
         unknown = [name for name in classes if name not in names]
@@ -87,6 +89,7 @@ class Caltech101(Dataset):
         return split_randomly((names[name] for name in classes), images_by_class(folder, classes))
 
     def manifest_problem(self, splits: Splits) -> str:
+        """Compare the classes and the random split with the published ones."""
         missing = lacking(class_names("caltech101"), splits.classes)
         return missing or random_split_problem(splits, (8512, 5748, 7753), (6301, 3455))
 
@@ -104,6 +107,7 @@ class Dtd(Dataset):
     obtain = "torchvision.datasets.DTD(DIR, download=True)"
 
     def read(self, folder: Path) -> Splits:
+        """Read the lists of partition 1; val is the validation part."""
         lists = {split: text_lines(folder / "labels" / f"{split}1.txt") for split in ("train", "test", "val")}
         classes = sorted({name.partition("/")[0] for name in lists["train"]})
 
@@ -130,6 +134,7 @@ class EuroSat(Dataset):
     broken = "the dfki.de link of older torchvision (certificate)"
 
     def read(self, folder: Path) -> Splits:
+        """Read the class folders, and split their images randomly."""
         classes = class_folders(folder)
         names = class_names("eurosat")
         unknown = [name for name in classes if name not in names]
@@ -138,6 +143,7 @@ class EuroSat(Dataset):
         return split_randomly((names[name] for name in classes), images_by_class(folder, classes))
 
     def manifest_problem(self, splits: Splits) -> str:
+        """Compare the classes and the random split with the published ones."""
         missing = lacking(class_names("eurosat"), splits.classes)
         return missing or random_split_problem(splits, (4542, 1781, 1366), (5805, 24544))
 
@@ -156,6 +162,7 @@ class Flowers102(Dataset):
     obtain = "torchvision.datasets.Flowers102(DIR, download=True)"
 
     def read(self, folder: Path) -> Splits:
+        """Read labels and splits from the MATLAB files."""
         numbers_file, split_file = folder / "imagelabels.mat", folder / "setid.mat"
         content, lists = mat_file(numbers_file), mat_file(split_file)
         numbers = parsed(numbers_file, lambda: numbered(content["labels"]) - 1)
@@ -190,6 +197,7 @@ class Food101(Dataset):
     obtain = "torchvision.datasets.Food101(DIR, download=True); slow"
 
     def read(self, folder: Path) -> Splits:
+        """Read the official lists of images."""
         path = folder / "meta" / "train.json"
         classes = parsed(path, lambda: sorted(json_file(path).keys()))
 
@@ -218,6 +226,8 @@ class Mnist(Dataset):
     broken = "yann.lecun.com; torchvision takes a mirror"
 
     def read(self, folder: Path) -> Splits:
+        """Read the files of pixels and labels."""
+
         def part(split: str) -> PackedImages:
             path = folder / f"{split}-images-idx3-ubyte"
             labels = _idx(folder / f"{split}-labels-idx1-ubyte")
@@ -230,7 +240,7 @@ class Mnist(Dataset):
 
 
 def _idx(path: Path) -> np.ndarray:
-    """The array in an IDX file of bytes."""
+    """Return the array in an IDX file of bytes."""
     from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
     if not path.is_file():
@@ -254,6 +264,7 @@ class OxfordPet(Dataset):
     obtain = "torchvision.datasets.OxfordIIITPet(DIR, download=True)"
 
     def read(self, folder: Path) -> Splits:
+        """Read the lists trainval and test."""
         breeds: dict[int, str] = {}
 
         def part(split: str) -> FileImages:
@@ -289,6 +300,7 @@ class StanfordCars(Dataset):
     broken = "the official site (404); torchvision no longer downloads it"
 
     def read(self, folder: Path) -> Splits:
+        """Read class names and labels from the MATLAB files."""
         meta = folder / "devkit" / "cars_meta.mat"
         classes = parsed(meta, lambda: [str(name) for name in np.atleast_1d(mat_file(meta)["class_names"])])
 
@@ -322,6 +334,7 @@ class Sun397(Dataset):
     broken = "the Princeton and MIT links (404)"
 
     def read(self, folder: Path) -> Splits:
+        """Read the sorted list of files, and split it randomly."""
         path = folder / "ClassName.txt"
         classes = [line[3:] for line in text_lines(path)]  # "/a/abbey" is the class abbey in the folder a
         names = sorted(found.relative_to(folder).as_posix() for found in folder.rglob("sun_*.jpg"))
@@ -331,4 +344,5 @@ class Sun397(Dataset):
         return split_randomly(spoken(classes), FileImages(folder, names, labels))
 
     def manifest_problem(self, splits: Splits) -> str:
+        """Compare the random split with the known one."""
         return random_split_problem(splits, (57128, 82947, 84286), (8201, 36443))

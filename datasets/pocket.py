@@ -1,7 +1,7 @@
-"""The embedded default: seven small tasks of real images and a CLIP of 1.7 million parameters, shipped with it.
+"""The embedded default: seven small tasks of real images, and a CLIP of 1.7 million parameters.
 
-Where the images and the model come from, and under which licences, is told in pocket_data/SOURCES.md; the scripts that
-built both are in pocket_build/.
+pocket_data/SOURCES.md says where the images and the model come from, and under which licences. The scripts that built
+both are in pocket_build/.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _read(name: str) -> bytes:
 
 
 def read_split(entry: Mapping[str, Any], size: int) -> ArrayImages:
-    """The images of one split: a lossless sheet of square cells, row by row, checked against its hash.
+    """Read the images of one split from a lossless sheet of square cells, row by row, and check their hash.
 
     Parameters
     ----------
@@ -37,6 +37,15 @@ def read_split(entry: Mapping[str, Any], size: int) -> ArrayImages:
         ``file``, ``count``, ``sha256`` of the decoded pixels [count, size, size, 3], ``labels``.
     size : int
         Width and height of an image.
+
+    Returns
+    -------
+    ArrayImages
+
+    Raises
+    ------
+    UserError
+        If the file is missing or damaged.
     """
     path = FOLDER / entry["file"]
     try:
@@ -58,6 +67,8 @@ class Pocket(Stream):
 
     @dataclass
     class Settings:
+        """Which tasks, in which order."""
+
         tasks: list[str] = setting([], "names of the tasks, in order; empty takes all of them in alphabetical order")
         shuffle: bool = setting(False, "shuffle the tasks by seeds.task_order")
 
@@ -66,7 +77,7 @@ class Pocket(Stream):
     budget: ClassVar[str] = "5 epochs, batch 32"
     description = "7 tasks: real images of 36 x 36 pixels, embedded"
     defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 5, "train.batch_size": 32}
-    # The rate with the highest accuracy on tasks just learned, on the validation images; docs/pocket.md tells more.
+    # The rate with the highest accuracy on tasks just learned, on the validation images: see docs/pocket.md.
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "finetune": {"train.lr": 3e-4},
         "lora": {"train.lr": 3e-3},
@@ -78,7 +89,7 @@ class Pocket(Stream):
     }
 
     def load(self, data_root: str | None, order_seed: int) -> list[Task]:
-        """The chosen tasks; `data_root` is not needed."""
+        """Return the chosen tasks; `data_root` is not needed."""
         index = json.loads(_read("tasks.json"))
         known = {entry["name"]: entry for entry in index["tasks"]}
         names = self.settings.tasks or list(known)
@@ -100,7 +111,7 @@ class Pocket(Stream):
 
 @register("model", "pocket", title="A CLIP of 1.7 million parameters, embedded", paper="this project")
 class PocketModel:
-    """Pre-trained on drawings, icons, glyphs and maps; pocket_data/model/RECIPE.md tells how."""
+    """Pre-trained on drawings, icons, glyphs and maps; pocket_data/model/RECIPE.md says how."""
 
     @dataclass
     class Settings:
@@ -108,11 +119,11 @@ class PocketModel:
 
     @classmethod
     def widths(cls, settings: Any) -> Mapping[str, int]:
-        """Width of the blocks by tower, so that settings are checked before the model is loaded."""
+        """Return the width of the blocks by tower, so that settings are checked before the model is loaded."""
         return widths_in(json.loads(_read("model/open_clip_config.json"))["model_cfg"])
 
     def load(self, settings: Any) -> Any:
-        """The model as `bench.model.clip.Clip`, in fp32 on the CPU."""
+        """Return the model, in fp32 on the CPU."""
         import open_clip
         from open_clip.tokenizer import SimpleTokenizer
         from safetensors.torch import load
@@ -130,5 +141,5 @@ class PocketModel:
         )
         model = open_clip.CLIP(**model_config)
         model.load_state_dict({name: tensor.float() for name, tensor in load(weights).items()})
-        # Its 16 tokens are enough for its own stream. Real streams are tried on it before they are run on real models.
+        # Its 16 tokens are enough for its own stream. Users try other streams on it before they take a real model.
         return Clip(model, tokenizer, config["preprocess_cfg"], "pocket", cut_prompts=True)

@@ -1,4 +1,4 @@
-"""What readers of datasets share: text and MATLAB files, folders of classes, and the random 80/20 split of MTIL."""
+"""What readers of datasets have in common: text and MATLAB files, folders of classes, MTIL's random 80/20 split."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import numpy as np
 from bench.api import FileImages, Images, Splits, Subset, UserError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Those of torchvision's ImageFolder."""
+"""Endings of image files, as in torchvision's ImageFolder."""
 
 SPLIT_SEED = 42
-"""Of the random split, in the code released with ZSCL and KeepLoRA."""
+"""Seed of the random split, in the code released with ZSCL and KeepLoRA."""
 
 
 @cache
 def class_names(dataset: str) -> Any:
-    """Published class names of a dataset that does not carry its own: by folder name, or in label order."""
+    """Return the published class names of a dataset without names of its own: by folder name, or in label order."""
     return json.loads((Path(__file__).parent / "class_names.json").read_text(encoding="utf-8"))[dataset]
 
 
 def text_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty, stripped."""
+    """Return the lines of a text file that are not empty, stripped."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -35,7 +35,7 @@ def text_lines(path: Path) -> list[str]:
 
 
 def json_file(path: Path) -> Any:
-    """The content of a JSON file."""
+    """Return the content of a JSON file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -43,7 +43,7 @@ def json_file(path: Path) -> Any:
 
 
 def mat_file(path: Path) -> dict[str, Any]:
-    """The variables of a MATLAB file, single values unwrapped."""
+    """Return the variables of a MATLAB file, single values unwrapped."""
     from scipy.io import loadmat
 
     try:
@@ -60,16 +60,36 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 
 def parsed(path: Path, parse: Callable[[], Any]) -> Any:
-    """What `parse` makes of a file's content; a content of another form is told with the file's name."""
+    """Return what a function makes of a file's content; a UserError names the file if it has another form.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for the sentence.
+    parse : callable
+        Takes nothing; raises a KeyError, IndexError, ValueError, TypeError or AttributeError for a wrong content.
+
+    Returns
+    -------
+    object
+        What `parse` returns.
+
+    Raises
+    ------
+    UserError
+        If `parse` raises one of these errors.
+    """
     try:
         return parse()
     except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"the file {path} is not as this dataset has it ({reason}): unpack it again") from error
+        raise UserError(
+            f"the file {path} does not have the form of this dataset ({reason}): unpack it again"
+        ) from error
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted."""
+    """Return the names of the folders in a folder, sorted."""
     if not folder.is_dir():
         raise UserError(f"the folder {folder} is missing: unpack the dataset again")
     found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
@@ -79,13 +99,13 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def images_below(folder: Path, base: Path) -> list[str]:
-    """Image files at any depth of a folder, relative to `base`, in the order of torchvision's ImageFolder."""
+    """Return the image files at any depth of a folder, relative to `base`, in the order of ImageFolder."""
     found = sorted((path.parent, path.name) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
     return [(parent / name).relative_to(base).as_posix() for parent, name in found]
 
 
 def images_by_class(base: Path, folders: Iterable[str]) -> FileImages:
-    """Images of class folders, labelled by the position of their folder."""
+    """Return the images of class folders; the label of an image is the index of its folder."""
     names: list[str] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
@@ -98,7 +118,7 @@ def images_by_class(base: Path, folders: Iterable[str]) -> FileImages:
 
 
 def random_split(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test indices of the random 80/20 split of MTIL (ZSCL): seed 42, the first part trains."""
+    """Return training and test indices of the random 80/20 split of MTIL (ZSCL), int64 each: the first part trains."""
     import torch
 
     order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED)).numpy()
@@ -106,15 +126,28 @@ def random_split(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def split_randomly(classes: Iterable[str], images: Images) -> Splits:
-    """A dataset without an official split, split by `random_split`."""
+    """Return a dataset without an official split, split by `random_split`."""
     train, test = random_split(len(images))
     return Splits(tuple(classes), Subset(images, train, whole=True), Subset(images, test, whole=True))
 
 
 def random_split_problem(splits: Splits, train: Sequence[int], test: Sequence[int]) -> str:
-    """Compare the beginning of a random split with the known one: another PyTorch might draw another order."""
+    """Compare the beginning of a random split with the known one: another PyTorch might draw another order.
+
+    Parameters
+    ----------
+    splits : Splits
+        A dataset that was split by `split_randomly`.
+    train, test : sequence of int
+        The first indices of the known split.
+
+    Returns
+    -------
+    str
+        What differs; empty if nothing does.
+    """
     if len(splits.train) + len(splits.test) <= max(*train, *test):
-        return ""  # fewer images than in the published dataset, which is told by their count
+        return ""  # fewer images than in the published dataset: their count says so
     same = all(
         isinstance(images, Subset) and images.indices[: len(known)].tolist() == list(known)
         for images, known in ((splits.train, train), (splits.test, test))
@@ -123,14 +156,14 @@ def random_split_problem(splits: Splits, train: Sequence[int], test: Sequence[in
 
 
 def lacking(names: Mapping[str, str], classes: Sequence[str]) -> str:
-    """Say which class folders of a dataset are not there."""
+    """Return which class folders of a dataset are missing; empty if none is."""
     missing = [folder for folder, name in names.items() if name not in classes]
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     return f"no class folder {', '.join(missing[:3])}{more}" if missing else ""
 
 
 def numbered(values: Any) -> np.ndarray:
-    """Numbers from a MATLAB file, int64 [n]; ValueError if there are none."""
+    """Return the numbers of a variable of a MATLAB file, int64 [n]; raise ValueError if there are none."""
     found = np.atleast_1d(values).astype(np.int64)
     if found.ndim != 1 or len(found) == 0:
         raise ValueError("it holds no list of numbers")
@@ -138,5 +171,5 @@ def numbered(values: Any) -> np.ndarray:
 
 
 def spoken(names: Iterable[str]) -> tuple[str, ...]:
-    """Names as prompts use them: underscores are blanks."""
+    """Return names as prompts use them: with blanks for underscores."""
     return tuple(name.replace("_", " ") for name in names)

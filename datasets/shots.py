@@ -1,4 +1,4 @@
-"""Few-shot training sets: a fixed number of images a class, drawn independently of everything but their own class."""
+"""Few-shot training sets: a fixed number of images for each class, drawn independently of all other classes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,23 @@ Fewer = Literal["error", "all", "repeat"]
 def draw(
     dataset: str, classes: Sequence[str], labels: np.ndarray, shots: int, seed: int, fewer: Fewer
 ) -> dict[str, list[int]]:
-    """Draw `shots` images of every class.
+    """Draw the same number of images of every class.
 
     The draw depends on (dataset, class, seed) and on the order of the class's images alone: not on other classes, on
-    the order of tasks, or on what was drawn before.
+    the order of tasks, or on earlier draws.
 
     Parameters
     ----------
+    dataset : str
+        Name of the dataset.
+    classes : sequence of str
+        Class names in label order.
     labels : int array [images]
+        Labels of the images to draw from.
+    shots : int
+        Images of each class.
+    seed : int
+        Seed of the draw.
     fewer : {"error", "all", "repeat"}
         What happens to a class with fewer images: it is refused, all of them are taken, or images are repeated.
 
@@ -54,10 +63,22 @@ def draw(
 
 
 def few_shot(splits: Splits, chosen: Mapping[str, Sequence[int]]) -> tuple[Images, Images]:
-    """The drawn training images, and the test images without those training images that were not drawn."""
+    """Return the drawn training images, and the test images, which no longer hold the images that were not drawn.
+
+    Parameters
+    ----------
+    splits : Splits
+        The whole dataset.
+    chosen : mapping of str to sequence of int
+        Indices of training images by class, as from `draw`.
+
+    Returns
+    -------
+    train, test : Images
+    """
     return take(splits.train, chosen), alone(splits.test)
 
 
 def take(images: Images, chosen: Mapping[str, Sequence[int]]) -> Subset:
-    """The drawn images, class by class."""
+    """Return the drawn images, class by class."""
     return Subset(images, [index for indices in chosen.values() for index in indices])

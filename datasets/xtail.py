@@ -45,36 +45,44 @@ SPLITS = {
     "stanford-cars": ("split_zhou_StanfordCars.json", ".", Counts(6509, 8041, 196)),
     "sun397": ("split_zhou_SUN397.json", ".", Counts(15880, 19850, 397)),
 }
-"""CoOp's split file, the folder below the dataset's own that its paths start from, and what it holds."""
+"""CoOp's split file, the folder below the dataset's own that its paths start from, and the counts in it."""
 
 COOP_FOLDERS = (
     "caltech-101", "caltech101", "dtd", "eurosat", "oxford_flowers", "flowers-102", "food-101", "oxford_pets",
     "oxford-iiit-pet", "stanford_cars", "sun397", "SUN397",
 )  # fmt: skip
-"""Where CoOp's split files lie."""
+"""Folders in which CoOp's split files may be."""
 
 
 class CoopSplit(Dataset):
-    """A dataset with the split of CoOp: its train part trains, its val part is validation."""
+    """A dataset with the split of CoOp: its part train is for training, its part val for validation.
+
+    Parameters
+    ----------
+    name : str
+        Registered name of the dataset.
+    """
 
     def __init__(self, name: str):
         self.original = load_dataset(name)
         self.registry_name = self.original.registry_name
         self.file, self.images, self.expected = SPLITS[name]
         super().__init__(self.original.folders)
-        for told in ("short", "size", "licence", "obtain", "broken"):
-            setattr(self, told, getattr(self.original, told))
+        for fact in ("short", "size", "licence", "obtain", "broken"):
+            setattr(self, fact, getattr(self.original, fact))
         self.obtain: str = f"{self.original.obtain}; {self.file} from CoOp's DATASETS.md (Google Drive)"
         self.root: Path | None = None
 
     def locate(self, root: Path) -> Path | None:
+        """Return the folder of the dataset itself; the split file may be beside it."""
         self.root = root
         return self.original.locate(root)
 
     def read(self, folder: Path) -> Splits:
+        """Read the split file."""
         root = self.root or folder
-        places = [folder, folder.parent, *(root / name for name in COOP_FOLDERS)]
-        path = next((place / self.file for place in places if (place / self.file).is_file()), None)
+        folders = [folder, folder.parent, *(root / name for name in COOP_FOLDERS)]
+        path = next((one / self.file for one in folders if (one / self.file).is_file()), None)
         if path is None:
             raise UserError(
                 f"the split file {self.file} of CoOp is not in {folder}: put it there, or take MTIL's splits with "
@@ -87,12 +95,14 @@ class CoopSplit(Dataset):
             rows = parsed(path, lambda: [(str(file), int(label), str(name)) for file, label, name in content[split]])
             for _, label, name in rows:
                 if names.setdefault(label, name) != name:
-                    raise UserError(f"the file {path} gives label {label} to {name} and to {names[label]}: get it anew")
+                    raise UserError(
+                        f"the file {path} gives label {label} to {name} and to {names[label]}: get it again"
+                    )
             return FileImages(folder / self.images, [row[0] for row in rows], [row[1] for row in rows])
 
         train, val, test = part("train"), part("val"), part("test")
         if sorted(names) != list(range(len(names))):
-            raise UserError(f"the labels in {path} have gaps: get it anew")
+            raise UserError(f"the labels in {path} have gaps: get it again")
         return Splits(spoken(names[label] for label in sorted(names)), train, test, val)
 
 
@@ -100,13 +110,15 @@ class CoopSplit(Dataset):
 class XTail(DatasetStream):
     """16 shots a class, drawn by (dataset, class, seeds.task_order) and recorded; a class with fewer repeats images.
 
-    CoOp's split files are needed (`splits=coop`); without them `splits=torchvision` takes MTIL's splits and class
-    names, which is another benchmark and recorded as such. A test image of a class whose name an earlier dataset has
-    too counts as wrong, as in the paper.
+    `splits=coop` needs CoOp's split files. Without them `splits=torchvision` takes MTIL's splits and class names, which
+    is another benchmark and recorded as such. If two datasets have a class of the same name, a test image of the later
+    one counts as wrong, as in the paper.
     """
 
     @dataclass
     class Settings:
+        """How many images, which splits, and the label space."""
+
         shots: int = setting(16, "training images a class", low=1)
         fewer: str = setting("repeat", "where a class has fewer images", choices=("error", "all", "repeat"))
         splits: str = setting("coop", "CoOp's split files, or MTIL's splits", choices=("coop", "torchvision"))
@@ -114,13 +126,14 @@ class XTail(DatasetStream):
 
     label_space = "all"
     shared_prompts: ClassVar[str] = "first"
-    description = "10 tasks, 1100 classes, 16 shots unless told otherwise"
+    description = "10 tasks, 1100 classes, 16 shots by default"
     budget: ClassVar[str] = "10 epochs; batch 64 (ours: the paper solves in closed form)"
     prompt_family: ClassVar[str] = '"a photo of a {}." (RAIL)'
     defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 10, "train.batch_size": 64}
 
     @classmethod
     def parts(cls, settings: Any, root: Path | None) -> list[Part]:
+        """Return the datasets in order, with CoOp's splits where these are chosen and exist."""
         found = []
         for name in ORDER:
             coop = settings.splits == "coop" and name in SPLITS
@@ -129,6 +142,7 @@ class XTail(DatasetStream):
         return found
 
     def tasks_of(self, part: Part, splits: Splits, seed: int) -> list[Task]:
+        """Return the task with the drawn images and RAIL's class names; the record says which images."""
         classes = splits.classes
         if part.name == "EuroSAT" and self.settings.splits == "coop":
             classes = tuple(f"{name} satellite location" for name in classes)

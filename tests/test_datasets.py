@@ -318,7 +318,7 @@ DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
         matlab("setid.mat", trnid=[1.0], tstid=[2]),
         "as",
     ),
-    ("flowers102", matlab("imagelabels.mat", labels=[]), "as this dataset has it"),
+    ("flowers102", matlab("imagelabels.mat", labels=[]), "does not have the form of this dataset"),
     (
         "flowers102",
         lambda root: fake_trees.savemat(root / "flowers-102/imagelabels.mat", {"labels": [1, 2]}),
@@ -326,7 +326,7 @@ DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
     ),
     ("food101", written("food-101/meta/test.json", b'{"waffles": ["waffles/1"'), r"test\.json cannot be read"),
     ("food101", written("food-101/meta/test.json", b'{"soup": ["soup/1"]}'), r"test\.json names the class 'soup'"),
-    ("food101", written("food-101/meta/train.json", b"[]"), r"train\.json is not as this dataset has it"),
+    ("food101", written("food-101/meta/train.json", b"[]"), r"train\.json does not have the form of this dataset"),
     ("mnist", gone("MNIST/raw/t10k-labels-idx1-ubyte"), r"t10k-labels-idx1-ubyte is missing"),
     ("mnist", written("MNIST/raw/train-images-idx3-ubyte", b"\0\0\x08\x03\0\0"), r"train-images-idx3-ubyte is damaged"),
     (
@@ -334,15 +334,23 @@ DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
         written("oxford-iiit-pet/annotations/test.txt", b"Bengal_1 1 1 1"),
         "gives label 1 to Bengal and to",
     ),
-    ("oxford-pet", written("oxford-iiit-pet/annotations/test.txt", b"Bengal_1"), "is not as this dataset has it"),
+    (
+        "oxford-pet",
+        written("oxford-iiit-pet/annotations/test.txt", b"Bengal_1"),
+        "does not have the form of this dataset",
+    ),
     ("stanford-cars", gone("stanford_cars/cars_test_annos_withlabels.mat"), r"withlabels\.mat is missing"),
     ("sun397", written("SUN397/ClassName.txt", b"/a/abbey\n"), r"ClassName\.txt names the class 'apartment_building"),
     ("sun397", lambda root: fake_trees.save(root / "SUN397" / "sun_x.jpg", 0, 0), "names the class ''"),
-    ("cifar100", written("cifar-100-python/test", pickle.dumps({"data": [[0] * 3072], "fine_labels": 5})), "as this"),
+    (
+        "cifar100",
+        written("cifar-100-python/test", pickle.dumps({"data": [[0] * 3072], "fine_labels": 5})),
+        "the form of this",
+    ),
     ("imagenet-r", written("imagenet-r/imagenet-r_test.yaml", b"data: 5"), "it needs the key data"),
     ("cifar100", written("cifar-100-python/test", b"junk"), r"cifar-100-python/test is damaged"),
     ("cifar100", written("cifar-100-python/test", pickle.dumps(Evil())), r"it wants to use builtins\.print"),
-    ("cifar100", written("cifar-100-python/meta", pickle.dumps({})), "is not as this dataset has it"),
+    ("cifar100", written("cifar-100-python/meta", pickle.dumps({})), "does not have the form of this dataset"),
     ("imagenet-r", gone("imagenet-r/imagenet-r_test.yaml"), "neither train/ and test/ nor the split list"),
     ("imagenet-r", written("imagenet-r/imagenet-r_test.yaml", b"targets: [1]"), "it needs the key data"),
     ("imagenet-r", written("imagenet-r/imagenet-r_test.yaml", b"data: [x/n02/a.jpg]"), "a class without training"),
@@ -351,7 +359,7 @@ DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
         written("CUB_200_2011/train_test_split.txt", b"1 1\n"),
         "train_test_split.txt and images.txt name other",
     ),
-    ("cub200", written("CUB_200_2011/image_class_labels.txt", b"1 x y\n"), "is not as this dataset has it"),
+    ("cub200", written("CUB_200_2011/image_class_labels.txt", b"1 x y\n"), "does not have the form of this dataset"),
 ]
 
 
