@@ -48,23 +48,27 @@ def test_a_run_does_without_wandb_and_its_rows_survive_a_sigterm(tmp_path: Path)
     """The run is stopped by SIGTERM while it trains; the mirror, which the signal is sent to as well, continues."""
     code = f"""
     import os, signal, sys
-    import bench.runs.session
-    from bench.cli import main as cli
+    from bench.api import Observers, run
+    from bench.core.signals import Stopped
     from bench.tracking.mirror import Mirror
     child, start = [], Mirror.start
     def started(self, *args):
         start(self, *args)
         child.append(self._child.pid)
     Mirror.start = started
-    def stopped(index, *args):
+    def stop(observation):
         assert "wandb" not in sys.modules or sys.modules["wandb"].run is None  # timm imports it
-        os.kill(child[0], signal.SIGTERM)
-        os.kill(child[0], signal.SIGUSR1)
-        os.kill(os.getpid(), signal.SIGTERM)
-        return 0
-    bench.runs.session._train = stopped
+        if (observation.values["epoch"], observation.values["step"]) == (0, 0):
+            os.kill(child[0], signal.SIGTERM)
+            os.kill(child[0], signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGTERM)
+    observers = Observers()
+    observers.on("loss", stop)
     words = ["stream={TOY}", "model={TOY}", "method=lora", "out={tmp_path}", "track.wandb=offline"]
-    sys.exit(cli.main(["run", *words]))
+    try:
+        run(words, observers=observers)
+    except Stopped as stopped:
+        sys.exit(128 + stopped.signum)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
@@ -224,6 +228,15 @@ def test_mirror_offline(record: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.main(["mirror", str(record), "track.wandb=offline"]) == 0
     (log,) = logs(record)
     assert len(log.history) == ROWS + 1 and log.exit_code == 0
+
+
+def test_a_run_that_was_mirrored_before_keeps_its_name(record: Path) -> None:
+    offline = ["mirror", str(record), "track.wandb=offline"]
+    assert cli.main([*offline, "track.name=chosen"]) == 0
+    assert cli.main(offline) == 0
+    assert load_state(record).name == "chosen"
+    assert cli.main([*offline, "track.name=other"]) == 0
+    assert load_state(record).name == "other"
 
 
 def test_mirror_needs_a_login_and_a_record(record: Path, capsys: pytest.CaptureFixture[str]) -> None:

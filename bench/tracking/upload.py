@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from bench.config.run_settings import run_settings
 from bench.core.errors import UserError
 from bench.record.schema import Identity, is_finished
 from bench.tracking.mirror import Mirror, patience
-from bench.tracking.mirror_state import folder
+from bench.tracking.mirror_state import folder, load_state
 from bench.tracking.options import MirrorOptions, mirror_options, recorded_symbols
 
 
@@ -57,7 +58,13 @@ def _options(directory: Path, given: Mapping[str, Any]) -> MirrorOptions:
     sources = {**{key: one.source for key, one in settings.items()}, **dict.fromkeys(given, "user")}
     symbols = recorded_symbols(flat)
     options = mirror_options(flat, sources, symbols)
-    return options if options.mode != "off" else mirror_options({**flat, "track.wandb": "online"}, sources, symbols)
+    if options.mode == "off":
+        options = mirror_options({**flat, "track.wandb": "online"}, sources, symbols)
+    state = load_state(directory)
+    if state is not None and state.name and sources.get("track.name") != "user" and "WANDB_NAME" not in os.environ:
+        # The run knew the symbols of a plug-in in a file, which is not imported here.
+        options = replace(options, name=state.name)
+    return options
 
 
 def upload_all(paths: Sequence[Path], pairs: Sequence[str], say: Callable[[str], None]) -> None:
