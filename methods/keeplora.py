@@ -173,6 +173,8 @@ class KeepLora(Method):
     def setup(self) -> None:
         """Protect the principal subspace of every pre-trained weight; done once and never from merged weights."""
         chosen = self.settings
+        for name, images in self.context.images.items():
+            self._check_batches(name, images)
         self.targets = targets(self.clip, chosen)
         self.bases: dict[str, Tensor] = {}
         self.heads: dict[int, Tensor] = {}
@@ -207,12 +209,7 @@ class KeepLora(Method):
 
     def begin_task(self, task: TaskData) -> None:
         """Turn the task's residual gradient into A, B and the compensation of W; then the head."""
-        if self.settings.drop_last and len(task.train) < self.context.batch_size:
-            raise UserError(
-                f"task {task.name} has {len(task.train)} training images, less than one batch of "
-                f"{self.context.batch_size}, and incomplete batches are dropped: lower train.batch_size or set "
-                "method.drop_last=false"
-            )
+        self._check_batches(task.name, len(task.train))
         with self.context.part("gradient pass"):
             gradients = self._mean_gradient(task)
         surplus = []
@@ -241,6 +238,13 @@ class KeepLora(Method):
         if self.settings.head == "class-mean":
             with self.context.part("head"):
                 self.heads[task.index] = self.head = class_means(self.clip, task, self.settings.drop_last)
+
+    def _check_batches(self, task: str, images: int) -> None:
+        if self.settings.drop_last and images < self.context.batch_size:
+            raise UserError(
+                f"task {task} has {images} training images, less than one batch of {self.context.batch_size}, and "
+                "incomplete batches are dropped: lower train.batch_size or set method.drop_last=false"
+            )
 
     def _mean_gradient(self, task: TaskData) -> dict[str, Tensor]:
         """G of every target; that of the first task, on the untrained model, is shared with other runs."""

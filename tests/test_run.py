@@ -397,3 +397,41 @@ def test_peak_memory_is_the_processs_own_whoever_started_it() -> None:
     own = peak_memory_mb(torch.device("cpu"))
     child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert own > 900 > float(child.stdout)
+
+
+UNEVEN = """
+from bench.api import Stream, Task, register, toy_task
+
+@register("stream", "uneven", title="A large task and a small one")
+class Uneven(Stream):
+    defaults = {"train.epochs": 1, "train.batch_size": 16, "train.lr": 0.01}
+
+    def load(self, data_root, order_seed):
+        return [toy_task(0), toy_task(1, train=12)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["method=lora"], "train.schedule=onecycle needs at least 3 steps and task toy1 has 1"),
+        (
+            ["method=keeplora-official", "train.schedule=constant"],
+            "task toy1 has 12 training images, less than one batch of 16",
+        ),
+    ],
+)
+def test_what_a_later_task_lacks_is_said_before_the_first_step(words: list[str], sentence: str, tmp_path: Path) -> None:
+    stream = tmp_path / "uneven.py"
+    stream.write_text(UNEVEN)
+    line = [f"stream={stream}", f"model={TOY}", f"out={tmp_path / 'runs'}", "method.rank=4", *words]
+    with pytest.raises(UserError, match=sentence):
+        run(resolve(line))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_method_that_never_trains_needs_no_steps(tmp_path: Path) -> None:
+    stream = tmp_path / "uneven.py"
+    stream.write_text(UNEVEN)
+    line = [f"stream={stream}", f"model={TOY}", f"out={tmp_path / 'runs'}", "method=zero-shot"]
+    assert (run(resolve(line)) / "summary.json").exists()

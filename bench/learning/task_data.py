@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,9 @@ class Context:
         on this machine has computed them before. The key, of plain values, must say all that they depend on.
     observers : Observers
         Who listens to what the run computes.
+    images : mapping of str to int
+        Number of training images of every task, in order, so that `Method.setup` can refuse a stream that it could not
+        learn to the end; empty where there is no stream.
     """
 
     tasks: int
@@ -79,6 +82,7 @@ class Context:
     weights: str = ""
     shared: Callable[[str, Any, Callable[[], dict[str, Tensor]]], dict[str, Tensor]] = _computed
     observers: Observers = field(default_factory=Observers)
+    images: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """A toy stream and a toy model, made in memory: what contract tests run on where accuracy does not matter."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,11 @@ def tiny_model(seed: int = 0, custom_text: bool = False, quick_gelu: bool = Fals
     return model.eval()
 
 
+@functools.cache
+def _tokenizer() -> open_clip.SimpleTokenizer:
+    return open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH)  # reading its vocabulary takes half a second
+
+
 def tiny_clip(seed: int = 0) -> Clip:
     """Return a CLIP of two blocks a tower (widths 64 and 48) with random weights, for tests.
 
@@ -45,8 +51,7 @@ def tiny_clip(seed: int = 0) -> Clip:
     Clip
         Images of 36 x 36 pixels, prompts of at most 16 tokens, features of width 32.
     """
-    tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH)
-    return Clip(tiny_model(seed), tokenizer, {"size": 36, "mean": (0.5,) * 3, "std": (0.3,) * 3}, "tiny")
+    return Clip(tiny_model(seed), _tokenizer(), {"size": 36, "mean": (0.5,) * 3, "std": (0.3,) * 3}, "tiny")
 
 
 def toy_task(index: int, train: int = 40, test: int = 24) -> Task:

@@ -77,6 +77,34 @@ def build_optimizer(parameters: Sequence[Tensor], train: Train) -> torch.optim.O
     return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[train.optimizer](parameters, **common)
 
 
+def steps_of(train: Train, images: int) -> int:
+    """Return the optimiser steps of a task with that many training images."""
+    return math.ceil(images / train.batch_size) * train.epochs
+
+
+def check_steps(train: Train, steps: int, task: str = "a task") -> None:
+    """Refuse a budget whose schedule cannot be laid out.
+
+    Parameters
+    ----------
+    train : Train
+    steps : int
+        Optimiser steps of the task.
+    task : str, optional
+        What the sentence calls it.
+
+    Raises
+    ------
+    UserError
+        If OneCycle has too few steps.
+    """
+    if train.schedule == "onecycle" and steps < FEWEST_STEPS:
+        raise UserError(
+            f"train.schedule=onecycle needs at least {FEWEST_STEPS} steps and {task} has {steps}: raise train.epochs, "
+            "lower train.batch_size or choose train.schedule=constant"
+        )
+
+
 def build_schedule(optimizer: torch.optim.Optimizer, train: Train, steps: int) -> Schedule:
     """Return the schedule of the learning rate over `steps` optimiser steps; None for a constant one.
 
@@ -86,11 +114,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, train: Train, steps: int) -
     ``cosine`` rises linearly over the fraction ``warmup`` and falls to zero along a cosine.
     """
     if train.schedule == "onecycle":
-        if steps < FEWEST_STEPS:
-            raise UserError(
-                f"train.schedule=onecycle needs at least {FEWEST_STEPS} steps and a task has {steps}: raise "
-                "train.epochs, lower train.batch_size or choose train.schedule=constant"
-            )
+        check_steps(train, steps)
         cycle = train.optimizer != "sgd"
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=train.lr, total_steps=steps, cycle_momentum=cycle)
     if train.schedule == "cosine":
@@ -158,7 +182,7 @@ def fit(
     world.broadcast(parameters)
     steps_per_epoch = math.ceil(len(task.train) / train.batch_size)
     optimizer = build_optimizer(parameters, train)
-    schedule = build_schedule(optimizer, train, steps_per_epoch * train.epochs)
+    schedule = build_schedule(optimizer, train, steps_of(train, len(task.train)))
     # Gradients in fp16 are scaled up, since small ones would vanish; a step whose gradients overflow is left out.
     scaler = torch.amp.GradScaler(task.tokens.device.type, enabled=method.clip.precision == torch.float16)
     # Losses are summed on the device: reading one at every step would make the device wait.

@@ -25,8 +25,8 @@ from bench.model.clip import Clip
 from bench.model.pretrained import load_open_clip
 from bench.record.provenance import data_identity
 from bench.runs import gate
-from bench.runs.parts import is_real, load_stream, published_zero_shot, train_settings
-from bench.runs.shared import Shared, place_of
+from bench.runs.parts import check_budgets, is_real, load_stream, published_zero_shot, train_settings
+from bench.runs.shared import ResultCache, environment_of
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ def load_parts(resolved: Resolved, device: torch.device) -> Parts:
         gate.check_data(stream)
     expected = published_zero_shot(resolved, stream)
     budgets = [train_settings(resolved, task) for task in stream.tasks]
+    check_budgets(resolved, stream, budgets)
     clip = load_model(resolved)
     digests, weights = clip.digests(), clip.weights_sha256()
     clip.to(device)
@@ -141,6 +142,7 @@ def context_of(
         world=processes,
         weights=parts.weights,
         observers=observers,
+        images={task.name: len(task.train) for task in parts.tasks},
         **({} if shared is None else {"shared": shared.get}),
     )
 
@@ -169,7 +171,9 @@ def pixel_cache(settings: Run) -> PixelCache | None:
     return PixelCache(_cache_folder(settings), int(settings.cache.gb * 1e9), say)
 
 
-def shared_results(resolved: Resolved, device: torch.device, reused: Callable[[str, float], None]) -> Shared | None:
+def shared_results(
+    resolved: Resolved, device: torch.device, reused: Callable[[str, float], None]
+) -> ResultCache | None:
     """Return the results that runs share on this machine; None if no cache is wanted, or processes share the run.
 
     Parameters
@@ -182,7 +186,8 @@ def shared_results(resolved: Resolved, device: torch.device, reused: Callable[[s
     cache = resolved.run.cache
     if cache.gb == 0 or world().size > 1:  # where one process has a result and another does not, they would differ
         return None
-    return Shared(_cache_folder(resolved.run) / "results", int(cache.gb * 1e8), place_of(device), reused)
+    folder = _cache_folder(resolved.run) / "results"
+    return ResultCache(folder, int(cache.gb * 1e8), environment_of(device), reused)
 
 
 def _cache_folder(settings: Run) -> Path:

@@ -1,11 +1,14 @@
 """Stream and budgets of a run, from its settings; no torch, so that a finished run is recognised without it."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from bench.config.fields import describe
 from bench.config.run_settings import Resolved, Train
 from bench.core.errors import UserError, suggest
 from bench.data.stream import Stream, Task, ZeroShot
+from bench.learning.method import Method
+from bench.learning.train import check_steps, steps_of
 
 
 def train_settings(resolved: Resolved, task: Task) -> Train:
@@ -28,6 +31,23 @@ def train_settings(resolved: Resolved, task: Task) -> Train:
     return dataclasses.replace(
         resolved.run.train, **{k: v for k, v in own.items() if resolved.sources.get(f"train.{k}") != "user"}
     )
+
+
+def check_budgets(resolved: Resolved, stream: Stream, budgets: Sequence[Train]) -> None:
+    """Refuse a budget that a later task could not be trained with, before the first one is.
+
+    Methods that never train, or that train in their own way, decide for themselves.
+
+    Raises
+    ------
+    UserError
+        Naming the first such task.
+    """
+    method = resolved.method_class
+    if method.constant or method.fit is not Method.fit:
+        return
+    for task, train in zip(stream.tasks, budgets, strict=True):
+        check_steps(train, steps_of(train, len(task.train)), f"task {task.name}")
 
 
 def load_stream(resolved: Resolved) -> Stream:
