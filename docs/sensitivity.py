@@ -6,7 +6,6 @@ python docs/sensitivity.py [out=DIR]                                   # DIR: wh
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pocket_results import table
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
-from bench.record.schema import is_finished
+from bench.record.schema import Summary, is_finished
 from bench.sweep.file import expand, find
 from bench.sweep.points import Point
 
@@ -120,7 +119,7 @@ def _all_finished(points: Mapping[str, Sequence[Point]], words: Sequence[str]) -
 
 def _result(point: Point, default: bool) -> Result:
     values = {key: float(value) for key, _, value in (word.partition("=") for word in point.label.split())}
-    metrics = json.loads((point.directory / "summary.json").read_text(encoding="utf-8"))["metrics"]
+    metrics = Summary.read(point.directory).metrics
     return Result(values, metrics, default)
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from bench.core.errors import UserError
 from bench.metrics import render as matrix_text
 from bench.metrics import scalars as metrics
-from bench.metrics.matrix import STATES, AccuracyMatrix
+from bench.metrics.cell import STATES
+from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.render import render
 
 HERE = Path(__file__).parent

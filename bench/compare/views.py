@@ -14,7 +14,7 @@ import numpy as np
 from bench.compare.grouping import ComparableRuns, Group
 from bench.compare.tables import COLUMNS, SCALE, Section, best
 from bench.core.errors import UserError
-from bench.metrics.matrix import ZERO_SHOT
+from bench.metrics.matrix_file import ZERO_SHOT
 from bench.metrics.scalars import HEADLINES, Spread, mean, spread
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07c00", "#56b4e9", "#8a5fbf", "#8c564b")

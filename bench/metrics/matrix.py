@@ -7,53 +7,21 @@ index from 0, so that task ``j`` is learned in row ``j + 1``.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from bench.core.errors import UserError
 from bench.core.files import write_atomic
-
-ZERO_SHOT = "zero-shot"
-COLUMNS = ("row", "after", "column", "task", "correct", "total", "accuracy", "state")
-STATES = ("measured", "reused", "missing")
+from bench.metrics.cell import Cell
+from bench.metrics.matrix_file import check_names, damaged, label, parsed, where, written
 
 
 class MissingCell(UserError):
     """A scalar needs a cell that is missing."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One accuracy: counts where this suite measured, a percentage where a paper published no counts.
-
-    Attributes
-    ----------
-    state : str
-        ``measured``, ``reused`` (known to equal an earlier measurement, not measured again) or ``missing``.
-    correct, total : int or None
-        Images answered correctly, and all images; None when missing or published without counts.
-    percent : float or None
-        A published accuracy in percent; None when there are counts.
-    """
-
-    state: str = "missing"
-    correct: int | None = None
-    total: int | None = None
-    percent: float | None = None
-
-    @property
-    def accuracy(self) -> float | None:
-        """The accuracy in percent, or None when the cell is missing."""
-        if self.correct is not None and self.total is not None:
-            return 100 * self.correct / self.total
-        return self.percent
 
 
 class AccuracyMatrix:
@@ -72,13 +40,7 @@ class AccuracyMatrix:
 
     def __init__(self, tasks: Sequence[str]) -> None:
         self.tasks = list(tasks)
-        if not self.tasks:
-            raise ValueError("an accuracy matrix needs at least one task")
-        if len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(f"the names of the tasks must differ: {self.tasks}")
-        for task in self.tasks:
-            if not task or not task.isprintable():
-                raise ValueError(f"the name of a task must be printable and not empty: {task!r}")
+        check_names(self.tasks)
         self._cells = [[Cell() for _ in self.tasks] for _ in range(len(self.tasks) + 1)]
 
     def __eq__(self, other: object) -> bool:
@@ -98,6 +60,10 @@ class AccuracyMatrix:
         column : int
             0..T-1.
 
+        Returns
+        -------
+        Cell
+
         Raises
         ------
         IndexError
@@ -107,14 +73,44 @@ class AccuracyMatrix:
         return self._cells[row][column]
 
     def accuracy(self, row: int, column: int) -> float:
-        """Return the accuracy of a cell in percent; raise `MissingCell` where it is missing."""
+        """Return the accuracy of a cell.
+
+        Parameters
+        ----------
+        row : int
+            0..T.
+        column : int
+            0..T-1.
+
+        Returns
+        -------
+        float
+            In percent.
+
+        Raises
+        ------
+        MissingCell
+            If the cell is missing.
+        """
         value = self.cell(row, column).accuracy
         if value is None:
             raise MissingCell(f"the accuracy {self.where(row, column)} is missing; let the run measure it first")
         return value
 
     def state(self, row: int, column: int) -> str:
-        """Return ``measured``, ``reused`` or ``missing``."""
+        """Return the state of a cell.
+
+        Parameters
+        ----------
+        row : int
+            0..T.
+        column : int
+            0..T-1.
+
+        Returns
+        -------
+        {"measured", "reused", "missing"}
+        """
         return self.cell(row, column).state
 
     def set(self, row: int, column: int, correct: int, total: int, state: str = "measured") -> None:
@@ -122,7 +118,10 @@ class AccuracyMatrix:
 
         Parameters
         ----------
-        row, column : int
+        row : int
+            0..T.
+        column : int
+            0..T-1.
         correct, total : int
             Images answered correctly, and all images.
         state : {"measured", "reused"}, optional
@@ -141,13 +140,35 @@ class AccuracyMatrix:
         self._cells[row][column] = Cell(state, correct, total)
 
     def label(self, row: int) -> str:
-        """Return the name of a row: ``zero-shot``, or the task after which it was measured."""
-        return ZERO_SHOT if row == 0 else self.tasks[row - 1]
+        """Return the name of a row.
+
+        Parameters
+        ----------
+        row : int
+            0..T.
+
+        Returns
+        -------
+        str
+            ``zero-shot``, or the task after which it was measured.
+        """
+        return label(self.tasks, row)
 
     def where(self, row: int, column: int) -> str:
-        """Name a cell in words."""
-        after = "of the untrained model (row 0)" if row == 0 else f'after "{self.label(row)}" (row {row})'
-        return f'{after} on "{self.tasks[column]}" (column {column + 1})'
+        """Name a cell in words, for errors.
+
+        Parameters
+        ----------
+        row : int
+            0..T.
+        column : int
+            0..T-1.
+
+        Returns
+        -------
+        str
+        """
+        return where(self.tasks, row, column)
 
     def array(self) -> np.ndarray:
         """Return the accuracies.
@@ -177,6 +198,10 @@ class AccuracyMatrix:
         zero_shot : sequence of float, optional
             T percentages of the untrained model, where published.
 
+        Returns
+        -------
+        AccuracyMatrix
+
         Raises
         ------
         ValueError
@@ -196,23 +221,30 @@ class AccuracyMatrix:
         return matrix
 
     def until(self, row: int) -> AccuracyMatrix:
-        """Return a copy in which everything after a row (0..T) is missing."""
+        """Return a copy in which everything after a row is missing.
+
+        Parameters
+        ----------
+        row : int
+            0..T.
+
+        Returns
+        -------
+        AccuracyMatrix
+        """
         copy = AccuracyMatrix(self.tasks)
         copy._cells[: row + 1] = [list(cells) for cells in self._cells[: row + 1]]
         return copy
 
     def csv(self) -> str:
-        """Return one line for each cell, after a line of column names."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row, cells in enumerate(self._cells):
-            for column, cell in enumerate(cells):
-                position = [row, self.label(row), column + 1, self.tasks[column]]
-                accuracy = "" if cell.accuracy is None else repr(cell.accuracy)
-                counts = ["" if count is None else count for count in (cell.correct, cell.total)]
-                writer.writerow([*position, *counts, accuracy, cell.state])
-        return stream.getvalue()
+        """Return the content of the file accuracy.csv.
+
+        Returns
+        -------
+        str
+            One line for each cell, after a line of column names.
+        """
+        return written(self.tasks, self._cells)
 
     def to_csv(self, path: Path | str) -> None:
         """Write what `csv` returns; the file is replaced as a whole or not at all.
@@ -242,6 +274,10 @@ class AccuracyMatrix:
         ----------
         path : Path or str
 
+        Returns
+        -------
+        AccuracyMatrix
+
         Raises
         ------
         UserError
@@ -255,7 +291,7 @@ class AccuracyMatrix:
         try:
             text = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise _damaged(path, content.count(b"\n", 0, error.start) + 1, "not UTF-8 text") from None
+            raise damaged(path, content.count(b"\n", 0, error.start) + 1, "not UTF-8 text") from None
         return cls.from_text(text, path)
 
     @classmethod
@@ -268,75 +304,20 @@ class AccuracyMatrix:
         path : Path
             Where the text came from, for errors.
 
+        Returns
+        -------
+        AccuracyMatrix
+
         Raises
         ------
         UserError
             If it is damaged; names the line.
         """
-        # strict: a quote left open is an error here, not a field that swallows the rest of the file
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        lines: list[list[str]] = []
-        try:
-            while (line := next(reader, None)) is not None:
-                lines.append(line)
-        except csv.Error as error:
-            raise _damaged(path, len(lines) + 1, str(error)) from None
-        return _parse(path, lines)
+        tasks, cells = parsed(text, path)
+        matrix = cls(tasks)
+        matrix._cells = cells
+        return matrix
 
     def _check_position(self, row: int, column: int) -> None:
         if not (0 <= row <= len(self.tasks) and 0 <= column < len(self.tasks)):
             raise IndexError(f"row {row}, column {column} lies outside rows 0..{len(self.tasks)} and the columns")
-
-
-def _damaged(path: Path, line: int, reason: str) -> UserError:
-    return UserError(f"{path}, line {line}: {reason}; the file is damaged, make the run again with another out=DIR")
-
-
-def _parse(path: Path, lines: list[list[str]]) -> AccuracyMatrix:
-    """Turn the lines of a CSV file into a matrix, and check everything."""
-    if not lines or tuple(lines[0]) != COLUMNS:
-        raise _damaged(path, 1, f"expected the header {','.join(COLUMNS)}")
-    # The untrained model's row comes first and names every task: as many lines as there are tasks.
-    first = [line for line in lines[1:] if line[:1] == ["0"]]
-    names = [line[3] if len(line) > 3 else "" for line in first]
-    try:
-        matrix = AccuracyMatrix(names)
-    except ValueError as error:
-        raise _damaged(path, 2, str(error)) from None
-    positions = [(row, column) for row in range(len(names) + 1) for column in range(len(names))]
-    for number, (line, (row, column)) in enumerate(zip(lines[1:], positions, strict=False), start=2):
-        if len(line) != len(COLUMNS):
-            raise _damaged(path, number, f"{len(line)} fields instead of {len(COLUMNS)}")
-        if line[:4] != [str(row), matrix.label(row), str(column + 1), names[column]]:
-            found = ",".join(line[:4])
-            raise _damaged(path, number, f"expected the accuracy {matrix.where(row, column)}, found {found}")
-        try:
-            matrix._cells[row][column] = _parse_cell(line[4:])
-        except ValueError as error:
-            raise _damaged(path, number, str(error)) from None
-    if len(lines) - 1 != len(positions):
-        number = min(len(lines), len(positions) + 1) + 1
-        raise _damaged(path, number, f"{len(lines) - 1} cells instead of {len(positions)} for {len(names)} tasks")
-    return matrix
-
-
-def _parse_cell(fields: list[str]) -> Cell:
-    """Turn the fields correct, total, accuracy and state into a cell."""
-    correct, total, accuracy, state = fields
-    if state not in STATES:
-        raise ValueError(f"the state is {state!r} instead of {', '.join(STATES)}")
-    if state == "missing":
-        if correct or total or accuracy:
-            raise ValueError("a missing cell has numbers")
-        return Cell()
-    percent = float(accuracy)
-    if not 0 <= percent <= 100:
-        raise ValueError(f"{accuracy} is no percentage")
-    if not correct and not total:
-        return Cell(state, percent=percent)
-    cell = Cell(state, int(correct), int(total))
-    if int(total) < 1 or not 0 <= int(correct) <= int(total):
-        raise ValueError(f"{correct} correct of {total} is no accuracy")
-    if abs((cell.accuracy or 0.0) - percent) > 1e-6:
-        raise ValueError(f"{correct} of {total} is not {accuracy} %")
-    return cell

@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bench.metrics.matrix import ZERO_SHOT, AccuracyMatrix
+from bench.metrics.matrix import AccuracyMatrix
+from bench.metrics.matrix_file import ZERO_SHOT
 from bench.metrics.scalars import COLUMNS, HEADLINES, mean, summary
 
 LEGEND = "percent correct; rows: after each task; columns: test sets; * just learned; - missing"
@@ -38,6 +39,10 @@ def render(matrix: AccuracyMatrix, after: int | None = None, width: int | None =
         Last row to show, 0..T; by default all of them.
     width : int, optional
         Characters a line may take; by default the width of the terminal (100 when there is none).
+
+    Returns
+    -------
+    str
 
     Raises
     ------

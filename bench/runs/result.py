@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from bench.config.resolve import resolve
 from bench.learning.observers import Observers
 from bench.metrics.matrix import AccuracyMatrix
+from bench.record.schema import ACCURACY, Summary
 from bench.runs import run as engine
 
 
@@ -62,5 +62,5 @@ def run(
         For everything that a user can correct, one sentence a mistake.
     """
     path = engine.run(resolve(settings), command, observers)
-    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-    return Result(path, AccuracyMatrix.from_csv(path / "accuracy.csv"), summary["metrics"], summary)
+    summary = Summary.read(path)
+    return Result(path, AccuracyMatrix.from_csv(path / ACCURACY), summary.metrics, summary.to_json())
