@@ -68,7 +68,7 @@ def test_what_does_not_fit_the_counts_is_refused():
         ('0,"a,8,AA==', "line 2"),
     ],
 )
-def test_damage_is_told_with_the_line(line, reason):
+def test_damage_is_named_with_the_line(line, reason):
     with pytest.raises(UserError, match="somewhere, line") as raised:
         Outcomes.from_text(f"row,task,images,right\n{line}\n", ["a", "b"], Path("somewhere"))
     assert reason in str(raised.value) and "damaged" in str(raised.value)

@@ -1,4 +1,4 @@
-"""Records read from disk, chosen by settings, and laid out as far as they may be compared."""
+"""Runs read from disk, chosen by settings, and laid out as far as they may be compared."""
 
 import json
 import re
@@ -64,14 +64,14 @@ def test_a_copied_run_is_no_further_seed(tmp_path):
     assert found.left_out == [(tmp_path / "z copy", f"the same settings and seed as {path}")]
 
 
-def test_variants_of_a_method_are_told_by_what_differs(tmp_path):
+def test_variants_of_a_method_are_named_by_what_differs(tmp_path):
     for seed in (0, 1):
         make(tmp_path, seed=seed)
         make(tmp_path, seed=seed, fingerprint="9876543210", train__lr=0.01, out="elsewhere", track__wandb="online")
     assert labels(gather(tmp_path)) == [{"keeplora train.lr=0.001": [0, 1], "keeplora train.lr=0.01": [0, 1]}]
 
 
-def test_many_differences_are_told_by_the_fingerprint(tmp_path):
+def test_many_differences_are_named_by_the_fingerprint(tmp_path):
     make(tmp_path)
     make(tmp_path, fingerprint="9876543210", **{f"method__x{n}": n for n in range(3)})
     first, second = gather(tmp_path).fields[0].groups
@@ -228,8 +228,8 @@ def test_unusable_runs_are_listed_with_the_reason(tmp_path, damage, reason):
     damage(path)
     found = gather(tmp_path)
     assert labels(found) == [{"keeplora": [0]}]
-    ((where, told),) = found.left_out
-    assert where == path and reason in told
+    ((where, said),) = found.left_out
+    assert where == path and reason in said
 
 
 def test_only_unfinished_runs(tmp_path):

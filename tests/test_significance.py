@@ -23,7 +23,7 @@ TASKS, IMAGES = ["a", "b", "c"], [60, 110, 35]
 
 
 def answered(root, method, chance, seed=0, **changes):
-    """Make a run of three tasks whose images are answered rightly by chance; returns its outcomes [row][column]."""
+    """Make a run of three tasks whose images are answered correctly by chance; return its outcomes [row][column]."""
     path = make(root, method, seed=seed, **changes)
     rng = np.random.default_rng([seed, round(1000 * chance), len(method)])
     matrix, outcomes = AccuracyMatrix(TASKS), Outcomes(TASKS)

@@ -1,4 +1,4 @@
-"""The line at the end of a run: where it stands among those beside it."""
+"""The line at the end of a run: how it compares with the runs beside it."""
 
 import pytest
 from made_records import make
@@ -18,20 +18,20 @@ def test_a_run_alone_says_nothing(tmp_path):
 def test_where_a_run_stands(tmp_path):
     last = {"keeplora": 65, "lora": 61.2, "third": 50, "zero-shot": 30}
     paths = {method: make(tmp_path / "my runs", method, last=value) for method, value in last.items()}
-    told = f"python -m bench compare '{tmp_path}/my runs' stream=pocket"
+    line = f"python -m bench compare '{tmp_path}/my runs' stream=pocket"
     assert {method: standing(path) for method, path in paths.items()} == {
-        "keeplora": f"beside 3 other runs here: Last 65.0, 1st of 4 (next: lora 61.2); {told}",
-        "lora": f"beside 3 other runs here: Last 61.2, 2nd of 4 (best: keeplora 65.0); {told}",
-        "third": f"beside 3 other runs here: Last 50.0, 3rd of 4 (best: keeplora 65.0); {told}",
-        "zero-shot": f"beside 3 other runs here: Last 30.0, 4th of 4 (best: keeplora 65.0); {told}",
+        "keeplora": f"beside 3 other runs here: Last 65.0, 1st of 4 (next: lora 61.2); {line}",
+        "lora": f"beside 3 other runs here: Last 61.2, 2nd of 4 (best: keeplora 65.0); {line}",
+        "third": f"beside 3 other runs here: Last 50.0, 3rd of 4 (best: keeplora 65.0); {line}",
+        "zero-shot": f"beside 3 other runs here: Last 30.0, 4th of 4 (best: keeplora 65.0); {line}",
     }
 
 
 def test_seeds_count_as_one_with_their_mean(tmp_path):
     for seed in (0, 1):
         path = make(tmp_path, seed=seed, last=60 + seed)
-    told = f"python -m bench compare {tmp_path} stream=pocket"
-    assert standing(path) == f"beside 1 other run here: Last 60.5 (mean of 2 seeds); {told}"
+    line = f"python -m bench compare {tmp_path} stream=pocket"
+    assert standing(path) == f"beside 1 other run here: Last 60.5 (mean of 2 seeds); {line}"
     make(tmp_path, "lora", last=60.5)
     assert "Last 60.5 (mean of 2 seeds), 1st of 2 (next: lora 60.5); " in standing(path)  # level
 

@@ -141,8 +141,8 @@ def beside(stream: str, model: str, conditions: Mapping[str, Any]) -> Published 
     Published or None
         None where there is no such table.
     """
-    found = None if "stream.file_sha256" in conditions else find(stream)  # a file of that name is another stream
-    if found is None:
+    table = None if "stream.file_sha256" in conditions else find(stream)  # a file of that name is another stream
+    if table is None:
         return None
     ours = [
         model,
@@ -153,4 +153,4 @@ def beside(stream: str, model: str, conditions: Mapping[str, Any]) -> Published 
         conditions.get("model.checkpoint"),
     ]
     own = registry.entries("stream")[stream].facts.get("label_space")
-    return found if ours == [found.model, list(found.tasks), own, "test", "pretrained", None] else None
+    return table if ours == [table.model, list(table.tasks), own, "test", "pretrained", None] else None

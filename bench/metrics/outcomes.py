@@ -108,16 +108,16 @@ class Outcomes:
         UserError
             If it is damaged; names the line.
         """
-        found = cls(tasks)
+        outcomes = cls(tasks)
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         try:
             if tuple(next(reader, ())) != COLUMNS:
                 raise ValueError(f"expected the header {','.join(COLUMNS)}")
-            for row, column, right in _cells(reader, found.tasks):
-                found.set(row, column, right)
+            for row, column, right in _cells(reader, outcomes.tasks):
+                outcomes.set(row, column, right)
         except (ValueError, csv.Error) as error:
             raise UserError(f"{path}, line {reader.line_num}: {error}; the file is damaged") from None
-        return found
+        return outcomes
 
     @classmethod
     def from_csv(cls, path: Path, tasks: Sequence[str]) -> Outcomes:

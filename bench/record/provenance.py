@@ -137,13 +137,13 @@ def identity_of(resolved: Resolved, command: Sequence[str], weights: str, data: 
 
 def versions(names: Sequence[str]) -> dict[str, str]:
     """Return the installed versions of distributions by name; those that are missing are left out."""
-    found = {}
+    installed = {}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def code_revision() -> str:

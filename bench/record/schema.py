@@ -304,10 +304,10 @@ class Summary(_JsonFile):
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Summary:
         """Return the typed form of the file's object; errors as for `read`."""
-        found = super().from_json(content)
+        summary = super().from_json(content)
         sizes = ("trainable_parameters", "stored_numbers", "stored_bytes", "peak_memory_mb")
-        _check_numbers({**found.metrics, **found.seconds, **{name: getattr(found, name) for name in sizes}})
-        return found
+        _check_numbers({**summary.metrics, **summary.seconds, **{name: getattr(summary, name) for name in sizes}})
+        return summary
 
 
 def is_finished(directory: Path) -> bool:
