@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.fake_wandb import FakeWandb
 
-from bench.cli import main as cli
+from bench.cli.main import main
 from bench.config.resolve import resolve
 from bench.runs.run import run
 from bench.tracking.panels import survey
@@ -53,7 +53,7 @@ def server(mirrored: FakeWandb, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fak
 
 
 def dashboard(*words: str) -> None:
-    assert cli.main(["dashboard", PLACE, *words]) == 0
+    assert main(["dashboard", PLACE, *words]) == 0
 
 
 def view(server: FakeWandb, title: str = TITLE) -> dict[str, Any]:
@@ -258,7 +258,7 @@ def test_settings_that_differ() -> None:
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """The one sentence of a line that fails."""
     capsys.readouterr()
-    assert cli.main(["dashboard", *words]) == 2
+    assert main(["dashboard", *words]) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
     return said.err

@@ -18,7 +18,7 @@ import yaml
 from conftest import METHOD, STREAM
 from filelock import FileLock
 
-from bench.cli import main as cli
+from bench.cli.main import main
 from bench.config.fields import describe
 from bench.core.errors import UserError
 from bench.sweep import display, launch, processes
@@ -97,7 +97,7 @@ def write(tmp_path, monkeypatch):
 @pytest.fixture
 def say(capsys):
     def run(*words: str) -> tuple[int, str]:
-        status = cli.main(["sweep", *words])
+        status = main(["sweep", *words])
         output = capsys.readouterr()
         return status, output.out + output.err
 
@@ -218,10 +218,10 @@ SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import test_launch
-from bench.cli import main as cli
+from bench.cli.main import main
 from bench.sweep import processes
 processes.command = test_launch.stand_in
-sys.exit(cli.main(["sweep", *sys.argv[2:]]))
+sys.exit(main(["sweep", *sys.argv[2:]]))
 """
 
 
@@ -327,7 +327,7 @@ def test_real_runs_two_at_a_time(tmp_path, say, monkeypatch):
     ],
 )
 def test_mistakes_on_the_line(capsys, words, said):
-    assert cli.main(["sweep", *words]) == 2
+    assert main(["sweep", *words]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: {said}") and err.count("\n") == 1
 

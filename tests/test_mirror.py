@@ -26,7 +26,7 @@ from support.mirroring import (
     warned,
 )
 
-from bench.cli import main as cli
+from bench.cli.main import main
 from bench.core.errors import UserError
 from bench.core.signals import Stopped
 from bench.record.events import read_events
@@ -166,7 +166,7 @@ def test_exit_codes_are_those_of_the_command_line(
 
     monkeypatch.setattr("bench.cli.main._dispatch", fails)
     monkeypatch.setattr("os.dup2", lambda *args: None)  # the command line gives up standard output after a broken pipe
-    assert exit_code(error) == cli.main(["run", "method=lora"]) == code
+    assert exit_code(error) == main(["run", "method=lora"]) == code
 
 
 def test_exit_codes_without_an_error_of_ours() -> None:
@@ -209,7 +209,7 @@ def test_mirror_uploads_what_is_missing_and_nothing_twice(
     (record / "parts").mkdir()
     (record / "parts" / "w.safetensors").write_bytes(b"weights")
     for _ in range(2):
-        assert cli.main(["mirror", str(record.parent), "track.project=other", "track.weights=true"]) == 0
+        assert main(["mirror", str(record.parent), "track.project=other", "track.weights=true"]) == 0
         assert "W&B: " in capsys.readouterr().out
     (model,) = {a["name"]: a for a in server.artifacts.values() if a["type"] == "model"}.values()
     assert model["files"]["parts/w.safetensors"] == b"weights"
@@ -218,32 +218,32 @@ def test_mirror_uploads_what_is_missing_and_nothing_twice(
     assert len(got["history"]) == ROWS + 1
     shutil.rmtree(record / "wandb")
     cut(record, 4)
-    assert cli.main(["mirror", str(record)]) == 0
+    assert main(["mirror", str(record)]) == 0
     got = server.run(load_state(record).id)
     assert (len(got["history"]), got["state"], got["project"]) == (4, "failed", "keeplora-bench")
     assert server.errors == []
 
 
 def test_mirror_offline(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["mirror", str(record), "track.wandb=offline"]) == 0
+    assert main(["mirror", str(record), "track.wandb=offline"]) == 0
     (log,) = logs(record)
     assert len(log.history) == ROWS + 1 and log.exit_code == 0
 
 
 def test_a_run_that_was_mirrored_before_keeps_its_name(record: Path) -> None:
     offline = ["mirror", str(record), "track.wandb=offline"]
-    assert cli.main([*offline, "track.name=chosen"]) == 0
-    assert cli.main(offline) == 0
+    assert main([*offline, "track.name=chosen"]) == 0
+    assert main(offline) == 0
     assert load_state(record).name == "chosen"
-    assert cli.main([*offline, "track.name=other"]) == 0
+    assert main([*offline, "track.name=other"]) == 0
     assert load_state(record).name == "other"
 
 
 def test_mirror_needs_a_login_and_a_record(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["mirror", str(record)]) == 2
+    assert main(["mirror", str(record)]) == 2
     assert "needs a W&B login" in capsys.readouterr().err
     (record / "identity.json").write_text("{}")
-    assert cli.main(["mirror", str(record)]) == 2
+    assert main(["mirror", str(record)]) == 2
     assert "is no record of a run" in capsys.readouterr().err
 
 
@@ -253,7 +253,7 @@ def test_mirror_says_which_records_were_not_taken(
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "0.5")
     shutil.copytree(record, record.with_name("second"))
     server.hanging.set()
-    assert cli.main(["mirror", str(record.parent)]) == 2
+    assert main(["mirror", str(record.parent)]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("error: ") == 2 and "warning" not in captured.out
     assert all(f"error: {record.with_name(name)} is not in W&B (" in captured.err for name in ("run", "second"))
@@ -271,7 +271,7 @@ def test_a_server_that_refuses(server: FakeWandb, record: Path, said: list[str],
     assert warned(said, record)
     # What was missed is uploaded later, in the same run.
     server.refusal = 0
-    assert cli.main(["mirror", str(record)]) == 0
+    assert main(["mirror", str(record)]) == 0
     (got,) = server.runs.values()
     assert len(got["history"]) == ROWS + 1
 

@@ -16,7 +16,7 @@ import yaml
 from scipy import stats
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from bench.cli import main as cli
+from bench.cli.main import main
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
@@ -371,7 +371,7 @@ def test_every_problem_of_every_point_is_reported_once_before_anything_starts(wr
         'unknown setting "method.rnak" (did you mean "method.rank"?)',
         "train.lr=-1 is out of range: it must be > 0",
     ]
-    assert cli.main(["sweep", str(file)]) == 2
+    assert main(["sweep", str(file)]) == 2
     assert capsys.readouterr().err.count("error: ") == 2
     found = problems(write({"seed": {}, "device": {"values": 1}}, method="gird", colour=1))
     assert len(found) == 4
@@ -460,14 +460,14 @@ def test_dry_run_and_status_show_and_start_nothing(write, capsys, monkeypatch):
     names = {"stream": "s", "model": "m", "method": "n", "fingerprint": "f", "seed": 0}
     summary = {"status": "finished", **names, "metrics": metrics, "seconds": {}}
     (first.directory / "summary.json").write_text(json.dumps(summary))
-    assert cli.main(["sweep", str(file), "dry_run=true"]) == 0
+    assert main(["sweep", str(file), "dry_run=true"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"1  finished  {first.directory}",
         f"   {' '.join(first.words)}",
         f"2  pending   {second.directory}",
         f"   {' '.join(second.words)}",
     ]
-    assert cli.main(["sweep", str(file), "status"]) == 0
+    assert main(["sweep", str(file), "status"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         ["#", "state", "Transfer", "Average", "point"],
