@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.data import pixel_cache
+from bench.data import disk_cache
 from bench.data.dataset import load_dataset
 from bench.data.images import FileImages, Subset
 from bench.data.pixel_cache import PixelCache
@@ -122,7 +122,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_entries_are_made_anew(damage: str, cache: PixelCache, told: list[str]) -> None:
+def test_damaged_entries_are_made_again(damage: str, cache: PixelCache, told: list[str]) -> None:
     first = cache.get("k", SHAPE, Decoder())
     assert first is not None and np.array_equal(first, DATA)
     DAMAGE[damage](cache.folder / "k.pixels", cache.folder / "k.json")
@@ -148,7 +148,7 @@ def test_an_interrupted_decoding_leaves_nothing(cache: PixelCache) -> None:
     with pytest.raises(KeyboardInterrupt):
         cache.get("k", SHAPE, interrupted)
     assert {path.suffix for path in cache.folder.iterdir()} == {".lock"}
-    with pytest.raises(ValueError, match="24 bytes were decoded"):
+    with pytest.raises(ValueError, match="24 bytes were written"):
         cache.get("k", SHAPE, lambda: iter([DATA[:2]]))
     assert cache.get("k", SHAPE, Decoder()) is not None
 
@@ -157,7 +157,7 @@ def test_the_longest_unused_make_room(cache: PixelCache, told: list[str]) -> Non
     cache.limit = 100  # two entries of 48 bytes
     for number, key in enumerate(("a", "b")):
         cache.get(key, SHAPE, Decoder())
-        old = time.time() - pixel_cache.IN_USE * (3 - number)
+        old = time.time() - PixelCache.IN_USE * (3 - number)
         os.utime(cache.folder / f"{key}.json", (old, old))
     assert cache.get("c", SHAPE, Decoder()) is not None
     assert sorted(path.stem for path in cache.folder.glob("*.pixels")) == ["b", "c"]
@@ -167,6 +167,17 @@ def test_the_longest_unused_make_room(cache: PixelCache, told: list[str]) -> Non
     assert "no room for 4 decoded images" in told[-1] and "cache.gb" in told[-1]
     told.clear()
     assert cache.get("e", (400, 3, 2, 2), Decoder()) is None and "no room for 400" in told[0]
+    assert sorted(path.stem for path in cache.folder.glob("*.pixels")) == ["b", "c"]
+
+
+def test_nothing_is_removed_where_that_would_not_make_enough_room(cache: PixelCache, told: list[str]) -> None:
+    """An old entry and a new one: without the old one there is still no room for a third of two entries' size."""
+    cache.limit = 100
+    for key in ("old", "new"):
+        cache.get(key, SHAPE, Decoder())
+    os.utime(cache.folder / "old.json", (1e9, 1e9))
+    assert cache.get("both", (8, 3, 2, 2), Decoder(np.concatenate([DATA, DATA]))) is None and "no room" in told[0]
+    assert sorted(path.stem for path in cache.folder.glob("*.pixels")) == ["new", "old"]
 
 
 def test_a_damaged_entry_gives_its_own_room(cache: PixelCache) -> None:
@@ -201,7 +212,7 @@ def test_other_places_and_other_times_are_other_entries(tmp_path: Path, cache: P
 
 def test_half_written_files_of_dead_runs_are_removed(cache: PixelCache) -> None:
     cache.folder.mkdir()
-    for name, age in (("old", 2 * pixel_cache.IN_USE), ("new", 0)):
+    for name, age in (("old", 2 * disk_cache.DAY), ("new", 0)):
         path = cache.folder / f"{name}.part"
         path.write_bytes(b"x")
         os.utime(path, (time.time() - age,) * 2)
@@ -229,7 +240,7 @@ def test_a_full_disk_stops_the_cache_and_not_the_run(
 
 
 def test_a_disk_without_room_is_left_alone(cache: PixelCache, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixel_cache, "SPARE", 2**60)
+    monkeypatch.setattr(disk_cache, "SPARE", 2**60)
     assert cache.get("k", SHAPE, Decoder()) is None and "no room" in told[0]
 
 
@@ -263,7 +274,7 @@ def test_a_file_system_without_locks_is_no_hindrance(
     def refuse(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(pixel_cache.FileLock, "acquire", refuse)
+    monkeypatch.setattr(disk_cache.FileLock, "acquire", refuse)
     decoder = Decoder()
     for _ in range(2):
         found = cache.get("k", SHAPE, decoder)
@@ -274,7 +285,7 @@ def test_a_file_system_without_locks_is_no_hindrance(
 def test_waiting_for_another_run_is_told(cache: PixelCache, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from filelock import FileLock
 
-    monkeypatch.setattr(pixel_cache, "WAIT", 0.05)
+    monkeypatch.setattr(disk_cache, "WAIT", 0.05)
     cache.folder.mkdir()
     lock = FileLock(cache.folder / "k.lock")
     lock.acquire()
@@ -295,7 +306,7 @@ def test_grey_and_palette_files_are_kept_as_rgb(tmp_path: Path, cache: PixelCach
     assert np.array_equal(pixels[0][0], pixels[0][2]) and not np.array_equal(pixels[2][0], pixels[2][2])
 
 
-def test_a_store_lets_go_of_what_is_released_and_of_selections_of_it() -> None:
+def test_a_store_drops_what_is_released_and_selections_of_it() -> None:
     clip, images_ = tiny_clip(), toy_task(0).train
     store = PixelStore(clip, 10**9)
     parts = [Subset(images_, [0, 1], whole=True), Subset(images_, [2], whole=True)]
@@ -308,7 +319,7 @@ def test_a_store_lets_go_of_what_is_released_and_of_selections_of_it() -> None:
     store.release(images_)
 
 
-def test_packed_files_are_let_go_once_their_set_is_stored(tmp_path: Path, cache: PixelCache) -> None:
+def test_packed_files_are_released_once_their_set_is_stored(tmp_path: Path, cache: PixelCache) -> None:
     from bench.data import images as module
 
     fake_trees.mnist(tmp_path)

@@ -11,7 +11,7 @@ from bench.config.resolve import resolve
 from bench.core.stopwatch import Stopwatch
 from bench.learning.evaluate import outcomes
 from bench.runs.run import run
-from bench.runs.shared import Shared
+from bench.runs.shared import ResultCache
 
 WHAT = {"zero-shot row", "spectra of the weights", "gradient of the first task"}
 
@@ -107,15 +107,15 @@ def kept(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def shared(folder: Path, told: list, limit: int = 10**6, **place: str) -> Shared:
-    return Shared(folder, limit, place, lambda name, seconds: told.append((name, seconds)))
+def shared(folder: Path, told: list, limit: int = 10**6, **environment: str) -> ResultCache:
+    return ResultCache(folder, limit, environment, lambda name, seconds: told.append((name, seconds)))
 
 
 def numbers(value: float):
     return lambda: {"x": torch.full((100,), value)}
 
 
-def test_damaged_results_are_computed_anew(tmp_path: Path) -> None:
+def test_damaged_results_are_computed_again(tmp_path: Path) -> None:
     told: list = []
     store = shared(tmp_path, told)
     store.get("a", 1, numbers(1.0))
@@ -123,11 +123,11 @@ def test_damaged_results_are_computed_anew(tmp_path: Path) -> None:
     for damage in (lambda c: c[:-1] + bytes([c[-1] ^ 1]), lambda c: c[:50], lambda c: b""):
         path.write_bytes(damage(path.read_bytes()))
         assert store.get("a", 1, numbers(2.0))["x"][0] == 2.0 and not told
-        (path,) = kept(tmp_path)  # in the place of the damaged one
+        (path,) = kept(tmp_path)  # it replaces the damaged one
     assert store.get("a", 1, numbers(3.0))["x"][0] == 2.0 and told[0][0] == "a" and told[0][1] >= 0
 
 
-def test_another_key_name_or_place_is_another_result(tmp_path: Path) -> None:
+def test_another_key_name_or_environment_is_another_result(tmp_path: Path) -> None:
     told: list = []
     shared(tmp_path, told, torch="1").get("a", {"k": [1, 2]}, numbers(1.0))
     for store, name, key in (
@@ -146,7 +146,7 @@ def test_the_longest_unused_make_room_and_what_is_too_large_is_not_kept(tmp_path
     store = shared(tmp_path, told, limit=2500)  # five of about 500 bytes
     for number in range(4):
         store.get("a", number, numbers(1.0))
-        for age, path in enumerate(sorted(kept(tmp_path), key=lambda p: p.stat().st_mtime, reverse=True)):
+        for age, path in enumerate(sorted(tmp_path.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True)):
             os.utime(path, (1e9 - age, 1e9 - age))
     store.get("a", 0, numbers(1.0))  # used just now
     store.get("a", 9, numbers(1.0))
@@ -162,7 +162,9 @@ def test_the_longest_unused_make_room_and_what_is_too_large_is_not_kept(tmp_path
 def test_a_result_lies_in_memory_alike_whether_it_was_computed_or_read(tmp_path: Path, monkeypatch) -> None:
     told: list = []
     store = shared(tmp_path, told)
-    monkeypatch.setattr("bench.runs.shared.os.utime", lambda path: (_ for _ in ()).throw(PermissionError))  # not ours
+    monkeypatch.setattr(
+        "bench.data.disk_cache.os.utime", lambda path: (_ for _ in ()).throw(PermissionError)
+    )  # not ours
     found = [store.get("a", 1, lambda: {"x": torch.arange(12.0).view(4, 3).T})["x"] for _ in range(2)]
     assert len(told) == 1 and torch.equal(*found)
     assert [x.stride() for x in found] == [(4, 1)] * 2

@@ -21,7 +21,8 @@ from bench.config import registry
 from bench.config.resolve import resolve
 from bench.config.run_settings import label_space_of
 from bench.core.errors import UserError
-from bench.data.dataset import Counts, DatasetStream, load_dataset
+from bench.data.dataset import Counts, load_dataset
+from bench.data.dataset_stream import DatasetStream
 from bench.data.images import Subset
 from bench.data.stream import NEVER, Stream, label_space, shared_classes
 from bench.metrics.matrix import AccuracyMatrix
@@ -193,8 +194,8 @@ def test_equal_names_in_a_union() -> None:
             return tasks
 
     assert Union(None, None, 0).notes == [
-        "1 class names stand in several tasks (where their prompts are equal too, only the first can be when it wins): "
-        '"lotus" (objects, flowers)'
+        "1 class names occur in several tasks (where their prompts are equal too, only the first can be correct when "
+        'it wins): "lotus" (objects, flowers)'
     ]
 
     class Own(Union):
@@ -268,21 +269,21 @@ def test_a_folder_may_be_called_like_a_dataset(tree: Path, tmp_path: Path) -> No
     file = tmp_path / "tasks.yaml"
     file.write_text("- folder: mnist\n")
     assert stream(tmp_path, "stream=custom", f"stream.tasks_file={file}").tasks[0].classes == ("moss", "oak tree")
-    with pytest.raises(UserError, match="dataset folder stands for images of your own"):
+    with pytest.raises(UserError, match="dataset folder means images of your own"):
         stream(tmp_path, "stream=custom", "stream.datasets=[folder]")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("- dataset: dtd\n- dataset: dtd\n", "task DTD stands twice in the stream"),
+        ("- dataset: dtd\n- dataset: dtd\n", "task DTD occurs twice in the stream"),
         ("- dataset: dtdd\n", r'no dataset "dtdd" \(did you mean "dtd"'),
         ("- name: dtd\n", "task 1 in .* names no dataset"),
         ("- dataset: dtd\n  epoch: 3\n", r'unknown key "epoch" \(did you mean "epochs"'),
         ("- dataset: dtd\n  epochs: 0\n", "epochs: 0; write a whole number from 1"),
         ("- dataset: dtd\n  template: no place\n", r'the template "no place" of task DTD has no \{\}'),
         ("tasks: []\n", "lists no tasks"),
-        ("a: [", "is no YAML"),
+        ("a: [", "is not YAML"),
     ],
 )
 def test_unusable_files_are_refused(content: str, message: str, tree: Path, tmp_path: Path) -> None:
@@ -294,7 +295,7 @@ def test_unusable_files_are_refused(content: str, message: str, tree: Path, tmp_
 
 def test_custom_needs_one_of_both(tree: Path) -> None:
     for words in ([], ["stream.datasets=[dtd]", "stream.tasks_file=x.yaml"]):
-        with pytest.raises(UserError, match=r"give stream.datasets=\[NAME,...\] or stream.tasks_file=FILE"):
+        with pytest.raises(UserError, match=r"give either stream.datasets=\[NAME,...\] or stream.tasks_file=FILE"):
             stream(tree, "stream=custom", *words)
     with pytest.raises(UserError, match="cannot be read"):
         stream(tree, "stream=custom", "stream.tasks_file=nowhere.yaml")

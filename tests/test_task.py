@@ -78,8 +78,8 @@ def test_equal_prompts_of_two_tasks_count_as_one_class(kind: str) -> None:
     clip = tiny_clip()
     tasks = [dataclasses.replace(toy_task(0), name=name, template="a {}") for name in ("first", "second")]
     method = Method(None, clip, Context(2, 16, 0, 0))
-    row = list(evaluate_row(method, PixelStore(clip, 10**9), tasks, kind, 2, 16))
-    alone = list(evaluate_row(method, PixelStore(clip, 10**9), tasks[:1], "task", 1, 16))
+    row = list(evaluate_row(method, PixelStore(clip, 10**9), Protocol(tasks, kind, "either", 16), seen=2))
+    alone = list(evaluate_row(method, PixelStore(clip, 10**9), Protocol(tasks[:1], "task", "either", 16), seen=1))
     assert [right.tolist() for _, right in row] == [alone[0][1].tolist()] * 2
 
 
@@ -91,7 +91,8 @@ def test_class_features_are_encoded_once_for_each_label_space(monkeypatch: pytes
     monkeypatch.setattr(clip, "encode_prompts", lambda prompts: calls.append(prompts) or real(prompts))
     for kind, expected in (("all", 1), ("task", 3)):
         calls.clear()
-        list(evaluate_row(method, PixelStore(clip, 10**9), [toy_task(i) for i in range(3)], kind, 0, 16))
+        protocol = Protocol([toy_task(i) for i in range(3)], kind, "either", 16)
+        list(evaluate_row(method, PixelStore(clip, 10**9), protocol, seen=0))
         assert len(calls) == expected
 
 
@@ -203,7 +204,7 @@ def test_labels_and_images_must_match() -> None:
         ArrayImages(BLANK, [0, 1])
 
 
-@pytest.mark.parametrize(("tasks", "message"), [([], "has no tasks"), ([0, 1, 0], "task toy0 stands twice")])
+@pytest.mark.parametrize(("tasks", "message"), [([], "has no tasks"), ([0, 1, 0], "task toy0 occurs twice")])
 def test_unusable_streams_are_refused(tasks: list[int], message: str) -> None:
     class Bad(Stream):
         def load(self, data_root, order_seed):

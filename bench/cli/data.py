@@ -13,7 +13,7 @@ def call(words: list[str]) -> int:
     """Print the datasets of a stream; the exit status is 0 if all are there as published, else 1."""
     # numpy and the stream's own file come with these: see bench.cli.verb.
     from bench.config.resolve import resolve
-    from bench.data.dataset import DatasetStream
+    from bench.data.dataset_stream import DatasetStream
     from bench.data.inventory import inventory, report
 
     if not words or "=" in words[0]:

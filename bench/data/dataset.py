@@ -1,32 +1,34 @@
-"""Datasets on disk: where they lie, what is in them, whether all is there; and streams made of them."""
+"""Datasets on disk: where they are, what is in them, whether they are complete."""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.config import registry
 from bench.core.errors import UserError, nearest
 from bench.data.images import Images
-from bench.data.stream import Stream, Task
+from bench.data.stream import Task
 
 OWN_IMAGES = "folder"
-"""The dataset that reads anybody's own folder of images."""
+"""The dataset that reads a user's own folder of images."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What is in a dataset.
+    """The content of a dataset.
 
     Attributes
     ----------
     classes : tuple of str
         Class names as prompts use them, in label order.
-    train, test : Images
+    train : Images
+        Training images.
+    test : Images
+        Test images.
     validation : Images or None
-        The official held-out part, where there is one.
+        The official held-out part, if there is one.
     """
 
     classes: tuple[str, ...]
@@ -37,7 +39,17 @@ class Splits:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many training images, test images and classes."""
+    """The size of a dataset.
+
+    Attributes
+    ----------
+    train : int
+        Number of training images.
+    test : int
+        Number of test images.
+    classes : int
+        Number of classes.
+    """
 
     train: int
     test: int
@@ -47,25 +59,35 @@ class Counts:
 class Dataset:
     """Images on disk; a plug-in derives from it and is decorated with ``register("dataset", ...)``.
 
+    A dataset implements `read`.
+
     Parameters
     ----------
     folders : sequence of str, optional
-        Where it lies below ``data=``, instead of the class's own `folders`.
+        Where it is below ``data=``, instead of the class's own `folders`.
 
     Attributes
     ----------
     folders : tuple of str
-        Where it may lie below ``data=``; the first folder that is there and not empty is read.
+        Where it may be below ``data=``; the first folder that exists and is not empty is read.
     expected : Counts or None
-        Of the published dataset.
+        Counts of the published dataset.
     names_sha256 : str
-        `names_hash` of the published class names, where this project knows them.
+        SHA-256 of the published class names, as `bench.data.dataset.names_hash` computes it; empty if unknown.
     template : str
         Prompt for streams that have none of their own.
     short : str
-        What tables call it; the registered name by default.
-    size, licence, obtain, broken : str
-        For people: size on disk, licence, how to get it, and which official download is known not to work.
+        Name in tables; a stream may use it as the name of the task.
+    size : str
+        For people: size on disk.
+    licence : str
+        For people: the licence.
+    obtain : str
+        For people: how to get it.
+    broken : str
+        For people: which official download is known not to work.
+    registry_name : str
+        The name it is registered under; of a user's own images the name of their folder.
     """
 
     folders: tuple[str, ...] = ()
@@ -84,28 +106,79 @@ class Dataset:
             self.folders = tuple(folders)
 
     def read(self, folder: Path) -> Splits:
-        """What is in the dataset, from its folder; a UserError names what is wrong with it."""
-        raise TypeError(f"{type(self).__name__} does not say how to read its folder")
+        """Read the dataset from its folder.
 
-    def manifest_problem(self, splits: Splits) -> str:
-        """How classes or split differ from the published ones, where these are known; empty if they do not."""
-        return ""
+        Parameters
+        ----------
+        folder : Path
+            As `locate` returned it.
 
-    def locate(self, root: Path) -> Path | None:
-        """The folder of the dataset below `root`; None if there is none."""
-        found = (root / folder for folder in self.folders)
-        try:
-            return next((folder for folder in found if folder.is_dir() and any(folder.iterdir())), None)
-        except OSError as error:
-            raise _unreadable(error) from error
-
-    def open(self, root: Path) -> Splits:
-        """What is in the dataset below `root`.
+        Returns
+        -------
+        Splits
 
         Raises
         ------
         UserError
-            If it is not there or something in it is wrong.
+            It names what is missing or damaged. An `OSError` need not be caught.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how to read its folder")
+
+    def manifest_problem(self, splits: Splits) -> str:
+        """Return how classes or split differ from the published ones.
+
+        Parameters
+        ----------
+        splits : Splits
+            As `read` returned them.
+
+        Returns
+        -------
+        str
+            Empty if they do not differ, or if the published ones are not known.
+        """
+        return ""
+
+    def locate(self, root: Path) -> Path | None:
+        """Return the folder of the dataset.
+
+        Parameters
+        ----------
+        root : Path
+            The data folder, ``data=``.
+
+        Returns
+        -------
+        Path or None
+            The first of `folders` that exists and is not empty; None if there is none.
+
+        Raises
+        ------
+        UserError
+            If a folder cannot be read.
+        """
+        possible = (root / folder for folder in self.folders)
+        try:
+            return next((folder for folder in possible if folder.is_dir() and any(folder.iterdir())), None)
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def open(self, root: Path) -> Splits:
+        """Locate and read the dataset.
+
+        Parameters
+        ----------
+        root : Path
+            The data folder, ``data=``.
+
+        Returns
+        -------
+        Splits
+
+        Raises
+        ------
+        UserError
+            If it is missing, incomplete or cannot be read.
         """
         folder = self.locate(root)
         if folder is None:
@@ -120,11 +193,20 @@ class Dataset:
 
 
 def _unreadable(error: OSError) -> UserError:
-    return UserError(f"{error.filename} cannot be read ({error.strerror}): mend its permissions")
+    return UserError(f"{error.filename} cannot be read ({error.strerror}): fix its permissions")
 
 
 def names_hash(names: Sequence[str]) -> str:
-    """SHA-256 of class names in label order."""
+    """Return the SHA-256 of class names in label order, as hex digits.
+
+    Parameters
+    ----------
+    names : sequence of str
+
+    Returns
+    -------
+    str
+    """
     return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
 
 
@@ -134,11 +216,13 @@ class Status:
 
     Attributes
     ----------
+    dataset : Dataset
     state : {"present", "differs", "incomplete", "missing"}
-        ``differs``: whole in itself, but not the published dataset.
+        ``differs``: complete in itself, but not the published dataset.
     found : Counts or None
+        Its counts, if it could be read.
     folder : Path or None
-        Where it lies.
+        Where it is.
     problem : str
         What is wrong, in words; empty if nothing is.
     """
@@ -151,7 +235,20 @@ class Status:
 
 
 def inspect(dataset: Dataset, root: Path) -> tuple[Status, Splits | None]:
-    """Look a dataset over; what could be read of it comes with the verdict."""
+    """Read a dataset and compare it with the published one.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    root : Path
+        The data folder, ``data=``.
+
+    Returns
+    -------
+    status : Status
+    splits : Splits or None
+        Its content, if it could be read.
+    """
     folder = None
     try:
         folder = dataset.locate(root)
@@ -174,81 +271,25 @@ def inspect(dataset: Dataset, root: Path) -> tuple[Status, Splits | None]:
     return Status(dataset, "differs" if problems else "present", found, folder, ", ".join(problems)), splits
 
 
-@dataclass(frozen=True)
-class Part:
-    """One dataset of a stream.
-
-    Attributes
-    ----------
-    dataset : Dataset
-    name : str
-        Of the task.
-    template : str
-        Prompt with ``{}`` for the class name.
-    epochs : int or None
-        Passes over its training images; None leaves the run's.
-    """
-
-    dataset: Dataset
-    name: str
-    template: str
-    epochs: int | None = None
-
-
-class DatasetStream(Stream):
-    """A stream made of registered datasets, one task each unless `tasks_of` says otherwise.
-
-    Attributes
-    ----------
-    statuses : list of Status
-        What was found of every dataset.
-    """
-
-    statuses: list[Status]
-
-    @classmethod
-    def parts(cls, settings: Any, root: Path | None) -> list[Part]:
-        """The datasets in order; `root` is the data folder, for streams whose settings are read from it."""
-        raise TypeError(f"{cls.__name__} does not say which datasets it is made of")
-
-    def tasks_of(self, part: Part, splits: Splits, seed: int) -> list[Task]:
-        """The tasks that a dataset gives, in order."""
-        budget = {} if part.epochs is None else {"epochs": part.epochs}
-        return [Task(part.name, splits.classes, part.template, splits.train, splits.test, splits.validation, budget)]
-
-    def load(self, data_root: str | None, order_seed: int) -> list[Task]:
-        """Read every dataset, then make the tasks; all that is not ready is told at once."""
-        name = self.registry_name
-        if data_root is None:
-            raise UserError(f"stream {name} needs data=DIR, the folder that holds its datasets")
-        root = Path(data_root).expanduser()
-        self.statuses, read = [], []
-        for part in self.parts(self.settings, root):
-            status, splits = inspect(part.dataset, root)
-            self.statuses.append(status)
-            if splits is not None:
-                read.append((part, splits))
-        broken = [status for status in self.statuses if status.state in ("missing", "incomplete")]
-        if broken:
-            told = "; ".join(f"{status.dataset.registry_name} is {status.state}: {status.problem}" for status in broken)
-            raise UserError(
-                f"{len(broken)} of {len(self.statuses)} datasets of stream {name} are not ready in {root} ({told}): "
-                f'see "python -m bench data {name} data={data_root}"'
-            )
-        for status in self.statuses:
-            if status.state == "differs":
-                self.notes.append(f"dataset {status.dataset.registry_name} is not the published one: {status.problem}")
-        self.facts["folders"] = {s.dataset.registry_name: str(s.folder) for s in self.statuses}
-        return [task for part, splits in read for task in self.tasks_of(part, splits, order_seed)]
-
-
 def load_dataset(name: str, root: Path | None = None) -> Dataset:
-    """The dataset of a registered name, of a file.py, or of a folder below `root` that holds ``train`` and ``test``.
+    """Return a dataset.
+
+    Parameters
+    ----------
+    name : str
+        A registered name, the path of a file ending in ``.py`` that registers one, or the name of a folder below `root`
+        that holds the folders ``train`` and ``test``.
+    root : Path, optional
+        The data folder, ``data=``.
+
+    Returns
+    -------
+    Dataset
 
     Raises
     ------
     UserError
-        If there is none of that name.
+        If there is no dataset of that name.
     """
     known = registry.entries("dataset")
     if not name.endswith(".py") and name not in known:
@@ -259,7 +300,7 @@ def load_dataset(name: str, root: Path | None = None) -> Dataset:
         where = f", nor a folder {root / name} with train/ and test/" if root is not None else ""
         raise UserError(f'there is no dataset "{name}" ({hint}){where}')
     if name == OWN_IMAGES:
-        raise UserError(f"dataset {name} stands for images of your own: name their folder instead")
+        raise UserError(f"dataset {name} means images of your own: name their folder instead")
     cls = registry.load("dataset", name)
     if not issubclass(cls, Dataset):
         raise UserError(f"dataset {name} is no subclass of bench.data.dataset.Dataset")
@@ -267,7 +308,17 @@ def load_dataset(name: str, root: Path | None = None) -> Dataset:
 
 
 def folder_dataset(name: str) -> Dataset:
-    """Somebody's own images in the folder `name`."""
+    """Return the dataset of a user's own images.
+
+    Parameters
+    ----------
+    name : str
+        Folder below the data folder, with a folder for each class in its folders ``train`` and ``test``.
+
+    Returns
+    -------
+    Dataset
+    """
     dataset: Dataset = registry.load("dataset", OWN_IMAGES)((name,))
-    dataset.registry_name = name  # it is called what its folder is called
+    dataset.registry_name = name
     return dataset

@@ -17,33 +17,53 @@ DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for files that it cannot decode."""
 
 PACKS_HELD = 2
-"""Packed files held in memory at once: that of the task at hand and the one being evaluated."""
+"""Packed files held in memory at once: that of the current task and the one being evaluated."""
 
 
 class Images(Protocol):
     """Labelled images, opened one at a time.
 
+    Any class with these members will do; it need not derive from this one.
+
     Attributes
     ----------
     labels : int64 array [images]
-        Index into the task's class names.
+        Indices into the task's class names.
     digest : str
-        Hash that identifies the data in records: it changes when labels or order do, and when images do as far as that
-        shows without reading all of them, wherever they lie.
+        Hash that identifies the data in records, whatever folder they are in. It changes with the labels, the order and
+        the images, as far as a change of the images shows without reading all of them.
 
     Notes
     -----
-    An attribute ``cache_id``, where there is one, identifies the pixels in the cache of decoded images instead: it may
-    change with places and times, so that a change that `digest` cannot see is no danger.
+    An optional attribute ``cache_id`` (str) identifies the pixels in the cache of decoded images, instead of `digest`.
+    It may change with the folder and with the time of the last change, so that the cache notices what `digest` cannot.
     """
 
     labels: np.ndarray
     digest: str
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
 
     def image(self, index: int) -> Image.Image:
-        """The image at `index`; a UserError names the file if it cannot be decoded."""
+        """Return one image, decoded.
+
+        Parameters
+        ----------
+        index : int
+            From 0.
+
+        Returns
+        -------
+        PIL.Image.Image
+            Of any mode and size.
+
+        Raises
+        ------
+        UserError
+            If it cannot be decoded; the sentence names the file.
+        """
         ...
 
 
@@ -53,7 +73,23 @@ class ArrayImages:
     Parameters
     ----------
     pixels : uint8 array [images, height, width, 3]
+        In RGB.
     labels : int array [images]
+        Indices into the task's class names.
+
+    Attributes
+    ----------
+    pixels : uint8 array [images, height, width, 3]
+        As given.
+    labels : int64 array [images]
+        As given.
+    digest : str
+        SHA-256 of pixels and labels, as hex digits.
+
+    Raises
+    ------
+    UserError
+        If there are not as many labels as images.
     """
 
     def __init__(self, pixels: np.ndarray, labels: Sequence[int] | np.ndarray):
@@ -67,25 +103,40 @@ class ArrayImages:
         return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
+        """Return one image, in RGB."""
         return Image.fromarray(self.pixels[index])
 
 
 class FileImages:
-    """Images in files, opened when they are asked for.
-
-    The digest is of names, sizes and labels: reading whole datasets for a hash would take longer than many runs.
+    """Images in files, each opened when it is needed.
 
     Parameters
     ----------
     root : Path
         Folder that the names are relative to.
     names : sequence of str
+        Paths of the files.
     labels : int array [images]
+        Indices into the task's class names.
+
+    Attributes
+    ----------
+    root : Path
+        As given.
+    names : list of str
+        As given.
+    labels : int64 array [images]
+        As given.
+    digest : str
+        SHA-256 of names, sizes and labels, as hex digits: reading whole datasets for a hash would take longer than many
+        runs.
+    cache_id : str
+        The same of folder, names, sizes and times of the last change.
 
     Raises
     ------
     UserError
-        If a file is missing or cannot be decoded; the sentence names it.
+        If a file is missing, or there are not as many labels as files.
     """
 
     def __init__(self, root: Path, names: Sequence[str], labels: Sequence[int] | np.ndarray):
@@ -95,20 +146,21 @@ class FileImages:
         if len(self.names) != len(self.labels):
             raise UserError(f"{len(self.names)} files in {root} have {len(self.labels)} labels: give one label a file")
         try:
-            found = [(root / name).stat() for name in self.names]
+            states = [(root / name).stat() for name in self.names]
         except OSError as error:
             raise UserError(
                 f"the image {error.filename} cannot be read ({error.strerror}): check the dataset"
             ) from error
-        sizes = [status.st_size for status in found]
+        sizes = [status.st_size for status in states]
         self.digest = hashlib.sha256(json.dumps([self.names, sizes, self.labels.tolist()]).encode()).hexdigest()
-        state = [str(root.resolve()), self.names, sizes, [status.st_mtime_ns for status in found]]
+        state = [str(root.resolve()), self.names, sizes, [status.st_mtime_ns for status in states]]
         self.cache_id = hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
+        """Return one image, decoded from its file; a `UserError` names a file that cannot be decoded."""
         path = self.root / self.names[index]
         try:
             with Image.open(path) as image:
@@ -119,15 +171,25 @@ class FileImages:
 
 
 class PackedImages:
-    """Images of which many lie in one file, read when the first of them is asked for and let go when others are.
+    """Images of which many are in one file, read when the first of them is needed and released when others are.
 
     Parameters
     ----------
     read : callable
-        Returns the pixels, uint8 [images, height, width] or [images, height, width, 3].
+        Takes nothing and returns the pixels, uint8 [images, height, width] or [images, height, width, 3].
     labels : int array [images]
+        Indices into the task's class names.
     content : str
         Hash of the file, or whatever else identifies the pixels.
+
+    Attributes
+    ----------
+    read : callable
+        As given.
+    labels : int64 array [images]
+        As given.
+    digest : str
+        SHA-256 of `content` and labels, as hex digits.
     """
 
     def __init__(self, read: Callable[[], np.ndarray], labels: Sequence[int] | np.ndarray, content: str):
@@ -139,6 +201,7 @@ class PackedImages:
         return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
+        """Return one image, grey or in RGB."""
         with _UNPACKING:  # several threads decode: one of them reads the file
             pixels = _unpacked(self.read)
         return Image.fromarray(pixels[index])
@@ -147,8 +210,8 @@ class PackedImages:
 _UNPACKING = threading.Lock()
 
 
-def let_go() -> None:
-    """Let go of the packed files that are held."""
+def release_packs() -> None:
+    """Release the packed files that are held in memory."""
     _unpacked.cache_clear()
 
 
@@ -163,11 +226,28 @@ class Subset:
     Parameters
     ----------
     images : Images
+        The images to select from.
     indices : int array [chosen]
+        Indices of the chosen images; an image may be chosen more than once.
     labels : int array [chosen], optional
-        Their labels in this selection, where classes are numbered anew; those of `images` by default.
+        Their labels in this selection, if classes have other indices here; those of `images` by default.
+    whole : bool, optional
+        Cache decoded images of the whole set that is selected from, because other selections use the rest of it.
+
+    Attributes
+    ----------
+    images : Images
+        As given.
+    indices : int64 array [chosen]
+        As given.
+    labels : int64 array [chosen]
+        The labels in this selection.
     whole : bool
-        Say that other selections use the rest: decoded images are then kept for all of `images` together.
+        As given.
+    digest : str
+        SHA-256 of the digest of `images`, the indices and labels of its own, as hex digits.
+    cache_id : str
+        The same of the cache identity of `images` and the indices.
     """
 
     def __init__(
@@ -192,25 +272,56 @@ class Subset:
         return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
+        """Return one of the chosen images."""
         return self.images.image(int(self.indices[index]))
 
 
 def cache_id(images: Images) -> str:
-    """What identifies the pixels of a set in the cache of decoded images."""
+    """Return what identifies the pixels of a set in the cache of decoded images.
+
+    Parameters
+    ----------
+    images : Images
+
+    Returns
+    -------
+    str
+    """
     return str(getattr(images, "cache_id", images.digest))
 
 
 def alone(images: Images) -> Images:
-    """A selection whose decoded images are kept without those that it leaves out."""
-    return (
-        Subset(images.images, images.indices, images.labels) if isinstance(images, Subset) and images.whole else images
-    )
+    """Return the same images, cached without the set that they are selected from.
+
+    Parameters
+    ----------
+    images : Images
+        Perhaps a `Subset` with `whole` set.
+
+    Returns
+    -------
+    Images
+        The same subset without `whole`; anything else as given.
+    """
+    if isinstance(images, Subset) and images.whole:
+        return Subset(images.images, images.indices, images.labels)
+    return images
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image as 8-bit RGB: 16-bit and float grey levels are scaled, palettes looked up, transparency dropped.
+    """Return an image as 8-bit RGB: scale 16-bit and float grey levels, look up palettes, drop transparency.
 
     Images in RGB or 8-bit grey stay as they are, since open_clip's transform resizes first and converts to RGB after.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Of any mode.
+
+    Returns
+    -------
+    PIL.Image.Image
+        In RGB or 8-bit grey.
     """
     if image.mode in ("RGB", "L"):
         return image

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.tables import table, wrap
-from bench.data.dataset import Counts, Dataset, DatasetStream, Status, inspect
+from bench.data.dataset import Counts, Dataset, Status, inspect
+from bench.data.dataset_stream import DatasetStream
 
 
 def inventory(stream: type[DatasetStream], settings: Any, root: Path) -> list[Status]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.core.console import watched
 from bench.core.errors import UserError
-from bench.data.images import DAMAGE, ArrayImages, Images, Subset, cache_id, let_go, to_rgb
+from bench.data.images import DAMAGE, ArrayImages, Images, Subset, cache_id, release_packs, to_rgb
 from bench.data.pixel_cache import PixelCache
 from bench.model.clip import Clip
 
@@ -22,10 +22,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 DECODING = 1
-"""Version of `to_rgb` and of the rest of the way from a file to bytes that no library's version tells."""
+"""Version of `to_rgb` and of everything else between a file and its pixels that is not in a library's version."""
 
 DECODED_TOGETHER = 256
-"""Images decoded at a time when a whole set is; bounds the memory that takes."""
+"""Number of images that are decoded at a time when a whole set is decoded; it bounds the memory for that."""
 
 
 class Pixels:
@@ -34,14 +34,30 @@ class Pixels:
     Parameters
     ----------
     images : Images
+        The images.
     clip : Clip
-        Its transform is applied; it is deterministic, so the result can be kept.
+        The model. Its transform is deterministic, so the result can be kept.
     keep : bool
-        Hold the uint8 result in memory after the first pass instead of decoding anew on every pass.
+        Keep the uint8 result in memory after the first pass, instead of decoding again on every pass.
     cache : PixelCache, optional
-        Keeps the result on disk instead.
+        Keeps the result on disk instead, for later runs too.
     base : Pixels, optional
-        Of the set that `images`, a `Subset`, selects from, if that is kept for all its subsets together.
+        The pixels of the set that `images`, a `Subset`, selects from, if they are kept for all its subsets together.
+
+    Attributes
+    ----------
+    images : Images
+        As given.
+    clip : Clip
+        As given.
+    keep : bool
+        As given.
+    cache : PixelCache or None
+        As given; None for images that are in memory already, which cost little to decode.
+    base : Pixels or None
+        As given.
+    labels : int64 Tensor [images]
+        Indices into the task's class names, on the CPU.
     """
 
     def __init__(
@@ -55,35 +71,52 @@ class Pixels:
         self.images = images
         self.clip = clip
         self.keep = keep
-        # Images that lie in memory already cost little to decode.
         self.cache = None if isinstance(images, ArrayImages) else cache
         self.base = base
         self.labels = torch.from_numpy(np.asarray(images.labels, dtype=np.int64))
         self._chosen = torch.from_numpy(images.indices) if base is not None and isinstance(images, Subset) else None
         self._decoded: Tensor | None = None
+        self._asked_cache = False
 
     def __len__(self) -> int:
+        """Return the number of images."""
         return len(self.images)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of all images as the model reads them: (images, 3, height, width)."""
+        """Shape of all images as the model reads them: (images, 3, height, width)."""
         return (len(self), 3, *self.clip.image_size)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that keeping the images takes; none where another set holds them."""
+        """Bytes that the images take in memory; 0 if another set holds them."""
         return 0 if self.base is not None else int(np.prod(self.shape))
 
     def uint8(self, indices: Tensor) -> Tensor:
-        """The chosen images, uint8 [images, 3, height, width], on the CPU."""
+        """Return some images, before normalisation.
+
+        Parameters
+        ----------
+        indices : int64 Tensor [chosen]
+            Indices of the images, in any order.
+
+        Returns
+        -------
+        uint8 Tensor [chosen, 3, height, width]
+            On the CPU.
+
+        Raises
+        ------
+        UserError
+            If an image cannot be decoded; the sentence names it.
+        """
         if self.base is not None:
             assert self._chosen is not None
             return self.base.uint8(self._chosen[indices])
-        if self._decoded is None and self.cache is not None:
+        if self.cache is not None and not self._asked_cache:
             stored = self.cache.get(self._key(), self.shape, self._parts)
             self._decoded = None if stored is None else torch.from_numpy(stored)
-            self.cache = None
+            self._asked_cache = True
         if self._decoded is None and self.keep:
             self._decoded = torch.from_numpy(np.concatenate(list(self._parts())))
         if self._decoded is not None:
@@ -91,7 +124,12 @@ class Pixels:
         return torch.from_numpy(self._decode(indices.tolist()))
 
     def identity(self) -> list[str]:
-        """What says which images these are, with which labels, and what is made of them."""
+        """Return what identifies these images, their labels and their preprocessing, for the key of a shared result.
+
+        Returns
+        -------
+        list of str
+        """
         return [cache_id(self.images), self.images.digest, self.clip.transform_id]
 
     def _key(self) -> str:
@@ -101,7 +139,7 @@ class Pixels:
         starts = range(0, len(self), DECODED_TOGETHER)
         for start in watched("decode images", starts, len(starts)):
             yield self._decode(range(start, min(start + DECODED_TOGETHER, len(self))))
-        let_go()
+        release_packs()
 
     def _decode(self, indices: "list[int] | range") -> np.ndarray:
         return np.stack(list(_threads().map(self._one, indices)))
@@ -116,39 +154,99 @@ class Pixels:
     def batches(
         self, batch_size: int, generator: torch.Generator | None = None, drop_last: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs of normalised images [batch, 3, height, width] and labels [batch], on the model's device.
+        """Yield the images in batches.
 
         Parameters
         ----------
+        batch_size : int
+            Images in a batch; the last batch may be smaller.
         generator : torch.Generator, optional
             Shuffles the images; without it they come in order.
-        drop_last : bool
+        drop_last : bool, optional
             Leave out the last batch if it is smaller than `batch_size`.
+
+        Yields
+        ------
+        pixels : float32 Tensor [batch, 3, height, width]
+            Normalised, on the model's device.
+        labels : int64 Tensor [batch]
+            On the model's device.
+
+        Raises
+        ------
+        UserError
+            If an image cannot be decoded; the sentence names it.
         """
         return self.take(self.plan(batch_size, generator, drop_last))
 
     def plan(
         self, batch_size: int, generator: torch.Generator | None = None, drop_last: bool = False
     ) -> Sequence[Tensor]:
-        """The indices of the images of each batch; parameters as for `batches`."""
+        """Return which images each batch has.
+
+        Parameters
+        ----------
+        batch_size : int
+            As for `batches`.
+        generator : torch.Generator, optional
+            As for `batches`.
+        drop_last : bool, optional
+            As for `batches`.
+
+        Returns
+        -------
+        sequence of int64 Tensor [batch]
+            Indices of images.
+        """
         order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
         if drop_last:
             order = order[: len(order) - len(order) % batch_size]
         return order.split(batch_size) if len(order) else ()
 
     def take(self, planned: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches with the given indices, as from `batches`; the next one is read while one is worked on."""
+        """Yield planned batches; the next one is read while the caller works on one.
+
+        Parameters
+        ----------
+        planned : sequence of int64 Tensor [batch]
+            Indices of images, as from `plan`.
+
+        Yields
+        ------
+        pixels : float32 Tensor [batch, 3, height, width]
+            Normalised, on the model's device.
+        labels : int64 Tensor [batch]
+            On the model's device.
+
+        Raises
+        ------
+        UserError
+            If an image cannot be decoded; the sentence names it.
+        """
         for pixels, labels in ahead(self._read, planned):
             yield self.clip.normalize(pixels), labels.to(self.clip.device, non_blocking=True)
 
     def _read(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Images as uint8 and labels, on the CPU, in memory that a CUDA device can copy from on its own."""
+        """Return uint8 images and labels on the CPU, in memory that a CUDA device can copy from by itself."""
         pixels, labels = self.uint8(chosen), self.labels[chosen]
         return (pixels.pin_memory(), labels.pin_memory()) if self.clip.device.type == "cuda" else (pixels, labels)
 
 
 def ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """What is read for every item, in order; the next one is being read while the caller works on one."""
+    """Yield what is read for every item, in order; the next one is read while the caller works on one.
+
+    Parameters
+    ----------
+    read : callable
+        Called with an item, in another thread.
+    items : iterable
+        The items.
+
+    Yields
+    ------
+    object
+        What `read` returned.
+    """
     with ThreadPoolExecutor(1, "read") as reader:
         pending: Future[Result] | None = None
         for item in items:
@@ -161,20 +259,22 @@ def ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Res
 
 @lru_cache(maxsize=1)
 def _threads() -> ThreadPoolExecutor:
-    """Pillow works outside of Python's lock, so threads decode in parallel."""
+    """Return the threads that decode; they run in parallel, because Pillow releases Python's lock."""
     return ThreadPoolExecutor(os.cpu_count(), "decode")
 
 
 class PixelStore:
-    """Keeps decoded image sets while they fit into memory, the least recently used ones leaving first.
+    """Keeps decoded image sets in memory while they fit; the least recently used ones are dropped first.
 
     Parameters
     ----------
     clip : Clip
+        The model.
     budget : int
         Bytes that all sets kept in memory may take together; a set larger than this is read from the cache, or else
         decoded on every pass.
     cache : PixelCache, optional
+        The cache on disk.
     """
 
     def __init__(self, clip: Clip, budget: int, cache: PixelCache | None = None):
@@ -184,23 +284,39 @@ class PixelStore:
         self._sets: OrderedDict[int, Pixels] = OrderedDict()
 
     def get(self, images: Images) -> Pixels:
-        """The `Pixels` of an image set; the same object as long as it is kept."""
+        """Return the pixels of an image set.
+
+        Parameters
+        ----------
+        images : Images
+
+        Returns
+        -------
+        Pixels
+            The same object as long as it is kept.
+        """
         key = id(images)
         if key not in self._sets:
             base = self.get(images.images) if isinstance(images, Subset) and images.whole else None
             pixels = Pixels(images, self.clip, False, self.cache, base)
             pixels.keep = pixels.nbytes <= self.budget
             self._sets[key] = pixels
-        found = self._sets[key]
-        if found.base is not None:
-            self._sets.move_to_end(id(found.base.images))
+        pixels = self._sets[key]
+        if pixels.base is not None:
+            self._sets.move_to_end(id(pixels.base.images))
         self._sets.move_to_end(key)
         while sum(p.nbytes for p in self._sets.values() if p.keep) > self.budget and len(self._sets) > 1:
             self._forget(next(iter(self._sets)))
-        return found
+        return pixels
 
     def release(self, images: Images) -> None:
-        """Let go of a set that will not be needed again soon."""
+        """Drop a set that will not be needed again soon.
+
+        Parameters
+        ----------
+        images : Images
+            It need not be kept.
+        """
         self._forget(id(images))
 
     def _forget(self, key: int) -> None:

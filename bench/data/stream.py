@@ -13,9 +13,10 @@ from bench.core.errors import UserError
 from bench.data.images import Images
 
 LABEL_SPACES = ("task", "seen", "all")
+"""The classes among which a test image is classified: its own task's, all learned so far, or all of the stream."""
 
 NEVER = -1
-"""Target of a class whose prompt is taken by an earlier task and counts for that one only."""
+"""Target of a class that can never win, because its prompt belongs to an earlier task."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,18 @@ class Task:
     Attributes
     ----------
     name : str
+        Unique in the stream, printable.
     classes : tuple of str
-        Class names in label order.
+        Class names in label order, each once.
     template : str
         Prompt with ``{}`` for the class name.
-    train, test : Images
+    train : Images
+        Training images; every class has at least one.
+    test : Images
+        Test images; every class has at least one.
     validation : Images or None
         Held-out training images for tuning; a run never trains on them.
-    train_settings : mapping
+    train_settings : mapping of str to object
         Settings of the group ``train`` that differ for this task, for example ``{"epochs": 5}``. What the user sets
         on the command line wins.
     """
@@ -47,15 +52,29 @@ class Task:
 
     @property
     def prompts(self) -> tuple[str, ...]:
+        """One prompt for each class, in label order: the template with the class name."""
         return tuple(self.template.replace("{}", name) for name in self.classes)
 
     def digest(self) -> str:
-        """Hash of everything in the task that can change a result."""
+        """Return a hash of everything in the task that can change a result.
+
+        Returns
+        -------
+        str
+            SHA-256 as hex digits, of name, classes, template, the digests of its images and its training settings.
+        """
         parts = [self.name, self.classes, self.template, self.train.digest, self.test.digest, dict(self.train_settings)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def validate(self) -> None:
-        """Raise UserError if the task cannot be learned or measured: no images, a class without any, wrong labels."""
+        """Check that the task can be learned and measured.
+
+        Raises
+        ------
+        UserError
+            If there are no images, a class has none, a label is not an index into `classes`, a class name occurs twice,
+            or the template has no ``{}``.
+        """
         if not self.name or not self.name.isprintable():
             raise UserError(f"the task name {self.name!r} cannot be printed: give it another")
         if not self.classes:
@@ -86,28 +105,56 @@ class Task:
 class Stream:
     """An ordered list of tasks; a plug-in derives from it and is decorated with ``register("stream", ...)``.
 
+    A stream implements `load`. A stream made of registered datasets derives from `DatasetStream` instead.
+
+    Parameters
+    ----------
+    settings : object
+        An instance of `Settings`.
+    data_root : str or None
+        The setting ``data``: the folder that holds the images; None where they are embedded.
+    order_seed : int
+        The setting ``seeds.task_order``.
+
     Attributes
     ----------
     Settings : type
-        Dataclass of the stream's own settings.
+        Dataclass of `setting` fields: the stream's own settings. A field ``label_space`` overrides the class's.
     label_space : {"task", "seen", "all"}
-        The classes among which a test image is classified: its own task's, all met so far, or all of the stream.
-    defaults : mapping of str to value
+        The classes among which a test image is classified: its own task's, those of all tasks learned so far, or all
+        of the stream.
+    defaults : mapping of str to object
         The training budget shared by all methods, as dotted settings of a run (``{"train.epochs": 8}``).
-    tuned : mapping of method name to mapping
-        Settings chosen for single methods on this stream's validation images.
+    tuned : mapping of str to mapping
+        Settings chosen for single methods on this stream's validation images, by name of the method.
     description : str
         One sentence for listings.
-    prompt_family, budget : str
-        For listings: whose prompts, and which training budget after which paper. Literal texts in the class's own body,
-        like `label_space`, since listings do not import it.
+    prompt_family : str
+        For listings: whose prompts the stream uses. This, `budget` and `label_space` must be literal texts in the body
+        of the class or of a base in the same file, because listings do not import it.
+    budget : str
+        For listings: the training budget, and the paper it follows.
     shared_prompts : {"either", "first"}
-        What counts as right where classes of several tasks have the same prompt in one label space: the prompt,
+        What counts as correct where classes of several tasks have the same prompt in one label space: the prompt,
         whichever task it comes from; or only the first task's copy, as in papers that take one argmax over all copies.
+    registry_name : str
+        The name it is registered under.
+    settings : object
+        As given.
+    tasks : list of Task
+        In the order in which they are learned.
     notes : list of str
-        What a user should know about the data, told at the start of a run.
-    facts : dict
-        What the record keeps of how the tasks were made: drawn images, order of classes; plain values.
+        What a user should know about the data, one sentence each; a run prints them at its start.
+    facts : dict of str to object
+        How the tasks were made, for the record: drawn images, order of classes. Values that JSON can hold.
+    differences : dict of str to str
+        How datasets differ from the published ones, by name. A run that is compared with published numbers refuses
+        such data.
+
+    Raises
+    ------
+    UserError
+        If there are no tasks, two have the same name, or one is not valid.
     """
 
     @dataclass
@@ -128,6 +175,7 @@ class Stream:
         self.label_space = label_space_of(type(self), settings)
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
+        self.differences: dict[str, str] = {}
         if self.label_space not in LABEL_SPACES:
             raise UserError(
                 f"stream {type(self).__name__} has the label space {self.label_space!r}: write one of "
@@ -139,30 +187,54 @@ class Stream:
         names = [task.name for task in self.tasks]
         for name in names:
             if names.count(name) > 1:
-                raise UserError(f"task {name} stands twice in the stream: name every task once")
+                raise UserError(f"task {name} occurs twice in the stream: name every task once")
         for task in self.tasks:
             task.validate()
         shared = shared_classes(self.tasks) if self.label_space != "task" else {}
         if shared:
-            told = "; ".join(f'"{name}" ({", ".join(owners)})' for name, owners in sorted(shared.items()))
-            rule = "an image of any of them is right" if self.shared_prompts == "either" else "only the first can be"
+            named = "; ".join(f'"{name}" ({", ".join(owners)})' for name, owners in sorted(shared.items()))
+            either = self.shared_prompts == "either"
+            rule = "an image of any of them is correct" if either else "only the first can be correct"
             self.notes.append(
-                f"{len(shared)} class names stand in several tasks (where their prompts are equal too, {rule} when it "
-                f"wins): {told}"
+                f"{len(shared)} class names occur in several tasks (where their prompts are equal too, {rule} when it "
+                f"wins): {named}"
             )
 
     def zero_shot(self, model: str) -> "ZeroShot | None":
-        """The published accuracies of an untrained model on this stream, to be held against row 0; None if unknown.
+        """Return the published accuracies of an untrained model on this stream, to compare row 0 with.
 
         Parameters
         ----------
         model : str
             As in ``model=``.
+
+        Returns
+        -------
+        ZeroShot or None
+            None if nothing is published.
         """
         return None
 
     def load(self, data_root: str | None, order_seed: int) -> list[Task]:
-        """The tasks in order; `order_seed` is for streams that shuffle their tasks or classes."""
+        """Return the tasks in the order in which they are learned.
+
+        Parameters
+        ----------
+        data_root : str or None
+            The setting ``data``.
+        order_seed : int
+            For streams that shuffle their tasks or classes.
+
+        Returns
+        -------
+        list of Task
+            At least one.
+
+        Raises
+        ------
+        UserError
+            If data are missing or damaged.
+        """
         raise TypeError(f"{type(self).__name__} does not say how to load its tasks")
 
 
@@ -173,11 +245,11 @@ class LabelSpace:
     Attributes
     ----------
     prompts : tuple of str
-        Each once: classes of several tasks that have the same prompt cannot be told apart and count as one.
+        Each once: classes of several tasks that have the same prompt cannot be distinguished and count as one.
     tasks : tuple of int
-        Index in the stream of the first task that each prompt comes from.
+        For each prompt the index in the stream, from 0, of the first task that has it.
     targets : tuple of int
-        Position among the prompts of each class of the test set; `NEVER` for a class that cannot win.
+        For each class of the test set its index among the prompts; -1 for a class that can never win.
     """
 
     prompts: tuple[str, ...]
@@ -192,7 +264,9 @@ class ZeroShot:
     Attributes
     ----------
     source : str
-    expected : mapping of task name to (accuracy, tolerance), both in percent
+        The paper or the code that they come from.
+    expected : mapping of str to tuple of two float
+        Accuracy and tolerance, both in percent, by name of task.
     """
 
     source: str
@@ -200,26 +274,47 @@ class ZeroShot:
 
 
 def shared_classes(tasks: Sequence[Task]) -> dict[str, list[str]]:
-    """Class names that stand in several tasks, whatever their case, with the names of those tasks."""
+    """Return the class names that occur in several tasks, ignoring case.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+
+    Returns
+    -------
+    dict of str to list of str
+        Class name to names of tasks.
+    """
     owners: dict[str, dict[str, str]] = {}
     for task in tasks:
         for name in task.classes:
             owners.setdefault(name.lower(), {})[task.name] = name
-    return {next(iter(found.values())): list(found) for found in owners.values() if len(found) > 1}
+    return {next(iter(names.values())): list(names) for names in owners.values() if len(names) > 1}
 
 
 def label_space(
     kind: str, tasks: Sequence[Task], seen: int, column: int, shared_prompts: str = "either"
 ) -> LabelSpace | None:
-    """The label space of test set `column` when `seen` tasks have been met; None where it is not defined.
+    """Return the label space of one test set at one time.
 
     Parameters
     ----------
     kind : {"task", "seen", "all"}
-        ``task``: the test set's own classes. ``seen``: the classes of the first `seen` tasks, undefined for test sets
-        of tasks not met yet. ``all``: the classes of all tasks of the stream.
-    shared_prompts : {"either", "first"}
+        ``task``: the test set's own classes. ``seen``: the classes of the tasks learned so far, undefined for test sets
+        of later tasks. ``all``: the classes of all tasks of the stream.
+    tasks : sequence of Task
+        Of the stream, in order.
+    seen : int
+        Number of tasks learned so far.
+    column : int
+        Index of the test set's task, from 0.
+    shared_prompts : {"either", "first"}, optional
         As for `Stream`.
+
+    Returns
+    -------
+    LabelSpace or None
+        None where it is not defined.
     """
     if kind == "task":
         included: Sequence[int] = [column]
@@ -233,7 +328,7 @@ def label_space(
     for index in included:
         for prompt in tasks[index].prompts:
             owners.setdefault(prompt, index)
-    position = {prompt: place for place, prompt in enumerate(owners)}
+    position = {prompt: index for index, prompt in enumerate(owners)}
     targets = tuple(
         position[prompt] if shared_prompts == "either" or owners[prompt] == column else NEVER
         for prompt in tasks[column].prompts

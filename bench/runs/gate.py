@@ -19,9 +19,8 @@ def check_data(stream: Stream) -> None:
     UserError
         If a dataset of the stream is complete but not the published one.
     """
-    differing = [s for s in getattr(stream, "statuses", []) if s.state == "differs"]
-    if differing:
-        named = "; ".join(f"{status.dataset.registry_name} has {status.problem}" for status in differing)
+    if stream.differences:
+        named = "; ".join(f"{name} has {problem}" for name, problem in stream.differences.items())
         raise UserError(
             f"the data of stream {stream.registry_name} are not the published ones ({named}): complete them (see "
             f'"python -m bench data {stream.registry_name}") {OFF}'

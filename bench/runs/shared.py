@@ -1,120 +1,124 @@
-"""Results that runs of a sweep have in common, computed once on a machine and kept on disk under what they depend on.
+"""Results that runs of a sweep have in common, computed once on a machine and cached on disk.
 
-What a key says, the machine and the code decide a result to the bit, so that taking it from here changes nothing but
-the time. What it took to compute is kept with it and told.
+The key of a result, the machine and the code decide it to the bit, so that taking it from the cache changes nothing but
+the time. The time that computing it took is stored with it, and reported.
 """
 
 import hashlib
 import importlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 import bench
 from bench.compute.device import processor
 from bench.config.registry import FOLDERS
-from bench.core.files import remove_scratch, write_atomic
-from bench.record.checkpoint import digest_of, pack, unpack
+from bench.data.disk_cache import DiskCache
+from bench.record.checkpoint import pack, unpack
 
 Compute = Callable[[], dict[str, Tensor]]
 
+LARGEST = 4
+"""A result that takes more than this part (a quarter) of the limit is not stored."""
 
-class Shared:
+
+class ResultCache(DiskCache):
     """A folder of results.
 
     Parameters
     ----------
     folder : Path
-        Made when the first result is kept.
+        Created when the first result is stored.
     limit : int
-        Bytes that all of them may take; the longest unused ones make room, and one larger than a quarter is not kept.
-    place : mapping
-        What of machine, device and code decides the bits: `place_of`.
+        Bytes that all results may take together; the least recently used ones make room.
+    environment : mapping of str to object
+        What decides the bits of results besides their keys: `environment_of`.
     reused : callable
-        Told the name of a result that was taken from here, and the seconds that computing it took.
+        Called with the name of a result that was taken from the cache, and the seconds that computing it took.
     """
 
-    def __init__(self, folder: Path, limit: int, place: Mapping[str, Any], reused: Callable[[str, float], None]):
-        self.folder = folder
-        self.limit = limit
-        self.place = dict(place)
+    SUFFIX: ClassVar[str] = ".safetensors"
+
+    def __init__(self, folder: Path, limit: int, environment: Mapping[str, Any], reused: Callable[[str, float], None]):
+        super().__init__(folder, limit)
+        self.environment = dict(environment)
         self.reused = reused
 
     def get(self, name: str, key: Any, compute: Compute) -> dict[str, Tensor]:
-        """A result: from here, or computed and kept. Of several runs that want one at once, one computes it.
+        """Return a result from the cache, or compute and store it.
+
+        If several runs need the same result at once, one computes it and the others wait.
 
         Parameters
         ----------
         name : str
-            What it is, as in ``weight subspace``.
+            What it is, such as ``weight subspace``.
         key : object
-            All that it depends on, of plain values.
+            Everything that it depends on, as plain values that JSON can hold.
         compute : callable
-            Gives tensors by name.
+            Takes nothing and returns tensors by name.
+
+        Returns
+        -------
+        dict of str to Tensor
+            On the CPU if it was taken from the cache.
         """
-        content = json.dumps([name, key, self.place], sort_keys=True)
+        content = json.dumps([name, key, self.environment], sort_keys=True)
         stem = hashlib.sha256(content.encode()).hexdigest()[:32]
-        lock = FileLock(self.folder / f"{stem}.lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except (OSError, NotImplementedError):  # a folder that cannot be written to, or no locks there
+        except OSError:
             return compute()
-        try:
-            kept = self._read(stem)
-            if kept is not None:
-                tensors, seconds = kept
+        with self.locked(stem):
+            stored = self._read(stem)
+            if stored is not None:
+                tensors, seconds = stored
                 self.reused(name, seconds)
                 return tensors
             start = time.perf_counter()
-            # As it will come from the disk: the last bits of a product depend on the strides of its factors.
-            found = {part: tensor.contiguous() for part, tensor in compute().items()}
+            # As it will be after reading: the last bits of a product depend on the strides of its factors.
+            tensors = {part: tensor.contiguous() for part, tensor in compute().items()}
             with suppress(OSError):
-                self._write(stem, pack(found, {"seconds": time.perf_counter() - start}))
-            return found
-        finally:
-            lock.release()
+                self._write(stem, pack(tensors, {"seconds": time.perf_counter() - start}))
+            return tensors
 
     def _read(self, stem: str) -> tuple[dict[str, Tensor], float] | None:
-        for path in self.folder.glob(f"{stem}.*.safetensors"):
-            with suppress(OSError, ValueError, KeyError):
-                content = path.read_bytes()
-                if path.name.split(".")[1] == digest_of(content):
-                    tensors, values = unpack(content)
-                    with suppress(OSError):
-                        os.utime(path)
-                    return tensors, float(values["seconds"])
-            with suppress(OSError):
-                path.unlink()  # damaged
+        """Return a stored result and the seconds that it took; None if there is none."""
+        with suppress(OSError, ValueError, KeyError):
+            path = self.find(stem)
+            if path is not None:
+                tensors, values = unpack(path.read_bytes())
+                return tensors, float(values["seconds"])
         return None
 
     def _write(self, stem: str, content: bytes) -> None:
-        if len(content) > self.limit / 4:
+        """Store a result, if there is room."""
+        if len(content) > self.limit / LARGEST:
             return
-        remove_scratch(self.folder, unused_for=24 * 3600)
-        entries = sorted(
-            (path.stat().st_mtime, path.stat().st_size, path) for path in self.folder.glob("*.safetensors")
-        )
-        taken = sum(size for _, size, _ in entries)
-        for _, size, path in entries:
-            if taken + len(content) <= self.limit:
-                break
-            path.unlink(missing_ok=True)
-            taken -= size
-        write_atomic(self.folder / f"{stem}.{digest_of(content)}.safetensors", content, durable=True)
+        with self.filling(stem, len(content)) as filling:
+            if filling is not None:
+                filling.write(content)
 
 
-def place_of(device: torch.device) -> dict[str, Any]:
-    """What of machine, device and the suite's code decides the bits of a result."""
+def environment_of(device: torch.device) -> dict[str, Any]:
+    """Return what decides the bits of a result besides its key: library, machine, device, threads, the suite's code.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Returns
+    -------
+    dict of str to object
+        Plain values.
+    """
     return {
         "torch": torch.__version__,
         "processor": processor(),
@@ -126,9 +130,9 @@ def place_of(device: torch.device) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    """Hash of the suite's own files."""
+    """Return a hash of the suite's own files."""
     plugins = (importlib.import_module(f"bench.{name}") for name in FOLDERS)
-    folders = {Path(bench.__file__).parent, *(Path(place) for package in plugins for place in package.__path__)}
+    folders = {Path(bench.__file__).parent, *(Path(folder) for package in plugins for folder in package.__path__)}
     digest = hashlib.sha256()
     for folder in sorted(folders):
         for path in sorted(folder.rglob("*.py")):
