@@ -22,6 +22,7 @@ from api_source import Item
 
 from bench import api, moved
 from bench.core import console
+from bench.learning.observers import KINDS
 
 ROOT = Path(__file__).parent.parent
 PLUGINS = sorted([*ROOT.glob("methods/*.py"), *ROOT.glob("datasets/*.py"), ROOT / "tests" / "toy.py"])
@@ -211,6 +212,10 @@ def is_method(member: object) -> bool:
     return inspect.isfunction(member) or isinstance(member, property | classmethod | staticmethod)
 
 
+IMAGES = ("ArrayImages", "FileImages", "PackedImages", "Subset")
+"""Classes that have what `Images` documents."""
+
+
 def lacking(one: Item) -> Iterator[str]:
     """Say what is missing in the docstring of a public object and of its public members."""
     if not one.doc:
@@ -221,15 +226,20 @@ def lacking(one: Item) -> Iterator[str]:
         known = api_source.named(one.doc, "Parameters", "Attributes")
         for member in api_source.members(one):
             short = member.name.partition(".")[2]
-            if isinstance(member.node, ast.AnnAssign) and short not in known:
+            if isinstance(member.node, ast.AnnAssign) and short not in known and not has_help(member):
                 yield f"{member.name}: neither among the Parameters nor among the Attributes of {one.name}"
             if short == "__init__":
                 gaps = sorted(set(api_source.parameters(member)) - {"*"} - known)
                 yield from (f"{one.name}: the parameter {name} is not documented" for name in gaps)
         for member in api_source.methods(one):
-            inherited = any(hasattr(base, member.node.name) for base in getattr(api, one.name).__mro__[1:])
-            if not inherited or not member.doc:
+            bases = [*getattr(api, one.name).__mro__[1:], *([api.Images] if one.name in IMAGES else [])]
+            if not member.doc or not any(hasattr(base, member.node.name) for base in bases):
                 yield from lacking(member)
+
+
+def has_help(one: Item) -> bool:
+    """Whether a field of a group of settings says itself what it is."""
+    return isinstance(one.node, ast.AnnAssign) and one.node.value is not None and "setting(" in one.written(one.node)
 
 
 def lacking_of_function(one: Item) -> Iterator[str]:
@@ -251,6 +261,11 @@ def lacking_of_function(one: Item) -> Iterator[str]:
 def test_every_name_is_documented(name: str) -> None:
     """A docstring; every parameter, attribute and result of a function, a class and its members in a section."""
     assert list(lacking(api_source.item(name))) == []
+
+
+def test_the_kinds_of_observations_are_documented() -> None:
+    doc = api_source.item("Observation").doc
+    assert [kind for kind, text in KINDS.items() if f"* ``{kind}``: {text}" not in doc] == []
 
 
 # ---- a run from Python
@@ -409,7 +424,7 @@ def test_bars_are_shown_in_a_notebook_too(module: str, disable: bool | None, mon
             pass
 
     Bar.__module__ = module
-    monkeypatch.setattr(console, "tqdm", Bar)
+    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
     list(console.watched("look", [1], 1))
     with console.bar("train", 1):
         pass

@@ -24,21 +24,65 @@ class World(Rank):
     """The processes of a run, as one of them sees them, and what they do together."""
 
     def my_batches(self, planned: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return this process's batches of a pass whose results are summed."""
+        """Return this process's batches of a pass whose results are summed.
+
+        Parameters
+        ----------
+        planned : sequence of Tensor
+            The indices of the images of every batch.
+
+        Returns
+        -------
+        sequence of Tensor
+            Every n-th batch, where n is the number of processes.
+        """
         return planned[self.rank :: self.size]
 
     def my_images(self, planned: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return this process's images of every batch."""
+        """Return this process's images of every batch.
+
+        Parameters
+        ----------
+        planned : sequence of Tensor
+            The indices of the images of every batch.
+
+        Returns
+        -------
+        sequence of Tensor
+            As many batches; one may be empty.
+        """
         return planned if self.size == 1 else [batch[self.rank :: self.size] for batch in planned]
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by their sums over all processes, which have the same bits in each."""
+        """Replace tensors by their sums over all processes; the sums have the same bits in each process.
+
+        Parameters
+        ----------
+        tensors : sequence of Tensor
+            Changed in place; of the same shapes in every process.
+
+        Raises
+        ------
+        UserError
+            If another process has ended.
+        """
         if self.size > 1:
             for tensor in tensors:
                 _together(dist.all_reduce, tensor)
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Replace the gradients of parameters by their sums; one that a process has not got counts as zero."""
+        """Replace the gradients of parameters by their sums over all processes.
+
+        Parameters
+        ----------
+        parameters : sequence of Tensor
+            Their ``grad`` is changed in place; a process without one counts as zero.
+
+        Raises
+        ------
+        UserError
+            If another process has ended.
+        """
         if self.size == 1:
             return
         for parameter in parameters:
@@ -51,7 +95,25 @@ class World(Rank):
             gradient.copy_(part.view_as(gradient))
 
     def agree(self, numbers: Sequence[int], device: torch.device) -> list[int]:
-        """Return the largest of each number over all processes."""
+        """Return the largest value of each number over all processes.
+
+        Parameters
+        ----------
+        numbers : sequence of int
+            This process's numbers.
+        device : torch.device
+            The run's device, over which the processes communicate.
+
+        Returns
+        -------
+        list of int
+            The same in every process.
+
+        Raises
+        ------
+        UserError
+            If another process has ended.
+        """
         if self.size == 1:
             return list(numbers)
         found = torch.tensor(numbers, dtype=torch.int64, device=device)
@@ -59,7 +121,18 @@ class World(Rank):
         return [int(number) for number in found.tolist()]
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by those of rank 0, so that all processes train the same numbers."""
+        """Replace tensors by those of rank 0, so that all processes train the same numbers.
+
+        Parameters
+        ----------
+        tensors : sequence of Tensor
+            Changed in place.
+
+        Raises
+        ------
+        UserError
+            If another process has ended.
+        """
         if self.size > 1:
             for tensor in tensors:
                 _together(dist.broadcast, tensor, src=0)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import suggest
+from bench.config.model_names import is_file, meant, settings_for_file
+from bench.core.errors import nearest, suggest
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def split(name: str) -> tuple[str, str]:
     return arch, tag
 
 
-def problem(name: str, registered: tuple[str, ...] = ()) -> str | None:
+def problem(name: str, registered: tuple[str, ...] = (), own_weights: bool = False) -> str | None:
     """Return what is wrong with an open_clip model name, in one sentence, or None.
 
     Parameters
@@ -80,22 +81,26 @@ def problem(name: str, registered: tuple[str, ...] = ()) -> str | None:
         ``ARCH/TAG`` or ``ARCH``.
     registered : tuple of str, optional
         Names of other models, for the suggestion.
+    own_weights : bool, optional
+        Whether other settings give the weights, so that ``ARCH`` alone is enough.
     """
     arch, tag = split(name)
     found = architectures().get(arch)
     if found is None:
-        usable = supported()
-        valid = [*registered, *(f"{usual}/{tag}" if tag else usual for usual in usable)]
-        hint = suggest(name, valid)
-        if "did you mean" not in hint:
-            hint = ' (see "python -m bench list models")'
-        return f'unknown model "{name}"{hint}'
+        tags = {usual: one.tags for usual, one in supported().items()}
+        if is_file(name):
+            return f'model "{name}" is a file and not a name: write {settings_for_file(name, tags)}'
+        near = meant(name, tags, registered, own_weights)
+        hint = f'did you mean "{near}"?' if near else 'see "python -m bench list models"'
+        return f'unknown model "{name}" ({hint})'
     if found.unsupported:
         return f'model "{arch}" is not supported: {found.unsupported} (see "python -m bench list models")'
     if tag and found.tags is not None and tag.lower().replace("-", "_") not in found.tags:
         if not found.tags:
             return f'open_clip has no weights for "{arch}": give model.checkpoint=FILE or model.weights=random'
-        return f'unknown weights "{tag}" of model "{arch}"{suggest(tag, found.tags)}'
+        near = nearest(tag, found.tags)
+        hint = f' (did you mean "{arch}/{near}"?)' if near else suggest(tag, found.tags)
+        return f'unknown weights "{tag}" of model "{arch}"{hint}'
     if name.endswith("/"):
         return f'model "{name}" names no weights after the slash'
     return None
@@ -136,7 +141,18 @@ def widths(name: str) -> dict[str, int]:
 
 
 def widths_in(config: dict[str, Any]) -> dict[str, int]:
-    """Return the widths of the blocks by tower that an open_clip configuration tells."""
+    """Return the widths of the blocks by tower, as an open_clip configuration gives them.
+
+    Parameters
+    ----------
+    config : dict
+        The content of ``model_cfg``.
+
+    Returns
+    -------
+    dict of str to int
+        By ``"image"`` and ``"text"``; without a tower whose width is not a number there.
+    """
     towers = {"image": config.get("vision_cfg", {}), "text": config.get("text_cfg", {})}
     return {name: tower["width"] for name, tower in towers.items() if isinstance(tower.get("width"), int)}
 

@@ -33,7 +33,7 @@ _Class = TypeVar("_Class", bound=type)
 
 
 def register(kind: str, name: str, *, title: str, paper: str = "") -> Callable[[_Class], _Class]:
-    """Class decorator that makes a class an entry of the registry.
+    """Decorate a class to make it an entry of the registry.
 
     The arguments must be literal strings, because the registry reads them without importing the file. The decorator
     itself only sets the class attributes ``registry_kind``, ``registry_name``, ``title`` and ``paper``.
@@ -48,6 +48,11 @@ def register(kind: str, name: str, *, title: str, paper: str = "") -> Callable[[
         One line for the table of ``python -m bench list``.
     paper : str, optional
         Where it comes from, such as ``"arXiv 2601.19659"``.
+
+    Returns
+    -------
+    callable
+        The decorator, which returns the class itself.
 
     Raises
     ------

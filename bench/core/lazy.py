@@ -38,7 +38,18 @@ T = TypeVar("T")
 
 
 def no_grad(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function to run without recording gradients; unlike ``@torch.no_grad()`` it does not import torch."""
+    """Decorate a function to run without recording gradients; unlike ``@torch.no_grad()`` it does not import torch.
+
+    Parameters
+    ----------
+    function : callable
+        Any function or method.
+
+    Returns
+    -------
+    callable
+        The same function, with gradients off while it runs.
+    """
 
     @functools.wraps(function)
     def without_gradients(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -73,6 +73,8 @@ class Method:
         read without importing the class and not inherited: write ``baseline = True`` in the class itself.
     parity : ParityCard
         How it relates to its paper.
+    registry_name : str
+        The name it is registered under; `register` sets it.
     settings, clip, context
         As given.
     """

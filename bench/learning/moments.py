@@ -19,10 +19,17 @@ if TYPE_CHECKING:
 class SecondMoment:
     """Sum of outer products of the rows of activations, in float64.
 
+    Parameters
+    ----------
+    width : int
+        Number of features of an activation.
+    device : torch.device
+        Where the sum is kept.
+
     Attributes
     ----------
     gram : Tensor [width, width], float64
-        Sum of x x^T over all tokens x met.
+        Sum of x x^T over all tokens x so far.
     count : int
         Number of tokens.
     """
@@ -32,20 +39,39 @@ class SecondMoment:
         self.count = 0
 
     def add(self, x: Tensor, mask: Tensor | None = None) -> None:
-        """Count the tokens of x [batch, tokens, width], only those where mask [batch, tokens] is true if given."""
+        """Add the tokens of a batch.
+
+        Parameters
+        ----------
+        x : Tensor [batch, tokens, width]
+            Activations; or [rows, width] without a mask.
+        mask : Tensor [batch, tokens], bool, optional
+            Which tokens count; all of them by default.
+        """
         rows = (x[mask] if mask is not None else x.flatten(0, -2)).detach().float()
         self.gram += (rows.T @ rows).to(self.gram.device).double()
         self.count += len(rows)
 
     def sum_over(self, world: World) -> None:
-        """Add what the other processes of a run have counted."""
+        """Add what the other processes of a run have summed.
+
+        Parameters
+        ----------
+        world : World
+            The processes.
+        """
         if world.size > 1:
             count = torch.tensor(self.count, device=self.gram.device)
             world.sum([self.gram, count])
             self.count = int(count)
 
     def mean(self) -> Tensor:
-        """Return the uncentred second moment E[x x^T], float64 [width, width]."""
+        """Return the uncentred second moment E[x x^T].
+
+        Returns
+        -------
+        Tensor [width, width], float64
+        """
         return self.gram / self.count
 
 
@@ -53,21 +79,28 @@ class SecondMoment:
 def second_moments(
     clip: Clip, task: TaskData, maps: Sequence[LinearMap], padding: bool = False, drop_last: bool = False
 ) -> dict[str, SecondMoment]:
-    """Second moments of the activations that `maps` read, over a task's training images and class prompts.
+    """Measure second moments of the activations that maps read, over a task's training images and class prompts.
 
-    One pass over the images for the image tower's sites, one over the prompts for the text tower's.
+    This takes one pass over the images for the image tower's sites, one over the prompts for the text tower's.
 
     Parameters
     ----------
-    padding : bool
+    clip : Clip
+        The model as it is now.
+    task : TaskData
+        The task to measure on.
+    maps : sequence of LinearMap
+        Their sites are measured, each once.
+    padding : bool, optional
         Count the text positions after the end-of-text token too. They influence neither the features nor the
         gradients, so they are left out by default.
-    drop_last : bool
+    drop_last : bool, optional
         Leave out the images of the last batch if it is not full.
 
     Returns
     -------
-    dict of site name to SecondMoment
+    dict of str to SecondMoment
+        By name of the site.
     """
     sites = {linear_map.site.name: linear_map.site for linear_map in maps}
     moments = {name: SecondMoment(site.width, clip.exact_device) for name, site in sites.items()}
@@ -88,15 +121,27 @@ def second_moments(
 
 @no_grad
 def slot_means(clip: Clip, task: TaskData, maps: Sequence[LinearMap], padding: bool = False) -> dict[str, SecondMoment]:
-    """Second moments of activations averaged over batches by token position and place in the batch.
+    """Measure second moments of activations averaged over batches, by token position and position in the batch.
 
-    The feature matrix of the code released with KeepLoRA has a column for every position and place in the batch, the
-    mean over all full batches of the activation there (shared order of images matters); this is its second moment. Of
-    the text tower, where there is one batch, it is the plain one.
+    The feature matrix of the code released with KeepLoRA has a column for every token position and position in the
+    batch: the mean of the activation there over all full batches. It depends on the order of the images. This function
+    returns the matrix's second moment. The text tower has one batch, so its second moment is the plain one.
+
+    Parameters
+    ----------
+    clip : Clip
+        The model as it is now.
+    task : TaskData
+        The task to measure on.
+    maps : sequence of LinearMap
+        Their sites are measured, each once.
+    padding : bool, optional
+        Count the text positions after the end-of-text token too.
 
     Returns
     -------
-    dict of site name to SecondMoment
+    dict of str to SecondMoment
+        By name of the site.
     """
     sites = {linear_map.site.name: linear_map.site for linear_map in maps}
     image_sites = [name for name in sites if name.startswith("image.")]
@@ -126,7 +171,7 @@ def slot_means(clip: Clip, task: TaskData, maps: Sequence[LinearMap], padding: b
 
 
 def _reported(moments: dict[str, SecondMoment], task: TaskData) -> dict[str, SecondMoment]:
-    """Return the moments, after handing them to those who listen."""
+    """Report the moments to listeners, and return them."""
     if task.context.observers:
         for name, moment in moments.items():
             task.context.observers.report("statistic", task.name, name, gram=moment.gram, count=moment.count)
@@ -134,19 +179,26 @@ def _reported(moments: dict[str, SecondMoment], task: TaskData) -> dict[str, Sec
 
 
 def mean_gradient(clip: Clip, task: TaskData, maps: Sequence[LinearMap], drop_last: bool = False) -> dict[str, Tensor]:
-    """Gradient of the task's mean cross-entropy with respect to each map's weight, over all training images.
+    """Compute the gradient of a task's mean cross-entropy with respect to weights, over all training images.
 
-    The class features do not depend on the images, so the text tower is run forward once and backward once, with the
+    The class features do not depend on the images, so the text tower runs forward once and backward once, with the
     gradient at its output averaged over all batches; by linearity this is the mean of the batches' gradients.
 
     Parameters
     ----------
-    drop_last : bool
+    clip : Clip
+        The model as it is now.
+    task : TaskData
+        The task to measure on.
+    maps : sequence of LinearMap
+        The maps whose weights are meant.
+    drop_last : bool, optional
         Leave out the images of the last batch if it is not full.
 
     Returns
     -------
-    dict of map name to Tensor [out, in], float32
+    dict of str to Tensor [out, in], float32
+        By name of the map.
     """
     total = len(task.train) - (len(task.train) % task.context.batch_size if drop_last else 0)
     text_maps = [m for m in maps if m.tower == "text"]

@@ -120,6 +120,11 @@ class TaskData:
     def identity(self, purpose: str) -> list[Any] | None:
         """Return what decides the batches of a pass and what they are classified into, for the key of a shared result.
 
+        Parameters
+        ----------
+        purpose : str
+            The purpose of the pass, as for `batches`.
+
         Returns
         -------
         list or None
@@ -186,5 +191,15 @@ class TaskData:
             yield batch
 
     def init_generator(self, purpose: str) -> torch.Generator:
-        """Return a CPU generator for initial values that depends on (init seed, purpose, task) alone."""
+        """Return a CPU generator for initial values that depends on (init seed, purpose, task) alone.
+
+        Parameters
+        ----------
+        purpose : str
+            What is drawn, such as ``"lora"``; two purposes have different numbers.
+
+        Returns
+        -------
+        torch.Generator
+        """
         return generator(self.context.init_seed, purpose, self.index)

@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """Mean loss of one pass over a task's images, and the learning rate at its end."""
+    """How one pass over a task's images went.
+
+    Attributes
+    ----------
+    epoch : int
+        Number of the pass, from 0.
+    loss : float
+        Mean loss over the images.
+    lr : float
+        Learning rate at the end of the pass.
+    """
 
     epoch: int
     loss: float
