@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bench.compare.grouping import ComparableRuns, Comparison, Group, gather
     from bench.compute.seeding import derived_seed, generator
     from bench.compute.world import World
     from bench.config.catalogue import widths_in
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from bench.runs.result import Result, run
 
 HOMES = {
+    "bench.compare.grouping": ("ComparableRuns", "Comparison", "Group", "gather"),
     "bench.compute.seeding": ("derived_seed", "generator"),
     "bench.compute.world": ("World",),
     "bench.config.catalogue": ("widths_in",),

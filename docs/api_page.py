@@ -60,8 +60,11 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("widths_in", "tiny_clip", "toy_task"),
     ),
     "From Python": (
-        "What the command line does, as a function: see [python.md](python.md).",
-        ("run", "Result", "AccuracyMatrix", "summary", "render"),
+        "`run` does what the command line does: see [python.md](python.md). `gather` reads runs that are on disk: see "
+        "[compare.md](compare.md#from-python).",
+        (
+            "run", "Result", "AccuracyMatrix", "summary", "render", "gather", "Comparison", "ComparableRuns", "Group",
+        ),
     ),
     "To see what a run computes": (
         "A listener is called with what a run computes, number for number: logits, losses, gradients, statistics, "

@@ -432,11 +432,14 @@ def test_bars_are_shown_in_a_notebook_too(module: str, disable: bool | None, mon
 
 
 def test_the_examples_of_the_page_run(tmp_path: Path) -> None:
-    """All blocks of docs/python.md, one after another, as a notebook would run them."""
-    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 4
-    out = in_a_fresh_interpreter("\n".join(blocks), tmp_path)
+    """The blocks of docs/python.md, as a notebook would run them; then those that read records."""
+    blocks = dict(python_blocks())
+    of_page = [text for name, text in blocks.items() if name.startswith("python.md")]
+    assert len(of_page) >= 4
+    enter = "os.chdir(result.path)"
+    readers = [blocks["compare.md, block 1"], enter, blocks["metrics.md, block 1"]]
+    out = in_a_fresh_interpreter("\n".join([*of_page, *readers]), tmp_path)
+    assert re.search(r"^stream pocket, model pocket.* lora \{0: \d+\.\d+\}$", out, flags=re.MULTILINE)
     assert 'unknown setting "train.epoch" (did you mean "train.epochs"?)' in out
     for line in (r"^lora +Last +\d+\.\d +\d+ s$", r"^\d+ steps, from \d\.\d\d to \d\.\d\d$", r"^Transfer "):
         assert re.search(line, out, flags=re.MULTILINE), line

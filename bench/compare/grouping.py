@@ -62,6 +62,11 @@ class Group:
         ----------
         name : str
             As for `bench.compare.runs.Run.value`.
+
+        Returns
+        -------
+        dict of int to float
+            By seed, ascending.
         """
         values = {seed: run.value(name) for seed, run in self.runs.items()}
         return {seed: value for seed, value in values.items() if value is not None}
