@@ -9,8 +9,8 @@ import types
 from pathlib import Path
 from types import SimpleNamespace
 
-import made_records
 import pytest
+from support import made_records
 
 from bench.cli import main as cli
 from bench.config import listing, registry

@@ -4,8 +4,8 @@ import json
 import re
 
 import pytest
-from made_records import change, make
 from scipy import stats
+from support.made_records import change, make
 
 from bench.compare import grouping, runs
 from bench.compare import tables as compare

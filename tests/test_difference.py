@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from made_records import change, make
+from support.made_records import change, make
 
 from bench.compare import diff as difference
 from bench.core.errors import UserError

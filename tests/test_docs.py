@@ -14,7 +14,7 @@ from pathlib import Path
 import markdown
 import pytest
 import yaml
-from made_records import make, measure
+from support.made_records import make, measure
 
 import bench
 from bench.cli import main as cli

@@ -5,7 +5,7 @@ import io
 import re
 
 import pytest
-from made_records import change, make
+from support.made_records import change, make
 from test_compare import mtil
 
 from bench.compare import export, grouping

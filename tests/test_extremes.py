@@ -4,7 +4,7 @@ import math
 import statistics
 
 import pytest
-from made_records import change, make, measure
+from support.made_records import change, make, measure
 from test_compare import mtil
 
 from bench.compare import extremes, grouping, runs, tables, views

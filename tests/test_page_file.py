@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_records import change, make, measure, settings_of
+from support.made_records import change, make, measure, settings_of
 from test_compare import mtil
 
 from bench.cli import main as cli

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_records import change, make, measure
+from support.made_records import change, make, measure
 from test_compare import mtil
 
 from bench.cli import main as cli

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_records import change, make, write
+from support.made_records import change, make, write
 
 from bench.compare import grouping
 from bench.core.errors import UserError

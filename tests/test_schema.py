@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_records import change, make, write
+from support.made_records import change, make, write
 
 from bench.record.events import EpochEvent, RowEvent, read_events
 from bench.record.schema import Identity, SettingValue, Summary, is_finished, read_object

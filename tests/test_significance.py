@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_records import change, make
 from scipy import stats
+from support.made_records import change, make
 
 from bench.compare import grouping, significance
 from bench.config import registry

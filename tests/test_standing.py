@@ -1,7 +1,7 @@
 """The line at the end of a run: how it compares with the runs beside it."""
 
 import pytest
-from made_records import make
+from support.made_records import make
 
 from bench.compare.ranking import standing
 

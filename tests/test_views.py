@@ -4,7 +4,7 @@ import statistics
 
 import numpy as np
 import pytest
-from made_records import change, make, measure
+from support.made_records import change, make, measure
 
 from bench.compare import grouping, views
 from bench.compare import tables as compare

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_records import change, make, measure
 from plotly.offline import get_plotlyjs
+from support.made_records import change, make, measure
 from test_compare import mtil
 
 from bench.cli import main as cli
