@@ -75,8 +75,133 @@ def test_text_is_taken_as_it_is_written(text):
     assert resolve(["method=toy", f"out={text}"]).run.out == text
 
 
+@pytest.mark.parametrize(
+    "text", ["My Data #2/x", "#7", "&x", "*x", "!x", "|", ">", "a #b", "- a", "{a: 1", "'a' b", "~x"]
+)
+def test_no_sign_of_yaml_ends_or_changes_a_text(text):
+    resolved = resolve(["method=toy", f"track.name={text}", f"data=/mnt/{text}", f"method.note={text}"])
+    assert (resolved.run.track.name, resolved.run.data) == (text, f"/mnt/{text}")
+    assert resolved.flat["method.note"] == text
+
+
 def test_quotes_around_text_are_yaml_quotes():
-    assert resolve(["method=toy", "method.note='8'"]).method_settings.note == "8"
+    def note(text):
+        return resolve(["method=toy", f"method.note={text}"]).method_settings.note
+
+    assert note("'8'") == "8"
+    assert [note(one) for one in ("'it''s'", r'"a\tb"', "''", "' a '", r'"\q"')] == ["it's", "a\tb", "", " a ", r'"\q"']
+    assert note("  a b\t") == "a b"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[1,v2.0,on]", ["1", "v2.0", "on"]),
+        ("[2024]", ["2024"]),
+        ("[run #1, 007]", ["run #1", "007"]),
+        ("[a,]", ["a"]),
+        ("[]", []),
+        ("[ ]", []),
+        ("['a,b', \"c]\", 'it''s']", ["a,b", "c]", "it's"]),
+        ("[null, ~, 'None']", ["null", "~", "None"]),
+        ("['']", [""]),
+        ("[a: b, it's]", ["a: b", "it's"]),
+    ],
+)
+def test_items_of_a_list_of_text_are_taken_as_they_are_written(text, expected):
+    assert resolve(["method=toy", f"track.tags={text}"]).run.track.tags == expected
+
+
+@pytest.mark.parametrize("text", ["[,a]", "[a,,b]", "[[a]]", "[a", "a]", "[{a: 1}]", "['a'b]", "['a]", "- a"])
+def test_a_list_of_text_that_is_none_names_the_quotes(text):
+    (said,) = problems("method=toy", f"track.tags={text}")
+    assert said == (
+        f"track.tags={text} must be a list of str, written as track.tags=[a,b] (an item with a bracket, a brace or a "
+        "comma in quotes)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("010", 10), ("007", 7), ("08", 8), ("0100", 100), ("+5", 5), ("-0", 0), ("1_000", 1000), ("0" * 5000 + "3", 3)],
+)
+def test_whole_numbers_are_decimal(text, expected):
+    assert resolve(["method=toy", f"seed={text}"]).run.seed == expected
+    assert resolve(["method=toy", f"seeds={{init: {text}}}"]).run.seeds.init == expected
+
+
+@pytest.mark.parametrize("text", ["0x10", "0b11", "0o17", "1:30", "1e3", "8.0", "٣", "8 # eight", "'8'", "true"])
+def test_other_whole_numbers_are_refused(text):
+    assert problems("method=toy", f"seed={text}") == [f"seed={text} must be a whole number"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("010", 10.0), ("1e-3", 0.001), ("1E3", 1000.0), (".5", 0.5), ("1.", 1.0), ("1.5e3", 1500.0), ("08.5", 8.5)],
+)
+def test_numbers_are_decimal(text, expected):
+    assert resolve(["method=toy", f"train.lr={text}"]).run.train.lr == expected
+    assert resolve(["method=toy", f"train={{lr: {text}}}"]).run.train.lr == expected
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        (f"train.lr=1{'0' * 400}", "must be a finite number"),
+        ("train.lr=1e400", "must be a finite number"),
+        ("train.lr=.inf", "must be a finite number"),
+        ("train.lr=nan", "must be a finite number"),
+        ("train.lr=1:30", "must be a number"),
+        ("train.lr=0x10", "must be a number"),
+        ("cache.gb=1e300", "is out of range: it must be >= 0 and <= 1e+09"),
+        ("threads=11111111111111111111", "is out of range: it must be >= 1 and <= 1024"),
+        ("threads=2000000000", "is out of range: it must be >= 1 and <= 1024"),
+        ("seed=9223372036854775808", "is out of range: it must be below 2^63"),
+        (f"seed={'9' * 5000}", "is out of range: it must be below 2^63"),
+        ("track.name=a\udcff", "is no text: it holds a NUL character, or bytes that are not UTF-8"),
+        ("data=\udcff", "is no text: it holds a NUL character, or bytes that are not UTF-8"),
+        ("out=a\0b", "is no text: it holds a NUL character, or bytes that are not UTF-8"),
+        ("track.tags=[a,\udcff]", "is no text: it holds a NUL character, or bytes that are not UTF-8"),
+        (f"seed={'[' * 120_000}", "must be a whole number"),
+        (f"train={'{lr: ' * 20_000}", '"train" is a group of settings: set train.epochs or another of it'),
+        ("train={a: &a [x], b: *a}", '"train" is a group of settings: set train.epochs or another of it'),
+    ],
+)
+def test_values_that_nothing_can_hold_are_refused_in_a_short_sentence(pair, said):
+    (found,) = problems("method=toy", pair)
+    assert found.endswith(said)
+    assert len(found) < 300 and found.isprintable()
+
+
+def test_numbers_from_python_are_held_too():
+    for values in ({"seed": 2**63}, {"train.lr": 10**400}, {"threads": 10**30}):
+        with pytest.raises(UserError, match="must be"):
+            resolve({"method": "toy", **values})
+    assert resolve({"method": "toy", "seed": 2**63 - 1}).run.seed == 2**63 - 1
+
+
+@pytest.mark.parametrize("key", ["out", "data", "cache.dir", "batches.replay", "model.checkpoint"])
+def test_paths_that_no_file_system_takes_are_refused(key):
+    model = ["model=ViT-B-16/openai"] if key.startswith("model.") else []
+    for value, said in (
+        ("~nosuchuser/x", "starts with a home folder that is not known here: write the whole path"),
+        ("x" * 256, "has a part of 256 bytes: names of files have at most 255, shorten it"),
+        ("é" * 128, "has a part of 256 bytes: names of files have at most 255, shorten it"),
+        ("x/" * 1501, "more than 3000: write a shorter path"),
+    ):
+        (found,) = problems("method=toy", *model, f"{key}={value}")
+        assert found.startswith(f"{key}={value[:100]}") and found.endswith(said)
+    assert resolve(["method=toy", *model, f"{key}={'x' * 255}"]).flat[key] == "x" * 255
+
+
+@pytest.mark.parametrize("kind", ["method", "stream", "model"])
+def test_files_of_plugins_that_cannot_be_are_refused(kind):
+    for value, said in (
+        ("~nosuchuser/x.py", "starts with a home folder that is not known here"),
+        (f"{'x' * 300}.py", "has a part of 303 bytes"),
+    ):
+        (found,) = problems("method=toy", f"{kind}={value}")
+        assert found.startswith(f"{kind}={value[:100]}") and said in found
 
 
 def test_wandb_off_is_not_taken_for_false():
@@ -212,14 +337,14 @@ def test_seeds_follow_the_run_unless_set():
         ("train.lr=[1", "train.lr=[1 must be a number"),
         ("device=cuda:1", 'device=cuda:1 must be one of auto, cpu, cuda, mps (did you mean "cuda"?)'),
         ("precision=int8", "precision=int8 must be one of fp32, tf32, bf16, fp16"),
-        ("threads=0", "threads=0 is out of range: it must be >= 1"),
+        ("threads=0", "threads=0 is out of range: it must be >= 1 and <= 1024"),
         ("seed=-1", "seed=-1 is out of range: it must be >= 0"),
         ("seed", '"seed" is not a setting: write KEY=VALUE, as in seed=1'),
         ("--verbose", '"--verbose" is not a setting: write KEY=VALUE, as in seed=1'),
         ("=3", '"=3" is not a setting: write KEY=VALUE, as in seed=1'),
         ("stream=poket", 'unknown stream "poket" (did you mean "pocket"?)'),
         ("model=poket", 'unknown model "poket" (did you mean "pocket"?)'),
-        ("model=ViT-B-16/opnai", 'unknown weights "opnai" of model "ViT-B-16" (did you mean "openai"?)'),
+        ("model=ViT-B-16/opnai", 'unknown weights "opnai" of model "ViT-B-16" (did you mean "ViT-B-16/openai"?)'),
         ("stream=", "stream= needs a value: text"),
         ("out=null", "out=null needs a value: text"),
         ("method.rank=7", 'method "toy": rank must be even where merge is true'),

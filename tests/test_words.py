@@ -28,11 +28,14 @@ def test_a_word_is_a_pair_or_plain(word: str, expected: Pair | None) -> None:
 def test_words_are_separated_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a=b").mkdir()
+    Path("x=" + "y" * 253).mkdir()
     words = ["runs", "method=lora", "a=b", "--seed=1", "more"]
     pairs, plain = split(words, paths=True)
     assert [one.word for one in pairs] == ["method=lora", "--seed=1"]
     assert plain == ["runs", "a=b", "more"]
     assert split(words)[1] == ["runs", "more"]
+    longer = f"method=[{'x' * 300}]"  # no file can have such a name
+    assert split([longer, "x=" + "y" * 253], paths=True) == ([Pair("method", longer[7:], longer)], ["x=" + "y" * 253])
 
 
 def test_a_value_that_is_read_twice_is_not_shared() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.cli.verb import Verb
 from bench.core.errors import UserError
+from bench.core.paths import is_folder
 
 
 def call(words: list[str]) -> int:
@@ -41,7 +42,7 @@ def _root(stream: str, data: str | None) -> Path:
     if data is None:
         raise UserError(f"say where the datasets are: python -m bench data {stream} data=DIR")
     root = Path(data).expanduser()
-    if not root.is_dir():
+    if not is_folder(root):
         raise UserError(f"data={data} is no folder: give the folder that holds the datasets")
     return root
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.core.errors import UserError
+from bench.core.errors import UserError, shorten
+from bench.core.paths import is_folder, user_path
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ def folder(word: str) -> Path:
     UserError
         If there is no such folder.
     """
-    path = Path(word).expanduser()
-    if not path.is_dir():
-        raise UserError(f'there is no folder "{word}": give a run directory, or a folder that holds some')
+    path = user_path(word)
+    if not is_folder(path):
+        raise UserError(f'there is no folder "{shorten(word)}": give a run directory, or a folder that holds some')
     return path
 
 

@@ -14,6 +14,7 @@ from bench.compare.significance import Difference
 from bench.compare.tables import COLUMNS, Section, best, cell, provenance, quoted
 from bench.core.errors import UserError
 from bench.core.files import write_atomic
+from bench.core.paths import is_folder, user_path
 from bench.metrics.scalars import spread
 
 FORMATS = ("csv", "latex", "html", "pictures")
@@ -61,12 +62,12 @@ def write(
     for option in FORMATS:
         if option not in options:
             continue
-        path = Path(options[option]).expanduser()
+        path = user_path(options[option], option)
         kind = "folder" if option == "pictures" else "file"
         try:
             if not options[option]:
                 raise OSError(0, "no name is given")
-            if kind == "file" and path.is_dir():
+            if kind == "file" and is_folder(path):
                 raise IsADirectoryError(0, "there is a folder")
             if option == "csv":
                 write_atomic(path, csv_text(sections))

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.config import written
 from bench.core.errors import UserError, suggest
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_LARGE = 2**63  # what torch, numpy and files of tensors count with ends there
 _LIMITS = ("low", "high", "above", "below", "choices", "symbol")
 
 
@@ -106,46 +108,72 @@ class Setting:
         return ", ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
 
     def convert(self, value: Any, raw: str | None = None) -> Any:
-        """Return ``value`` as this setting's type.
+        """Return ``value``, or what is written in ``raw``, as this setting's type.
 
         Parameters
         ----------
         value : object
-            A plain value: what YAML made of the text, or what a plug-in gives.
+            A plain value, as a plug-in or a program gives it; it does not count where there is a ``raw``.
         raw : str, optional
-            The text it was read from: a text setting takes ``off`` or ``007`` as written.
+            What a user wrote: text is taken as it is written, numbers are decimal.
 
         Raises
         ------
         ValueError
             With the end of a sentence that starts with ``key=value``, such as ``must be a whole number``.
         """
+        if raw is not None:
+            value = self._read(raw.strip(written.BLANKS))
         if value is None:
             if self.optional:
                 return None
             raise ValueError(f"needs a value: {self._wanted()}")
         if not self.many:
-            return self._item(value, raw)
+            return self._item(value)
         if not isinstance(value, list | tuple):
             example = ",".join(self.choices[:2]) if self.choices else "a,b"
-            raise ValueError(f"must be a list of {self.type.__name__}, written as {self.key}=[{example}]")
-        return [self._item(item, None) for item in value]
+            quotes = " (an item with a bracket, a brace or a comma in quotes)" if self._is_free_text() else ""
+            raise ValueError(f"must be a list of {self.type.__name__}, written as {self.key}=[{example}]{quotes}")
+        return [self._item(item) for item in value]
 
-    def _item(self, value: Any, raw: str | None) -> Any:
-        if self.type is str and raw is not None and not isinstance(value, str):
-            value = raw
+    def _read(self, text: str) -> Any:
+        """Return what a text says; the text, which `_item` refuses, where it says nothing of this type."""
+        # W&B's agents write a sweep's null as Python does.
+        if text in written.NULLS or (text == "None" and self.optional):
+            return None
+        if not self.many:
+            return self._read_item(text)
+        items = written.items(text)
+        return text if items is None else [self._read_item(item) for item in items]
+
+    def _read_item(self, text: str) -> Any:
+        readers = {str: written.unquoted, bool: written.SWITCHES.get, int: written.whole, float: written.number}
+        found = readers[self.type](text)
+        return text if found is None else found
+
+    def _item(self, value: Any) -> Any:
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            try:
+                value = float(value)
+            except OverflowError:
+                value = math.inf
         if not isinstance(value, self.type) or (self.type is int and isinstance(value, bool)):
             raise ValueError(f"must be {self._wanted()}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError("must be a finite number")
+        if isinstance(value, str) and not _is_text(value):
+            raise ValueError("is no text: it holds a NUL character, or bytes that are not UTF-8")
         if self.choices is not None and value not in self.choices:
             hint = suggest(str(value), self.choices)
             raise ValueError(f"must be one of {', '.join(self.choices)}{hint if 'did you mean' in hint else ''}")
         if isinstance(value, int | float) and not self._inside(value):
             raise ValueError(f"is out of range: it must be {self.range.replace(', ', ' and ')}")
+        if isinstance(value, int) and abs(value) >= _LARGE:
+            raise ValueError("is out of range: it must be below 2^63")
         return value
+
+    def _is_free_text(self) -> bool:
+        return self.type is str and self.choices is None
 
     def _inside(self, value: float) -> bool:
         return (
@@ -162,7 +190,7 @@ class Setting:
 
 
 def with_defaults(group: type, **defaults: Any) -> Any:
-    """A group of settings like another, with other defaults: what a preset is.
+    """Return a group of settings like another, with other defaults: what a preset is.
 
     Parameters
     ----------
@@ -266,6 +294,14 @@ def _shape(hint: Any, key: str) -> tuple[type, bool, bool]:
     if len(arms) != 1 or inner not in _WORDS:
         raise TypeError(f"{key} is declared as {hint}; use int, float, str, bool, list of these, or a dataclass")
     return inner, many, optional
+
+
+def _is_text(value: str) -> bool:
+    """Return whether a text can be written into a file; bytes of a command line that are not UTF-8 cannot."""
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def show(value: Any) -> str:

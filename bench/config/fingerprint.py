@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.run_settings import CHOICES, Resolved
+from bench.core.paths import user_path
 
 ELSEWHERE = {"out", "data", "device", "threads", "seed", "gate", "batches.record", "batches.replay"}
 """Settings that say where, on what and with which seed a run is made, not what it computes; so do `MIRRORS`."""
@@ -40,4 +41,4 @@ def run_directory(resolved: Resolved) -> Path:
     """Return the folder of a run: ``out/<stream>/<model>/<method>/<fingerprint>-s<seed>``."""
     run = resolved.run
     leaf = f"{fingerprint(resolved.flat)}-s{run.seed}"
-    return Path(run.out).expanduser() / run.stream / run.model.replace("/", "-") / run.method / leaf
+    return user_path(run.out, "out") / run.stream / run.model.replace("/", "-") / run.method / leaf

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from bench.config.scan import KINDS, Entry, first_line, problem, scan
 from bench.core.errors import UserError, suggest
+from bench.core.paths import is_file, user_path
 
 GROUPS = {f"keeplora_bench.{kind}": kind for kind in KINDS}
 """Entry-point groups of installed packages, such as ``keeplora_bench.method``."""
@@ -96,7 +97,7 @@ def find(kind: str, name: str) -> Entry:
         If there is no such name or file, or the file does not hold exactly one class of this kind.
     """
     if name.endswith(".py"):
-        return _in_file(kind, Path(name).expanduser())
+        return _in_file(kind, user_path(name, kind))
     named = entries(kind)
     if name not in named:
         raise UserError(f'unknown {kind} "{name}"{suggest(name, named)}')
@@ -187,7 +188,7 @@ def _from_point(point: importlib.metadata.EntryPoint, origin: str, title: str) -
 
 
 def _in_file(kind: str, path: Path) -> Entry:
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f'there is no {kind} file "{path}": give the path of a Python file, or a registered name')
     path = path.resolve()
     for package, folder in _plugin_folders():

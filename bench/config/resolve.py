@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from bench.config import catalogue, registry
+from bench.config import catalogue, registry, written
 from bench.config.fields import Setting, build, complaints, describe, show
 from bench.config.run_settings import (
     CHOICES,
+    PATHS,
     OpenClip,
     Resolved,
     Run,
@@ -32,7 +30,8 @@ from bench.config.run_settings import (
     run_settings,
 )
 from bench.config.words import pair
-from bench.core.errors import UserError, nearest, suggest
+from bench.core.errors import UserError, nearest, shorten, suggest
+from bench.core.paths import is_file, user_path
 
 RESERVED = {"name", "file", "file_sha256"}
 """What a plug-in cannot call a setting of its own."""
@@ -56,8 +55,8 @@ def resolve(pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = Tru
     ----------
     pairs : sequence of str, or mapping of str to object
         Words such as ``method=keeplora``, ``--method.rank=8`` or ``method.maps=[q,v]``, in any order; of a key given
-        twice the last counts. Values are YAML; where null is allowed, Python's ``None`` means it too. A scalar for a
-        group inside ``method.``, ``stream.`` or ``model.`` sets all its members.
+        twice the last counts. `bench.config.written` says how values are written. A scalar for a group inside
+        ``method.``, ``stream.`` or ``model.`` sets all its members.
     need_method : bool, optional
         Whether a run without a method is an error.
 
@@ -89,6 +88,7 @@ def resolve(pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = Tru
             groups[kind] = build(choice.settings, flat, f"{kind}.")
             if kind not in values.wrong:
                 problems += [f'{kind} "{choice.name}": {text}' for text in complaints(groups[kind])]
+    problems += _wrong_paths(flat)
     if not problems:
         problems += [*_without_weights(choices["model"], groups["model"]), *_misfits(choices, groups)]
     if problems:
@@ -99,7 +99,7 @@ def resolve(pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = Tru
         values.sources.update(dict.fromkeys(choice.file, "user"))
     values.sources.update(dict.fromkeys(names & set(given), "user"))
     if run.batches.replay is not None:  # as for a file with a plug-in, its content decides
-        digest = _digest(Path(run.batches.replay).expanduser())
+        digest = _digest(user_path(run.batches.replay, "batches.replay"))
         flat["batches.replay_sha256"], values.sources["batches.replay_sha256"] = digest, "user"
     stream_class = choices["stream"].cls
     assert stream_class is not None
@@ -161,6 +161,17 @@ def _given(values: Mapping[str, Any]) -> dict[str, tuple[Any, str | None]]:
     return given
 
 
+def _wrong_paths(flat: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the settings that are paths, a sentence each; they need not exist here."""
+    wrong = []
+    for key in PATHS:
+        try:
+            user_path(flat.get(key) or "", key)
+        except UserError as error:
+            wrong.append(str(error))
+    return wrong
+
+
 def _without_weights(model: _Choice, settings: Any) -> list[str]:
     """Return what is wrong with the weights of an open_clip model, a sentence each."""
     wrong = catalogue.weights_problem(model.name, settings.checkpoint, settings.weights) if model.cls is None else None
@@ -168,7 +179,7 @@ def _without_weights(model: _Choice, settings: Any) -> list[str]:
 
 
 def _misfits(choices: dict[str, _Choice], groups: dict[str, Any]) -> list[str]:
-    """What of the method, its settings, the stream and the model does not go together, a sentence each."""
+    """Return what of method, settings, stream and model does not go together, a sentence each."""
     method, stream, model = (choices[kind] for kind in CHOICES)
     if method.cls is None or stream.cls is None:
         return []
@@ -188,7 +199,7 @@ def _misfits(choices: dict[str, _Choice], groups: dict[str, Any]) -> list[str]:
 
 
 def read(pairs: Sequence[str], problems: list[str]) -> dict[str, tuple[Any, str]]:
-    """Return dotted key -> (value as YAML, text); ``method=NAME`` becomes ``method.name``.
+    """Return dotted key -> (what YAML takes the text for, text); ``method=NAME`` becomes ``method.name``.
 
     A key stands where it was given last, since a later word for a group overrides earlier ones for its members.
     """
@@ -196,28 +207,24 @@ def read(pairs: Sequence[str], problems: list[str]) -> dict[str, tuple[Any, str]
     for word in pairs:
         split_word = pair(word)
         if split_word is None or not split_word.key:
-            problems.append(f'"{word}" is not a setting: write KEY=VALUE, as in seed=1')
+            problems.append(f'"{shorten(word)}" is not a setting: write KEY=VALUE, as in seed=1')
             continue
         key, raw, _ = split_word
-        value = copy.deepcopy(_parsed(raw))
-        found = {key: (value, raw.strip())}
+        raw = raw.strip(written.BLANKS)
+        found = {key: raw}
         if key in CHOICES:  # W&B hands over a nested group of parameters as one mapping
-            members = {name: (item, show(item)) for name, item in value.items()} if isinstance(value, dict) else {}
-            found = {f"{key}.{name}": item for name, item in (members or {"name": found[key]}).items()}
-        for name, item in found.items():
+            members = written.members(raw) if raw.startswith("{") else None
+            found = {f"{key}.{name}": text for name, text in (members or {"name": raw}).items()}
+        for name, text in found.items():
             given.pop(name, None)
-            given[name] = item
+            given[name] = (copy.deepcopy(written.guess(text)), text)
     return given
 
 
-@functools.lru_cache(maxsize=1024)
-def _parsed(raw: str) -> Any:
-    """Return the YAML value of a text; kept, since the points of a sweep have most words in common."""
-    try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]), resolve=False)
-    except Exception:  # no YAML: a text setting takes it as it is, any other says what it wants
-        return raw
-    return parsed["value"] if isinstance(parsed, dict) else None
+def _members(raw: str) -> dict[str, tuple[Any, str | None]] | None:
+    """Return what a mapping says of the members of a group, as `read` does; None if it is no such mapping."""
+    members = written.members(raw)
+    return None if members is None else {name: (written.guess(text), text) for name, text in members.items()}
 
 
 def _choose(
@@ -233,11 +240,12 @@ def _choose(
     try:
         name = known.convert(value, raw)
     except ValueError as error:
-        problems.append(f"{kind}={raw} {error}")
+        problems.append(f"{kind}={shorten(show(value) if raw is None else raw)} {error}")
         return _Choice()
     try:
         if kind == "model" and not name.endswith(".py") and name not in (models := registry.entries(kind)):
-            wrong = catalogue.problem(name, tuple(models))
+            own_weights = not {"model.checkpoint", "model.weights"}.isdisjoint(given)
+            wrong = catalogue.problem(name, tuple(models), own_weights)
             if wrong:
                 raise UserError(wrong)
             return _Choice(name, None, OpenClip, describe(OpenClip, "model."))
@@ -259,7 +267,7 @@ def _choose(
 def _digest(path: Path) -> str:
     """Hash of a file's content; of nothing where it cannot be read, which whoever reads it tells."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(path.read_bytes()).hexdigest() if is_file(path) else ""
     except OSError:
         return ""
 
@@ -300,24 +308,22 @@ class _Values:
         group, _, inside = key.partition(".")
         one = self.settable.get(key)
         members = [name for name in self.settable if name.startswith(f"{key}.")]
+        inner: Mapping[str, tuple[Any, str | None]] | None = None
         if members and isinstance(value, dict):
-            for name, item in value.items():
-                self.put(f"{key}.{name}", item, None if raw is None else show(item), source, blame)
+            inner = {name: (one, None) for name, one in value.items()} if raw is None else _members(raw)
+        if inner is not None:
+            for name, (item, text) in inner.items():
+                self.put(f"{key}.{name}", item, text, source, blame)
         elif one is not None or (members and inside and group in self.choices):
             try:
                 for name in members or [key]:
-                    self.flat[name] = self._convert(self.settable[name], value, raw)
+                    self.flat[name] = self.settable[name].convert(value, raw)
                     self.sources[name] = source
             except ValueError as error:
-                self.problems.append(f"{blame}{key}={show(value) if raw is None else raw} {error}")
+                self.problems.append(f"{blame}{key}={shorten(show(value) if raw is None else raw)} {error}")
                 self.wrong.add(group)
         elif group not in self.choices or self.choices[group].settings is not None:
             self.problems.append(blame + self._unknown(key))  # else nobody knows what the group may hold
-
-    @staticmethod
-    def _convert(one: Setting, value: Any, raw: str | None) -> Any:
-        # What a sweep's null is when a W&B agent passes it on.
-        return one.convert(None if raw == "None" and one.optional else value, raw)
 
     def _unknown(self, key: str) -> str:
         members = [name for name in self.settable if name.startswith(f"{key}.")]

@@ -69,6 +69,7 @@ class Cache:
         "largest size in GB (1e9 bytes) of decoded images, and a tenth of it of results that runs share (zero-shot "
         "row, spectra of pre-trained weights, gradient of the first task); 0 keeps none on disk",
         low=0,
+        high=1e9,
     )
     dir: str | None = setting(None, "folder; null is keeplora-bench in the user's cache folder")
 
@@ -106,7 +107,7 @@ class Run:
     data: str | None = setting(None, "folder with the stream's images; null where they are embedded")
     out: str = setting("runs", "folder for run directories")
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
-    threads: int | None = setting(None, "CPU threads; null leaves torch's own number", low=1)
+    threads: int | None = setting(None, "CPU threads; null leaves torch's own number", low=1, high=1024)
     gate: str = setting(
         "on", "before training, hold data and untrained model against published values", choices=("on", "off")
     )
@@ -165,6 +166,10 @@ CHOICES = ("method", "stream", "model")
 """The groups that pick an entry of a registry: ``method=NAME`` means ``method.name=NAME``."""
 
 
+PATHS = ("out", "data", "cache.dir", "batches.replay", "model.checkpoint")
+"""Settings that are paths."""
+
+
 def run_settings() -> dict[str, Setting]:
     """Return the settings every run has by dotted key; method, stream and model appear as ``method.name`` and so on."""
     renamed = ((f"{key}.name" if key in CHOICES else key, one) for key, one in describe(Run).items())
@@ -177,7 +182,7 @@ def class_settings(cls: type) -> type:
 
 
 def label_space_of(stream: type, settings: Any) -> str:
-    """The label space of a stream under its settings: their own ``label_space``, if they have one, else the class's."""
+    """Return the label space of a stream under its settings: their own ``label_space``, else the class's."""
     return str(getattr(settings, "label_space", getattr(stream, "label_space", "")))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.core.paths import exists
+
 
 class Pair(NamedTuple):
     """One KEY=VALUE word.
@@ -59,7 +61,7 @@ def split(words: Iterable[str], *, paths: bool = False) -> tuple[list[Pair], lis
     pairs: list[Pair] = []
     plain: list[str] = []
     for word in words:
-        one = None if paths and Path(word).exists() else pair(word)
+        one = None if paths and exists(Path(word)) else pair(word)
         if one is None:
             plain.append(word)
         else:

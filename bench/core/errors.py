@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+SHOWN = 100
+"""How many characters of a value a sentence shows."""
+
 LISTED = 12
 """How many valid names a sentence lists before it says "and N more"."""
 
@@ -47,3 +50,9 @@ def suggest(name: str, valid: Iterable[str]) -> str:
         return f' (did you mean "{near}"?)'
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return f" (valid: {', '.join(names[:LISTED])}{more})"
+
+
+def shorten(text: str) -> str:
+    """Return what a sentence shows of a value: one line of printable characters, the end of a long one left out."""
+    shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in shown)
