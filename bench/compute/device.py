@@ -14,6 +14,7 @@ from bench.core.errors import UserError
 from bench.core.lazy import torch
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""The environment variable that sets the workspace of cuBLAS."""
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -26,33 +27,35 @@ def choose_device(wanted: str) -> torch.device:
     Returns
     -------
     torch.device
-        Of several processes on one machine each has a CUDA device of its own.
+        Each of several processes on one machine has its own CUDA device.
 
     Raises
     ------
     UserError
-        If the wanted device is not there.
+        If the wanted device is not available.
     """
-    place = world()
+    own = world()
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
         wanted = "cuda" if available["cuda"] else "cpu"
     if not available[wanted]:
         raise UserError(f"device={wanted} is not available on this machine: choose device=auto or device=cpu")
-    if wanted == "cuda" and place.size > 1:  # each process has one of its own
-        return torch.device("cuda", place.local_rank % torch.cuda.device_count())
+    if wanted == "cuda" and own.size > 1:  # each process has one of its own
+        return torch.device("cuda", own.local_rank % torch.cuda.device_count())
     return torch.device(wanted)
 
 
 @contextmanager
 def deterministic(threads: int | None, tf32: bool = False) -> Iterator[None]:
-    """Deterministic kernels, and a thread count if one is given, for the time of a run; restored afterwards.
+    """While open, use deterministic kernels and a number of threads; afterwards restore what was before.
 
-    On CUDA an operation without a deterministic kernel warns and goes on: refusing it would refuse the run.
+    On CUDA an operation without a deterministic kernel warns and continues: an error would make the run impossible.
 
     Parameters
     ----------
-    tf32 : bool
+    threads : int or None
+        CPU threads; None leaves torch's own number.
+    tf32 : bool, optional
         Whether CUDA may round the factors of fp32 products to TF32.
     """
     before = (
@@ -80,15 +83,28 @@ def deterministic(threads: int | None, tf32: bool = False) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an allocation failed.
+    """Return whether an error means that an allocation failed.
 
     On CUDA that is an error of its own; on the CPU a `RuntimeError` or, outside of torch, a `MemoryError`.
+
+    Parameters
+    ----------
+    error : Exception
+
+    Returns
+    -------
+    bool
     """
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def processor() -> str:
-    """Return the name of the processor."""
+    """Return the name of the processor.
+
+    Returns
+    -------
+    str
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -98,9 +114,17 @@ def processor() -> str:
 
 
 def peak_memory_mb(device: torch.device) -> float | None:
-    """Return the largest memory of this process so far, in MB (1e6 bytes); None where it is not known.
+    """Return the largest memory that this process has taken so far.
 
-    On CUDA it is the accelerator's, else what is resident.
+    Parameters
+    ----------
+    device : torch.device
+        On CUDA the accelerator's memory counts, otherwise resident memory.
+
+    Returns
+    -------
+    float or None
+        In MB (1e6 bytes); None where it is not known.
     """
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)

@@ -1,7 +1,7 @@
-"""One run in several processes: each holds the whole model and works on its share of every batch.
+"""One run in several processes: each holds the whole model and works on its part of every batch.
 
-``torchrun`` or, for a sweep, SLURM starts them and numbers them in the environment variables RANK, WORLD_SIZE,
-LOCAL_RANK, MASTER_ADDR and MASTER_PORT. The process of rank 0 alone writes and prints.
+``torchrun`` starts them or, for a sweep, SLURM does. Either sets the environment variables RANK, WORLD_SIZE,
+LOCAL_RANK, MASTER_ADDR and MASTER_PORT of each process. Only the process of rank 0 writes and prints.
 """
 
 from __future__ import annotations
@@ -150,19 +150,37 @@ def _together(operation: Callable[..., Any], *arguments: Any, **named: Any) -> N
 
 
 def world() -> World:
-    """Return the processes of this run, as `bench.core.rank.rank` reads them from the environment."""
+    """Return the processes of this run, as `bench.core.rank.rank` reads them from the environment.
+
+    Returns
+    -------
+    World
+
+    Raises
+    ------
+    UserError
+        If the environment variables contradict each other.
+    """
     return World(**vars(rank()))
 
 
 @contextmanager
-def joined(place: World, device: torch.device) -> Iterator[None]:
-    """While open, the processes of a run can reach each other: through NCCL on CUDA, else through gloo."""
-    if place.size == 1:
+def joined(processes: World, device: torch.device) -> Iterator[None]:
+    """While open, the processes of a run can communicate: through NCCL on CUDA, otherwise through gloo.
+
+    Parameters
+    ----------
+    processes : World
+        The processes of this run.
+    device : torch.device
+        The device of this process.
+    """
+    if processes.size == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=place.rank, world_size=place.size)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=processes.rank, world_size=processes.size)
     try:
         yield
     finally:

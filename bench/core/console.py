@@ -24,7 +24,22 @@ def _tqdm(label: str, unit: str, total: int, items: Iterable[Any] | None = None)
 
 @contextmanager
 def bar(label: str, total: int, unit: str = "batch") -> Iterator[Callable[[], None]]:
-    """Show a bar while open; call what it yields once for every unit done."""
+    """Show a bar while open.
+
+    Parameters
+    ----------
+    label : str
+        What is being done.
+    total : int
+        Number of units.
+    unit : str, optional
+        What is counted.
+
+    Yields
+    ------
+    callable
+        To be called once for every unit that is done.
+    """
     with _tqdm(label, unit, total) as progress:
 
         def advance() -> None:
@@ -34,11 +49,51 @@ def bar(label: str, total: int, unit: str = "batch") -> Iterator[Callable[[], No
 
 
 def watched(label: str, items: Iterable[T], total: int) -> Iterator[T]:
-    """Pass items on while showing a bar."""
+    """Pass items on while showing a bar.
+
+    Parameters
+    ----------
+    label : str
+        What is being done.
+    items : iterable
+        The items.
+    total : int
+        Number of items.
+
+    Yields
+    ------
+    object
+        The items, unchanged.
+    """
     yield from _tqdm(label, "batch", total, items)
 
 
 def say(text: str = "") -> None:
-    """Print a line for the user."""
+    """Print a line for the user, in the process that leads.
+
+    Parameters
+    ----------
+    text : str, optional
+        The line; an empty one by default. It is printed as `visible` returns it.
+    """
     if rank().leads:
-        print(text, flush=True)
+        print(visible(text), flush=True)
+
+
+def visible(text: str) -> str:
+    r"""Return text in which all is escaped that does not print.
+
+    Names and values from records and files may hold characters that move the cursor, colour a terminal, turn the
+    direction of writing, or cannot be encoded: an escape character becomes ``\x1b``.
+
+    Parameters
+    ----------
+    text : str
+        Ends of lines stay as they are.
+
+    Returns
+    -------
+    str
+    """
+    shown = (one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode("ascii") for one in text)
+    return text if text.isprintable() else "".join(shown)

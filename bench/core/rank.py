@@ -35,6 +35,10 @@ class Rank:
 def rank() -> Rank:
     """Return the position of this process by RANK, WORLD_SIZE and LOCAL_RANK; a single process without them.
 
+    Returns
+    -------
+    Rank
+
     Raises
     ------
     UserError

@@ -1,4 +1,4 @@
-"""Stopping a run from outside: a signal asks for it, and the run obeys where nothing is half done."""
+"""Graceful stop: signals set a flag, which a run checks at safe points."""
 
 import signal
 import sys
@@ -8,22 +8,31 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
-"""What asks a run to stop: Ctrl-C, a terminated job, and what schedulers send before a time limit or a preemption."""
-
+"""Signals that ask a run to stop: Ctrl-C, a terminated job, what schedulers send before a time limit or preemption."""
 
 INTERRUPTIONS = (*SIGNALS, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
-"""Signals after which a run is to be continued; SIGHUP ends it where it is."""
+"""Signals after which a run should be continued; SIGHUP ends it at once."""
 
 
 def is_interruption(status: int) -> bool:
-    """Whether an exit status means that a run was asked to stop; what else ends a process is a failure."""
+    """Return whether an exit status means that a run was asked to stop; any other one but 0 is a failure.
+
+    Parameters
+    ----------
+    status : int
+        128 + signal for a process that a signal stopped.
+
+    Returns
+    -------
+    bool
+    """
     return status - 128 in INTERRUPTIONS
 
 
 class Stopped(KeyboardInterrupt):
-    """A run has stopped because it was asked to, where nothing was half done; the same run again continues it.
+    """A run has stopped because it was asked to, at a safe point; the same command again continues it.
 
-    Attributes
+    Parameters
     ----------
     signum : int
         The signal that asked for it.

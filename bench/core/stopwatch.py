@@ -1,4 +1,4 @@
-"""Seconds by phase."""
+"""The seconds that a run spends, by phase and by part."""
 
 import time
 from collections import defaultdict
@@ -7,7 +7,17 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Seconds spent in each phase of a run."""
+    """Seconds spent in each phase of a run.
+
+    Attributes
+    ----------
+    seconds : dict of str to float
+        Seconds by phase.
+    parts : dict of str to float
+        Seconds by part; parts lie inside of phases.
+    reused : dict of str to float
+        Seconds that results took when they were computed, by name, for those that were taken from the disk.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -16,16 +26,35 @@ class Stopwatch:
         self._start = time.perf_counter()
 
     def now(self) -> float:
-        """Seconds since some moment; what was reused counts as if it had been computed."""
+        """Return seconds since an arbitrary moment; what was reused counts as if it had been computed.
+
+        Returns
+        -------
+        float
+        """
         return time.perf_counter() + sum(self.reused.values())
 
     def reuse(self, name: str, seconds: float) -> None:
-        """Count the time that a result took when it was computed, though it is taken from the disk here."""
+        """Count the time that a result took when it was computed, though it is taken from the disk now.
+
+        Parameters
+        ----------
+        name : str
+            What it is.
+        seconds : float
+            The time that computing it took.
+        """
         self.reused[name] += seconds
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the time in here as `name`."""
+        """Count the time while open as a phase.
+
+        Parameters
+        ----------
+        name : str
+            Of the phase.
+        """
         start = self.now()
         try:
             yield
@@ -34,7 +63,13 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count the time in here as `name`, a part of whatever phase it lies in."""
+        """Count the time while open as a part of the current phase.
+
+        Parameters
+        ----------
+        name : str
+            Of the part.
+        """
         start = self.now()
         try:
             yield
@@ -42,7 +77,17 @@ class Stopwatch:
             self.parts[name] += self.now() - start
 
     def resume(self, seconds: Mapping[str, float], parts: Mapping[str, float], reused: Mapping[str, float]) -> None:
-        """Add what an earlier process spent on the same run; ``seconds`` has its total too, with what was reused."""
+        """Add what an earlier process spent on the same run.
+
+        Parameters
+        ----------
+        seconds : mapping of str to float
+            By phase, and ``"total"``, which includes what was reused.
+        parts : mapping of str to float
+            By part.
+        reused : mapping of str to float
+            By name of result.
+        """
         self._start += sum(reused.values())
         for name, value in reused.items():
             self.reused[name] += value
@@ -55,5 +100,10 @@ class Stopwatch:
             self.parts[name] += value
 
     def total(self) -> float:
-        """Seconds that the run has taken so far."""
+        """Return the seconds that the run has taken so far.
+
+        Returns
+        -------
+        float
+        """
         return self.now() - self._start

@@ -9,15 +9,27 @@ from collections.abc import Iterable, Sequence
 NARROWEST = 8
 """Columns as narrow as this are not wrapped any further."""
 
-
 SMALLEST = 72
 """Terminals narrower than this are treated as if they were this wide."""
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  ") -> str:
-    """Return rows under headers, all columns but the first wrapped where the table would not fit the terminal."""
+    """Return a text table that fits the terminal: all columns but the first are wrapped if necessary.
+
+    Parameters
+    ----------
+    headers : sequence of str
+        One for each column.
+    rows : iterable of sequence of str
+        The cells; columns that are empty in all rows are left out.
+    indent : str, optional
+        Before every line.
+
+    Returns
+    -------
+    str
+    """
     cells = [list(headers), *(list(row) for row in rows)]
-    # A column that is empty throughout says nothing.
     kept = [column for column in range(len(headers)) if any(row[column] for row in cells[1:])]
     cells = [[row[column] for column in kept] for row in cells]
     widths = [max(len(row[column]) for row in cells) for column in range(len(kept))]
@@ -35,7 +47,20 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "
 
 
 def wrap(text: str, first: str = "  ", rest: str = "  ") -> str:
-    """Text wrapped to the terminal, with an indent for its first and for its other lines."""
+    """Return a paragraph that fits the terminal.
+
+    Parameters
+    ----------
+    text : str
+    first : str, optional
+        Before the first line.
+    rest : str, optional
+        Before every other line.
+
+    Returns
+    -------
+    str
+    """
     return textwrap.fill(text, _width(), initial_indent=first, subsequent_indent=rest)
 
 
