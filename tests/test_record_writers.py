@@ -40,7 +40,7 @@ def use(record: RecordWriter) -> None:
                                                     '"accuracy": {"a": 50.0}}\n')  # fmt: skip
         assert record.cut_batches(size or 0) in (set(), {("a", "train", 0)})
         record.continued(device, {"code_revision": "abc"})
-        record.write("model.safetensors", b"weights", durable=True)
+        record.write("model.safetensors", b"weights")
         record.summary(Summary("finished", "s", "m", "lora", "f", 0, {"last": 50.0}, {"total": 1.0}))
 
 

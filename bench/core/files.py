@@ -1,12 +1,15 @@
-"""Torch-free file helpers: replace a file as a whole, hash the file of a class."""
+"""Torch-free file helpers: replace a file as a whole, durably; write where a user says; hash the file of a class."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import inspect
 import os
 import secrets
+import stat
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +20,10 @@ SCRATCH = ".tmp"
 """Ending of a file that is still being written; it is left behind only where a process or a machine dies."""
 
 
-def write_atomic(path: Path, content: str | bytes, durable: bool = False) -> None:
-    """Write a file so that a reader, also one after a crash, sees the old content or the new one and never a part.
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, also one after a crash of the machine, sees the old content or the new one.
+
+    When this returns, the new content is what a crash leaves.
 
     Parameters
     ----------
@@ -26,27 +31,23 @@ def write_atomic(path: Path, content: str | bytes, durable: bool = False) -> Non
         Replaced if it is there; a link is replaced, not followed.
     content : str or bytes
         Text is written as UTF-8.
-    durable : bool, optional
-        Whether the new content must be what a crash of the machine leaves: then the folder is synced too.
 
     Raises
     ------
     OSError
         If it cannot be written; nothing is left behind then.
     """
-    with replacing(path, durable) as file:
+    with replacing(path) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 @contextmanager
-def replacing(path: Path, durable: bool = False, ending: str = SCRATCH) -> Iterator[BinaryIO]:
+def replacing(path: Path, ending: str = SCRATCH) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of ``path`` when the block ends, and is removed when it raises.
 
     Parameters
     ----------
     path : Path
-    durable : bool, optional
-        As for `write_atomic`.
     ending : str, optional
         Of the name of the new file, for whoever looks for those that dead processes left behind.
 
@@ -68,12 +69,101 @@ def replacing(path: Path, durable: bool = False, ending: str = SCRATCH) -> Itera
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
         raise
-    if durable and os.name == "posix":  # the new name itself must reach the disk too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the names in a folder reach the disk, as far as its file system can be asked for that.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Raises
+    ------
+    OSError
+        If the disk fails.
+    """
+    if os.name != "posix":
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written to and not be read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder, and those above it, so that a crash of the machine does not undo it.
+
+    Parameters
+    ----------
+    folder : Path
+        May be there already.
+
+    Raises
+    ------
+    OSError
+        If it cannot be created, or something else has its name.
+    """
+    missing = [folder]
+    while not missing[-1].exists() and missing[-1] != missing[-1].parent:
+        missing.append(missing[-1].parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    for created in missing[:-1]:
+        sync_folder(created.parent)
+
+
+def write_output(path: Path, content: str | bytes) -> None:
+    """Write a file that the user named, wherever that name leads.
+
+    A link stays, and the file that it leads to is replaced as a whole. What cannot be replaced is written into: named
+    pipes, devices, and what this process prints to anyway (``/dev/stdout``, wherever that leads).
+
+    Parameters
+    ----------
+    path : Path
+    content : str or bytes
+        Text is written as UTF-8.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    content = content.encode("utf-8") if isinstance(content, str) else content
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        there = None
+    if there is not None and (own := _own_output(there)) is not None:
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what was printed before comes first
+        _write_all(os.dup(own), content)
+    elif there is not None and not stat.S_ISREG(there.st_mode):
+        _write_all(os.open(path, os.O_WRONLY), content)  # a folder is refused here
+    else:
+        write_atomic(path.resolve(), content)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def _own_output(there: os.stat_result) -> int | None:
+    """Return the descriptor of standard output or error where a file is what they lead to; None elsewhere."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(there, os.fstat(descriptor)) and not stat.S_ISDIR(there.st_mode):
+                return descriptor
+    return None
 
 
 def remove_scratch(folder: Path, unused_for: float = 0.0) -> None:

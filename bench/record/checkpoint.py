@@ -20,15 +20,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from bench.core.files import remove_scratch, write_atomic
+from bench.core.errors import UserError
+from bench.core.files import make_folder, remove_scratch, write_atomic
+from bench.core.untrusted import NotPlain, check_folder, check_plain, opened, parse_json, read_file, why
 
 VERSION = 2
 """The version of the content of checkpoints; a run cannot continue from a file with another one."""
 
-NAME = re.compile(r"(\d{6})-(task|step)\.([0-9a-f]{32})\.safetensors")
+NAME = re.compile(r"(\d{6,12})-(task|step)\.([0-9a-f]{32})\.safetensors", re.ASCII)
 
 KEPT = 2
 """Files kept of each kind: the newest may turn out to be damaged."""
+
+
+CHUNK = 2**22
+"""Bytes that are hashed at a time."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,9 @@ def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        values = json.loads(header["__metadata__"]["values"])
+        header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        values = parse_json(header["__metadata__"]["values"])
+        check_plain(values, finite=False)  # a method may report a figure that is not
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"no packed tensors and values: {error}") from error
     if not isinstance(values, dict):
@@ -145,13 +152,14 @@ class Checkpoints:
         """
         if not self.leads:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        check_folder(self.folder)
+        make_folder(self.folder)
         remove_scratch(self.folder)
         number = max((file.number for file in self._files()), default=0) + 1
         base = None if complete else self._base
         content = pack(tensors, {**values, "version": VERSION, "base": base})
         kind, digest = "task" if complete else "step", digest_of(content)
-        write_atomic(self.folder / f"{number:06d}-{kind}.{digest}.safetensors", content, durable=True)
+        write_atomic(self.folder / f"{number:06d}-{kind}.{digest}.safetensors", content)
         if complete:
             self._base = number
         self._prune(kind)
@@ -166,6 +174,11 @@ class Checkpoints:
         -------
         list of Saved
             Empty, a complete file, or a complete one and one that builds on it.
+
+        Raises
+        ------
+        UserError
+            If there may be a state to continue from which cannot be read.
         """
         base = self._newest("task", lambda saved: True)
         if base is None:
@@ -186,26 +199,42 @@ class Checkpoints:
 
     def _files(self) -> list[_File]:
         """Return every checkpoint, in order; whatever else lies in the folder is not ours."""
-        names = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
-        matches = [(path, NAME.fullmatch(path.name)) for path in names]
-        return [_File(int(match[1]), match[2], match[3], path) for path, match in matches if match]
+        check_folder(self.folder)
+        try:
+            matches = [(path, NAME.fullmatch(path.name)) for path in self.folder.iterdir()]
+        except FileNotFoundError:
+            return []
+        return sorted(_File(int(match[1]), match[2], match[3], path) for path, match in matches if match)
 
     def _newest(self, kind: str, wanted: Callable[[Saved], bool]) -> Saved | None:
-        for file in reversed(self._files()):
+        for file in reversed(self._known()):
             if file.kind != kind:
                 continue
             try:
-                content = file.path.read_bytes()
-                if digest_of(content) != file.digest:
+                if _digest_of_file(file.path) != file.digest:
                     raise ValueError("its content does not fit its checksum")
-                tensors, values = unpack(content)
-            except (OSError, ValueError) as error:
-                self.say(f"note: the checkpoint {file.path} is damaged and passed over ({error})")
+                tensors, values = unpack(read_file(file.path))
+            except (NotPlain, ValueError) as error:
+                self.say(f"note: the checkpoint {file.path} is damaged and passed over ({why(error)})")
                 continue
+            except OSError as error:
+                raise self._unreadable(file.path, error) from error
             saved = Saved(file.number, values.get("base"), values, tensors)
             if wanted(saved):
                 return saved
         return None
+
+    def _known(self) -> list[_File]:
+        try:
+            return self._files()
+        except OSError as error:
+            raise self._unreadable(self.folder, error) from error
+
+    def _unreadable(self, path: Path, error: OSError) -> UserError:
+        return UserError(
+            f"{path}, from which an unfinished run may be continued, cannot be read ({why(error)}): make it readable, "
+            f"or move {self.folder.parent} away to run again"
+        )
 
     def _prune(self, written: str) -> None:
         """Keep the newest files; those that build on a complete one go when the next complete one is there."""
@@ -216,7 +245,7 @@ class Checkpoints:
                 file.path.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class _File:
     number: int
     kind: str
@@ -227,3 +256,12 @@ class _File:
 def digest_of(content: bytes) -> str:
     """Return the part of a hash of some content that file names carry: 32 hex digits of SHA-256."""
     return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _digest_of_file(path: Path) -> str:
+    """Return `digest_of` the content of a file, which may be larger than the memory."""
+    digest = hashlib.sha256()
+    with opened(path) as file:
+        while block := file.read(CHUNK):
+            digest.update(block)
+    return digest.hexdigest()[:32]

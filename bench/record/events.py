@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from bench.core.untrusted import parse_json, read_text
 from bench.record.schema import EVENTS
 
 
@@ -83,7 +83,7 @@ def read_events(directory: Path) -> list[Event]:
         If a line is damaged; names its number.
     """
     try:
-        text = (directory / EVENTS).read_text(encoding="utf-8")
+        text = read_text(directory / EVENTS)
     except FileNotFoundError:
         return []
     return list(_events(text))
@@ -94,7 +94,7 @@ def _events(text: str) -> Iterator[Event]:
         if not line.endswith("\n"):
             return
         try:
-            content = json.loads(line)
+            content = parse_json(line)
             kind = content.pop("event")
             if kind == "epoch":
                 yield EpochEvent(**{one.name: content[one.name] for one in fields(EpochEvent)})

@@ -17,11 +17,14 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bench.config.run_settings import Resolved
+from bench.core.console import say
 from bench.core.errors import UserError
-from bench.core.files import remove_scratch, write_atomic
+from bench.core.files import make_folder, remove_scratch, write_atomic
 from bench.core.lazy import torch
+from bench.core.untrusted import opened, read_text, why
 from bench.data.batch_order import Key, read_order
 from bench.metrics.matrix import AccuracyMatrix
+from bench.record.guard import check_names
 from bench.record.hold import Hold
 from bench.record.provenance import environment
 from bench.record.schema import (
@@ -35,7 +38,7 @@ from bench.record.schema import (
     SUMMARY,
     Identity,
     Summary,
-    read_object,
+    read_environment,
 )
 
 
@@ -120,16 +123,14 @@ class RecordWriter(ABC):
         """Return the content of a text file of the record, or no text in a process that does not write."""
 
     @abstractmethod
-    def write(self, name: str, content: str | bytes, durable: bool = False) -> None:
-        """Write one file of the record as a whole.
+    def write(self, name: str, content: str | bytes) -> None:
+        """Write one file of the record as a whole; when this returns, a crash of the machine leaves it there.
 
         Parameters
         ----------
         name : str
         content : str or bytes
             Text is written as UTF-8.
-        durable : bool, optional
-            As for `bench.core.files.write_atomic`.
         """
 
     @abstractmethod
@@ -184,7 +185,9 @@ class RecordWriter(ABC):
         self.json(ENVIRONMENT, environment(device))
 
     def summary(self, summary: Summary) -> None:
-        """Write summary.json, which makes the run a finished one."""
+        """Write summary.json, which makes the run a finished one, after all lines have reached the disk."""
+        for name in (EVENTS, BATCHES):
+            self.size(name)
         self.json(SUMMARY, summary.to_json())
 
 
@@ -205,7 +208,8 @@ class Record(RecordWriter):
     def held(self, may_stop: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Keep other processes from writing while open."""
         with self.writing():
-            self.directory.mkdir(parents=True, exist_ok=True)
+            check_names(self.directory)
+            make_folder(self.directory)
             self._hold.take(may_stop)
         try:
             remove_scratch(self.directory)
@@ -236,11 +240,14 @@ class Record(RecordWriter):
         """Cut a file of lines back to a size in bytes."""
         path = self.directory / name
         with self.writing():
-            if not path.exists() or path.stat().st_size < size:
-                raise UserError(
-                    f"{path} has lost lines of an unfinished run: move {self.directory} away to run it again"
-                )
-            os.truncate(path, size)
+            try:
+                with opened(path, "r+b") as file:
+                    if os.fstat(file.fileno()).st_size < size:
+                        raise lost
+                    file.truncate(size)
+            except FileNotFoundError:
+                raise lost from None
+        lost = UserError(f"{path} has lost lines of an unfinished run: move {self.directory} away to run it again")
 
     def cut_batches(self, size: int) -> set[Key]:
         """Cut batches.jsonl back; return the passes that stay."""
@@ -249,27 +256,28 @@ class Record(RecordWriter):
 
     def size(self, name: str) -> int | None:
         """Return the size of a file of lines, synced to the disk."""
-        path = self.directory / name
-        if not path.exists():
-            return None
-        with self.writing(), path.open("ab") as file:
-            os.fsync(file.fileno())
-            return file.tell()
+        with self.writing():
+            try:
+                with opened(self.directory / name, "r+b") as file:
+                    os.fsync(file.fileno())
+                    return os.fstat(file.fileno()).st_size
+            except FileNotFoundError:
+                return None
 
     def read(self, name: str) -> str:
         """Return the content of a text file."""
         with self.writing():
-            return (self.directory / name).read_text(encoding="utf-8")
+            return read_text(self.directory / name)
 
-    def write(self, name: str, content: str | bytes, durable: bool = False) -> None:
+    def write(self, name: str, content: str | bytes) -> None:
         """Write one file as a whole."""
         with self.writing():
-            write_atomic(self.directory / name, content, durable)
+            write_atomic(self.directory / name, content)
 
     def line(self, name: str, content: Mapping[str, Any]) -> None:
         """Append one JSON object to a file of lines."""
-        with self.writing(), (self.directory / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(content) + "\n")
+        with self.writing(), opened(self.directory / name, "ab") as file:
+            file.write((json.dumps(content) + "\n").encode())
 
     def continued(self, device: torch.device, code: Mapping[str, Any]) -> None:
         """Add an entry to environment.json."""
@@ -304,11 +312,12 @@ class SilentRecord(RecordWriter):
         """Return no text."""
         return ""
 
-    def write(self, name: str, content: str | bytes, durable: bool = False) -> None:
+    def write(self, name: str, content: str | bytes) -> None:
         """Do nothing."""
 
     def line(self, name: str, content: Mapping[str, Any]) -> None:
         """Do nothing."""
 
-    def continued(self, device: torch.device, code: Mapping[str, Any]) -> None:
-        """Do nothing."""
+    def continued(self, device: torch.device, code: Mapping[str, Any]) -> list[str]:
+        """Return nothing."""
+        return []

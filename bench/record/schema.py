@@ -6,11 +6,12 @@ readers: `bench.record.events`, `bench.metrics.matrix`, `bench.metrics.outcomes`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
+
+from bench.core.untrusted import LARGEST_OBJECT, check_plain, parse_json, read_text
 
 # ------------------------------------------------------------------------------------- names of the files
 
@@ -53,6 +54,14 @@ LOCK, WRITER = "lock", "writer"
 WANDB = "wandb"
 """The folder that holds everything of W&B; no part of the record."""
 
+FILES = (
+    CONFIG, IDENTITY, ENVIRONMENT, STREAM, EVENTS, ACCURACY, OUTCOMES, BATCHES, MODEL, SUMMARY, LOCK, WRITER,
+)  # fmt: skip
+"""What are files in a run directory."""
+
+FOLDERS = (CHECKPOINTS, WANDB)
+"""What are folders in a run directory."""
+
 # --------------------------------------------------------------------------------------------- reading
 
 _Content = TypeVar("_Content", bound="_JsonFile")
@@ -72,13 +81,15 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises
     ------
     OSError
-        If the file cannot be read.
+        If the file cannot be read, is none (a link, a named pipe, a device), or is larger than any record.
     ValueError
-        If it is not UTF-8, not JSON, or holds no object.
+        If it is not UTF-8, not JSON, holds no object, or something that no record holds: see
+        `bench.core.untrusted.check_plain`.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = parse_json(read_text(path, LARGEST_OBJECT))
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
+    check_plain(content)
     return content
 
 
@@ -94,11 +105,24 @@ def _check(content: Mapping[str, Any], needed: Mapping[str, type], optional: Map
             raise ValueError(f'"{name}" is not of type {kind.__name__}')
 
 
-def _check_numbers(values: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for a value that is neither a number nor null."""
+def _check_entries(content: Mapping[str, Any], entries: Mapping[str, type]) -> None:
+    """Raise `ValueError` for a list or an object with an entry of another type; null is an entry of every object."""
+    for name, kind in entries.items():
+        found = content.get(name) or ()
+        values = [one for one in found.values() if one is not None] if isinstance(found, dict) else found
+        if not all(isinstance(one, kind) and not isinstance(one, bool) for one in values):
+            raise ValueError(f'"{name}" has an entry that is not of type {kind.__name__}')
+
+
+def _check_numbers(values: Mapping[str, Any], low: float, high: float) -> None:
+    """Raise `ValueError` for a value that is neither null nor a number of a range."""
     for name, value in values.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f'"{name}" is not a number')
+        if not low - ROUNDING <= value <= high + ROUNDING:
+            raise ValueError(f'"{name}" is {value:.4g}, which is not from {low:g} to {high:g}')
 
 
 @dataclass(frozen=True)
@@ -108,6 +132,7 @@ class _JsonFile:
     FILE: ClassVar[str]
     NEEDED: ClassVar[Mapping[str, type]]
     OPTIONAL: ClassVar[Mapping[str, type]]
+    ENTRIES: ClassVar[Mapping[str, type]] = {}
 
     @classmethod
     def read(cls: type[_Content], directory: Path) -> _Content:
@@ -122,7 +147,8 @@ class _JsonFile:
         OSError
             If it cannot be read.
         ValueError
-            If it is damaged: no JSON, or a part that is missing or of the wrong type.
+            If it is damaged: no JSON, or a part that is missing or not what it should be. Nothing else is raised,
+            whatever the file holds.
         """
         return cls.from_json(read_object(directory / cls.FILE))
 
@@ -136,6 +162,7 @@ class _JsonFile:
             If a part is missing or of the wrong type.
         """
         _check(content, cls.NEEDED, cls.OPTIONAL)
+        _check_entries(content, cls.ENTRIES)
         known = {one.name for one in fields(cls)}
         return cls(**{name: value for name, value in content.items() if name in known and value is not None})
 
@@ -143,6 +170,9 @@ class _JsonFile:
         """Return the object that the file holds."""
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
+
+ROUNDING = 1e-6
+"""How far a percentage may be out of its range: means are rounded."""
 
 # -------------------------------------------------------------------------------------------- identity
 
@@ -199,6 +229,7 @@ class Identity(_JsonFile):
         "fingerprint": str, "seed": int, "command": list, "seeds": dict, "weights_sha256": str, "label_space": str,
         "tasks": list, "manifests": dict, "prompts_sha256": str, "code_revision": str, "plugins_sha256": dict,
     }  # fmt: skip
+    ENTRIES = {"command": str, "seeds": int, "tasks": str, "manifests": str, "plugins_sha256": str}
 
     fingerprint: str | None = None
     seed: int | None = None
@@ -221,7 +252,8 @@ class Identity(_JsonFile):
         for key, entry in content["settings"].items():
             if not isinstance(entry, dict) or "value" not in entry:
                 raise ValueError(f'the setting "{key}" has no value')
-            settings[key] = SettingValue(entry["value"], entry.get("source", "unknown"))
+            _check(entry, {}, {"source": str})
+            settings[key] = SettingValue(entry["value"], entry.get("source") or "unknown")
         return super().from_json({**content, "settings": settings})
 
     def to_json(self) -> dict[str, Any]:
@@ -245,10 +277,14 @@ def read_environment(directory: Path) -> dict[str, Any]:
     """
     content = read_object(directory / ENVIRONMENT)
     _check(content, {}, {"packages": dict, "continued": list})
+    _check_entries(content, {"continued": dict})
     return content
 
 
 # --------------------------------------------------------------------------------------------- summary
+
+LARGEST = 1e15
+"""No run takes more seconds, bytes or numbers; what is larger is damage, and sums of it would not be finite."""
 
 
 @dataclass(frozen=True)
@@ -306,12 +342,15 @@ class Summary(_JsonFile):
         """Return the typed form of the file's object; errors as for `read`."""
         summary = super().from_json(content)
         sizes = ("trainable_parameters", "stored_numbers", "stored_bytes", "peak_memory_mb")
-        _check_numbers({**summary.metrics, **summary.seconds, **{name: getattr(summary, name) for name in sizes}})
+        _check_numbers(summary.metrics, -100, 100)
+        for numbers in (summary.seconds, summary.seconds_of_parts, summary.seconds_reused):
+            _check_numbers(numbers, 0, LARGEST)
+        _check_numbers({name: getattr(summary, name) for name in sizes}, 0, LARGEST)
         return summary
 
 
 def is_finished(directory: Path) -> bool:
-    """Return whether a run directory holds a finished run."""
+    """Return whether a run directory holds a finished run; a summary that cannot be read is none."""
     try:
         return read_object(directory / SUMMARY)["status"] == "finished"
     except (OSError, ValueError, KeyError):

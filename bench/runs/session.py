@@ -318,7 +318,7 @@ class Session:
         if settings.checkpoint.final:
             values = {"version": checkpoint.VERSION, "weights_sha256": self.parts.weights}
             content = checkpoint.pack(self.state.between_tasks(method), values)
-            record.write(MODEL, content, durable=True)
+            record.write(MODEL, content)
         seconds = {name: round(value, 3) for name, value in {"total": watch.total(), **watch.seconds}.items()}
         record.summary(
             Summary(
