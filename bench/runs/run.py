@@ -17,6 +17,7 @@ from bench.config.fingerprint import run_directory
 from bench.config.run_settings import Resolved
 from bench.core.console import say
 from bench.core.errors import UserError
+from bench.core.paths import is_folder
 from bench.core.stopwatch import Stopwatch
 from bench.data.stream import Stream
 from bench.learning.method import Method
@@ -98,7 +99,7 @@ def _check_plugins(resolved: Resolved) -> None:
     for kind, cls, base in (("method", resolved.method_class, Method), ("stream", resolved.stream_class, Stream)):
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise UserError(f"{kind} {getattr(settings, kind)} is no subclass of bench.api.{base.__name__}")
-    if settings.data is not None and not Path(settings.data).expanduser().is_dir():
+    if settings.data is not None and not is_folder(Path(settings.data).expanduser()):
         raise UserError(f"data={settings.data} is no folder: give the folder that holds the datasets")
 
 
