@@ -50,6 +50,8 @@ class Clip:
         Its text tower: `model.text`, or `model` itself.
     name : str
         As given.
+    notes : list of str
+        What a user should know about how the model was loaded; a run prints them.
     maps : dict of str to LinearMap
         ``image.3.q`` and so on, in forward order, image tower first.
     sites : dict of str to Site
@@ -69,6 +71,7 @@ class Clip:
         self.model: Any = model.eval().requires_grad_(False)
         self.text: Any = getattr(model, "text", model)
         self.name = name
+        self.notes: list[str] = []
         check_native(model, self.text, name)
         image_sites = replace_linear_maps(self.model.visual.transformer.resblocks, "image")
         text_sites = replace_linear_maps(self.text.transformer.resblocks, "text")

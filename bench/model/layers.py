@@ -225,6 +225,21 @@ def _read_block(block: Any, x: Tensor, read: Tensor | None, layout: Layout) -> T
     return (y + block.ls_2(block.mlp(block.ln_2(y))))[:, 0]
 
 
+def activation(model: Any) -> str:
+    """Return the name of the function between the two linear layers of a block: ``"GELU"`` or ``"QuickGELU"``.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        An open_clip model that `check_native` accepts.
+
+    Returns
+    -------
+    str
+    """
+    return type(model.visual.transformer.resblocks[0].mlp[1]).__name__
+
+
 def check_native(model: Any, text: Any, name: str) -> None:
     """Refuse a model whose towers are not open_clip's own transformers with plain residual attention blocks.
 

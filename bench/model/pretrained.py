@@ -1,12 +1,30 @@
 """Models of open_clip: by name, from a checkpoint, or with random weights."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import open_clip
 import torch
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
+from torch import Tensor
 
 from bench.core.errors import UserError
+from bench.model.checkpoint_file import CheckpointFile, misfit, read_checkpoint
 from bench.model.clip import Clip
+from bench.model.layers import activation
+
+QUICK = "-quickgelu"
+"""How open_clip's architectures with QuickGELU end."""
+
+POSITIONS = {
+    "visual.positional_embedding": "image sizes",
+    "positional_embedding": "prompt lengths",
+    "text.positional_embedding": "prompt lengths",
+}
+"""Weights that open_clip resizes where a checkpoint has more or fewer positions, and what they belong to."""
 
 
 def load_open_clip(name: str, checkpoint: str | None = None, weights: str = "pretrained", seed: int = 0) -> Clip:
@@ -20,7 +38,8 @@ def load_open_clip(name: str, checkpoint: str | None = None, weights: str = "pre
         ``ARCHITECTURE/TAG``, for example ``ViT-B-16/openai``; ``ARCHITECTURE`` alone with a checkpoint or random
         weights.
     checkpoint : str, optional
-        File with weights of that architecture. A tag, if given too, decides the activation (quick-gelu or not).
+        File with weights of that architecture: safetensors, of ``torch.save``, or OpenAI's own archive. Nothing in it
+        is run. A tag, if given too, decides the activation (QuickGELU or GELU).
     weights : {"pretrained", "random"}, optional
         ``random`` draws them, for measurements of cost without downloads.
     seed : int, optional
@@ -29,37 +48,143 @@ def load_open_clip(name: str, checkpoint: str | None = None, weights: str = "pre
     Returns
     -------
     Clip
+        Its `notes` say which activation a checkpoint runs with.
 
     Raises
     ------
     UserError
-        If the weights cannot be loaded or downloaded, or the model's towers are not supported.
+        If the weights cannot be loaded or downloaded, do not fit, or need the other activation, or if the model's
+        towers are not supported.
     """
-    architecture, _, tag = name.partition("/")
-    source = None if weights == "random" else checkpoint or tag or None
-    quick_gelu = bool(tag) and bool((open_clip.get_pretrained_cfg(architecture, tag) or {}).get("quick_gelu"))
+    if checkpoint and weights != "random":
+        return _from_file(name, checkpoint)
+    tag = name.partition("/")[2]
+    chosen = None if weights == "random" else tag or None
+    model, tokenizer = _create(name, chosen, _of_tag(name), seed, required=weights != "random")
+    return Clip(model, tokenizer, model.visual.preprocess_cfg, name)
+
+
+def _create(name: str, tag: str | None, quick_gelu: bool, seed: int, required: bool) -> tuple[Any, Any]:
+    """Return open_clip's model and tokenizer, without its reports."""
+    architecture = name.partition("/")[0]
     try:
-        logging.disable(logging.ERROR)  # libraries report every retry; what matters is said below
-        with torch.random.fork_rng(devices=[]):
+        with _quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = open_clip.create_model(
                 architecture,
-                pretrained=source,
+                pretrained=tag,
                 force_quick_gelu=quick_gelu,
-                require_pretrained=weights != "random",  # never random weights that nobody asked for
+                require_pretrained=required,  # never random weights that nobody asked for
             )
-        tokenizer = open_clip.get_tokenizer(architecture)
+            return model, open_clip.get_tokenizer(architecture)
+    except MemoryError:
+        raise
     except Exception as error:
-        if checkpoint:  # the library's text is advice for programmers, such as loading with pickle
-            raise UserError(
-                f"the file {checkpoint} cannot be loaded ({type(error).__name__}): check that it is a checkpoint of "
-                f"{architecture}"
-            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        remedy = ", or give model.checkpoint=FILE" if required else ""
         raise UserError(
-            f"model {name} cannot be loaded ({reason}): run once on a machine with network access, or give "
-            "model.checkpoint=FILE"
+            f"model {name} cannot be loaded ({reason}): run once on a machine with network access{remedy}"
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """While open, hide what libraries log: they report every retry, and the suite's own sentences say what matters."""
+    logging.disable(logging.ERROR)
+    try:
+        yield
     finally:
         logging.disable(logging.NOTSET)
-    return Clip(model, tokenizer, model.visual.preprocess_cfg, name)
+
+
+def _from_file(name: str, checkpoint: str) -> Clip:
+    architecture = name.partition("/")[0]
+    file = read_checkpoint(checkpoint)
+    quick_gelu, reason = _activation(name, checkpoint, file)
+    model, tokenizer = _create(name, None, quick_gelu, seed=0, required=False)
+    resized = _load(model, file.tensors, checkpoint, architecture)
+    clip = Clip(model, tokenizer, model.visual.preprocess_cfg, name)
+    clip.notes.append(f"{checkpoint} runs with {activation(model)}, {reason}")
+    clip.notes += [f"the position embeddings of {checkpoint} are for other {what} and are resized" for what in resized]
+    return clip
+
+
+# ---- activation
+
+
+def _of_tag(name: str) -> bool:
+    """Return whether the weights of a tag need QuickGELU; False if there is no tag."""
+    architecture, _, tag = name.partition("/")
+    return bool(tag) and bool((open_clip.get_pretrained_cfg(architecture, tag) or {}).get("quick_gelu"))
+
+
+def _activation(name: str, checkpoint: str, file: CheckpointFile) -> tuple[bool, str]:
+    """Return whether a checkpoint runs with QuickGELU, and why, in words.
+
+    A model without a tag follows OpenAI's archive, which shows by itself what it needs. Every other contradiction is
+    refused, so that the name of a model says how it computes.
+    """
+    architecture, _, tag = name.partition("/")
+    config = open_clip.get_model_config(architecture) or {}
+    quick_gelu = bool(config.get("quick_gelu")) or _of_tag(name)
+    other = architecture.removesuffix(QUICK) if quick_gelu else f"{architecture}{QUICK}"
+    known = other != architecture and other in open_clip.list_models()
+    if file.quick_gelu and not quick_gelu:
+        if file.of_openai and not tag:
+            return True, "as OpenAI's weights need"
+        remedy = f"write model={other}" if known else "choose a model with QuickGELU"
+        raise UserError(
+            f"the file {checkpoint} needs QuickGELU ({file.quick_gelu}), and {name} computes with GELU: {remedy}"
+        )
+    if file.quick_gelu or tag or not known:
+        return quick_gelu, f"as {name} says"
+    whose = "LAION, DataComp and others need GELU" if quick_gelu else "OpenAI, MetaCLIP and DFN need QuickGELU"
+    return quick_gelu, f"as {name} says; weights of {whose}: model={other}"
+
+
+# ---- weights
+
+
+def _load(model: Any, tensors: dict[str, Tensor], checkpoint: str, architecture: str) -> list[str]:
+    """Put weights into a model, as open_clip does, and return what had to be resized.
+
+    Raises
+    ------
+    UserError
+        If they do not fit.
+    """
+    try:
+        tensors, resized = _converted(model, tensors)
+    except MemoryError:
+        raise
+    except Exception:  # weights of another model can fail in any way here; what does not fit is named below
+        resized = []
+    wrong = misfit(tensors, model.state_dict())
+    if wrong is None:
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:  # tensors that cannot be copied, such as sparse ones
+            wrong = str(error).strip().splitlines()[-1].strip()
+    if wrong is not None:
+        raise UserError(
+            f"the file {checkpoint} does not fit {architecture} ({wrong}): choose the architecture that it was made for"
+        )
+    return resized
+
+
+def _converted(model: Any, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return weights under the names and in the shapes of a model, and what had to be resized."""
+    found = dict(convert_state_dict(model, dict(tensors)))
+    if "positional_embedding" in found and not hasattr(model, "positional_embedding"):
+        found = convert_to_custom_text_state_dict(found)
+    for name in ("logit_scale", "logit_bias"):  # a number, or a row of one number
+        own = getattr(model, name, None)
+        if name in found and own is not None:
+            found[name] = found[name].reshape(own.shape)
+    if getattr(model, "logit_bias", None) is not None and "logit_bias" not in found:
+        found["logit_bias"] = torch.zeros_like(found["logit_scale"])
+    before = {name: found[name].shape for name in POSITIONS if name in found}
+    with _quiet():
+        resize_pos_embed(found, model)
+        resize_text_pos_embed(found, model)
+    return found, [POSITIONS[name] for name, shape in before.items() if found[name].shape != shape]
