@@ -1,7 +1,7 @@
-"""Which models open_clip knows and this suite can use, read from open_clip's files without importing it.
+"""Which models open_clip has and this suite can use, read from open_clip's files without importing it.
 
-Importing open_clip imports torch, which a table of names is not worth; the architectures are JSON files and the
-pre-trained tags a literal table in one of its modules.
+Importing open_clip imports torch, which takes seconds. The architectures are JSON files, and the pre-trained tags are a
+literal table in one of its modules.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Architecture:
     unsupported : str
         Why the suite cannot use it; empty when it can.
     widths : dict of str to int
-        Width of the blocks of the ``"image"`` and the ``"text"`` tower, where the file tells.
+        Width of the blocks of the ``"image"`` and the ``"text"`` tower, if the file says.
     """
 
     name: str
@@ -42,7 +42,13 @@ class Architecture:
 
 @functools.lru_cache(maxsize=1)
 def architectures() -> dict[str, Architecture]:
-    """Return open_clip's architectures by name, usable ones and others; empty when open_clip is not installed."""
+    """Return open_clip's architectures, usable ones and others.
+
+    Returns
+    -------
+    dict of str to Architecture
+        By name; empty if open_clip is not installed.
+    """
     spec = importlib.util.find_spec("open_clip")
     folders = spec.submodule_search_locations if spec else None
     if not folders:
@@ -62,12 +68,30 @@ def architectures() -> dict[str, Architecture]:
 
 
 def supported() -> dict[str, Architecture]:
-    """Return the architectures with native towers, which the suite can use."""
+    """Return the architectures with native towers, which the suite can use.
+
+    Returns
+    -------
+    dict of str to Architecture
+        By name.
+    """
     return {name: found for name, found in architectures().items() if not found.unsupported}
 
 
 def split(name: str) -> tuple[str, str]:
-    """Return architecture and tag of ``ARCH/TAG`` or ``ARCH``; the tag is empty in the second form."""
+    """Return the architecture and the tag of a model's name.
+
+    Parameters
+    ----------
+    name : str
+        ``ARCH/TAG`` or ``ARCH``.
+
+    Returns
+    -------
+    arch : str
+    tag : str
+        Empty in the second form.
+    """
     arch, _, tag = name.partition("/")
     return arch, tag
 
@@ -135,7 +159,18 @@ def weights_problem(name: str, checkpoint: str | None, weights: str) -> str | No
 
 
 def widths(name: str) -> dict[str, int]:
-    """Return the widths of the blocks of ``ARCH/TAG`` or ``ARCH`` by tower; empty where they are not known."""
+    """Return the widths of the blocks of a model.
+
+    Parameters
+    ----------
+    name : str
+        ``ARCH/TAG`` or ``ARCH``.
+
+    Returns
+    -------
+    dict of str to int
+        By ``"image"`` and ``"text"``; empty if they are not known.
+    """
     found = architectures().get(split(name)[0])
     return found.widths if found else {}
 

@@ -1,4 +1,7 @@
-"""One group of settings: a dataclass whose fields know their help, their range and their symbol in the paper."""
+"""A group of settings: a dataclass whose fields have a help line, a range and a symbol in the paper.
+
+It is one file, because a setting is declared, read from text, checked and shown by the same few facts about it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +81,14 @@ class Setting:
         Whether it is a list, and whether it may be null.
     default : object
         A plain value.
+    help : str
+        One line.
+    low, high, above, below : float or None
+        Bounds, as for `setting`.
+    choices : tuple of str or None
+        The only values allowed.
+    symbol : str
+        What the paper calls it.
     """
 
     key: str
@@ -95,13 +106,13 @@ class Setting:
 
     @property
     def type_name(self) -> str:
-        """The type as a reader knows it: ``int``, ``list of str``, ``float or null``."""
+        """The type in words: ``int``, ``list of str``, ``float or null``."""
         name = f"list of {self.type.__name__}" if self.many else self.type.__name__
         return f"{name} or null" if self.optional else name
 
     @property
     def range(self) -> str:
-        """What is allowed, as in ``>= 1``, ``> 0, <= 1`` or ``adamw | adam | sgd``; empty when all is."""
+        """The values allowed, such as ``>= 1``, ``> 0, <= 1`` or ``adamw | adam | sgd``; empty if all are."""
         if self.choices is not None:
             return " | ".join(self.choices)
         bounds = ((">=", self.low), (">", self.above), ("<=", self.high), ("<", self.below))
@@ -116,6 +127,11 @@ class Setting:
             A plain value, as a plug-in or a program gives it; it does not count where there is a ``raw``.
         raw : str, optional
             What a user wrote: text is taken as it is written, numbers are decimal.
+
+        Returns
+        -------
+        object
+            An int, float, str or bool, a list of these, or None.
 
         Raises
         ------
@@ -147,7 +163,12 @@ class Setting:
         return text if items is None else [self._read_item(item) for item in items]
 
     def _read_item(self, text: str) -> Any:
-        readers = {str: written.unquoted, bool: written.SWITCHES.get, int: written.whole, float: written.number}
+        readers: dict[type, Callable[[str], Any]] = {
+            str: written.unquoted,
+            bool: written.SWITCHES.get,
+            int: written.whole,
+            float: written.number,
+        }
         found = readers[self.type](text)
         return text if found is None else found
 
@@ -223,6 +244,10 @@ def describe(group: type, prefix: str = "") -> dict[str, Setting]:
     prefix : str, optional
         What to put before each key, such as ``"method."``.
 
+    Returns
+    -------
+    dict of str to Setting
+
     Raises
     ------
     UserError
@@ -238,7 +263,22 @@ def describe(group: type, prefix: str = "") -> dict[str, Setting]:
 
 
 def build(group: type, values: dict[str, Any], prefix: str = "") -> Any:
-    """Return an instance of a group, nested groups included, from plain values by dotted key."""
+    """Return an instance of a group, nested groups included.
+
+    Parameters
+    ----------
+    group : type
+        A dataclass of `setting` fields.
+    values : dict of str to object
+        Plain values by dotted key.
+    prefix : str, optional
+        What is before each key, such as ``"method."``.
+
+    Returns
+    -------
+    object
+        An instance of `group`.
+    """
     hints = _hints(group)
     given = {}
     for field in dataclasses.fields(group):
@@ -248,7 +288,18 @@ def build(group: type, values: dict[str, Any], prefix: str = "") -> Any:
 
 
 def complaints(instance: Any) -> list[str]:
-    """Return what the ``check()`` of a group and of its nested groups find wrong across their fields."""
+    """Return what the ``check()`` of a group and of its nested groups finds wrong across their fields.
+
+    Parameters
+    ----------
+    instance : object
+        An instance of a group.
+
+    Returns
+    -------
+    list of str
+        A sentence each.
+    """
     found = list(instance.check()) if hasattr(instance, "check") else []
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
@@ -305,7 +356,16 @@ def _is_text(value: str) -> bool:
 
 
 def show(value: Any) -> str:
-    """Return a plain value as a user would write it after ``key=``."""
+    """Return a plain value as a user would write it after ``key=``.
+
+    Parameters
+    ----------
+    value : object
+
+    Returns
+    -------
+    str
+    """
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Which settings decide the numbers of a run, and the name of its folder, which is made of them."""
+"""Which settings decide the numbers of a run, and the name of its folder, which is made from them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,39 @@ from bench.config.run_settings import CHOICES, Resolved
 from bench.core.paths import user_path
 
 ELSEWHERE = {"out", "data", "device", "threads", "seed", "gate", "batches.record", "batches.replay"}
-"""Settings that say where, on what and with which seed a run is made, not what it computes; so do `MIRRORS`."""
-
+"""Settings that say where, on what and with which seed a run is made, not what it computes."""
 
 MIRRORS = ("track.", "cache.", "checkpoint.")
+"""Groups of such settings."""
 
 
 def decides(key: str) -> bool:
-    """Whether a setting decides the numbers of a run, apart from its seed."""
+    """Return whether a setting decides the numbers of a run, apart from its seed.
+
+    Parameters
+    ----------
+    key : str
+        Dotted.
+
+    Returns
+    -------
+    bool
+    """
     return key not in ELSEWHERE and not key.startswith(MIRRORS) and key not in {f"{kind}.file" for kind in CHOICES}
 
 
 def fingerprint(flat: Mapping[str, Any]) -> str:
-    """Return the ten hexadecimal digits that name a run's settings.
+    """Return the digits that name the settings of a run that decide its numbers.
 
-    Of the settings that do not decide the numbers (`decides`) the run's seed is in the folder's name; seeds that follow
-    it are None in ``Resolved.flat`` and left out.
+    Parameters
+    ----------
+    flat : mapping of str to object
+        ``Resolved.flat``. Seeds that follow the run's seed are None there and left out.
+
+    Returns
+    -------
+    str
+        Ten hexadecimal digits.
     """
     kept = {
         key: value
@@ -38,7 +55,16 @@ def fingerprint(flat: Mapping[str, Any]) -> str:
 
 
 def run_directory(resolved: Resolved) -> Path:
-    """Return the folder of a run: ``out/<stream>/<model>/<method>/<fingerprint>-s<seed>``."""
+    """Return the folder of a run: ``out/<stream>/<model>/<method>/<fingerprint>-s<seed>``.
+
+    Parameters
+    ----------
+    resolved : Resolved
+
+    Returns
+    -------
+    Path
+    """
     run = resolved.run
     leaf = f"{fingerprint(resolved.flat)}-s{run.seed}"
     return user_path(run.out, "out") / run.stream / run.model.replace("/", "-") / run.method / leaf

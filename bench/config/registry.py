@@ -1,8 +1,7 @@
-"""Names to classes: methods, streams, datasets and models, ours and other people's.
+"""From names to classes: methods, streams, datasets and models, built in, installed, or in a user's file.
 
-Listing imports nothing: built-in plug-ins are found by parsing the files of ``methods/`` and ``datasets/``, those of
-installed packages by their entry points, so a plug-in that is slow or broken harms nobody who does not ask for it.
-A plug-in is imported when it is loaded, and not before.
+Listing imports nothing: the files of ``methods/`` and ``datasets/`` are parsed, and installed packages have entry
+points. So a plug-in that is slow or broken harms nobody who does not use it. A plug-in is imported when it is loaded.
 """
 
 from __future__ import annotations
@@ -73,12 +72,28 @@ def register(kind: str, name: str, *, title: str, paper: str = "") -> Callable[[
 
 
 def entries(kind: str) -> dict[str, Entry]:
-    """Return all entries of one kind by name, sorted, importing none of them."""
+    """Return all entries of one kind, importing none of them.
+
+    Parameters
+    ----------
+    kind : {"method", "stream", "dataset", "model"}
+
+    Returns
+    -------
+    dict of str to Entry
+        By name, sorted.
+    """
     return all_entries()[kind]
 
 
 def all_entries() -> dict[str, dict[str, Entry]]:
-    """Return all entries of every kind; where names collide the built-in wins and says what it hides."""
+    """Return all entries, importing none of them.
+
+    Returns
+    -------
+    dict of str to dict of str to Entry
+        By kind and name, sorted by name. Where names collide, the built-in entry wins and says what it hides.
+    """
     found: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
     for entry in [*_built_in(), *_installed()]:
         first = found[entry.kind].setdefault(entry.name, entry)
@@ -89,7 +104,17 @@ def all_entries() -> dict[str, dict[str, Entry]]:
 
 
 def find(kind: str, name: str) -> Entry:
-    """Return the entry that ``name`` means: a registered name, or the path of a file ending in ``.py``.
+    """Return the entry of a name.
+
+    Parameters
+    ----------
+    kind : {"method", "stream", "dataset", "model"}
+    name : str
+        A registered name, or the path of a file ending in ``.py``.
+
+    Returns
+    -------
+    Entry
 
     Raises
     ------
@@ -105,7 +130,17 @@ def find(kind: str, name: str) -> Entry:
 
 
 def load(kind: str, name: str) -> type:
-    """Import and return the class of an entry; ``name`` as for `find`.
+    """Import the class of a name.
+
+    Parameters
+    ----------
+    kind : {"method", "stream", "dataset", "model"}
+    name : str
+        As for `find`.
+
+    Returns
+    -------
+    type
 
     Raises
     ------
@@ -116,11 +151,25 @@ def load(kind: str, name: str) -> type:
 
 
 def load_entry(entry: Entry) -> type:
-    """Import and return the class of an entry found before; errors as for `load`."""
-    place = entry.origin
+    """Import the class of an entry.
+
+    Parameters
+    ----------
+    entry : Entry
+
+    Returns
+    -------
+    type
+
+    Raises
+    ------
+    UserError
+        As for `load`.
+    """
+    origin = entry.origin
     if entry.origin == "built-in" and entry.path:
-        place = f"{entry.path.parent.name}/{entry.path.name}"
-    who = f'{entry.kind} "{entry.name}" ({place})'
+        origin = f"{entry.path.parent.name}/{entry.path.name}"
+    who = f'{entry.kind} "{entry.name}" ({origin})'
     if entry.broken:
         raise UserError(f"{who} is broken: {entry.broken}")
     try:

@@ -1,17 +1,11 @@
-"""What a run is: its settings, where each value comes from, and the fingerprint that names its folder.
-
-``key=value`` words become typed settings in layers, later ones winning: the defaults of the dataclasses, the method's
-own defaults, the stream's shared training budget, what is tuned for that method on that stream's validation split, and
-the user. Everything that is wrong is reported at once.
-"""
+"""From ``key=value`` words to a run with all its values decided; everything that is wrong is reported at once."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +23,13 @@ from bench.config.run_settings import (
     label_space_of,
     run_settings,
 )
+from bench.config.values import Choice, Values, layers
 from bench.config.words import pair
-from bench.core.errors import UserError, nearest, shorten, suggest
+from bench.core.errors import UserError, shorten
 from bench.core.paths import is_file, user_path
 
 RESERVED = {"name", "file", "file_sha256"}
-"""What a plug-in cannot call a setting of its own."""
-
-
-@dataclass
-class _Choice:
-    """What ``method=``, ``stream=`` or ``model=`` chose; ``settings`` is None when nothing could be chosen."""
-
-    name: str = ""
-    cls: type | None = None
-    settings: type | None = None
-    known: dict[str, Setting] = field(default_factory=dict)
-    file: dict[str, str] = field(default_factory=dict)
+"""Names that a plug-in cannot give to a setting of its own."""
 
 
 def resolve(pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = True) -> Resolved:
@@ -60,6 +44,10 @@ def resolve(pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = Tru
     need_method : bool, optional
         Whether a run without a method is an error.
 
+    Returns
+    -------
+    Resolved
+
     Raises
     ------
     UserError
@@ -70,8 +58,8 @@ def resolve(pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = Tru
     known = run_settings()
     names = {f"{kind}.name" for kind in CHOICES}
     choices = {kind: _choose(kind, given, known[f"{kind}.name"], need_method, problems) for kind in CHOICES}
-    values = _Values(known, choices, problems)
-    for blame, source, layer in _layers(choices, problems):
+    values = Values(known, choices, problems)
+    for blame, source, layer in layers(choices, problems):
         for key, value in layer.items():
             values.put(str(key), value, None, source, blame)
     for key, (value, raw) in given.items():
@@ -138,7 +126,7 @@ def resolve_method(words: Sequence[str]) -> tuple[type, Any]:
     problems: list[str] = []
     known, given = run_settings()["method.name"], read(words, problems)
     choice = _choose("method", given, known, True, problems)
-    values = _Values({}, {"method": choice}, problems)
+    values = Values({}, {"method": choice}, problems)
     for key, (value, raw) in given.items():
         if key != known.key:
             values.put(key, value, raw, "user")
@@ -172,13 +160,13 @@ def _wrong_paths(flat: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
-def _without_weights(model: _Choice, settings: Any) -> list[str]:
+def _without_weights(model: Choice, settings: Any) -> list[str]:
     """Return what is wrong with the weights of an open_clip model, a sentence each."""
     wrong = catalogue.weights_problem(model.name, settings.checkpoint, settings.weights) if model.cls is None else None
     return [wrong] if wrong else []
 
 
-def _misfits(choices: dict[str, _Choice], groups: dict[str, Any]) -> list[str]:
+def _misfits(choices: dict[str, Choice], groups: dict[str, Any]) -> list[str]:
     """Return what of method, settings, stream and model does not go together, a sentence each."""
     method, stream, model = (choices[kind] for kind in CHOICES)
     if method.cls is None or stream.cls is None:
@@ -199,9 +187,20 @@ def _misfits(choices: dict[str, _Choice], groups: dict[str, Any]) -> list[str]:
 
 
 def read(pairs: Sequence[str], problems: list[str]) -> dict[str, tuple[Any, str]]:
-    """Return dotted key -> (what YAML takes the text for, text); ``method=NAME`` becomes ``method.name``.
+    """Return the values and the texts of words by dotted key; ``method=NAME`` becomes ``method.name``.
 
-    A key stands where it was given last, since a later word for a group overrides earlier ones for its members.
+    Parameters
+    ----------
+    pairs : sequence of str
+        Words as for `resolve`.
+    problems : list of str
+        A sentence is added for every word that is not of the form ``KEY=VALUE``.
+
+    Returns
+    -------
+    dict of str to tuple
+        What YAML takes the text for, and the text. A key comes where it was given last, since a later word for a group
+        overrides earlier ones for its members.
     """
     given: dict[str, tuple[Any, str]] = {}
     for word in pairs:
@@ -221,34 +220,28 @@ def read(pairs: Sequence[str], problems: list[str]) -> dict[str, tuple[Any, str]
     return given
 
 
-def _members(raw: str) -> dict[str, tuple[Any, str | None]] | None:
-    """Return what a mapping says of the members of a group, as `read` does; None if it is no such mapping."""
-    members = written.members(raw)
-    return None if members is None else {name: (written.guess(text), text) for name, text in members.items()}
-
-
 def _choose(
     kind: str, given: Mapping[str, tuple[Any, str | None]], known: Setting, need_method: bool, problems: list[str]
-) -> _Choice:
-    """Load what a group names, and read its settings; what goes wrong is added to the problems."""
+) -> Choice:
+    """Load what a group names and read its settings; add what goes wrong to the problems."""
     if kind == "method" and known.key not in given:
         if need_method:
             names = ", ".join(registry.entries(kind))
             problems.append(f"no method is chosen: add method=NAME, NAME being one of {names}, or a file.py")
-        return _Choice()
+        return Choice()
     value, raw = given.get(known.key, (known.default, known.default))
     try:
         name = known.convert(value, raw)
     except ValueError as error:
         problems.append(f"{kind}={shorten(show(value) if raw is None else raw)} {error}")
-        return _Choice()
+        return Choice()
     try:
         if kind == "model" and not name.endswith(".py") and name not in (models := registry.entries(kind)):
             own_weights = not {"model.checkpoint", "model.weights"}.isdisjoint(given)
             wrong = catalogue.problem(name, tuple(models), own_weights)
             if wrong:
                 raise UserError(wrong)
-            return _Choice(name, None, OpenClip, describe(OpenClip, "model."))
+            return Choice(name, None, OpenClip, describe(OpenClip, "model."))
         entry = registry.find(kind, name)
         cls = registry.load_entry(entry)
         settings = describe(class_settings(cls), f"{kind}.")
@@ -257,90 +250,16 @@ def _choose(
             raise UserError(f'{kind} "{entry.name}" has a setting called "{taken[0]}", which is taken: rename it')
     except UserError as error:
         problems.append(str(error))
-        return _Choice(name)
+        return Choice(name)
     file = {}
     if not entry.module and entry.path is not None:  # its content decides the numbers, so an edited file is another run
         file = {f"{kind}.file": name, f"{kind}.file_sha256": _digest(entry.path)}
-    return _Choice(entry.name, cls, class_settings(cls), settings, file)
+    return Choice(entry.name, cls, class_settings(cls), settings, file)
 
 
 def _digest(path: Path) -> str:
-    """Hash of a file's content; of nothing where it cannot be read, which whoever reads it tells."""
+    """Return a hash of a file's content; empty if it cannot be read, which its reader will report."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest() if is_file(path) else ""
     except OSError:
         return ""
-
-
-def _layers(choices: dict[str, _Choice], problems: list[str]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yield whom to blame for a layer of defaults, the source to record and its values, in order."""
-    method, stream = choices["method"], choices["stream"]
-    tuned = getattr(stream.cls, "tuned", {})
-    tuned = tuned.get(method.name, {}) if isinstance(tuned, Mapping) else tuned
-    found = (
-        (f'the defaults of method "{method.name}": ', "method", getattr(method.cls, "defaults", {})),
-        (f'the defaults of stream "{stream.name}": ', "stream", getattr(stream.cls, "defaults", {})),
-        (f'what stream "{stream.name}" tuned for "{method.name}": ', "tuned", tuned),
-    )
-    for blame, source, layer in found:
-        if isinstance(layer, Mapping):
-            yield blame, source, layer
-        else:
-            problems.append(f"{blame}it must map dotted keys to values")
-
-
-class _Values:
-    """The value and the source of every key, filled layer by layer."""
-
-    def __init__(self, known: dict[str, Setting], choices: dict[str, _Choice], problems: list[str]):
-        self.problems = problems
-        self.choices = choices
-        self.settable = {key: one for key, one in known.items() if key not in {f"{kind}.name" for kind in CHOICES}}
-        for choice in choices.values():
-            self.settable.update(choice.known)
-        self.flat: dict[str, Any] = {f"{kind}.name": choice.name for kind, choice in choices.items()}
-        self.flat.update({key: one.default for key, one in self.settable.items()})
-        self.sources = dict.fromkeys(self.flat, "default")
-        self.wrong: set[str] = set()
-
-    def put(self, key: str, value: Any, raw: str | None, source: str, blame: str = "") -> None:
-        """Set one value, or the members of a group given as a mapping or, for a plug-in's group, as one scalar."""
-        group, _, inside = key.partition(".")
-        one = self.settable.get(key)
-        members = [name for name in self.settable if name.startswith(f"{key}.")]
-        inner: Mapping[str, tuple[Any, str | None]] | None = None
-        if members and isinstance(value, dict):
-            inner = {name: (one, None) for name, one in value.items()} if raw is None else _members(raw)
-        if inner is not None:
-            for name, (item, text) in inner.items():
-                self.put(f"{key}.{name}", item, text, source, blame)
-        elif one is not None or (members and inside and group in self.choices):
-            try:
-                for name in members or [key]:
-                    self.flat[name] = self.settable[name].convert(value, raw)
-                    self.sources[name] = source
-            except ValueError as error:
-                self.problems.append(f"{blame}{key}={shorten(show(value) if raw is None else raw)} {error}")
-                self.wrong.add(group)
-        elif group not in self.choices or self.choices[group].settings is not None:
-            self.problems.append(blame + self._unknown(key))  # else nobody knows what the group may hold
-
-    def _unknown(self, key: str) -> str:
-        members = [name for name in self.settable if name.startswith(f"{key}.")]
-        if members:
-            return f'"{key}" is a group of settings: set {members[0]} or another of it'
-        head, _, rest = key.rpartition(".")
-        last = {name.rpartition(".")[2]: name for name in reversed(self.settable)}
-        owned = {name.removeprefix(f"{head}."): name for name in self.settable if head and name.startswith(f"{head}.")}
-        if rest in last:  # the right word in the wrong group, or in none
-            near = last[rest]
-        elif owned:  # among its own, where the group's name does not make everything look alike
-            near = owned.get(nearest(rest, owned) or "", "")
-        else:
-            near = "" if head in self.choices else nearest(key, [*self.settable, *CHOICES]) or ""
-            near = near or last.get(nearest(rest, last) or "", "")
-        if near:
-            return f'unknown setting "{key}" (did you mean "{near}"?)'
-        known = owned or head in self.choices
-        hint = suggest("", owned.values()) if known else ' (see "python -m bench run --help")'
-        return f'unknown setting "{key}"{hint}'

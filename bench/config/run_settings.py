@@ -171,18 +171,48 @@ PATHS = ("out", "data", "cache.dir", "batches.replay", "model.checkpoint")
 
 
 def run_settings() -> dict[str, Setting]:
-    """Return the settings every run has by dotted key; method, stream and model appear as ``method.name`` and so on."""
+    """Return the settings that every run has.
+
+    Returns
+    -------
+    dict of str to Setting
+        By dotted key; method, stream and model have the keys ``method.name`` and so on.
+    """
     renamed = ((f"{key}.name" if key in CHOICES else key, one) for key, one in describe(Run).items())
     return {key: dataclasses.replace(one, key=key) for key, one in renamed}
 
 
 def class_settings(cls: type) -> type:
-    """Return the dataclass of a plug-in's own settings."""
+    """Return the dataclass of a plug-in's own settings.
+
+    Parameters
+    ----------
+    cls : type
+        The plug-in's class.
+
+    Returns
+    -------
+    type
+        `NoSettings` if it has none.
+    """
     return getattr(cls, "Settings", NoSettings)
 
 
 def label_space_of(stream: type, settings: Any) -> str:
-    """Return the label space of a stream under its settings: their own ``label_space``, else the class's."""
+    """Return the label space of a stream under its settings.
+
+    Parameters
+    ----------
+    stream : type
+        The stream's class.
+    settings : object
+        An instance of its ``Settings``, or None.
+
+    Returns
+    -------
+    str
+        The settings' own ``label_space`` if they have one, otherwise the class's; empty if neither has.
+    """
     return str(getattr(settings, "label_space", getattr(stream, "label_space", "")))
 
 
