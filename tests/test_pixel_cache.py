@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -291,7 +292,47 @@ def test_waiting_for_another_run_is_told(cache: PixelCache, told: list[str], mon
     lock.acquire()
     monkeypatch.setattr(cache, "say", lambda line: (told.append(line), lock.release()))
     assert cache.get("k", SHAPE, Decoder()) is not None
-    assert told == ["another run decodes the same 4 images: waiting for it"]
+    assert told == ["another process decodes the same 4 images: waiting for it"]
+
+
+def test_who_waits_learns_for_whom_and_can_be_stopped(
+    cache: PixelCache, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_cache, "WAIT", 0.05)
+    cache.folder.mkdir()
+    asked = []
+
+    def stop() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+
+    waiting = PixelCache(cache.folder, cache.limit, cache.say, stop)
+    with cache.locked("k"), pytest.raises(KeyboardInterrupt):
+        waiting.get("k", SHAPE, Decoder())
+    assert told == [f"process {os.getpid()} on {socket.gethostname()} decodes the same 4 images: waiting for it"]
+    assert waiting.get("k", SHAPE, Decoder()) is not None  # the lock is free again
+
+
+def test_waiting_has_an_end(cache: PixelCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_cache, "WAIT", 0.02)
+    monkeypatch.setattr(disk_cache, "PATIENCE", 0.1)
+    cache.folder.mkdir()
+    with cache.locked("k"):
+        assert PixelCache(cache.folder, cache.limit, cache.say).get("k", SHAPE, Decoder()) is not None
+
+
+def test_an_entry_belongs_to_its_key(cache: PixelCache) -> None:
+    other = DATA[::-1].copy()
+    for key, data in (("k", DATA), ("l", other)):
+        cache.get(key, SHAPE, lambda data=data: [data])
+    for ending in (".pixels", ".json"):
+        first, second = (cache.folder / f"{key}{ending}" for key in "kl")
+        content = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(content)
+    found = PixelCache(cache.folder, cache.limit, cache.say).get("k", SHAPE, lambda: [DATA])
+    assert found is not None and np.array_equal(found, DATA)
 
 
 def test_grey_and_palette_files_are_kept_as_rgb(tmp_path: Path, cache: PixelCache) -> None:

@@ -6,17 +6,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import bench
 from bench.config import registry
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.core.signals import Stopped
+from bench.record import provenance
 from bench.record.checkpoint import Checkpoints
-from bench.runs import session as engine
+from bench.runs import loading
 from bench.runs.run import run
 from bench.runs.session import MODEL, Session
 
@@ -164,15 +168,15 @@ def test_the_model_of_a_finished_run_is_kept_unless_it_is_not_wanted(tmp_path: P
 def broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> tuple[list[str], Path]:
     """A run that ended inside its second task."""
     line = words(tmp_path, "lora", "checkpoint.every=0", *more)
-    tell = Session._tell
+    record_row = Session._record_row
 
     def dying(self: Session) -> None:
-        if self.row == 2:
+        if self.progress.row == 2:
             raise Killed
-        tell(self)
+        record_row(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "_tell", dying)
+        patch.setattr(Session, "_record_row", dying)
         with pytest.raises(Killed):
             run(resolve(line))
     return line, run_directory(resolve(line))
@@ -219,8 +223,8 @@ def test_lost_lines_of_the_order_are_not_passed_over(tmp_path, monkeypatch) -> N
 
 def test_other_data_do_not_continue_a_run(tmp_path, monkeypatch) -> None:
     line, directory = broken_off(tmp_path, monkeypatch)
-    original = engine.data_identity
-    monkeypatch.setattr(engine, "data_identity", lambda *a: {**original(*a), "prompts_sha256": "other"})
+    original = loading.data_identity
+    monkeypatch.setattr(loading, "data_identity", lambda *a: {**original(*a), "prompts_sha256": "other"})
     with pytest.raises(UserError, match=f"{directory} holds an unfinished run with other data or weights"):
         run(resolve(line))
 
@@ -311,12 +315,39 @@ def test_signals_are_nobody_elses_after_a_run(tmp_path: Path) -> None:
 
 
 def test_resuming_counts_the_time_of_all_attempts(tmp_path, monkeypatch) -> None:
+    start = Session.start_or_continue
+
+    def late(self: Session, command: Sequence[str]) -> None:
+        self.watch.resume({"total": 1000.0, "train": 500.0}, {"p": 5.0}, {})
+        start(self, command)
+
     with monkeypatch.context() as patch:  # the first attempt takes long
-        patch.setattr(
-            Session, "_introduce", lambda self: self.watch.resume({"total": 1000.0, "train": 500.0}, {"p": 5.0}, {})
-        )
+        patch.setattr(Session, "start_or_continue", late)
         line, directory = broken_off(tmp_path, monkeypatch)
     run(resolve(line))
     found = json.loads((directory / "summary.json").read_text())
     assert 1000 < found["seconds"]["total"] < 1900 and 500 < found["seconds"]["train"] < 900
     assert found["seconds_of_parts"]["p"] == 5.0
+
+
+def test_continuing_with_other_threads_says_that_bits_may_differ(
+    tmp_path: Path, killed_after, capsys: pytest.CaptureFixture
+) -> None:
+    killed_after(2, before=False)
+    line = words(tmp_path, "lora", "checkpoint.every=0")
+    with pytest.raises(Killed):
+        run(resolve([*line, "threads=1"]))
+    capsys.readouterr()
+    until_finished([*line, "threads=2"])
+    assert "the last bits may differ from those of an uninterrupted run: threads 1 -> 2" in capsys.readouterr().out
+
+
+def test_the_code_of_a_changed_checkout_is_part_of_its_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"rev-parse --show-toplevel": str(Path(bench.__file__).parent.parent), "rev-parse HEAD": "abc"}
+    monkeypatch.setattr(
+        provenance.subprocess,
+        "run",
+        lambda command, **_: SimpleNamespace(stdout=answers.get(" ".join(command[3:]), " M bench/api.py")),
+    )
+    assert provenance.code_revision() == f"abc+changes-{provenance.suite_sha256()[:12]}"
+    assert len(provenance.suite_sha256()) == 64

@@ -88,7 +88,7 @@ def test_methods_share_the_zero_shot_row_and_nothing_else(tmp_path: Path) -> Non
     assert rows[0] == rows[1]
     copy = tmp_path / "mine.py"  # the same method from a file of its own is another one
     copy.write_text(
-        "from bench.config.registry import register\nfrom bench.methods.keeplora import KeepLora\n"
+        "from bench.api import register\nfrom bench.methods.keeplora import KeepLora\n"
         '@register("method", "mine", title="mine")\nclass Mine(KeepLora):\n    pass\n'
     )
     assert reused(run(resolve(words(tmp_path / "c", cache, f"method={copy}")))) == {"zero-shot row"}
@@ -191,3 +191,54 @@ def test_time_that_was_saved_counts_where_it_would_have_been_spent() -> None:
     later = Stopwatch()
     later.resume({"total": 150.0, "statistics": 100.0}, {"gradient pass": 100.0}, {"gradient": 100.0})
     assert 150 < later.total() < 151 and later.seconds["statistics"] == 100.0 and later.reused == {"gradient": 100.0}
+
+
+MODEL = """
+from dataclasses import dataclass
+from bench.api import Clip, register, tiny_clip
+
+class Flipped(Clip):
+    def encode_images(self, pixels):
+        return super().encode_images(SIGN * pixels)
+
+@register("model", "flipped", title="The tiny model on negative images")
+class FlippedModel:
+    def load(self, settings):
+        clip = tiny_clip()
+        clip.__class__ = Flipped
+        return clip
+"""
+
+
+def test_a_model_whose_code_was_edited_is_measured_again(tmp_path: Path) -> None:
+    model, rows = tmp_path / "flipped.py", []
+    for sign in ("1", "-1"):
+        model.write_text(MODEL.replace("SIGN", sign))
+        line = [word for word in words(tmp_path / "runs", tmp_path / "cache", "method=zero-shot") if "rank" not in word]
+        out = run(resolve([word for word in line if not word.startswith("model=")] + [f"model={model}"]))
+        rows.append((out / "accuracy.csv").read_text())
+        assert reused(out) == set()
+    assert rows[0] != rows[1]
+
+
+def test_an_entry_that_was_renamed_is_not_used(tmp_path: Path) -> None:
+    told: list[tuple] = []
+    results = shared(tmp_path, told)
+    results.get("a", 1, numbers(1.0))
+    (first,) = kept(tmp_path)
+    results.get("a", 2, numbers(2.0))
+    (second,) = set(kept(tmp_path)) - {first}
+    for ending in (".safetensors", ".json"):
+        content = second.with_suffix(ending).read_bytes()
+        first.with_suffix(ending).write_bytes(content)
+    assert float(shared(tmp_path, told).get("a", 1, numbers(1.0))["x"][0]) == 1.0
+
+
+def test_a_method_without_a_file_shares_nothing(tmp_path: Path) -> None:
+    from bench.api import Context, Method, tiny_clip
+
+    asked = []
+    context = Context(1, 16, 0, 0, shared=lambda name, key, compute: asked.append(key) or compute())
+    made = type("Made", (Method,), {"__module__": "nowhere"})(None, tiny_clip(), context)
+    assert float(made.shared("x", 1, numbers(3.0))["x"][0]) == 3.0 and asked == []
+    assert float(Method(None, tiny_clip(), context).shared("x", 1, numbers(3.0))["x"][0]) == 3.0 and len(asked) == 1

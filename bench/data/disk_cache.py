@@ -7,6 +7,7 @@ without a seal that fits is made again; nothing unverified is ever used.
 import json
 import os
 import shutil
+import socket
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,6 +24,9 @@ SPARE = 2**30
 
 WAIT = 2.0
 """Seconds after which a waiting run says that it waits for another one."""
+
+PATIENCE = 3600.0
+"""Seconds after which a waiting run goes on without the other one."""
 
 DAY = 24 * 3600.0
 """Seconds after which a file that nobody has finished writing belongs to a dead process."""
@@ -83,6 +87,8 @@ class DiskCache:
         Created when the first entry is written.
     limit : int
         Bytes that all entries may take together.
+    may_stop : callable, optional
+        Called every second while this waits for another run; it may raise, where the run has been asked to stop.
 
     Attributes
     ----------
@@ -98,13 +104,14 @@ class DiskCache:
     VERSION: ClassVar[int] = 1
     IN_USE: ClassVar[float] = 0.0
 
-    def __init__(self, folder: Path, limit: int):
+    def __init__(self, folder: Path, limit: int, may_stop: Callable[[], None] = lambda: None):
         self.folder = folder
         self.limit = limit
+        self.may_stop = may_stop
         self._verified: set[tuple[str, int, int]] = set()
 
     @contextmanager
-    def locked(self, key: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def locked(self, key: str, waiting: Callable[[str], None] = lambda holder: None) -> Iterator[None]:
         """While open, keep other runs away from an entry; without a lock where the file system has none.
 
         A read-only folder has none either. Entries replace each other as a whole, so the worst that can happen then is
@@ -115,21 +122,44 @@ class DiskCache:
         key : str
             Of the entry.
         waiting : callable, optional
-            Called once if another run holds the lock for longer than `WAIT` seconds.
+            Called once, with the name of the holder, if another run holds the lock for longer than `WAIT` seconds.
         """
-        lock, held = FileLock(self.folder / f"{key}.lock"), True
+        lock = FileLock(self.folder / f"{key}.lock")
+        holder = self.folder / f"{key}.holder"
         try:
-            lock.acquire(timeout=WAIT)
-        except Timeout:
-            waiting()
-            lock.acquire()
+            held = self._acquire(lock, holder, waiting)
         except (OSError, NotImplementedError):
             held = False
         try:
+            if held:
+                with suppress(OSError):
+                    write_atomic(holder, f"process {os.getpid()} on {socket.gethostname()}")
             yield
         finally:
             if held:
+                with suppress(OSError):
+                    holder.unlink()
                 lock.release()
+
+    def _acquire(self, lock: FileLock, holder: Path, waiting: Callable[[str], None]) -> bool:
+        """Take a lock; return False after `PATIENCE` seconds, since an entry that two runs make does no harm."""
+        start, reported = time.monotonic(), False
+        while True:
+            try:
+                lock.acquire(timeout=min(WAIT, 1.0))
+                return True
+            except Timeout:
+                self.may_stop()
+            waited = time.monotonic() - start
+            if waited >= PATIENCE:
+                return False
+            if waited >= WAIT and not reported:
+                reported = True
+                try:
+                    name = holder.read_text(encoding="utf-8")
+                except (OSError, UnicodeDecodeError):
+                    name = "another process"
+                waiting(name)
 
     def find(self, key: str, **facts: Any) -> Path | None:
         """Return the data file of an entry, after verifying it, and mark the entry as used.
@@ -152,7 +182,7 @@ class DiskCache:
             with suppress(PermissionError):  # the folder may belong to somebody else
                 os.utime(seal)  # before the checksum, which may take long: what is in use is not removed
             status = data.stat()
-            if any(content[name] != value for name, value in {"version": self.VERSION, **facts}.items()):
+            if any(content[name] != value for name, value in {"version": self.VERSION, "key": key, **facts}.items()):
                 return None
             stamp = (key, status.st_ino, status.st_mtime_ns)
             if stamp not in self._verified and _checksum(data) != content["crc32"]:
@@ -199,7 +229,7 @@ class DiskCache:
                 raise ValueError(f"{filling.written} bytes were written to an entry of {size} bytes")
             seal = self._paths(key)[1]
             seal.unlink(missing_ok=True)
-        write_atomic(seal, json.dumps({"version": self.VERSION, **facts, "crc32": filling.crc32}))
+        write_atomic(seal, json.dumps({"version": self.VERSION, "key": key, **facts, "crc32": filling.crc32}))
 
     def _paths(self, key: str) -> tuple[Path, Path]:
         return self.folder / f"{key}{self.SUFFIX}", self.folder / f"{key}.json"

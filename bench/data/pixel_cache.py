@@ -23,6 +23,8 @@ class PixelCache(DiskCache):
         Bytes that all entries may take together; the least recently used ones make room.
     say : callable
         Called with one sentence about what takes long or cannot be done.
+    may_stop : callable, optional
+        As for `DiskCache`.
 
     Attributes
     ----------
@@ -33,8 +35,10 @@ class PixelCache(DiskCache):
     SUFFIX: ClassVar[str] = ".pixels"
     IN_USE: ClassVar[float] = DAY  # other runs may have it mapped into their memory
 
-    def __init__(self, folder: Path, limit: int, say: Callable[[str], None]):
-        super().__init__(folder, limit)
+    def __init__(
+        self, folder: Path, limit: int, say: Callable[[str], None], may_stop: Callable[[], None] = lambda: None
+    ):
+        super().__init__(folder, limit, may_stop)
         self.say = say
         self.trouble = False
 
@@ -62,7 +66,9 @@ class PixelCache(DiskCache):
             return None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self.locked(key, lambda: self.say(f"another run decodes the same {shape[0]} images: waiting for it")):
+            with self.locked(
+                key, lambda holder: self.say(f"{holder} decodes the same {shape[0]} images: waiting for it")
+            ):
                 return self._open(key, shape) if self._stored(key, shape, decode) else None
         except OSError as error:
             self.trouble = True

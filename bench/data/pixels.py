@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.core.code import code_sha256
 from bench.core.console import watched
 from bench.core.errors import UserError
 from bench.data.images import DAMAGE, ArrayImages, Images, Subset, cache_id, release_packs, to_rgb
@@ -133,7 +134,16 @@ class Pixels:
         return [cache_id(self.images), self.images.digest, self.clip.transform_id]
 
     def _key(self) -> str:
-        return hashlib.sha256(f"{cache_id(self.images)} {self.clip.transform_id} {DECODING}".encode()).hexdigest()[:32]
+        identity = [cache_id(self.images), self.clip.transform_id, DECODING, *map(_plugin_code, self._classes())]
+        return hashlib.sha256(" ".join(map(str, identity)).encode()).hexdigest()[:32]
+
+    def _classes(self) -> Iterator[type]:
+        """Yield the classes whose code decides what the pixels are."""
+        yield type(self.clip)
+        images = self.images
+        while isinstance(images, Subset):
+            images = images.images
+        yield type(images)
 
     def _parts(self) -> Iterator[np.ndarray]:
         starts = range(0, len(self), DECODED_TOGETHER)
@@ -261,6 +271,11 @@ def ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Res
 def _threads() -> ThreadPoolExecutor:
     """Return the threads that decode; they run in parallel, because Pillow releases Python's lock."""
     return ThreadPoolExecutor(os.cpu_count(), "decode")
+
+
+def _plugin_code(cls: type) -> str:
+    """Return the hash of a plug-in's code; of the suite's own classes `DECODING` is the version."""
+    return "" if cls.__module__.startswith(("bench.data.", "bench.model.")) else code_sha256(cls)
 
 
 class PixelStore:

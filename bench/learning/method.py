@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.config.run_settings import Train
-from bench.core.files import file_sha256
+from bench.core.code import code_sha256
 from bench.core.lazy import F
 from bench.data.stream import LabelSpace
 from bench.learning.train import fit
@@ -209,7 +209,7 @@ class Method:
         name : str
             What they are, for the record.
         key : object
-            All that they depend on besides the method's file, of plain values: `Context.weights` for the untrained
+            All that they depend on besides the method's code, of plain values: `Context.weights` for the untrained
             model, `TaskData.identity` for the batches of a pass.
         compute : callable
             Returns the tensors by name.
@@ -218,7 +218,10 @@ class Method:
         -------
         dict of str to Tensor
         """
-        return self.context.shared(name, [file_sha256(type(self)), key], compute)
+        code = code_sha256(type(self))
+        if not code:  # a class without a file: nobody could know whether it is still the same
+            return compute()
+        return self.context.shared(name, [code, key], compute)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all that the method remembers from one task to the next, apart from the model's weights.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -10,6 +11,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from bench.compute.world import world
 from bench.config.fingerprint import fingerprint
 from bench.config.registry import FOLDERS
 from bench.config.run_settings import Resolved
-from bench.core.files import file_sha256
+from bench.core.code import code_sha256
 from bench.core.lazy import torch
 from bench.data.stream import Stream, Task
 from bench.record.schema import Identity, SettingValue
@@ -104,7 +106,7 @@ def code_identity(resolved: Resolved) -> dict[str, Any]:
         ("stream", resolved.stream_class),
         ("model", resolved.model_class),
     ):
-        if cls is not None and (digest := file_sha256(cls)):
+        if cls is not None and (digest := code_sha256(cls)):
             plugins[kind] = digest
     return {"code_revision": code_revision(), "plugins_sha256": plugins}
 
@@ -146,6 +148,44 @@ def versions(names: Sequence[str]) -> dict[str, str]:
     return installed
 
 
+@lru_cache(maxsize=1)
+def suite_sha256() -> str:
+    """Return a hash of all files of the suite's code, built-in plug-ins included, as they were at the first call."""
+    plugins = (importlib.import_module(f"bench.{name}") for name in FOLDERS)
+    folders = {Path(bench.__file__).parent, *(Path(folder) for package in plugins for folder in package.__path__)}
+    digest = hashlib.sha256()
+    for folder in sorted(folders):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what of the environment of a run has changed in a way that changes bits.
+
+    Parameters
+    ----------
+    before, now : mapping
+        As of `environment`.
+
+    Returns
+    -------
+    list of str
+        Such as ``threads 2 -> 4``.
+    """
+    found = []
+    for key in ("processor", "device", "threads", "processes"):
+        if key in before and before[key] != now[key]:
+            found.append(f"{key} {before[key]} -> {now[key]}")
+    packages = before.get("packages")
+    if isinstance(packages, Mapping):
+        names = sorted(
+            name for name in {*packages, *now["packages"]} if packages.get(name) != now["packages"].get(name)
+        )
+        found += [f"{name} {packages.get(name, 'missing')} -> {now['packages'].get(name, 'missing')}" for name in names]
+    return found
+
+
 def code_revision() -> str:
     """Return the commit of the checkout that this package is in, with ``+changes`` if files differ from it.
 
@@ -162,6 +202,8 @@ def code_revision() -> str:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
             raise ValueError("installed below another project's checkout")
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", *CODE) else "")
+        return git("rev-parse", "HEAD") + (
+            f"+changes-{suite_sha256()[:12]}" if git("status", "--porcelain", "--", *CODE) else ""
+        )
     except (OSError, ValueError, subprocess.SubprocessError):
         return f"keeplora-bench {bench.__version__}"

@@ -22,6 +22,7 @@ from bench.data.stream import Stream, Task, ZeroShot
 from bench.learning.observers import Observers
 from bench.learning.task_data import Context
 from bench.model.clip import Clip
+from bench.model.layers import activation
 from bench.model.pretrained import load_open_clip
 from bench.record.provenance import data_identity
 from bench.runs import gate
@@ -90,7 +91,7 @@ def load_parts(resolved: Resolved, device: torch.device) -> Parts:
 
 
 def introduce(resolved: Resolved, parts: Parts, device: torch.device) -> None:
-    """Say what is run on what, and what a user should know about prompts and data."""
+    """Say what is run on what, and what a user should know about model, prompts and data."""
     settings, clip = resolved.run, parts.clip
     where = f"{settings.stream} ({len(parts.tasks)} tasks), {settings.model}, seed {settings.seed}"
     say(f"{settings.method} on {where}, {device.type}")
@@ -99,7 +100,7 @@ def introduce(resolved: Resolved, parts: Parts, device: torch.device) -> None:
             f"note: {len(clip.too_long)} prompts are longer than the {clip.context_length} tokens that {clip.name} "
             f'reads and lose their end, such as "{clip.too_long[0]}"'
         )
-    for note in parts.stream.notes:
+    for note in (*clip.notes, *parts.stream.notes):
         say(f"note: {note}")
 
 
@@ -127,7 +128,8 @@ def context_of(
     """
     settings, processes = resolved.run, world()
     replay = settings.batches.replay
-    shared = shared_results(resolved, device, watch.reuse)
+    may_stop = stop if processes.size == 1 else _go_on  # several processes stop together, at safe points only
+    shared = shared_results(resolved, parts.clip, device, watch.reuse, may_stop)
     return Context(
         tasks=len(parts.tasks),
         batch_size=settings.train.batch_size,
@@ -137,14 +139,17 @@ def context_of(
         say=say,
         part=watch.part,
         order=BatchOrder(Path(replay).expanduser() if replay else None),
-        # Several processes stop together, at safe points only.
-        may_stop=stop if processes.size == 1 else (lambda: None),
+        may_stop=may_stop,
         world=processes,
         weights=parts.weights,
         observers=observers,
         images={task.name: len(task.train) for task in parts.tasks},
         **({} if shared is None else {"shared": shared.get}),
     )
+
+
+def _go_on() -> None:
+    """Do not stop."""
 
 
 def load_model(resolved: Resolved) -> Clip:
@@ -164,30 +169,45 @@ def load_model(resolved: Resolved) -> Clip:
     return load_open_clip(resolved.run.model, settings.checkpoint, settings.weights, resolved.run.seeds.init or 0)
 
 
-def pixel_cache(settings: Run) -> PixelCache | None:
+def pixel_cache(settings: Run, may_stop: Callable[[], None]) -> PixelCache | None:
     """Return the cache of decoded images that the settings ask for; None if they want none."""
     if settings.cache.gb == 0:
         return None
-    return PixelCache(_cache_folder(settings), int(settings.cache.gb * 1e9), say)
+    return PixelCache(_cache_folder(settings), int(settings.cache.gb * 1e9), say, may_stop)
 
 
 def shared_results(
-    resolved: Resolved, device: torch.device, reused: Callable[[str, float], None]
+    resolved: Resolved,
+    clip: Clip,
+    device: torch.device,
+    reused: Callable[[str, float], None],
+    may_stop: Callable[[], None],
 ) -> ResultCache | None:
     """Return the results that runs share on this machine; None if no cache is wanted, or processes share the run.
 
     Parameters
     ----------
     resolved : Resolved
+    clip : Clip
+        The run's model.
     device : torch.device
     reused : callable
         ``reused(name, seconds)`` is called for every result taken from there, with the seconds that it took.
+    may_stop : callable
+        Called while another run is waited for; it may raise.
     """
     cache = resolved.run.cache
     if cache.gb == 0 or world().size > 1:  # where one process has a result and another does not, they would differ
         return None
-    folder = _cache_folder(resolved.run) / "results"
-    return ResultCache(folder, int(cache.gb * 1e8), environment_of(device), reused)
+    # The same weights compute something else with another activation, resolution or normalisation.
+    settings = {key: value for key, value in resolved.flat.items() if key.partition(".")[0] == "model"}
+    environment = {
+        **environment_of(device, resolved.model_class),
+        "settings": settings,
+        "activation": activation(clip.model),
+    }
+    folder, limit = _cache_folder(resolved.run) / "results", int(cache.gb * 1e8)
+    return ResultCache(folder, limit, environment, reused, say, may_stop)
 
 
 def _cache_folder(settings: Run) -> Path:

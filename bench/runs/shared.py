@@ -19,9 +19,11 @@ from torch import Tensor
 
 import bench
 from bench.compute.device import processor
+from bench.core.code import code_sha256
 from bench.config.registry import FOLDERS
 from bench.data.disk_cache import DiskCache
 from bench.record.checkpoint import pack, unpack
+from bench.record.provenance import PACKAGES, suite_sha256, versions
 
 Compute = Callable[[], dict[str, Tensor]]
 
@@ -42,12 +44,25 @@ class ResultCache(DiskCache):
         What decides the bits of results besides their keys: `environment_of`.
     reused : callable
         Called with the name of a result that was taken from the cache, and the seconds that computing it took.
+    say : callable, optional
+        Called with one sentence where this waits for another run.
+    may_stop : callable, optional
+        As for `DiskCache`.
     """
 
     SUFFIX: ClassVar[str] = ".safetensors"
 
-    def __init__(self, folder: Path, limit: int, environment: Mapping[str, Any], reused: Callable[[str, float], None]):
-        super().__init__(folder, limit)
+    def __init__(
+        self,
+        folder: Path,
+        limit: int,
+        environment: Mapping[str, Any],
+        reused: Callable[[str, float], None],
+        say: Callable[[str], None] = print,
+        may_stop: Callable[[], None] = lambda: None,
+    ):
+        super().__init__(folder, limit, may_stop)
+        self.say = say
         self.environment = dict(environment)
         self.reused = reused
 
@@ -76,7 +91,7 @@ class ResultCache(DiskCache):
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError:
             return compute()
-        with self.locked(stem):
+        with self.locked(stem, lambda holder: self.say(f"{holder} computes the same {name}: waiting for it")):
             stored = self._read(stem)
             if stored is not None:
                 tensors, seconds = stored
@@ -107,34 +122,25 @@ class ResultCache(DiskCache):
                 filling.write(content)
 
 
-def environment_of(device: torch.device) -> dict[str, Any]:
-    """Return what decides the bits of a result besides its key: library, machine, device, threads, the suite's code.
+def environment_of(device: torch.device, model: type | None) -> dict[str, Any]:
+    """Return what decides the bits of a result besides its key.
 
     Parameters
     ----------
     device : torch.device
+    model : type or None
+        Class of a model that is a plug-in: its forward pass is code.
 
     Returns
     -------
     dict of str to object
-        Plain values.
+        Versions of the libraries that compute, machine, device, threads, and hashes of the suite's and the model's code.
     """
     return {
-        "torch": torch.__version__,
+        "packages": versions(PACKAGES),
         "processor": processor(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
-        "code": _code(),
+        "code": suite_sha256(),
+        "model": code_sha256(model) if model is not None else "",
     }
-
-
-@lru_cache(maxsize=1)
-def _code() -> str:
-    """Return a hash of the suite's own files."""
-    plugins = (importlib.import_module(f"bench.{name}") for name in FOLDERS)
-    folders = {Path(bench.__file__).parent, *(Path(folder) for package in plugins for folder in package.__path__)}
-    digest = hashlib.sha256()
-    for folder in sorted(folders):
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
