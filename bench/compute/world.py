@@ -116,9 +116,9 @@ class World(Rank):
         """
         if self.size == 1:
             return list(numbers)
-        found = torch.tensor(numbers, dtype=torch.int64, device=device)
-        _together(dist.all_reduce, found, op=dist.ReduceOp.MAX)
-        return [int(number) for number in found.tolist()]
+        largest = torch.tensor(numbers, dtype=torch.int64, device=device)
+        _together(dist.all_reduce, largest, op=dist.ReduceOp.MAX)
+        return [int(number) for number in largest.tolist()]
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by those of rank 0, so that all processes train the same numbers.

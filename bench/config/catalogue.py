@@ -55,7 +55,7 @@ def architectures() -> dict[str, Architecture]:
         return {}
     folder = Path(folders[0])
     tags = _tags(folder / "pretrained.py")
-    found = {}
+    known = {}
     for path in sorted((folder / "model_configs").glob("*.json"), key=lambda path: path.stem):
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
@@ -63,8 +63,8 @@ def architectures() -> dict[str, Architecture]:
         except (OSError, ValueError):
             continue
         own = None if tags is None else tags.get(path.stem, ())
-        found[path.stem] = Architecture(path.stem, own, reason, widths_in(config))
-    return found
+        known[path.stem] = Architecture(path.stem, own, reason, widths_in(config))
+    return known
 
 
 def supported() -> dict[str, Architecture]:
@@ -75,7 +75,7 @@ def supported() -> dict[str, Architecture]:
     dict of str to Architecture
         By name.
     """
-    return {name: found for name, found in architectures().items() if not found.unsupported}
+    return {name: one for name, one in architectures().items() if not one.unsupported}
 
 
 def split(name: str) -> tuple[str, str]:
@@ -219,19 +219,19 @@ def _tags(path: Path) -> dict[str, tuple[str, ...]] | None:
     table = assigned.get("_PRETRAINED")
     if not isinstance(table, ast.Dict):
         return None
-    found: dict[str, tuple[str, ...]] = {}
+    tags_of: dict[str, tuple[str, ...]] = {}
     for key, value in zip(table.keys, table.values, strict=True):
         weights = assigned.get(value.id) if isinstance(value, ast.Name) else value
         if not isinstance(key, ast.Constant) or not isinstance(weights, ast.Call):
             return None
         tags = {keyword.arg: keyword.value for keyword in weights.keywords if keyword.arg}
         arch = str(key.value)
-        found[arch] = tuple(tags)
+        tags_of[arch] = tuple(tags)
         # open_clip lists weights trained with QuickGELU once more under the architecture's "-quickgelu" name.
         quick = tuple(tag for tag, weight in tags.items() if _is_quick(weight))
         if quick:
-            found[f"{arch}-quickgelu"] = quick
-    return found
+            tags_of[f"{arch}-quickgelu"] = quick
+    return tags_of
 
 
 def _is_quick(weight: ast.expr) -> bool:

@@ -223,7 +223,7 @@ def with_defaults(group: type, **defaults: Any) -> Any:
     Returns
     -------
     type
-        A dataclass; typed ``Any`` so that it can stand where a class body declares its ``Settings``.
+        A dataclass; typed ``Any`` so that a class body can assign it to its ``Settings``.
     """
     hints = _hints(group)
     fields = {field.name: field for field in dataclasses.fields(group)}
@@ -257,7 +257,7 @@ def describe(group: type, prefix: str = "") -> dict[str, Setting]:
     if not dataclasses.is_dataclass(group):
         raise UserError(f"{who} must be a dataclass")
     try:
-        return {found.key: found for found in _walk(group, group(), prefix, {})}
+        return {one.key: one for one in _walk(group, group(), prefix, {})}
     except (TypeError, ValueError, NameError) as error:
         raise UserError(f"{who} are not declared properly: {error}") from error
 
@@ -300,12 +300,12 @@ def complaints(instance: Any) -> list[str]:
     list of str
         A sentence each.
     """
-    found = list(instance.check()) if hasattr(instance, "check") else []
+    sentences = list(instance.check()) if hasattr(instance, "check") else []
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
         if dataclasses.is_dataclass(value):
-            found += complaints(value)
-    return found
+            sentences += complaints(value)
+    return sentences
 
 
 @functools.lru_cache(maxsize=256)
@@ -329,9 +329,9 @@ def _walk(group: Any, defaults: Any, prefix: str, outer: dict[str, Any]) -> typi
             yield from _walk(hint, default, f"{key}.", known)
             continue
         type_, many, optional = _shape(hint, key)
-        found = Setting(key, type_, many, optional, default, **known)
+        declared = Setting(key, type_, many, optional, default, **known)
         try:
-            yield dataclasses.replace(found, default=found.convert(default))
+            yield dataclasses.replace(declared, default=declared.convert(default))
         except ValueError as error:
             raise ValueError(f"the default {key}={show(default)} {error}") from None
 

@@ -94,13 +94,13 @@ def all_entries() -> dict[str, dict[str, Entry]]:
     dict of str to dict of str to Entry
         By kind and name, sorted by name. Where names collide, the built-in entry wins and says what it hides.
     """
-    found: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+    all_: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
     for entry in [*_built_in(), *_installed()]:
-        first = found[entry.kind].setdefault(entry.name, entry)
+        first = all_[entry.kind].setdefault(entry.name, entry)
         if first is not entry:
             loser = entry.path.name if entry.origin == "built-in" and entry.path else entry.origin
-            found[entry.kind][entry.name] = replace(first, hides=(*first.hides, loser))
-    return {kind: dict(sorted(named.items())) for kind, named in found.items()}
+            all_[entry.kind][entry.name] = replace(first, hides=(*first.hides, loser))
+    return {kind: dict(sorted(named.items())) for kind, named in all_.items()}
 
 
 def find(kind: str, name: str) -> Entry:

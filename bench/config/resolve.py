@@ -51,7 +51,7 @@ def resolve(pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = Tru
     Raises
     ------
     UserError
-        With one sentence for every problem found, joined by newlines.
+        With one sentence for every problem, joined by newlines.
     """
     problems: list[str] = []
     given = _given(pairs) if isinstance(pairs, Mapping) else read(pairs, problems)
@@ -121,7 +121,7 @@ def resolve_method(words: Sequence[str]) -> tuple[type, Any]:
     Raises
     ------
     UserError
-        With one sentence for every problem found, joined by newlines.
+        With one sentence for every problem, joined by newlines.
     """
     problems: list[str] = []
     known, given = run_settings()["method.name"], read(words, problems)
@@ -210,11 +210,11 @@ def read(pairs: Sequence[str], problems: list[str]) -> dict[str, tuple[Any, str]
             continue
         key, raw, _ = split_word
         raw = raw.strip(written.BLANKS)
-        found = {key: raw}
+        texts = {key: raw}
         if key in CHOICES:  # W&B hands over a nested group of parameters as one mapping
             members = written.members(raw) if raw.startswith("{") else None
-            found = {f"{key}.{name}": text for name, text in (members or {"name": raw}).items()}
-        for name, text in found.items():
+            texts = {f"{key}.{name}": text for name, text in (members or {"name": raw}).items()}
+        for name, text in texts.items():
             given.pop(name, None)
             given[name] = (copy.deepcopy(written.guess(text)), text)
     return given

@@ -91,7 +91,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Run:
-    """The settings of every run; those of its method, stream and model stand beside it in `Resolved`."""
+    """The settings of every run; those of its method, stream and model are beside it in `Resolved`."""
 
     stream: str = setting("pocket", 'stream of tasks: a name of "list streams" or a file.py')
     model: str = setting("pocket", 'model under study: a name of "list models", such as ViT-B-16/openai')
@@ -143,7 +143,7 @@ class Resolved:
     method_settings, stream_settings, model_settings : dataclass
         Instances of each chosen class's ``Settings``; of `OpenClip` for an open_clip model.
     method_class, stream_class, model_class : type or None
-        None: no method was asked for; the model is one of open_clip's.
+        None if no method is needed, or if the model is one of open_clip's.
     sources : dict of str to str
         Dotted key to ``default``, ``method``, ``stream``, ``tuned`` or ``user``.
     flat : dict of str to object
@@ -225,7 +225,7 @@ class Surroundings:
     label_space : {"task", "seen", "all"}
         Of the stream.
     widths : mapping of tower ("image", "text") to int
-        Width of the model's blocks; empty where the model does not tell.
+        Width of the model's blocks; empty where the model does not say.
     """
 
     label_space: str

@@ -1,4 +1,4 @@
-"""The values of a run's settings, in layers of which later ones win.
+"""The values of a run's settings, in layers; later layers win.
 
 The layers are the defaults of the dataclasses, the method's own defaults, the stream's shared training budget, what is
 tuned for that method on that stream's validation images, and the user.
@@ -63,12 +63,12 @@ def layers(choices: dict[str, Choice], problems: list[str]) -> Iterator[tuple[st
     method, stream = choices["method"], choices["stream"]
     tuned = getattr(stream.cls, "tuned", {})
     tuned = tuned.get(method.name, {}) if isinstance(tuned, Mapping) else tuned
-    found = (
+    candidates = (
         (f'the defaults of method "{method.name}": ', "method", getattr(method.cls, "defaults", {})),
         (f'the defaults of stream "{stream.name}": ', "stream", getattr(stream.cls, "defaults", {})),
         (f'what stream "{stream.name}" tuned for "{method.name}": ', "tuned", tuned),
     )
-    for blame, source, layer in found:
+    for blame, source, layer in candidates:
         if isinstance(layer, Mapping):
             yield blame, source, layer
         else:

@@ -16,7 +16,7 @@ class UserError(Exception):
     """A mistake of the user's: one sentence naming the setting or file, and the remedy.
 
     The command line prints it as ``error: <sentence>`` without a traceback and exits with status 2. Several problems
-    found together are one error whose sentences are joined by newlines.
+    at once are one error whose sentences are joined by newlines.
     """
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 
 class LazyModule(ModuleType):
-    """Stands for a module and imports it when one of its attributes is read."""
+    """Represents a module and imports it when one of its attributes is read."""
 
     def __getattr__(self, name: str) -> object:
         """Return an attribute of the real module."""

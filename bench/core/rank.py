@@ -48,11 +48,11 @@ def rank() -> Rank:
     if size == "1":
         return Rank()
     try:
-        found = Rank(int(os.environ["RANK"]), int(size), int(os.environ.get("LOCAL_RANK", "0")))
+        own = Rank(int(os.environ["RANK"]), int(size), int(os.environ.get("LOCAL_RANK", "0")))
     except (KeyError, ValueError):
-        found = None
-    if found is None or not 0 <= found.rank < found.size:
+        own = None
+    if own is None or not 0 <= own.rank < own.size:
         raise UserError(
             f"WORLD_SIZE={size} needs RANK from 0 to below it: start processes with torchrun, or unset both"
         )
-    return found
+    return own

@@ -14,7 +14,7 @@ class Stopwatch:
     seconds : dict of str to float
         Seconds by phase.
     parts : dict of str to float
-        Seconds by part; parts lie inside of phases.
+        Seconds by part; a part is inside of a phase.
     reused : dict of str to float
         Seconds that results took when they were computed, by name, for those that were taken from the disk.
     """

@@ -57,7 +57,7 @@ class Images(Protocol):
         Returns
         -------
         PIL.Image.Image
-            Of any mode and size.
+            In any mode and size.
 
         Raises
         ------
@@ -316,7 +316,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Parameters
     ----------
     image : PIL.Image.Image
-        Of any mode.
+        In any mode.
 
     Returns
     -------

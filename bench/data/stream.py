@@ -303,7 +303,7 @@ def label_space(
         ``task``: the test set's own classes. ``seen``: the classes of the tasks learned so far, undefined for test sets
         of later tasks. ``all``: the classes of all tasks of the stream.
     tasks : sequence of Task
-        Of the stream, in order.
+        The stream's tasks, in order.
     seen : int
         Number of tasks learned so far.
     column : int

@@ -151,7 +151,7 @@ class Clip:
         Parameters
         ----------
         image : PIL.Image.Image
-            Of any mode and size.
+            In any mode and size.
 
         Returns
         -------
@@ -191,7 +191,7 @@ class Clip:
             with self._autocast():
                 features = visual(pixels)
             return F.normalize(features.to(pixels.dtype), dim=-1)
-        # Only the first position of the last block is read, unless somebody wants its activations at all positions.
+        # Only the first position of the last block is read, unless a recorder wants its activations at all positions.
         whole = any(site.recorder is not None for site in self._last_image_sites)
         x = visual._embeds(pixels)
         with self._autocast():  # the sum along the blocks keeps its own precision
@@ -230,7 +230,7 @@ class Clip:
         cut : bool, optional
             Leave out the positions after the end-of-text tokens, and compute the beginning that all texts share once.
             The mask is causal and the feature is read at the end-of-text token, so this changes nothing but the cost.
-            Where activations are recorded, only what lies behind the last of these tokens is left out.
+            While activations are recorded, only the positions after the last of these tokens are left out.
 
         Returns
         -------
@@ -371,13 +371,13 @@ class Clip:
         dict of str to str
             SHA-256 of type, shape and bytes, as hex digits, by name in the state dict.
         """
-        found = {}
+        digests = {}
         for name, tensor in sorted(self.model.state_dict().items()):
             tensor = tensor.detach().cpu().contiguous()
             digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
-            found[name] = digest.hexdigest()
-        return found
+            digests[name] = digest.hexdigest()
+        return digests
 
     def weights_sha256(self) -> str:
         """Return a hash of all parameters and buffers: names, types, shapes and bytes.

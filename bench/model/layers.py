@@ -23,14 +23,14 @@ from bench.model.updates import linear
 
 @dataclass(frozen=True)
 class Layout:
-    """How the tokens of one forward pass lie; every layer of a block receives it beside the activations.
+    """The arrangement of the tokens of one forward pass; every layer of a block receives it with the activations.
 
     Attributes
     ----------
     attn_mask : Tensor [tokens, tokens] or None
         Added to the attention's scores; [context length, context length] for packed texts.
     packing : Packing or None
-        Set where texts lie in one row, [1, row, width].
+        Set if the texts are packed in one row, [1, row, width].
     counted : bool Tensor [batch, tokens] or None
         The tokens that count, for recorders; None where all do.
     """

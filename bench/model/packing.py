@@ -1,8 +1,8 @@
-"""A batch of texts without the tokens that nobody reads, and with those that all have in common only once.
+"""A batch of texts without the tokens that nothing reads, and with those that all have in common only once.
 
 The text tower is causal and the feature of a text is read at its end-of-text token. So the tokens after that one change
 nothing, and the activations of tokens that all texts start with (the beginning of a template) are the same in all of
-them. The remaining tokens lie in one row, which the blocks process as if it were a single text. Only the attention
+them. The remaining tokens form one row, which the blocks process as if it were a single text. Only the attention
 separates the texts.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the tokens of several texts lie in a row: first the prefix that all start with, then the rest of each.
+    """The positions of the tokens of several texts in one row: first the common prefix, then the rest of each text.
 
     Attributes
     ----------

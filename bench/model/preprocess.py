@@ -42,15 +42,36 @@ class Preprocess:
         )
 
     def to_uint8(self, image: Image.Image) -> np.ndarray:
-        """Return a resized and cropped image in RGB, uint8 [3, height, width]."""
+        """Return an image as the model reads it, resized, cropped and in RGB, before normalisation.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image
+            In any mode and size.
+
+        Returns
+        -------
+        uint8 array [3, height, width]
+        """
         for step in self._to_rgb:
             image = step(image)
         return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
 
     def normalize(self, pixels: Tensor, device: torch.device) -> Tensor:
-        """Return uint8 images [batch, 3, height, width] as normalised float32 on a device; exactly open_clip's values.
+        """Return normalised images; exactly the values of open_clip's own transform.
 
-        torchvision's own transform looks for zeros in std, and a CUDA device would be waited for.
+        torchvision's transform is not used, because it looks for zeros in std, which makes the CPU wait for a CUDA device.
+
+        Parameters
+        ----------
+        pixels : uint8 Tensor [batch, 3, height, width]
+            On any device.
+        device : torch.device
+            Where the result should be.
+
+        Returns
+        -------
+        float32 Tensor [batch, 3, height, width]
         """
         mean, std = self._moments = tuple(moment.to(device) for moment in self._moments)
         return pixels.to(device, non_blocking=True).float().div_(255).sub_(mean).div_(std)

@@ -69,7 +69,22 @@ class TextEncoder:
     # ---- prompts to token ids
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Return token ids, int64 [texts, context length], on the CPU; refuse or list prompts that do not fit."""
+        """Return the token ids of prompts.
+
+        Parameters
+        ----------
+        prompts : sequence of str
+
+        Returns
+        -------
+        int64 Tensor [texts, context length]
+            On the CPU.
+
+        Raises
+        ------
+        UserError
+            If a prompt does not fit into the context, unless `cut_prompts` is set.
+        """
         for prompt in prompts:
             length = self._token_count(prompt)
             if length is None or length <= self.tower.context_length:
@@ -93,7 +108,19 @@ class TextEncoder:
     # ---- token ids to features
 
     def encode(self, tokens: Tensor, cut: bool = True) -> Tensor:
-        """Return features of unit length, [texts, width of embedding]; parameters as for `Clip.encode_tokens`."""
+        """Return the features of tokenised texts, of unit length.
+
+        Parameters
+        ----------
+        tokens : int64 Tensor [texts, context length]
+            On the model's device.
+        cut : bool, optional
+            As for `Clip.encode_tokens`.
+
+        Returns
+        -------
+        float32 Tensor [texts, width of embedding]
+        """
         tower = self.tower
         end = self._end_of_text(tokens)
         if cut and end is not None and tower.attn_mask is not None:
@@ -113,7 +140,7 @@ class TextEncoder:
         return self._read(x, end, Layout(mask, counted=counted), whole=_recorded(self._last))
 
     def _encode_packed(self, tokens: Tensor, end: Tensor) -> Tensor:
-        """Return what `encode` does, without the tokens that nobody reads: see `bench.model.packing`."""
+        """Return what `encode` does, without the tokens that nothing reads: see `bench.model.packing`."""
         tower = self.tower
         if tokens not in self.packings:  # computed once for texts that are encoded at every step
             self.packings[tokens] = Packing.of(tokens, end)
@@ -146,5 +173,5 @@ class TextEncoder:
 
 
 def _recorded(sites: Sequence[Site]) -> bool:
-    """Whether somebody records the activations of one of these sites."""
+    """Return whether the activations of one of these sites are recorded."""
     return any(site.recorder is not None for site in sites)
