@@ -60,7 +60,7 @@ class Preprocess:
     def normalize(self, pixels: Tensor, device: torch.device) -> Tensor:
         """Return normalised images; exactly the values of open_clip's own transform.
 
-        torchvision's transform is not used, because it looks for zeros in std, which makes the CPU wait for a CUDA device.
+        torchvision's transform looks for zeros in std, which makes the CPU wait for a CUDA device; this does not.
 
         Parameters
         ----------
