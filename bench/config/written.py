@@ -35,6 +35,7 @@ _WHOLE = re.compile(r"([-+]?)([0-9][0-9_]*)")
 _NUMBER = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?")
 _ENDLESS = re.compile(r"[-+]?\.?(?:inf|infinity|nan)", re.IGNORECASE)
 _LONGEST = 10_000  # characters that YAML is asked about; it takes minutes for a million
+_NESTED = 100  # opening brackets; it calls itself for each, and looks ahead over all
 _DIGITS = 40  # of a whole number; what has more is out of every range, and Python does not read 5000
 _QUOTED = r"""'(?:[^']|'')*'|"(?:[^"\\]|\\.)*\""""
 _ITEM = re.compile(rf"""[{BLANKS}]*((?:{_QUOTED})[{BLANKS}]*|[^,'"\[\]{{}}{BLANKS}][^,\[\]{{}}]*)(?:,|\Z)""", re.DOTALL)
@@ -105,7 +106,7 @@ def members(text: str) -> dict[str, str] | None:
     dict of str to str or None
     """
     try:
-        node = yaml.compose(text, Loader=Loader) if len(text) <= _LONGEST else None
+        node = yaml.compose(text, Loader=Loader) if _is_small(text) else None
     except (yaml.YAMLError, RecursionError):
         return None
     if not isinstance(node, yaml.MappingNode) or not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
@@ -127,7 +128,7 @@ def guess(text: str) -> Any:
         A plain value; the text itself where it is no YAML. Not to be changed.
     """
     try:
-        return yaml.load(text, Loader=Loader) if len(text) <= _LONGEST else text
+        return yaml.load(text, Loader=Loader) if _is_small(text) else text
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, KeyError, AttributeError):
         return text  # also what an explicit tag makes of a value that does not fit it
 
@@ -149,6 +150,10 @@ def untyped(text: str) -> Any:
     if isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
         return value if str(value) == text else unquoted(text)
     return value
+
+
+def _is_small(text: str) -> bool:
+    return len(text) <= _LONGEST and text.count("[") + text.count("{") <= _NESTED
 
 
 class Loader(yaml.SafeLoader):

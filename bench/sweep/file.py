@@ -7,6 +7,7 @@ whoever starts them.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import bench
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import read, resolve
+from bench.config.run_settings import CHOICES, Resolved
 from bench.config.words import pair
-from bench.core.errors import UserError, suggest
-from bench.sweep.parameters import Parameter, draws, grid, parameters_of
+from bench.core.errors import UserError, shorten, suggest
+from bench.core.paths import is_file, user_path
+from bench.sweep import yaml_file
+from bench.sweep.parameters import Parameter, draws, grid, parameters_of, rewritten
 from bench.sweep.points import Point
 
 TOP = {
@@ -29,6 +31,9 @@ TOP = {
     "method", "metric", "metrics", "name", "parameters", "program", "project", "run_cap", "scheduler",
 }  # fmt: skip
 """What W&B knows at the top of a sweep file."""
+
+MANY = 10_000
+"""Points of a sweep that are made without being asked for by ``count``."""
 
 ARGUMENTS = {"${args}", "${args_no_hyphens}"}
 """The macros that stand for KEY=VALUE words."""
@@ -69,13 +74,13 @@ def find(name: str) -> Path:
     UserError
         If there is no such file.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = user_path(name)
+    if is_file(path):
         return path
     shipped = {file.stem: file for file in shipped_folder().glob("*.yaml")}
     if name in shipped:
         return shipped[name]
-    raise UserError(f'there is no sweep file "{name}"{suggest(path.stem, shipped)}')
+    raise UserError(f'there is no sweep file "{shorten(name)}"{suggest(path.stem, shipped)}')
 
 
 def shipped_folder() -> Path:
@@ -94,7 +99,8 @@ def expand(file: Path, words: Sequence[str] = (), count: int | None = None, seed
     words : sequence of str, optional
         KEY=VALUE words added to every point; they may replace what the file fixes, not what it sweeps.
     count : int, optional
-        How many points at most; wins over ``run_cap`` of the file; ``method: random`` needs one of the two.
+        How many points at most; wins over ``run_cap`` of the file; ``method: random`` needs one of the two, and what
+        is more than `MANY` points needs this one.
     seed : int, optional
         Seed of ``method: random``: the same seed draws the same points, and fewer of them are the first of more.
 
@@ -107,7 +113,7 @@ def expand(file: Path, words: Sequence[str] = (), count: int | None = None, seed
     UserError
         With one sentence for every problem, joined by newlines.
     """
-    content = _load(file)
+    content, written = _load(file)
     problems: list[str] = []
     before, after = _command(content.get("command"), problems)
     parameters = list(parameters_of(content.get("parameters"), "", problems))
@@ -117,12 +123,17 @@ def expand(file: Path, words: Sequence[str] = (), count: int | None = None, seed
         raise UserError("\n".join(f"{file}: {text}" for text in dict.fromkeys(problems)))
 
     _no_clash(file, parameters, [*before, *after], words)
-    drawn = grid(parameters) if content["method"] == "grid" else draws(parameters, seed)
+    endless = content["method"] == "random"
+    _not_too_many(file, None if endless else parameters, cap, count)
+    drawn = draws(parameters, seed) if endless else grid(parameters)
+    check = _AsWritten(file, list(rewritten(content["parameters"], written["parameters"])))
     points: dict[Path, Point] = {}
     repeated = 0
     for line, label in _lines(itertools.islice(drawn, cap), parameters, (before, after), words):
         try:
-            point = _point(len(points) + 1, line, label, file.stem)
+            resolved = resolve(line)
+            check(line, resolved)
+            point = _point(len(points) + 1, line, label, file.stem, resolved)
         except UserError as error:
             problems += str(error).splitlines()
             continue
@@ -154,10 +165,41 @@ def _lines(
         yield line, " ".join(arguments[key] for key in values if key in swept) or " ".join(line)
 
 
-def _point(number: int, line: tuple[str, ...], label: str, stem: str) -> Point:
-    """Return the point that the words of a line mean; raises `UserError` if they are wrong."""
-    resolved = resolve(line)
-    folder = Path(resolved.run.out).expanduser() / "sweeps" / stem
+class _AsWritten:
+    """Compare what the values of a file mean to W&B's agents with what they mean on a command line.
+
+    Parameters
+    ----------
+    file : Path
+    rewritten : sequence of tuple of str
+        As of `bench.sweep.parameters.rewritten`.
+    """
+
+    def __init__(self, file: Path, rewritten: Sequence[tuple[str, str]]):
+        self._file = file
+        self._others: dict[str, dict[str, None]] = {}
+        for word, other in rewritten:
+            self._others.setdefault(word, {})[other] = None
+        self._checked: set[tuple[str, ...]] = set()
+
+    def __call__(self, line: tuple[str, ...], resolved: Resolved) -> None:
+        """Refuse a point with a value that is not the same both times; each value is looked at once."""
+        chosen = [str(resolved.flat[f"{kind}.name"]) for kind in CHOICES]
+        for word in line:
+            for other in self._others.get(word, ()):
+                if (*chosen, word, other) not in self._checked:
+                    self._checked.add((*chosen, word, other))
+                    if resolve([other if one == word else one for one in line]).flat != resolved.flat:
+                        key, _, value = other.partition("=")
+                        raise UserError(
+                            f"{self._file}: {key}: {shorten(value)} reaches a run as {shorten(word)} through YAML: "
+                            "write it in quotes"
+                        )
+
+
+def _point(number: int, line: tuple[str, ...], label: str, stem: str, resolved: Resolved) -> Point:
+    """Return the point that the words of a line mean."""
+    folder = user_path(resolved.run.out, "out") / "sweeps" / stem
     return Point(number, line, label, resolved.run.threads, run_directory(resolved), folder)
 
 
@@ -180,26 +222,28 @@ def _unknown(content: Mapping[str, Any], parameters: Sequence[Parameter], ends: 
     elif method == "grid":
         endless = [one.key for one in parameters if one.values is None]
         problems += [f"parameter {key} has no end of values: a grid needs value or values" for key in endless]
-    return problems + [f'unknown key "{key}"{suggest(key, TOP)}' for key in content if key not in TOP]
+    return problems + [f'unknown key "{shorten(key)}"{suggest(key, TOP)}' for key in content if key not in TOP]
+
+
+def _not_too_many(file: Path, parameters: Sequence[Parameter] | None, cap: int | None, count: int | None) -> None:
+    """Refuse more points than anybody asked for; parameters are None where draws have no end."""
+    points = math.inf if parameters is None else math.prod(len(one.values or ()) for one in parameters)
+    wanted = points if cap is None else min(points, cap)
+    if count is None and wanted > MANY:
+        raise UserError(
+            f"{file} means {wanted:,} points, more than {MANY:,}: take values out, or ask for as many with count=N"
+        )
 
 
 # ------------------------------------------------------------------------------------- reading the file
 
 
-def _load(file: Path) -> dict[str, Any]:
-    """Return the content of a sweep file."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{file}{where} is no YAML: {what}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not isinstance(content, dict) or not content:
+def _load(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the content of a sweep file, and the same as it is written."""
+    content = yaml_file.read(file)
+    if not isinstance(content.values, dict) or not content.values:
         raise UserError(f"{file} is no sweep file: it needs method, parameters and command")
-    return {str(key): value for key, value in content.items()}
+    return content.values, content.written
 
 
 def _command(command: Any, problems: list[str]) -> tuple[list[str], list[str]]:

@@ -10,6 +10,7 @@ from bench.config.fields import build, complaints, describe, setting
 from bench.config.resolve import read
 from bench.config.run_settings import run_settings
 from bench.config.words import pair
+from bench.config.written import untyped
 from bench.core.errors import UserError, nearest, suggest
 from bench.sweep.slurm import START_UP
 
@@ -61,8 +62,8 @@ class Launch:
         return []
 
     def others(self) -> dict[str, Any]:
-        """Return the values of ``launch.slurm.KEY`` by KEY, read as those of settings are."""
-        return {key: value for key, (value, _) in read(self.slurm, []).items()}
+        """Return the values of ``launch.slurm.KEY`` by KEY: numbers, switches and lists where they look like some."""
+        return {key: untyped(text) for key, (_, text) in read(self.slurm, []).items()}
 
     def parameters(self) -> dict[str, Any]:
         """Return what submitit takes, by its names; None where its default counts."""
@@ -82,7 +83,7 @@ class Options:
 
     launch: Launch = field(default_factory=Launch)
     dry_run: bool = setting(False, "show the points and start nothing")
-    count: int | None = setting(None, "points at most; null is run_cap of the file", low=1)
+    count: int | None = setting(None, "points at most; null is run_cap of the file", low=1, high=1_000_000)
     sweep_seed: int = setting(0, "seed of the points that method: random draws", low=0)
     preempt: int | None = setting(
         None, "number of a running point that is stopped as by a preemption, and continues", low=1

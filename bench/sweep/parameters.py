@@ -6,12 +6,19 @@ import itertools
 import math
 import random
 import statistics
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench.core.errors import suggest
+
+LARGEST = sys.float_info.max
+"""The largest number that is drawn."""
+
+LAST = 1 - 2.0**-53
+"""The largest quantile."""
 
 CHOSEN = ("categorical", "categorical_w_probabilities")
 """What W&B calls a parameter with values."""
@@ -74,6 +81,32 @@ def parameters_of(group: Any, prefix: str, problems: list[str]) -> Iterator[Para
                 problems.append(f"parameter {key} {error}")
 
 
+def rewritten(group: Any, written: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield values that are written otherwise than W&B's agents hand them on, as their word and the written one.
+
+    Parameters
+    ----------
+    group, written : object
+        What a file has under ``parameters``, as of `bench.sweep.yaml_file.Content`; nothing in it is wrong.
+    prefix : str, optional
+        As for `parameters_of`.
+
+    Yields
+    ------
+    tuple of str
+        Such as ``("track.name=True", "track.name=on")``.
+    """
+    for name, spec in group.items():
+        key, same = f"{prefix}{name}", written[name]
+        if "parameters" in spec:
+            yield from rewritten(spec["parameters"], same["parameters"], f"{key}.")
+            continue
+        pairs = zip(spec.get("values", [spec.get("value")]), same.get("values", [same.get("value")]), strict=True)
+        for one, other in pairs:
+            if str(one) != str(other):
+                yield f"{key}={one}", f"{key}={other}"
+
+
 def _parameter(key: str, spec: Mapping[str, Any]) -> Parameter:
     """Return a parameter; what is wrong is a ValueError that continues the sentence ``parameter KEY``."""
     named = spec.get("distribution")
@@ -93,7 +126,7 @@ def _parameter(key: str, spec: Mapping[str, Any]) -> Parameter:
         if not isinstance(values, list) or not values:
             raise ValueError("needs values: a list with at least one item, as in values: [1, 2]")
         return Parameter(key, True, values, _choice(values, spec.get("probabilities")))
-    if named in DISTRIBUTIONS:
+    if isinstance(named, str) and named in DISTRIBUTIONS:
         return Parameter(key, True, None, _distribution(named, spec))
     _only(spec, "value", "values", "min", "max")
     if named is None:
@@ -168,13 +201,24 @@ def _distribution(name: str, spec: Mapping[str, Any]) -> Callable[[float], Any]:
     if q <= 0:
         raise ValueError(f"has q: {q}, which must be above 0")
     quantile = DISTRIBUTIONS[name]
-    if name.startswith("q_"):
-        return lambda u: round(quantile(u, first, second) / q) * q
-    return lambda u: quantile(u, first, second)
+
+    def draw(u: float) -> Any:
+        drawn = quantile(u, first, second)
+        return round(drawn / q) * q if name.startswith("q_") else drawn
+
+    try:
+        holds = all(math.isfinite(draw(u)) for u in (0.0, LAST))
+    except (OverflowError, ValueError, ZeroDivisionError):  # of a round number of infinity, of nothing
+        holds = False
+    if not holds:
+        bounds = ", ".join(f"{key}: {given[key]}" for key in wanted)
+        raise ValueError(f"has {bounds}, between which there are values too large for a number: narrow them")
+    return draw
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether a value is a number that a float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def grid(parameters: Sequence[Parameter]) -> Iterator[dict[str, Any]]:
