@@ -140,7 +140,7 @@ def test_old_names_are_not_modules_of_today() -> None:
 
 def python_blocks() -> Iterator[tuple[str, str]]:
     """Every block of Python in the documentation, with the page and the number of its block."""
-    for page in sorted(ROOT.glob("docs/*.md")):
+    for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]):
         text = page.read_text(encoding="utf-8")
         for index, block in enumerate(re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)):
             yield f"{page.name}, block {index + 1}", block
@@ -273,7 +273,7 @@ def test_the_kinds_of_observations_are_documented() -> None:
 TOY = ROOT / "tests" / "toy.py"
 
 STATE = """
-import os, random, signal, sys, threading, warnings
+import gc, os, random, signal, sys, threading, warnings
 from pathlib import Path
 import numpy as np
 import torch
@@ -281,7 +281,7 @@ import torch
 
 def state():
     return {
-        "threads": torch.get_num_threads(),
+        "threads of torch": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "warn only": torch.is_deterministic_algorithms_warn_only_enabled(),
         "tf32": [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32],
@@ -296,7 +296,7 @@ def state():
         "folder": os.getcwd(),
         "warnings": [str(one) for one in warnings.filters],
         "arguments": list(sys.argv),
-        "threads alive": [one.name for one in threading.enumerate() if not one.name.startswith("decode")],
+        "threads": [one.name for one in threading.enumerate() if not (one.daemon or one.name.startswith("decode"))],
         "streams": [id(sys.stdout), id(sys.stderr), id(sys.excepthook)],
     }
 
@@ -338,9 +338,12 @@ def test_a_run_leaves_nothing_behind(tmp_path: Path) -> None:
         try:
             run(settings(threads=1, seed=1), observers=observers)
         except ZeroDivisionError:
-            for key, value in state().items():
-                assert value == before[key], ("after an error", key, before[key], value)
-            print("the same")
+            failed = True
+        assert failed
+        gc.collect()  # a traceback keeps what the run was in the middle of
+        for key, value in state().items():
+            assert value == before[key], ("after an error", key, before[key], value)
+        print("the same")
         """,
         tmp_path,
     )

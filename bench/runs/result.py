@@ -59,7 +59,9 @@ def run(
     Raises
     ------
     UserError
-        For everything that a user can correct, one sentence a mistake.
+        For everything that a user can correct: one sentence for each mistake.
+    KeyboardInterrupt
+        If the run was interrupted, after a checkpoint; the same call continues it.
     """
     path = engine.run(resolve(settings), command, observers)
     summary = Summary.read(path)
