@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from bench.cli.main import main
 from bench.config.fields import describe
 from bench.core.errors import UserError
 from bench.sweep import display, launch, processes
+from bench.sweep.attempts import Attempt
 from bench.sweep.file import expand
 from bench.sweep.options import Launch, Options, options
 from bench.sweep.points import Point, job_id, last_attempt, results_of, state_of
@@ -212,6 +214,74 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(write, say, tmp_path):
     assert out.startswith(f"error: cannot write to {tmp_path / 'runs' / 'sweeps' / 'some'} (")
 
 
+class FullDisk:
+    """Makes some writes of notes fail as on a full disk; counts from 1."""
+
+    def __init__(self, monkeypatch, *full: int):
+        self.writes, write = 0, Attempt.write
+
+        def maybe(attempt: Attempt, path: Path) -> None:
+            self.writes += 1
+            if self.writes in full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            write(attempt, path)
+
+        monkeypatch.setattr(Attempt, "write", maybe)
+
+
+@pytest.mark.parametrize("how", ["inline", "local"])
+def test_a_full_disk_at_the_start_of_a_point_is_one_sentence(write, say, tmp_path, monkeypatch, how):
+    file = write(**{"method.note": {"values": ["slow", "good"]}})
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Popen(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **options)
+            started.append(self)
+
+    monkeypatch.setattr("bench.sweep.processes.subprocess.Popen", Popen)
+    with monkeypatch.context() as patch:
+        FullDisk(patch, 1)
+        status, out = say(str(file), f"launch={how}")
+    folder = tmp_path / "runs" / "sweeps" / "some"
+    said = (
+        f"error: cannot write to {folder} (No space left on device): make room or choose another folder with out=DIR\n"
+    )
+    assert (status, out) == (2, said)
+    assert len(started) == 1 and started[0].poll() is not None  # nobody would wait for it
+    slow, good = expand(file).points
+    assert state_of(good) == "pending" and state_of(slow) == "pending"
+    with FileLock(slow.lock, timeout=0):
+        pass
+
+
+def test_a_full_disk_at_the_end_of_a_point_loses_a_note_and_no_run(write, say, monkeypatch):
+    file = write(**{"method.note": {"values": ["good", "fails"]}})
+    with monkeypatch.context() as patch:
+        FullDisk(patch, 2, 4)
+        status, out = say(str(file))
+    assert status == 1 and states(file) == ["finished", "pending"]
+    assert "1 point was interrupted: the same line continues it" in out
+    assert say(str(file))[0] == 1 and states(file) == ["finished", "failed"]
+
+
+def test_jobs_that_were_submitted_and_cannot_be_noted_are_named(write, say, tmp_path, monkeypatch):
+    file = write(**{"method.note": {"values": ["good"]}})
+    monkeypatch.setattr("bench.sweep.slurm.submit", lambda *args: ["17_0"])
+
+    def full(path: Path, content: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(launch, "write_atomic", full)
+    status, out = say(str(file), "launch=slurm")
+    folder = tmp_path / "runs" / "sweeps" / "some"
+    assert (status, out) == (
+        2,
+        f"error: the points are submitted as job 17, but {folder} cannot be written (No space left on device): scancel "
+        "17, make room, and give the same line again\n",
+    )
+
+
 # ---------------------------------------------------------------------------------------- whole processes
 
 SCRIPT = """
@@ -395,6 +465,12 @@ def test_an_attempt_here_takes_the_place_of_a_job(write, say):
 def test_a_value_for_slurm_that_is_no_yaml_is_text():
     chosen, _ = options(["launch=slurm", "launch.slurm.comment=[a"])
     assert chosen.launch.others() == {"comment": "[a"}
+
+
+def test_a_value_for_slurm_keeps_what_a_number_would_lose():
+    words = {"account": "010", "comment": "run #1", "nice": "3", "time": "1:30", "requeue": "true", "qos": "'7'"}
+    chosen, _ = options(["launch=slurm", *(f"launch.slurm.{key}={value}" for key, value in words.items())])
+    assert chosen.launch.others() == {**words, "nice": 3, "requeue": True, "qos": "7"}
 
 
 def test_every_launcher_can_be_chosen():

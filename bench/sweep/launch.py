@@ -17,7 +17,7 @@ from bench.sweep.file import Sweep, expand, find
 from bench.sweep.local import carry_out, cores
 from bench.sweep.options import Launch, options
 from bench.sweep.points import Point, State, job_id, last_attempt, plan, points_table, reason_of, state_of, states_of
-from bench.sweep.processes import command
+from bench.sweep.processes import command, writing
 from bench.sweep.stopping import Stop, stopping
 
 TAIL = 10
@@ -116,13 +116,22 @@ def _slurm(found: Sweep, todo: Sequence[Point], launch: Launch) -> int:
         print("all points that are left are running")
         return 0
     jobs = []
+    folder = todo[0].folder
     for point in todo:
-        point.folder.mkdir(parents=True, exist_ok=True)
+        with writing(point.folder):
+            point.folder.mkdir(parents=True, exist_ok=True)
         jobs.append(slurm.PointJob(command(point), str(point.log), str(point.notes), point.threads is None))
-    ids = slurm.submit(jobs, todo[0].folder / "jobs", found.file.stem, launch.parameters())
-    for point, job in zip(todo, ids, strict=True):
-        write_atomic(point.job, job + "\n")
+    with writing(folder):
+        ids = slurm.submit(jobs, folder / "jobs", found.file.stem, launch.parameters())
     array = ids[0].partition("_")[0]
+    try:
+        for point, job in zip(todo, ids, strict=True):
+            write_atomic(point.job, job + "\n")
+    except OSError as error:
+        raise UserError(
+            f"the points are submitted as job {array}, but {folder} cannot be written ({error.strerror or error}): "
+            f"scancel {array}, make room, and give the same line again"
+        ) from error
     print(f"submitted {len(ids)} points as job {array}")
     how = f"follow: python -m bench sweep {found.file} status (with the same words); cancel: scancel {array}"
     print(how, flush=True)

@@ -6,11 +6,13 @@ it, which then waits for its clean end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -56,7 +58,12 @@ class Child:
                 start_new_session=True,
             )
         self._attempt = Attempt.of_process(self.process.pid, self.began)
-        self._attempt.write(point.notes)
+        try:
+            self._attempt.write(point.notes)
+        except OSError:  # a full disk; nobody would know of the process
+            self.process.terminate()
+            self.process.wait()
+            raise
 
     @property
     def seconds(self) -> float:
@@ -75,7 +82,8 @@ class Child:
         if code is None:
             return None
         status = exit_status(code)
-        self._attempt.ended(status, self.seconds).write(self.point.notes)
+        with contextlib.suppress(OSError):  # a full disk; without the note the point counts as interrupted
+            self._attempt.ended(status, self.seconds).write(self.point.notes)
         self._lock.release()
         return status
 
@@ -83,6 +91,27 @@ class Child:
 def command(point: Point) -> list[str]:
     """Return the command line of a point."""
     return [sys.executable, "-m", "bench", "run", *point.words]
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say in one sentence what keeps a sweep from writing into its folder.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Raises
+    ------
+    UserError
+        In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror or error}): make room or choose another folder with out=DIR"
+        ) from error
 
 
 def start(point: Point, environment: Mapping[str, str]) -> Child | None:
@@ -104,7 +133,7 @@ def start(point: Point, environment: Mapping[str, str]) -> Child | None:
     UserError
         If the sweep's folder cannot be written.
     """
-    try:
+    with writing(point.folder):
         point.lock.parent.mkdir(parents=True, exist_ok=True)
         point.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(point.lock)
@@ -116,8 +145,3 @@ def start(point: Point, environment: Mapping[str, str]) -> Child | None:
             lock.release()
             return None
         return Child(point, lock, environment)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {point.folder} ({error.strerror or error}): make room or choose another folder with "
-            "out=DIR"
-        ) from error

@@ -149,6 +149,8 @@ def submit(jobs: Sequence[PointJob], folder: Path, name: str, parameters: Mappin
     ------
     UserError
         If there is no SLURM, a parameter is unknown, or SLURM refuses the jobs.
+    OSError
+        If the folder cannot be written.
     """
     missing = [tool for tool in ("sbatch", "srun") if shutil.which(tool) is None]
     if missing:
@@ -171,7 +173,7 @@ def submit(jobs: Sequence[PointJob], folder: Path, name: str, parameters: Mappin
     try:
         with executor.batch():
             submitted = [executor.submit(job) for job in jobs]
-    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, OSError) as error:
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         said = re.findall(r"(?:sbatch: )?error: (.*)", str(error)) or str(error).splitlines()
         raise UserError(
             f"SLURM refuses the jobs ({'; '.join(said)}): change launch.partition or what else is asked for"
