@@ -5,22 +5,18 @@ the time. The time that computing it took is stored with it, and reported.
 """
 
 import hashlib
-import importlib
 import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-import bench
 from bench.compute.device import processor
 from bench.core.code import code_sha256
-from bench.config.registry import FOLDERS
 from bench.data.disk_cache import DiskCache
 from bench.record.checkpoint import pack, unpack
 from bench.record.provenance import PACKAGES, suite_sha256, versions
@@ -134,7 +130,7 @@ def environment_of(device: torch.device, model: type | None) -> dict[str, Any]:
     Returns
     -------
     dict of str to object
-        Versions of the libraries that compute, machine, device, threads, and hashes of the suite's and the model's code.
+        Versions of the libraries that compute, machine, device, threads, hashes of the suite's and the model's code.
     """
     return {
         "packages": versions(PACKAGES),
