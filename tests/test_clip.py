@@ -194,7 +194,7 @@ def test_unsupported_towers_are_named() -> None:
     [
         ("ViT-B-61/openai", {}, "model ViT-B-61/openai cannot be loaded"),
         ("ViT-S-32", {}, "model ViT-S-32 cannot be loaded .*model.checkpoint=FILE"),  # never random weights instead
-        ("ViT-B-32", {"checkpoint": "missing.pt"}, "the file missing.pt cannot be loaded"),
+        ("ViT-B-32", {"checkpoint": "missing.pt"}, "there is no file missing.pt: check model.checkpoint"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_named(name: str, kwargs: dict[str, str], message: str) -> None:
