@@ -1,14 +1,19 @@
 """Whether and as what a run is mirrored in W&B: login, environment variables, W&B's own files, names."""
 
+import os
+import typing
 from pathlib import Path
 
 import pytest
 from support.fake_wandb import KEY
 from support.mirroring import TOY, toy
 
+from bench.cli.main import main
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.runs.run import run
+from bench.tracking.limits import IN_ADDRESSES, IN_IDS, LONGEST_NAME, LONGEST_TAG, MODES
+from bench.tracking.mirror import Mirror
 from bench.tracking.options import MirrorOptions, mirror_options, recorded_symbols, run_name, symbols_of
 
 
@@ -101,6 +106,191 @@ def test_names_of_the_user_win_over_the_environment_and_that_over_ours(monkeypat
     assert found.tags == ["x", "y"]
     found = asked("track.project=p", "track.entity=e", "track.group=g", "track.name=n", "track.tags=[t]")
     assert (found.project, found.entity, found.group, found.name, found.tags) == ("p", "e", "g", "n", ["t"])
+
+
+# ------------------------------------------------------------------------------------------------ what W&B takes
+
+LONG = "x" * 129
+
+
+def refused(*words: str) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        asked("track.wandb=offline", *words)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        (
+            f"track.tags=[a,{'x' * 65}]",
+            f'track.tags: the tag "{"x" * 65}" has 65 characters, and W&B takes 1 to 64: change it',
+        ),
+        ("track.tags=['']", 'track.tags: the tag "" has 0 characters, and W&B takes 1 to 64: change it'),
+        (
+            "track.project=team/project",
+            "track.project=team/project is a team and a project: write track.entity=team track.project=project",
+        ),
+        (
+            "track.project=a/b/c",
+            "track.project=a/b/c holds /, which W&B does not take in the name of a project: change it",
+        ),
+        (
+            "track.project=a#b%",
+            "track.project=a#b% holds # %, which W&B does not take in the name of a project: change it",
+        ),
+        (
+            f"track.project={LONG}",
+            f"track.project={LONG[:100]}... has 129 characters, and W&B takes 128 in the name of a project: shorten it",
+        ),
+        (
+            f"track.name={LONG}",
+            f"track.name={LONG[:100]}... has 129 characters, and W&B takes 128 in the name of a run: shorten it",
+        ),
+        ("track.entity=a/b", "track.entity=a/b holds /, which W&B does not take in the name of a team: change it"),
+    ],
+)
+def test_what_wandb_would_refuse_is_refused_before_the_run(word: str, said: str) -> None:
+    assert refused(word) == [said]
+    assert asked("track.wandb=off", word).mode == "off"  # and nobody minds where nothing is mirrored
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        (
+            "WANDB_PROJECT",
+            "team/p",
+            "WANDB_PROJECT=team/p is a team and a project: write track.entity=team track.project=p",
+        ),
+        (
+            "WANDB_TAGS",
+            "a," + "y" * 70,
+            f'WANDB_TAGS: the tag "{"y" * 70}" has 70 characters, and W&B takes 1 to 64: change it',
+        ),
+        (
+            "WANDB_NAME",
+            LONG,
+            f"WANDB_NAME={LONG[:100]}... has 129 characters, and W&B takes 128 in the name of a run: shorten it",
+        ),
+        ("WANDB_NAME", "\udcff", r"WANDB_NAME=\udcff is no text in UTF-8: change it"),
+        (
+            "WANDB_RUN_ID",
+            "a/b:c",
+            "WANDB_RUN_ID=a/b:c holds / :, which W&B does not take in the id of a run: change it",
+        ),
+        (
+            "WANDB_RUN_ID",
+            " ab",
+            "WANDB_RUN_ID= ab begins or ends with a blank, which W&B does not take in the id of a run: change it",
+        ),
+    ],
+)
+def test_so_is_what_a_variable_says(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str) -> None:
+    monkeypatch.setitem(os.environ, variable, value)
+    assert refused() == [said]
+
+
+def test_a_variable_that_does_not_count_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "team/p")
+    monkeypatch.setenv("WANDB_TAGS", "y" * 70)
+    found = asked("track.wandb=offline", "track.project=p", "track.tags=[t]")
+    assert (found.project, found.tags) == ("p", ["t"])
+
+
+def test_the_limits_themselves_are_within_them() -> None:
+    found = asked(
+        "track.wandb=offline", f"track.tags=[{'x' * 64}]", f"track.name={LONG[1:]}", f"track.project={LONG[1:]}"
+    )
+    assert (len(found.tags[0]), len(found.name), len(found.project)) == (64, 128, 128)
+
+
+def test_limits_are_those_of_the_client() -> None:
+    """What the installed client refuses at once is refused here; it knows no limit for names of runs."""
+    import wandb
+
+    for key, good, bad in (
+        ("run_tags", ["x" * LONGEST_TAG], ["x" * (LONGEST_TAG + 1)]),
+        ("project", "x" * LONGEST_NAME, "x" * (LONGEST_NAME + 1)),
+        *(("project", "x", f"a{sign}b") for sign in IN_ADDRESSES),
+        *(("run_id", "x", f"a{sign}b") for sign in IN_IDS),
+    ):
+        wandb.Settings(**{key: good})
+        with pytest.raises(Exception, match="(?i)tag|project name|run id"):
+            wandb.Settings(**{key: bad})
+    modes = wandb.Settings.model_fields["mode"].annotation
+    assert set(typing.get_args(modes)) == set(MODES)
+
+
+def test_several_problems_are_reported_together(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["track.wandb=offline", "track.project=a/b", f"track.tags=[{'x' * 65}]", f"out={tmp_path}"]
+    assert main(["run", "method=zero-shot", *words]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("error: track.") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("WANDB_MODE", "ofline", '^WANDB_MODE=ofline is no mode of W&B .did you mean "offline"'),
+        ("WANDB_MODE", "quiet", "^WANDB_MODE=quiet is no mode of W&B .valid: disabled, dryrun, offline"),
+        ("WANDB_DISABLED", "maybe", "^WANDB_DISABLED=maybe says neither yes nor no: write true or false, or unset it"),
+    ],
+)
+def test_an_unknown_mode_is_answered(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=said):
+        asked()
+    assert asked("track.wandb=offline").mode == "offline"  # what the user says counts
+
+
+@pytest.mark.parametrize(
+    ("value", "mode"),
+    [("true", "off"), ("1", "off"), ("Yes", "off"), ("false", "online"), ("0", "online"), ("", "online")],
+)
+def test_wandb_disabled_is_obeyed(monkeypatch: pytest.MonkeyPatch, value: str, mode: str) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_DISABLED", value)
+    assert (asked().mode, asked("track.wandb=online").mode) == (mode, "online")
+
+
+def test_an_unknown_mode_in_wandbs_settings_is_answered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "settings").write_text("[default]\nmode = ofline\nproject = a/b\n")
+    with pytest.raises(UserError, match="^W&B's settings file says mode = ofline is no mode of W&B"):
+        asked()
+    assert refused() == [
+        "W&B's settings file says project = a/b is a team and a project: write track.entity=a track.project=b"
+    ]
+
+
+def test_the_client_does_not_read_variables_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = ("PROJECT", "ENTITY", "RUN_GROUP", "NAME", "TAGS", "RUN_ID", "RESUME", "JOB_TYPE", "DISABLED", "CONSOLE")
+    for key in (*mine, "HTTP_TIMEOUT"):
+        monkeypatch.setenv(f"WANDB_{key}", "7")
+    mirror = Mirror(asked("track.wandb=offline"), print)
+    there = {f"WANDB_{key}" for key in mine} & set(mirror._environment())
+    assert there == set() and mirror._environment()["WANDB_HTTP_TIMEOUT"] == "7"
+    assert (mirror.options.project, mirror._state(None).id, mirror._environment()["WANDB_MODE"]) == (
+        "7",
+        "7",
+        "offline",
+    )
+    monkeypatch.setenv("WANDB_SWEEP_ID", "swept")  # wandb takes these from its agent, whatever it is told
+    there = {f"WANDB_{key}" for key in mine} & set(mirror._environment())
+    assert there == {"WANDB_PROJECT", "WANDB_ENTITY", "WANDB_RUN_ID"}
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/netrc", "x" * 300])
+def test_credentials_where_no_file_can_be_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str) -> None:
+    monkeypatch.setenv("NETRC", path)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", path)
+    assert asked().mode == "off"
+    (tmp_path / "netrc").write_bytes(b"machine \xff\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert asked().mode == "off"
 
 
 def name(*words: str) -> str:

@@ -25,10 +25,14 @@ from bench.core.errors import UserError
 from bench.core.signals import INTERRUPTIONS, Stopped, is_interruption
 from bench.tracking.mirror_process import GAVE_UP
 from bench.tracking.mirror_state import MirrorState, folder, load_state, save_state
-from bench.tracking.options import MirrorOptions, mirror_options, settings_files, symbols_of
+from bench.tracking.options import VARIABLES, MirrorOptions, mirror_options, settings_files, symbols_of
 
 PATIENCE = 60.0
 """Seconds that the end of a run waits for W&B; WANDB_FINISH_TIMEOUT sets another number."""
+
+DECIDED = {f"WANDB_{name}" for name in ("DISABLED", "RUN_ID", "RESUME", "TAGS", "JOB_TYPE", "CONSOLE", "REINIT")}
+DECIDED |= set(VARIABLES.values())
+"""W&B's variables that the child does not see: what they say reaches it as arguments."""
 
 GRACE = 2.0
 """Seconds beyond that, in which the child ends itself."""
@@ -160,7 +164,7 @@ class Mirror:
     def _environment(self) -> dict[str, str]:
         """Return the child's environment: wandb keeps everything in the run directory, and sends to its server only."""
         home = folder(self._directory)
-        found = dict(os.environ)
+        found = {key: value for key, value in os.environ.items() if key not in _decided()}
         base_url = settings_files().get("base_url")
         chosen = {
             "WANDB_ERROR_REPORTING": "false",
@@ -206,6 +210,15 @@ class Mirror:
     def _print(self, text: str) -> None:
         with contextlib.suppress(OSError):  # nobody reads standard output any more; that must not end the listener
             self._say(text)
+
+
+def _decided() -> set[str]:
+    """Return the variables that are decided on before the child starts; wandb would stumble over an odd one again.
+
+    Under an agent of a W&B sweep wandb itself takes project, entity and id from the agent's variables.
+    """
+    of_agent = {"WANDB_PROJECT", "WANDB_ENTITY", "WANDB_RUN_ID"}
+    return DECIDED - of_agent if os.environ.get("WANDB_SWEEP_ID") else DECIDED
 
 
 @contextlib.contextmanager

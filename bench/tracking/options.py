@@ -18,6 +18,15 @@ from bench.config.fields import build, describe, show
 from bench.config.fingerprint import decides
 from bench.config.run_settings import CHOICES, Track, class_settings
 from bench.core.errors import UserError
+from bench.tracking.limits import Given, check, standing_mode
+
+VARIABLES = {
+    "project": "WANDB_PROJECT",
+    "entity": "WANDB_ENTITY",
+    "group": "WANDB_RUN_GROUP",
+    "name": "WANDB_NAME",
+}
+"""Which variable counts for a setting of ``track`` that is not given."""
 
 HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")
 """Hosts of W&B's own server, under which a login may be stored."""
@@ -73,24 +82,36 @@ def mirror_options(
     Raises
     ------
     UserError
-        If W&B is to be online and there is no login.
+        If W&B is to be online and there is no login, or if W&B would not take a name, a tag or a mode.
     """
     track: Track = build(Track, dict(flat), "track.")
     files = settings_files()
     mode, note = _mode(track.wandb, files)
-
-    def first(key: str, variable: str, *others: Any) -> Any:
-        given = flat[f"track.{key}"] if sources.get(f"track.{key}") == "user" else None
-        return next((one for one in (given, os.environ.get(variable), *others) if one), None)
-
+    # Without its own, a run has the first of: what a variable says, what W&B's settings file says, what stands here.
+    own = {
+        "project": track.project,
+        "entity": None,
+        "group": f"{flat['method.name']} {flat['stream.name']}",
+        "name": run_name(flat, sources, symbols or {}),
+    }
+    names = {}
+    for key, default in own.items():
+        given = [Given(flat[f"track.{key}"], f"track.{key}=")] if sources.get(f"track.{key}") == "user" else []
+        given += [Given(os.environ.get(VARIABLES[key]), f"{VARIABLES[key]}=")]
+        given += [Given(files.get(key), f"W&B's settings file says {key} = ")] if key in ("project", "entity") else []
+        names[key] = next((one for one in given if one.value), Given(default, f"track.{key}="))
+    tags = track.tags or [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
+    if mode != "off":
+        run_id = Given(os.environ.get("WANDB_RUN_ID") or None, "WANDB_RUN_ID=")
+        check({**names, "id": run_id}, tags, "track.tags" if track.tags else "WANDB_TAGS")
     return MirrorOptions(
         mode=mode,
         note=note,
-        project=first("project", "WANDB_PROJECT", files.get("project"), track.project),
-        entity=first("entity", "WANDB_ENTITY", files.get("entity")),
-        group=first("group", "WANDB_RUN_GROUP", f"{flat['method.name']} {flat['stream.name']}"),
-        name=first("name", "WANDB_NAME", run_name(flat, sources, symbols or {})),
-        tags=track.tags or [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag],
+        project=str(names["project"].value),
+        entity=names["entity"].value,
+        group=str(names["group"].value),
+        name=str(names["name"].value),
+        tags=tags,
         weights=track.weights,
     )
 
@@ -183,13 +204,8 @@ def _mode(asked: str, files: Mapping[str, str]) -> tuple[str, str]:
     """Return ``online``, ``offline`` or ``off``, and what to say about it."""
     setting = f"track.wandb={asked}"
     if asked == "auto":
-        standing = os.environ.get("WANDB_MODE") or files.get("mode") or ""
-        if standing in ("offline", "dryrun"):
-            return "offline", ""
-        if standing == "disabled":
-            return "off", ""
-        if standing in ("online", "run", "shared"):
-            asked, setting = "online", f"WANDB_MODE={standing}"
+        standing, by = standing_mode(os.environ.get("WANDB_MODE"), files.get("mode"))
+        asked, setting = standing or asked, by or setting
     if asked in ("off", "offline"):
         return asked, ""
     if logged_in(files):
@@ -220,7 +236,7 @@ def logged_in(files: Mapping[str, str]) -> bool:
     for path in paths:
         try:
             known = netrc.netrc(Path(path).expanduser())
-        except (OSError, netrc.NetrcParseError):
+        except (OSError, RuntimeError, ValueError, netrc.NetrcParseError):  # no such user, no text, no netrc
             continue
         return any(known.authenticators(name) for name in (HOSTS if host in HOSTS else [host]))
     return False
@@ -236,9 +252,9 @@ def settings_files() -> dict[str, str]:
     """
     found: dict[str, str] = {}
     home = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
-    for folder in (Path(home).expanduser(), Path(os.environ.get("WANDB_DIR") or ".") / "wandb"):
+    for folder in (Path(home), Path(os.environ.get("WANDB_DIR") or ".") / "wandb"):
         parser = configparser.ConfigParser(interpolation=None)
-        with contextlib.suppress(OSError, configparser.Error, UnicodeDecodeError):
-            parser.read(folder / "settings", encoding="utf-8")
+        with contextlib.suppress(OSError, RuntimeError, configparser.Error, UnicodeDecodeError):
+            parser.read(folder.expanduser() / "settings", encoding="utf-8")
             found.update(parser["default"] if parser.has_section("default") else {})
     return found
