@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 10000
 
 .DELETE_ON_ERROR:
-.PHONY: demo test slow cluster browser lint lint-js docs format clean
+.PHONY: demo lock test slow cluster browser lint lint-js docs format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m bench run method=keeplora
@@ -38,6 +38,40 @@ lint: $(VENV)/.installed-test lint-js
 	$(BIN)/mypy
 
 lint-js: node_modules/.installed
+	node_modules/.bin/biome check --error-on-warnings
+	node_modules/.bin/tsc
+
+docs: $(VENV)/.installed-test
+	$(BIN)/properdocs build --quiet -f mkdocs.yml
+	@echo 'The site is in site/: open site/index.html, or for its search run "$(BIN)/python -m http.server -d site"'
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("keeplora-bench needs Python 3.10 or newer: make PYTHON=python3.11" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+# Every package with its hash, for all Pythons and systems: what is installed is what was tested. The project itself comes
+# last, without looking anything up.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml requirements.lock
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed requirements-test.lock
+	$(INSTALL) --require-hashes -r requirements-test.lock
+	touch $@
+
+# New versions: needs uv, and changes both files.
+LOCK = uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes --no-annotate --no-header --quiet
+lock:
+	$(LOCK) --upgrade --extra build -o requirements.lock
+	$(LOCK) --extra build --extra docs --extra test -c requirements.lock -o requirements-test.lock
+
+node_modules/.installed
 	node_modules/.bin/biome check --error-on-warnings
 	node_modules/.bin/tsc
 
