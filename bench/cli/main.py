@@ -16,6 +16,7 @@ from bench.cli.mirror import MIRROR
 from bench.cli.profile import PROFILE
 from bench.cli.run import RUN
 from bench.cli.sweep import SWEEP
+from bench.core.console import visible
 from bench.core.errors import UserError, suggest
 from bench.core.signals import Stopped
 
@@ -45,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a closed pipe is caught, rather than when the interpreter ends
         return status
     except UserError as error:
-        for sentence in str(error).splitlines():
-            print(f"error: {sentence}", file=sys.stderr)
+        for sentence in str(error).split("\n"):
+            print(f"error: {visible(sentence)}", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print("stopped; the same line again continues the run", file=sys.stderr)

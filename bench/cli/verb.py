@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.core.console import visible
 from bench.core.errors import UserError, shorten
 from bench.core.paths import is_folder, user_path
 
@@ -67,4 +68,4 @@ def folder(word: str) -> Path:
 
 def say(text: str) -> None:
     """Print a line at once, also where the output is a file or a pipe."""
-    print(text, flush=True)
+    print(visible(text), flush=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.compare.runs import ABSENT, Run, is_run, read
 from bench.config.fields import show
+from bench.core.console import one_line
 from bench.core.errors import UserError
 from bench.record.schema import ACCURACY, IDENTITY
 
@@ -56,7 +57,7 @@ def diff(a: Path, b: Path) -> str:
         lines += ["", "no difference"]
     elif same:
         lines += ["", f"no difference in {', '.join(same)}"]
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _opened(path: Path) -> Run:
@@ -64,7 +65,7 @@ def _opened(path: Path) -> Run:
     if not is_run(path):
         raise UserError(f'"{path}" holds no run (no {IDENTITY}); name a folder such as runs/STREAM/MODEL/METHOD/ID')
     run = read(path)
-    if "damaged" in run.trouble:
+    if run.trouble.startswith("damaged"):
         raise UserError(f'the record in "{path}" cannot be compared: {run.trouble}')
     return run
 

@@ -12,8 +12,9 @@ from bench.compare import page, pictures
 from bench.compare.runs import SHOWN, TITLES
 from bench.compare.significance import Difference
 from bench.compare.tables import COLUMNS, Section, best, cell, provenance, quoted
+from bench.core.console import one_line
 from bench.core.errors import UserError
-from bench.core.files import write_atomic
+from bench.core.files import write_output
 from bench.core.paths import is_folder, user_path
 from bench.metrics.scalars import spread
 
@@ -25,6 +26,9 @@ CSV_COLUMNS = (
     "baseline", "difference", "low", "high", "level", "over", "reference",
 )  # fmt: skip
 """What docs/compare.md says of each."""
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a cell begins with that spreadsheets compute, or pass over to look at what comes next."""
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -70,11 +74,11 @@ def write(
             if kind == "file" and is_folder(path):
                 raise IsADirectoryError(0, "there is a folder")
             if option == "csv":
-                write_atomic(path, csv_text(sections))
+                write_output(path, csv_text(sections))
             elif option == "latex":
-                write_atomic(path, latex(sections))
+                write_output(path, latex(sections))
             elif option == "html":
-                write_atomic(path, page.page(sections, left_out))
+                write_output(path, page.page(sections, left_out))
             else:
                 if not sections:
                     raise UserError(f"there is nothing to draw for pictures={path}: no run here is finished")
@@ -97,15 +101,27 @@ def csv_text(sections: Sequence[Section]) -> str:
     Returns
     -------
     str
-        CSV. Numbers have all their digits, metrics and costs the names and units of summary.json.
+        CSV. Numbers have all their digits, metrics and costs the names and units of summary.json. Names that begin
+        like a formula of a spreadsheet begin with an apostrophe instead.
     """
     stream = io.StringIO()
     writer = csv.DictWriter(stream, CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     for section in sections:
-        writer.writerows(_measured(section))
-        writer.writerows(_published(section))
+        for line in (*_measured(section), *_published(section)):
+            writer.writerow({column: _harmless(value) for column, value in line.items()})
     return stream.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula: text that could be one has an apostrophe before it."""
+    if not isinstance(value, str) or not value.startswith(FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def _shared(section: Section) -> dict[str, Any]:
@@ -157,7 +173,7 @@ def escape(text: str) -> str:
     str
         LaTeX.
     """
-    return "".join(SPECIAL.get(character, character) for character in text)
+    return "".join(SPECIAL.get(character, character) for character in one_line(text))
 
 
 def latex(sections: Sequence[Section]) -> str:

@@ -19,7 +19,7 @@ from bench.compare.extremes import contrast
 from bench.compare.runs import TITLES
 from bench.compare.tables import Section
 from bench.compare.views import DIVERGING, SEQUENTIAL, TRADEOFF, Line, View, views
-from bench.core.files import write_atomic
+from bench.core.files import write_output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,7 +101,7 @@ def _write(view: View, folder: Path, stem: str) -> Iterator[Path]:
                 path = folder / f"{stem}-{name}.{ending}"
                 content = io.BytesIO()
                 figure.savefig(content, format=ending, dpi=DPI, metadata=metadata)
-                write_atomic(path, content.getvalue())
+                write_output(path, content.getvalue())
                 yield path
 
 

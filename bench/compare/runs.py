@@ -18,11 +18,12 @@ import yaml
 
 from bench.config.fields import show
 from bench.core.errors import UserError, suggest
+from bench.core.untrusted import kind_of, why
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import Outcomes
 from bench.metrics.scalars import HEADLINES
+from bench.record.results import read_matrix, read_outcomes
 from bench.record.schema import (
-    ACCURACY,
     ENVIRONMENT,
     IDENTITY,
     OUTCOMES,
@@ -102,13 +103,12 @@ class Run:
     @cached_property
     def matrix(self) -> AccuracyMatrix:
         """The accuracy matrix, read when it is first needed; a damaged or missing file raises `UserError`."""
-        return AccuracyMatrix.from_csv(self.path / ACCURACY)
+        return read_matrix(self.path)
 
     @cached_property
     def outcomes(self) -> Outcomes | None:
         """What the matrix counts, image by image, read when it is first needed; None where it was not recorded."""
-        path = self.path / OUTCOMES
-        return Outcomes.from_csv(path, self.matrix.tasks) if path.is_file() else None
+        return read_outcomes(self.path, self.matrix.tasks) if _stands(self.path / OUTCOMES) else None
 
     @property
     def stream(self) -> str:
@@ -174,11 +174,22 @@ class Run:
 
 def is_run(path: Path) -> bool:
     """Return whether a folder holds the record of a run."""
-    return (path / IDENTITY).is_file() or (path / SUMMARY).is_file()
+    return _stands(path / IDENTITY) or _stands(path / SUMMARY)
+
+
+def _stands(path: Path) -> bool:
+    """Return whether anything has a name; also where that cannot be looked at, for whoever reads it to say why."""
+    try:
+        return kind_of(path) is not None
+    except OSError:
+        return True
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
     """Return the run directories among and below some folders, each once, sorted.
+
+    Folders that cannot be read count as run directories, since they may be some: `read` says what is wrong with them.
+    Links to folders are not followed below the folders that are named.
 
     Parameters
     ----------
@@ -193,21 +204,29 @@ def find(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if not path.is_dir():
             raise UserError(f'there is no folder "{path}"; name a run directory or a folder that holds some (runs/)')
-        for folder, below, _ in os.walk(path):
+        unreadable: list[OSError] = []
+        for folder, below, _ in os.walk(path, onerror=unreadable.append):
             if is_run(Path(folder)):
                 below.clear()  # a run holds no runs
                 found.setdefault(Path(folder).resolve(), Path(folder))
             below.sort()
+        for error in unreadable:
+            if not isinstance(error, FileNotFoundError):  # removed meanwhile
+                found.setdefault(Path(error.filename).resolve(), Path(error.filename))
     return sorted(found.values())
 
 
 def read(path: Path) -> Run:
-    """Read a run directory. This never fails: ``trouble`` says what is wrong with the record.
+    """Read a run directory. This never fails, whatever it holds: ``trouble`` says what is wrong with the record.
 
     Parameters
     ----------
     path : Path
     """
+    try:
+        next(path.iterdir(), None)
+    except OSError as error:
+        return Run(path, trouble=f"damaged: the folder cannot be read ({why(error)})")
     reasons: list[str] = []
     identity = _part(Identity.read, path, IDENTITY, "damaged: no identity.json", reasons)
     environment = _part(read_environment, path, ENVIRONMENT, "", reasons)
@@ -232,7 +251,7 @@ def _part(
     except json.JSONDecodeError as error:
         reasons.append(f"damaged: {file}, line {error.lineno}: {error.msg}")
     except (OSError, ValueError) as error:
-        reasons.append(f"damaged: {file}: {error}")
+        reasons.append(f"damaged: {file}: {why(error)}")
     return None
 
 

@@ -10,6 +10,7 @@ from bench.compare.grouping import ComparableRuns, Comparison, Group
 from bench.compare.published import Published
 from bench.compare.runs import COSTS, SHOWN, TITLES
 from bench.compare.significance import TOGETHER, Against, Difference
+from bench.core.console import one_line
 from bench.core.errors import UserError
 from bench.metrics.scalars import FORMULAS, spread
 
@@ -106,7 +107,9 @@ def text(comparison: Comparison, laid_out: Sequence[Section], bold: bool = False
             "row 0 = untrained model\n" + "\n".join(formulas)
         )
     if comparison.left_out:
-        blocks.append("left out:\n" + "\n".join(f"  {path}: {reason}" for path, reason in comparison.left_out))
+        blocks.append(
+            "\n".join(["left out:", *(one_line(f"  {path}: {reason}") for path, reason in comparison.left_out)])
+        )
     return "\n\n".join(blocks)
 
 
@@ -173,17 +176,19 @@ def _block(section: Section, bold: bool) -> str:
     if theirs:
         lines.insert(len(lines) - len(theirs), "published, not measured here:")
     if field.apart:
-        lines.insert(0, f"not comparable with other tables of this stream and model: other {', '.join(field.apart)}")
-    lines.insert(0, field.title)
+        other = ", ".join(field.apart)
+        lines.insert(0, one_line(f"not comparable with other tables of this stream and model: other {other}"))
+    lines.insert(0, one_line(field.title))
+    below = []
     for group in field.groups:
         if group.label != group.method and group.fingerprint in group.label:
-            lines.append(f"  {group.label}: {_settings(group)}")
-    lines += [f"  note: {note}" for note in field.notes]
+            below.append(f"  {group.label}: {_settings(group)}")
+    below += [f"  note: {note}" for note in field.notes]
     if section.published:
-        lines += [f"  {line}" for line in provenance(section.published)]
+        below += [f"  {line}" for line in provenance(section.published)]
     if section.against:
-        lines += ["", *_differences(section.against)]
-    return "\n".join(lines)
+        below += ["", *_differences(section.against)]
+    return "\n".join([*lines, *map(one_line, below)])
 
 
 def _settings(group: Group, shown: int = 4) -> str:
@@ -306,6 +311,7 @@ def _aligned(rows: list[list[str]], strong: Iterable[tuple[int, int]] = ()) -> l
     list of str
         Lines.
     """
+    rows = [[one_line(one) for one in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     strong = set(strong)
     lines = []

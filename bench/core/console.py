@@ -97,3 +97,17 @@ def visible(text: str) -> str:
     """
     shown = (one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode("ascii") for one in text)
     return text if text.isprintable() else "".join(shown)
+
+
+def one_line(text: str) -> str:
+    r"""Return `visible` text in which ends of lines are escaped too.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+    """
+    return visible(text).replace("\n", "\\n")

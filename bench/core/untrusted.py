@@ -78,17 +78,21 @@ def check_folder(path: Path) -> None:
         raise NotPlain(path, f"it is {kind} instead of a folder")
 
 
-def check_file(path: Path) -> None:
-    """Raise `NotPlain` where something stands under a name that is no regular file.
+def check_file(path: Path, largest: int | None = None) -> None:
+    """Raise `NotPlain` where something stands under a name that is no regular file, or too large.
 
     Parameters
     ----------
     path : Path
         Need not exist.
+    largest : int, optional
+        Bytes that it may have.
     """
     kind = kind_of(path)
     if kind not in (None, "a file"):
         raise NotPlain(path, f"it is {kind} instead of a file")
+    if largest is not None and kind is not None and (size := path.lstat().st_size) > largest:
+        raise NotPlain(path, f"it has {size} bytes, and such a file has {largest} at most")
 
 
 def opened(path: Path, mode: str = "rb") -> BinaryIO:
@@ -145,10 +149,8 @@ def read_file(path: Path, largest: int | None = None) -> bytes:
     OSError
         If it cannot be read.
     """
+    check_file(path, largest)
     with opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if largest is not None and size > largest:
-            raise NotPlain(path, f"it has {size} bytes, and such a file has {largest} at most")
         return file.read() if largest is None else file.read(largest)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import UserError
 from bench.core.lazy import torch
+from bench.core.untrusted import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,11 +122,11 @@ def read_order(path: Path) -> dict[Key, list[list[int]]]:
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             number += 1
-            entry = json.loads(line)
+            entry = parse_json(line)
             batches = [[int(index) for index in batch] for batch in entry["batches"]]
             known[str(entry["task"]), str(entry["purpose"]), int(entry["epoch"])] = batches
     except OSError as error:
         raise UserError(f"the record {path} of batches.replay cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"line {number} of {path} is no pass of batches ({error}): record it again") from error
     return known

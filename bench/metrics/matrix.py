@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.files import write_atomic
+from bench.core.files import write_output
 from bench.metrics.cell import Cell
 from bench.metrics.matrix_file import check_names, damaged, label, parsed, where, written
 
@@ -260,7 +260,7 @@ class AccuracyMatrix:
         """
         path = Path(path)
         try:
-            write_atomic(path, self.csv())
+            write_output(path, self.csv())
         except OSError as error:
             raise UserError(
                 f"{path} cannot be written ({error.strerror}); choose a folder you may write to with out=DIR"

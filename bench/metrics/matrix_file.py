@@ -93,8 +93,11 @@ def parsed(text: str, path: Path) -> tuple[list[str], list[list[Cell]]]:
         check_names(tasks)
     except ValueError as error:
         raise damaged(path, 2, str(error)) from None
-    cells = [[Cell() for _ in tasks] for _ in range(len(tasks) + 1)]
-    positions = [(row, column) for row in range(len(tasks) + 1) for column in range(len(tasks))]
+    size = len(tasks) * (len(tasks) + 1)
+    # As many rows as there are lines, however many cells their tasks would need: a file must not decide on the memory.
+    rows = len(tasks) + 1 if len(lines) - 1 >= size else -(-len(lines) // len(tasks))
+    cells = [[Cell() for _ in tasks] for _ in range(rows)]
+    positions = [(row, column) for row in range(rows) for column in range(len(tasks))]
     for number, (line, (row, column)) in enumerate(zip(lines[1:], positions, strict=False), start=2):
         if len(line) != len(COLUMNS):
             raise damaged(path, number, f"{len(line)} fields instead of {len(COLUMNS)}")
@@ -106,9 +109,9 @@ def parsed(text: str, path: Path) -> tuple[list[str], list[list[Cell]]]:
             cells[row][column] = Cell.from_fields(line[4:])
         except ValueError as error:
             raise damaged(path, number, str(error)) from None
-    if len(lines) - 1 != len(positions):
-        number = min(len(lines), len(positions) + 1) + 1
-        raise damaged(path, number, f"{len(lines) - 1} cells instead of {len(positions)} for {len(tasks)} tasks")
+    if len(lines) - 1 != size:
+        number = min(len(lines), size + 1) + 1
+        raise damaged(path, number, f"{len(lines) - 1} cells instead of {size} for {len(tasks)} tasks")
     return tasks, cells
 
 

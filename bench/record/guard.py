@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.core.errors import UserError
-from bench.core.untrusted import NotPlain, check_file, check_folder
+from bench.core.untrusted import NotPlain, check_file, check_folder, why
 from bench.record.schema import FILES, FOLDERS
 
 
@@ -23,9 +23,7 @@ def check_names(directory: Path) -> None:
     Raises
     ------
     UserError
-        Naming what is not as it should be.
-    OSError
-        If that cannot be found out.
+        Naming what is not as it should be, or cannot be looked at.
     """
     try:
         check_folder(directory)
@@ -38,3 +36,7 @@ def check_names(directory: Path) -> None:
             f"{error.filename} is no part of a record ({error.strerror}): remove it, or move {directory} away to run "
             "again"
         ) from None
+    except OSError as error:
+        raise UserError(
+            f"{error.filename} cannot be read ({why(error)}): make it readable, or choose another folder with out=DIR"
+        ) from error

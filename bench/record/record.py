@@ -26,7 +26,7 @@ from bench.data.batch_order import Key, read_order
 from bench.metrics.matrix import AccuracyMatrix
 from bench.record.guard import check_names
 from bench.record.hold import Hold
-from bench.record.provenance import environment
+from bench.record.provenance import differences, environment
 from bench.record.schema import (
     ACCURACY,
     BATCHES,
@@ -138,8 +138,14 @@ class RecordWriter(ABC):
         """Append one JSON object to a file of lines."""
 
     @abstractmethod
-    def continued(self, device: torch.device, code: Mapping[str, Any]) -> None:
-        """Add to environment.json where, with what and with which state of the code a run is continued."""
+    def continued(self, device: torch.device, code: Mapping[str, Any]) -> list[str]:
+        """Add to environment.json where, with what and with which state of the code a run is continued.
+
+        Returns
+        -------
+        list of str
+            What changes bits and is not as it was before: `bench.record.provenance.differences`.
+        """
 
     def cut_batches(self, size: int) -> set[Key]:
         """Cut batches.jsonl back to a size in bytes; return the passes that stay: task, purpose and epoch."""
@@ -239,6 +245,7 @@ class Record(RecordWriter):
     def cut(self, name: str, size: int) -> None:
         """Cut a file of lines back to a size in bytes."""
         path = self.directory / name
+        lost = UserError(f"{path} has lost lines of an unfinished run: move {self.directory} away to run it again")
         with self.writing():
             try:
                 with opened(path, "r+b") as file:
@@ -247,7 +254,6 @@ class Record(RecordWriter):
                     file.truncate(size)
             except FileNotFoundError:
                 raise lost from None
-        lost = UserError(f"{path} has lost lines of an unfinished run: move {self.directory} away to run it again")
 
     def cut_batches(self, size: int) -> set[Key]:
         """Cut batches.jsonl back; return the passes that stay."""
@@ -279,12 +285,20 @@ class Record(RecordWriter):
         with self.writing(), opened(self.directory / name, "ab") as file:
             file.write((json.dumps(content) + "\n").encode())
 
-    def continued(self, device: torch.device, code: Mapping[str, Any]) -> None:
-        """Add an entry to environment.json."""
+    def continued(self, device: torch.device, code: Mapping[str, Any]) -> list[str]:
+        """Add an entry to environment.json; return what has changed since the one before."""
+        first: dict[str, Any] = {}
         with self.writing():
-            first = read_object(self.directory / ENVIRONMENT)
-        first.setdefault("continued", []).append({**environment(device), "code": dict(code)})
+            try:
+                first = read_environment(self.directory)
+            except (FileNotFoundError, ValueError) as error:
+                path = self.directory / ENVIRONMENT
+                say(f"note: {path} is lost ({why(error)}): the record no longer says where this run was begun")
+        now, earlier = environment(device), first.setdefault("continued", [])
+        changed = differences(earlier[-1] if earlier else first, now)
+        earlier.append({**now, "code": dict(code)})
         self.json(ENVIRONMENT, first)
+        return changed
 
 
 class SilentRecord(RecordWriter):

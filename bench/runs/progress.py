@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
+from bench.record.schema import ACCURACY, EVENTS, LARGEST, OUTCOMES
 
 
 @dataclass
@@ -84,24 +86,84 @@ class Snapshot:
         return {**stored, **vars(self.progress), **training}
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], where: str) -> Snapshot:
+    def of(cls, values: Mapping[str, Any], directory: Path, tasks: int, inside: bool) -> Snapshot:
         """Read what `values` returned.
 
         Parameters
         ----------
         values : mapping
             From a checkpoint.
-        where : str
+        directory : Path
             The run directory, for errors.
+        tasks : int
+            The number of tasks of the stream.
+        inside : bool
+            Whether the checkpoint was written inside a task.
 
         Raises
         ------
         UserError
-            If something is missing: the file is no checkpoint of this suite.
+            If something is missing or not what it should be: the file is no checkpoint of this run. Nothing else is
+            raised, whatever the values are.
         """
-        own = {item.name for item in dataclasses.fields(cls)} - {"progress", "training"}
-        try:
-            progress = Progress(**{item.name: values[item.name] for item in dataclasses.fields(Progress)})
-            return cls(progress=progress, training=values.get("training"), **{name: values[name] for name in own})
-        except KeyError as error:
-            raise UserError(f"{where} has a checkpoint without {error}: move it away to run again") from error
+        files = values.get("files")
+        for name in files if isinstance(files, dict) else ():
+            if name not in FILES:
+                raise UserError(f"{directory} has a checkpoint that would write to {name}: remove it")
+        wrong = [name for name, fits in SCHEMA.items() if not fits(values.get(name))]
+        if not wrong and not _is_position(values, tasks, inside):
+            wrong = ["position among the tasks"]
+        if wrong:
+            raise UserError(
+                f"{directory} has a checkpoint whose {' and '.join(wrong[:3])} cannot be: move it away to run again"
+            )
+        progress = Progress(**{item.name: values[item.name] for item in dataclasses.fields(Progress)})
+        own: dict[str, Any] = {item.name: values.get(item.name) for item in dataclasses.fields(cls)}
+        return cls(**{**own, "progress": progress})
+
+
+FILES = (EVENTS, ACCURACY, OUTCOMES)
+"""Files of the record whose content a checkpoint holds."""
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
+
+
+def _seconds(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
+
+
+def _all_seconds(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_seconds, value.values()))
+
+
+SCHEMA: dict[str, Callable[[Any], bool]] = {
+    "decisive": lambda value: isinstance(value, list),
+    "code": lambda value: isinstance(value, dict),
+    "row": _count,
+    "learned": lambda value: isinstance(value, bool),
+    "figures": lambda value: isinstance(value, dict),
+    "most_trained": _count,
+    "row_seconds": _seconds,
+    "seconds": _all_seconds,
+    "parts": _all_seconds,
+    "reused": _all_seconds,
+    "batches": lambda value: value is None or _count(value),
+    "files": lambda value: (
+        isinstance(value, dict) and set(value) == set(FILES) and all(isinstance(text, str) for text in value.values())
+    ),
+    "training": lambda value: value is None or isinstance(value, dict),
+}
+"""What each plain value of a checkpoint has to be."""
+
+
+def _is_position(values: Mapping[str, Any], tasks: int, inside: bool) -> bool:
+    """Return whether a run can stand where a checkpoint says."""
+    row, learned, training = values["row"], values["learned"], values.get("training")
+    if row > tasks + 1 or inside != (training is not None):
+        return False
+    if inside:
+        return not learned and 0 < row <= tasks
+    # The figures of a task are there once it is learned.
+    return learned if row == 0 else not learned or _count(values["figures"].get("trained"))

@@ -10,7 +10,8 @@ from typing import Any
 from bench.config.resolve import resolve
 from bench.learning.observers import Observers
 from bench.metrics.matrix import AccuracyMatrix
-from bench.record.schema import ACCURACY, Summary
+from bench.record.results import read_matrix
+from bench.record.schema import Summary
 from bench.runs import run as engine
 
 
@@ -65,4 +66,4 @@ def run(
     """
     path = engine.run(resolve(settings), command, observers)
     summary = Summary.read(path)
-    return Result(path, AccuracyMatrix.from_csv(path / ACCURACY), summary.metrics, summary.to_json())
+    return Result(path, read_matrix(path), summary.metrics, summary.to_json())

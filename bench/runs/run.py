@@ -5,7 +5,6 @@ The run itself is a `bench.runs.session.Session`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +18,15 @@ from bench.core.console import say
 from bench.core.errors import UserError
 from bench.core.paths import is_folder
 from bench.core.stopwatch import Stopwatch
+from bench.core.untrusted import why
 from bench.data.stream import Stream
 from bench.learning.method import Method
 from bench.learning.observers import Observers
-from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.render import render
+from bench.record.guard import check_names
 from bench.record.provenance import code_identity, data_identity
-from bench.record.schema import ACCURACY, BATCHES, IDENTITY, is_finished
+from bench.record.results import read_matrix
+from bench.record.schema import BATCHES, IDENTITY, SUMMARY, Summary, read_object
 from bench.runs.parts import load_stream
 from bench.tracking.mirror import Mirror, mirror_finished, mirror_of
 
@@ -59,12 +60,13 @@ def run(resolved: Resolved, command: Sequence[str] = (), observers: Observers | 
     directory = run_directory(resolved)
     _check_plugins(resolved)
     mirror = mirror_of(resolved, say)
-    if is_finished(directory):
+    if _finished(directory):
         _repeat(directory, resolved, observers)
         if world().leads:
             mirror_finished(mirror, directory)
         _stand(directory)
         return directory
+    check_names(directory)
     device, place = choose_device(resolved.run.device), world()
     tf32 = resolved.run.precision == "tf32"
     if tf32 and device.type != "cuda":
@@ -85,6 +87,29 @@ def run(resolved: Resolved, command: Sequence[str] = (), observers: Observers | 
         ) from error
     _stand(directory)
     return directory
+
+
+def _finished(directory: Path) -> bool:
+    """Return whether a run directory holds a finished run.
+
+    Raises
+    ------
+    UserError
+        If its summary.json is damaged: the run was finished, and making it again would remove what is left of it.
+    """
+    try:
+        summary = Summary.read(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise _damaged(directory / SUMMARY, error) from error
+    if not summary.finished:
+        raise _damaged(directory / SUMMARY, ValueError(f'its "status" is "{summary.status}"'))
+    return True
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} of a finished run cannot be read ({why(error)}): move {path.parent} away to run again")
 
 
 def _stand(directory: Path) -> None:
@@ -112,11 +137,9 @@ def _repeat(directory: Path, resolved: Resolved, observers: Observers) -> None:
         If the record was made from other images, class names, prompts or tasks, or does not say from which.
     """
     try:
-        stored = dict(json.loads((directory / IDENTITY).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{directory / IDENTITY} of a finished run cannot be read: move {directory} away to run again"
-        ) from error
+        stored = read_object(directory / IDENTITY)
+    except (OSError, ValueError) as error:
+        raise _damaged(directory / IDENTITY, error) from error
     stream = load_stream(resolved)
     for key, value in data_identity(stream, stream.tasks).items():
         if stored.get(key) != value:
@@ -133,7 +156,7 @@ def _repeat(directory: Path, resolved: Resolved, observers: Observers) -> None:
     say(f"already done: {directory}")
     if any(stored.get(key) != value for key, value in code_identity(resolved).items()):
         say("note: it was made with another state of the code; move it away to run again")
-    say(render(AccuracyMatrix.from_csv(directory / ACCURACY)))
+    say(render(read_matrix(directory)))
 
 
 def _run(
@@ -156,7 +179,7 @@ def _run(
     stop, record = session.stop, session.record
     # Only now, when everything that may be wrong has been looked at: a mistake leaves no run directory behind.
     with stop.listening(), record.held(stop.check):
-        if is_finished(directory):  # by another process, while this one was loading
+        if _finished(directory):  # by another process, while this one was loading
             _repeat(directory, resolved, observers)
             return
         session.start_or_continue(command)

@@ -14,7 +14,6 @@ from bench.compute.world import world
 from bench.config.fingerprint import fingerprint
 from bench.config.run_settings import Resolved
 from bench.core.console import bar, say
-from bench.core.errors import UserError
 from bench.core.signals import StopRequest
 from bench.core.stopwatch import Stopwatch
 from bench.data.pixels import PixelStore
@@ -36,6 +35,7 @@ from bench.record.schema import ACCURACY, BATCHES, CHECKPOINTS, EVENTS, MODEL, O
 from bench.runs import gate
 from bench.runs.loading import Parts, context_of, pixel_cache
 from bench.runs.progress import Progress, Snapshot
+from bench.runs.resume import fitting, is_described, read_snapshot
 from bench.runs.rows import keep, measured, reuse
 from bench.runs.state import RunState, settle
 
@@ -78,6 +78,7 @@ class Session:
         self.resolved = resolved
         self.settings = settings = resolved.run
         self.parts = parts
+        self.code = code_identity(resolved)  # as it was loaded, whatever is edited later
         self.device = device
         self.watch = watch
         self.world = world()
@@ -87,7 +88,7 @@ class Session:
         self.protocol = Protocol(
             parts.tasks, parts.stream.label_space, parts.stream.shared_prompts, settings.evaluate.batch_size
         )
-        self.store = PixelStore(parts.clip, DECODED_BYTES, pixel_cache(settings))
+        self.store = PixelStore(parts.clip, DECODED_BYTES, pixel_cache(settings, self.context.may_stop))
         self.matrix = AccuracyMatrix([task.name for task in parts.tasks])
         self.outcomes = Outcomes(self.matrix.tasks)
         self.record = record_of(directory, self.world.leads)
@@ -117,49 +118,44 @@ class Session:
         """
         record, records_batches = self.record, self.settings.batches.record
         if saved := self.checkpoints.load():
-            self._continue(*saved)
+            self._continue(command, *saved)
         else:
             record.begin()
-            record.settings(self.resolved)
-            record.identity(identity_of(self.resolved, command, self.parts.weights, self.parts.data))
+            self._describe(command)
             record.environment(self.device)
             if records_batches:
                 record.text(BATCHES, "")
-            if self.parts.stream.facts:
-                record.json(STREAM, self.parts.stream.facts)
         if records_batches:
             self.context.order.record = lambda entry: record.line(BATCHES, entry)
         self._row_started = self.watch.now()
 
-    def _continue(self, base: Saved, step: Saved | None = None) -> None:
-        record = self.record
-        directory, values = record.directory, (step or base).values
-        if values["version"] != checkpoint.VERSION:
-            raise UserError(
-                f"{directory} holds an unfinished run of another version of keeplora-bench: finish it with that "
-                "version, or move it away to run again"
-            )
-        saved = Snapshot.of(values, str(directory))
-        if saved.decisive != self._decisive:
-            raise UserError(
-                f"{directory} holds an unfinished run with other data or weights than this line has: move it away or "
-                "choose another folder with out=DIR"
-            )
+    def _describe(self, command: Sequence[str]) -> None:
+        """Write the files of the record that say which run it is."""
+        self.record.settings(self.resolved)
+        self.record.identity(identity_of(self.resolved, command, self.parts.weights, self.parts.data))
+        if self.parts.stream.facts:
+            self.record.json(STREAM, self.parts.stream.facts)
+
+    def _continue(self, command: Sequence[str], base: Saved, step: Saved | None = None) -> None:
+        record, directory = self.record, self.record.directory
+        # Everything is read before anything is written.
+        saved, matrix, outcomes = read_snapshot(directory, self._decisive, self.matrix.tasks, base, step)
+        with fitting(directory):
+            self.state.load_between_tasks(self.method, base.tensors)
+        if not is_described(directory):
+            self._describe(command)
         for name, text in saved.files.items():
-            if Path(name).name != name:
-                raise UserError(f"{directory} has a checkpoint that would write to {name}: remove it")
             record.text(name, text)
         if saved.batches is not None:
             self.context.order.recorded = record.cut_batches(saved.batches)
-        record.continued(self.device, code_identity(self.resolved))
-        self.matrix = AccuracyMatrix.from_text(saved.files[ACCURACY], directory / ACCURACY)
-        self.outcomes = Outcomes.from_text(saved.files[OUTCOMES], self.matrix.tasks, directory / OUTCOMES)
-        self.progress = saved.progress
+        changed = record.continued(self.device, self.code)
+        self.matrix, self.outcomes, self.progress = matrix, outcomes, saved.progress
         self.watch.resume(saved.seconds, saved.parts, saved.reused)
-        self.state.load_between_tasks(self.method, base.tensors)
         self._broken_off = step
         say(f"continuing {self.progress.where(len(self.parts.tasks))}")
-        if saved.code != code_identity(self.resolved):
+        if changed:
+            say(f"note: the last bits may differ from those of an uninterrupted run: {', '.join(changed)}")
+        if saved.code != self.code:
             say("note: it was begun with another state of the code, which environment.json records")
 
     def save(self, training: TrainingState | None = None) -> None:
@@ -182,7 +178,7 @@ class Session:
                 tensors, more = self.state.inside_task(self.method, training)
             snapshot = Snapshot(
                 decisive=self._decisive,
-                code=code_identity(self.resolved),
+                code=self.code,
                 progress=dataclasses.replace(self.progress, row_seconds=self._seconds_of_row()),
                 seconds={"total": self.watch.total(), **self.watch.seconds},
                 parts=dict(self.watch.parts),
@@ -262,7 +258,8 @@ class Session:
         """Restore training that was broken off, and report the updates that are to be trained."""
         if self._broken_off is not None:
             saved, self._broken_off = self._broken_off, None
-            data.resume = self.state.load_inside_task(self.method, saved.tensors, saved.values)
+            with fitting(self.record.directory):
+                data.resume = self.state.load_inside_task(self.method, saved.tensors, saved.values)
         for linear_map in self.parts.clip.maps.values():
             if (update := linear_map.update) is not None:
                 values = {"A": update.A, "B": update.B, "scale": update.scale}

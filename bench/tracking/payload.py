@@ -16,7 +16,8 @@ from bench.core.files import SCRATCH
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.scalars import so_far
 from bench.record.events import EpochEvent, Event
-from bench.record.schema import ACCURACY, ENVIRONMENT, IDENTITY, Summary, read_object
+from bench.record.results import read_matrix
+from bench.record.schema import ENVIRONMENT, IDENTITY, Summary, read_object
 from bench.tracking.mirror_state import folder
 
 SMALL = 5_000_000
@@ -117,7 +118,7 @@ def matrix_row(directory: Path) -> dict[str, Any]:
     import wandb
     from PIL import Image
 
-    matrix = AccuracyMatrix.from_csv(directory / ACCURACY)
+    matrix = read_matrix(directory)
     cells = [
         [matrix.label(row), *(matrix.cell(row, column).accuracy for column in range(len(matrix.tasks)))]
         for row in range(len(matrix.tasks) + 1)
