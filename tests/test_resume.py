@@ -20,7 +20,7 @@ from bench.core.errors import UserError
 from bench.core.signals import Stopped
 from bench.record import provenance
 from bench.record.checkpoint import Checkpoints
-from bench.runs import loading
+from bench.runs import loading, session
 from bench.runs.run import run
 from bench.runs.session import MODEL, Session
 
@@ -238,7 +238,7 @@ def test_another_version_does_not_continue_a_run(tmp_path, monkeypatch) -> None:
 
 def test_another_state_of_the_code_is_told_and_recorded(tmp_path, monkeypatch, capsys) -> None:
     line, directory = broken_off(tmp_path, monkeypatch)
-    monkeypatch.setattr(engine, "code_identity", lambda resolved: {"code_revision": "another"})
+    monkeypatch.setattr(session, "code_identity", lambda resolved: {"code_revision": "another"})
     run(resolve(line))
     assert "note: it was begun with another state of the code" in capsys.readouterr().out
     (continued,) = json.loads((directory / "environment.json").read_text())["continued"]
