@@ -19,6 +19,8 @@ from bench.api import (
     suggest,
 )
 
+from .reading import text
+
 KEYS = ("dataset", "folder", "name", "template", "epochs")
 
 
@@ -78,11 +80,12 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     """Return the entries of a file of tasks, checked."""
     import yaml
 
+    if not path.is_file():
+        raise UserError(f"the file {path} of stream.tasks_file cannot be read (it is not there): give a YAML file")
+    written = text(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the file {path} of stream.tasks_file cannot be read ({error}): give a YAML file") from error
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(written)
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"the file {path} is not YAML ({' '.join(str(error).split())}): correct it") from error
     entries = content.get("tasks") if isinstance(content, dict) else content
     if not isinstance(entries, list) or not entries:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from bench.api import Counts, Dataset, FileImages, Splits, UserError, register
 
-from .reading import class_folders, images_by_class, text_lines
+from .reading import class_folders, images_by_class, text, text_lines
 
 LISTS = {"train": "281d27383e01d442c1d88366c7c43601", "test": "09f7d3ee36ac72c4ac5d2bf138d081cb"}
 """MD5 of the sorted paths CLASS/FILE of the published split, one on each line: 24,000 and 6,000 images."""
@@ -79,10 +79,11 @@ class ImageNetR(Dataset):
         else:
             import yaml
 
+            written = text(path)
             try:
-                content = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+                content = yaml.load(written, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
                 entries = list(content["data"])
-            except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
                 raise UserError(f"the split list {path} cannot be read: it needs the key data with paths") from error
         found = ["/".join(PurePosixPath(str(entry)).parts[-2:]) for entry in entries]
         if not found:

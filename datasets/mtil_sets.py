@@ -8,6 +8,7 @@ class on the same files.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from .reading import (
     spoken,
     text_lines,
 )
+from .walk import files_below
 
 
 def _labels(names: list[str], classes: list[str], path: Path) -> list[int]:
@@ -86,7 +88,9 @@ class Caltech101(Dataset):
         unknown = [name for name in classes if name not in names]
         if unknown:
             raise UserError(f"the class folder {folder / unknown[0]} is none of Caltech101: move it away")
-        return split_randomly((names[name] for name in classes), images_by_class(folder, classes))
+        passed: Counter[str] = Counter()
+        images = images_by_class(folder, classes, passed)
+        return split_randomly((names[name] for name in classes), images, passed)
 
     def manifest_problem(self, splits: Splits) -> str:
         """Compare the classes and the random split with the published ones."""
@@ -140,7 +144,9 @@ class EuroSat(Dataset):
         unknown = [name for name in classes if name not in names]
         if unknown:
             raise UserError(f"the class folder {folder / unknown[0]} is none of EuroSAT: move it away")
-        return split_randomly((names[name] for name in classes), images_by_class(folder, classes))
+        passed: Counter[str] = Counter()
+        images = images_by_class(folder, classes, passed)
+        return split_randomly((names[name] for name in classes), images, passed)
 
     def manifest_problem(self, splits: Splits) -> str:
         """Compare the classes and the random split with the published ones."""
@@ -337,11 +343,13 @@ class Sun397(Dataset):
         """Read the sorted list of files, and split it randomly."""
         path = folder / "ClassName.txt"
         classes = [line[3:] for line in text_lines(path)]  # "/a/abbey" is the class abbey in the folder a
-        names = sorted(found.relative_to(folder).as_posix() for found in folder.rglob("sun_*.jpg"))
+        found = [file for file in files_below(folder) if file.parent != folder or file.match("sun_*.jpg")]
+        names = sorted(file.relative_to(folder).as_posix() for file in found if file.match("sun_*.jpg"))
         if not names:
             raise UserError(f"there are no images sun_*.jpg below {folder}: unpack the dataset again")
+        passed = Counter(file.suffix or "without an ending" for file in found if not file.match("sun_*.jpg"))
         labels = _labels([name.partition("/")[2].rpartition("/")[0] for name in names], classes, path)
-        return split_randomly(spoken(classes), FileImages(folder, names, labels))
+        return split_randomly(spoken(classes), FileImages(folder, names, labels), passed)
 
     def manifest_problem(self, splits: Splits) -> str:
         """Compare the random split with the known one."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,8 +14,7 @@ import numpy as np
 
 from bench.api import FileImages, Images, Splits, Subset, UserError
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Endings of image files, as in torchvision's ImageFolder."""
+from .walk import folders_in, images_below, passed_over
 
 SPLIT_SEED = 42
 """Seed of the random split, in the code released with ZSCL and KeepLoRA."""
@@ -25,20 +26,49 @@ def class_names(dataset: str) -> Any:
     return json.loads((Path(__file__).parent / "class_names.json").read_text(encoding="utf-8"))[dataset]
 
 
+def text(path: Path) -> str:
+    """Return the content of a text file in UTF-8, without the mark that some editors write at its start.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read or has another encoding; the sentence names it.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"the file {path} cannot be read (its encoding is UTF-16): save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"the file {path} cannot be read (byte 0x{content[error.start]:02x} in line {line} is not UTF-8; the "
+            "encoding may be Windows-1252 or Latin-1): save it as UTF-8"
+        ) from error
+
+
 def text_lines(path: Path) -> list[str]:
     """Return the lines of a text file that are not empty, stripped."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from error
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in text(path).splitlines() if line.strip()]
 
 
 def json_file(path: Path) -> Any:
     """Return the content of a JSON file."""
+    content = text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise _unreadable(path, error) from error
 
 
@@ -89,31 +119,48 @@ def parsed(path: Path, parse: Callable[[], Any]) -> Any:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, sorted."""
+    """Return the names of the folders in a folder, sorted, without those that are hidden or left by other programs."""
     if not folder.is_dir():
         raise UserError(f"the folder {folder} is missing: unpack the dataset again")
-    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    found = folders_in(folder)
     if not found:
         raise UserError(f"the folder {folder} holds no class folders: unpack the dataset again")
     return found
 
 
-def images_below(folder: Path, base: Path) -> list[str]:
-    """Return the image files at any depth of a folder, relative to `base`, in the order of ImageFolder."""
-    found = sorted((path.parent, path.name) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
-    return [(parent / name).relative_to(base).as_posix() for parent, name in found]
+def images_by_class(base: Path, folders: Iterable[str], passed: Counter[str] | None = None) -> FileImages:
+    """Return the images of class folders; the label of an image is the index of its folder.
 
+    Parameters
+    ----------
+    base : Path
+        The folder of the class folders.
+    folders : iterable of str
+        Names of the class folders, in label order.
+    passed : Counter, optional
+        Receives the endings of the files that are no images.
 
-def images_by_class(base: Path, folders: Iterable[str]) -> FileImages:
-    """Return the images of class folders; the label of an image is the index of its folder."""
+    Returns
+    -------
+    FileImages
+
+    Raises
+    ------
+    UserError
+        If a class folder holds no images.
+    """
     names: list[str] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
-        found = images_below(base / folder, base)
+        others: Counter[str] = Counter()
+        found = images_below(base / folder, base, others)
         if not found:
-            raise UserError(f"the class folder {base / folder} holds no images: unpack the dataset again")
+            why = f" ({passed_over(others)})" if others else ""
+            raise UserError(f"the class folder {base / folder} holds no images{why}: unpack the dataset again")
         names += found
         labels += [label] * len(found)
+        if passed is not None:
+            passed.update(others)
     return FileImages(base, names, labels)
 
 
@@ -125,10 +172,11 @@ def random_split(count: int) -> tuple[np.ndarray, np.ndarray]:
     return order[: int(0.8 * count)], order[int(0.8 * count) :]
 
 
-def split_randomly(classes: Iterable[str], images: Images) -> Splits:
-    """Return a dataset without an official split, split by `random_split`."""
+def split_randomly(classes: Iterable[str], images: Images, passed: Counter[str]) -> Splits:
+    """Return a dataset without an official split, split by `random_split`, and a note on files `passed` over."""
     train, test = random_split(len(images))
-    return Splits(tuple(classes), Subset(images, train, whole=True), Subset(images, test, whole=True))
+    parts = [Subset(images, indices, whole=True) for indices in (train, test)]
+    return Splits(tuple(classes), parts[0], parts[1], note=passed_over(passed))
 
 
 def random_split_problem(splits: Splits, train: Sequence[int], test: Sequence[int]) -> str:

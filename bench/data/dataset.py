@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.config import registry
 from bench.core.errors import UserError, nearest
 from bench.data.images import Images
+from bench.data.locate import find, packed
 from bench.data.stream import Task
 
 OWN_IMAGES = "folder"
@@ -29,12 +30,15 @@ class Splits:
         Test images.
     validation : Images or None
         The official held-out part, if there is one.
+    note : str
+        What a user should know of the reading, such as files that were passed over; empty by default.
     """
 
     classes: tuple[str, ...]
     train: Images
     test: Images
     validation: Images | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class Dataset:
         For people: how to get it.
     broken : str
         For people: which official download is known not to work.
+    absent : str
+        What to say where it is missing, instead of the folders that were looked for.
     registry_name : str
         The name it is registered under; of a user's own images the name of their folder.
     """
@@ -99,6 +105,7 @@ class Dataset:
     licence: str = ""
     obtain: str = ""
     broken: str = ""
+    absent: str = ""
     registry_name: str
 
     def __init__(self, folders: Sequence[str] = ()):
@@ -150,16 +157,17 @@ class Dataset:
         Returns
         -------
         Path or None
-            The first of `folders` that exists and is not empty; None if there is none.
+            The first of `folders` that exists and is not empty, or the only folder in it where that has the same name;
+            None if there is none.
 
         Raises
         ------
         UserError
             If a folder cannot be read.
         """
-        possible = (root / folder for folder in self.folders)
+        possible = (find(root, folder) for folder in self.folders)
         try:
-            return next((folder for folder in possible if folder.is_dir() and any(folder.iterdir())), None)
+            return next((folder for folder in possible if folder is not None), None)
         except OSError as error:
             raise _unreadable(error) from error
 
@@ -225,6 +233,8 @@ class Status:
         Where it is.
     problem : str
         What is wrong, in words; empty if nothing is.
+    note : str
+        The reader's note, as in `Splits`.
     """
 
     dataset: Dataset
@@ -232,6 +242,7 @@ class Status:
     found: Counts | None
     folder: Path | None
     problem: str
+    note: str = ""
 
 
 def inspect(dataset: Dataset, root: Path) -> tuple[Status, Splits | None]:
@@ -253,11 +264,12 @@ def inspect(dataset: Dataset, root: Path) -> tuple[Status, Splits | None]:
     try:
         folder = dataset.locate(root)
         if folder is None:
-            return Status(dataset, "missing", None, None, f"looked for {', '.join(dataset.folders)}"), None
+            looked = dataset.absent or f"looked for {', '.join(dataset.folders)}"
+            return Status(dataset, "missing", None, None, _hinted(looked, dataset, root)), None
         splits = dataset.open(root)
         Task(dataset.registry_name, splits.classes, "{}", splits.train, splits.test, splits.validation).validate()
     except UserError as error:
-        return Status(dataset, "incomplete", None, folder, str(error)), None
+        return Status(dataset, "incomplete", None, folder, _hinted(str(error), dataset, root)), None
     found = Counts(len(splits.train), len(splits.test), len(splits.classes))
     problems = []
     if dataset.expected is not None and found != dataset.expected:
@@ -268,7 +280,15 @@ def inspect(dataset: Dataset, root: Path) -> tuple[Status, Splits | None]:
         problems.append("other class names than the published ones")
     if dataset.expected is not None:
         problems += [text for text in [dataset.manifest_problem(splits)] if text]
-    return Status(dataset, "differs" if problems else "present", found, folder, ", ".join(problems)), splits
+    return Status(
+        dataset, "differs" if problems else "present", found, folder, ", ".join(problems), splits.note
+    ), splits
+
+
+def _hinted(problem: str, dataset: Dataset, root: Path) -> str:
+    """Return a problem, with the archives that may be its cause."""
+    archives = packed(root, dataset.folders)
+    return f"{problem}; {archives}" if archives else problem
 
 
 def load_dataset(name: str, root: Path | None = None) -> Dataset:
@@ -293,7 +313,8 @@ def load_dataset(name: str, root: Path | None = None) -> Dataset:
     """
     known = registry.entries("dataset")
     if not name.endswith(".py") and name not in known:
-        if root is not None and (root / name / "train").is_dir():
+        own = find(root, name) if root is not None else None
+        if own is not None and (own / "train").is_dir():
             return folder_dataset(name)
         near = nearest(name, known)
         hint = f'did you mean "{near}"?' if near else 'see "python -m bench list datasets"'

@@ -115,5 +115,6 @@ class DatasetStream(Stream):
         self.notes += [
             f"dataset {dataset} is not the published one: {how}" for dataset, how in self.differences.items()
         ]
+        self.notes += [f"dataset {s.dataset.registry_name}: {s.note}" for s in statuses if s.note]
         self.facts["folders"] = {s.dataset.registry_name: str(s.folder) for s in statuses}
         return [task for part, splits in read for task in self.tasks_of(part, splits, order_seed)]

@@ -66,6 +66,9 @@ def report(stream: str, root: Path, statuses: list[Status]) -> str:
     advice = [line for status in statuses if status.state != "present" for line in _advice(status)]
     if advice:
         parts.append("\n".join(["what to do", *advice]))
+    notes = [wrap(f"{s.dataset.registry_name}: {s.note}", "  ", "    ") for s in statuses if s.note]
+    if notes:
+        parts.append("\n".join(["notes", *notes]))
     ready = sum(status.state == "present" for status in statuses)
     parts.append(f"{ready} of {len(statuses)} datasets are ready")
     return "\n\n".join(parts)

@@ -1,0 +1,108 @@
+"""Where datasets are below the data folder: folders one deeper than expected, other Unicode forms, packed archives."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePath
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".tar.xz", ".gz", ".7z", ".rar")
+"""Endings of packed files."""
+
+LEFT_BEHIND = ("__MACOSX", "@eaDir")
+"""Folders that other programs leave behind."""
+
+NAMED = 3
+"""Archives that one sentence names at most."""
+
+
+def one_form(name: str) -> str:
+    """Return a name in one Unicode form: macOS may write an accent as a character of its own."""
+    return unicodedata.normalize("NFC", name)
+
+
+def find(root: Path, folder: str) -> Path | None:
+    """Return a folder below the data folder that is not empty.
+
+    Archives often unpack to ``NAME/NAME``. So a folder whose only folder has its own name is entered.
+
+    Parameters
+    ----------
+    root : Path
+        The data folder.
+    folder : str
+        Where the dataset may be below it.
+
+    Returns
+    -------
+    Path or None
+        None if there is none, or if it holds nothing but hidden files.
+
+    Raises
+    ------
+    OSError
+        If a folder cannot be read.
+    """
+    if (root / folder).is_dir():
+        return _inner(root / folder)
+    here: Path | None = root
+    for part in PurePath(folder).parts:
+        here = here and _child(here, part)
+        here = here and _inner(here)
+    return here
+
+
+def _inner(folder: Path) -> Path | None:
+    """Return a folder, or the folder of the same name that is the only one in it; None if it is empty."""
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name not in LEFT_BEHIND]
+    folders = [entry for entry in entries if entry.is_dir()]
+    if len(folders) == 1 and one_form(folders[0].name) == one_form(folder.name):
+        return _inner(folders[0])
+    return folder if entries else None
+
+
+def _child(folder: Path, name: str) -> Path | None:
+    if (folder / name).is_dir():
+        return folder / name
+    if not folder.is_dir() or name.isascii():
+        return None
+    return next(
+        (entry for entry in folder.iterdir() if one_form(entry.name) == one_form(name) and entry.is_dir()), None
+    )
+
+
+def packed(root: Path, folders: Sequence[str]) -> str:
+    """Return what to do about archives of a dataset that may be packed still; empty if there are none.
+
+    Parameters
+    ----------
+    root : Path
+        The data folder.
+    folders : sequence of str
+        Where the dataset may be below it.
+
+    Returns
+    -------
+    str
+    """
+    paths = [PurePath(folder) for folder in folders if not PurePath(folder).is_absolute()]
+    words = {_plain(part) for path in paths for part in path.parts} - {"data", "raw", ""}
+    found = [path for path in _archives(root) if any(_plain(path.name).startswith(word) for word in words)]
+    inside = {root / parent for path in paths for parent in (path, *path.parents)} - {root}
+    found += [path for folder in sorted(inside) for path in _archives(folder)]
+    if not found:
+        return ""
+    named = ", ".join(str(path) for path in found[:NAMED])
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return f"unpack {named}{more} unless you have done so"
+
+
+def _archives(folder: Path) -> list[Path]:
+    try:
+        names: Iterable[Path] = sorted(folder.iterdir()) if folder.is_dir() else ()
+    except OSError:
+        return []
+    return [path for path in names if path.name.lower().endswith(ARCHIVES) and not path.name.startswith(".")]
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", name.lower())
