@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.config import written
+from bench.core.blame import blamed, sentences_of
 from bench.core.errors import UserError, suggest
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -260,6 +261,8 @@ def describe(group: type, prefix: str = "") -> dict[str, Setting]:
         return {one.key: one for one in _walk(group, group(), prefix, {})}
     except (TypeError, ValueError, NameError) as error:
         raise UserError(f"{who} are not declared properly: {error}") from error
+    except Exception as error:  # of a default factory or __post_init__
+        raise UserError(f"{who} cannot be made: {blamed(error)}") from error
 
 
 def build(group: type, values: dict[str, Any], prefix: str = "") -> Any:
@@ -284,7 +287,10 @@ def build(group: type, values: dict[str, Any], prefix: str = "") -> Any:
     for field in dataclasses.fields(group):
         key = prefix + field.name
         given[field.name] = build(hints[field.name], values, f"{key}.") if _is_group(hints[field.name]) else values[key]
-    return group(**copy.deepcopy(given))
+    try:
+        return group(**copy.deepcopy(given))
+    except Exception as error:  # of a __post_init__
+        raise UserError(f"the settings {prefix.rstrip('.')} cannot be made: {blamed(error)}") from error
 
 
 def complaints(instance: Any) -> list[str]:
@@ -300,7 +306,7 @@ def complaints(instance: Any) -> list[str]:
     list of str
         A sentence each.
     """
-    sentences = list(instance.check()) if hasattr(instance, "check") else []
+    sentences = sentences_of("check()", instance.check) if hasattr(instance, "check") else []
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
         if dataclasses.is_dataclass(value):

@@ -18,9 +18,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from bench.config.scan import KINDS, Entry, first_line, problem, scan
+from bench.config.scan import KINDS, Entry, problem, scan
+from bench.core.blame import blamed
 from bench.core.errors import UserError, suggest
 from bench.core.paths import is_file, user_path
+from bench.core.signals import Stopped
 
 GROUPS = {f"keeplora_bench.{kind}": kind for kind in KINDS}
 """Entry-point groups of installed packages, such as ``keeplora_bench.method``."""
@@ -175,8 +177,10 @@ def load_entry(entry: Entry) -> type:
     try:
         module = importlib.import_module(entry.module) if entry.module else _import_file(entry.path)
         found = functools.reduce(getattr, entry.attr.split("."), module)
-    except (Exception, SystemExit) as error:  # whatever somebody's file does when imported, it is that file's fault
-        raise UserError(f"{who} cannot be imported: {first_line(error)}") from error
+    except (KeyboardInterrupt, Stopped):
+        raise
+    except BaseException as error:  # whatever somebody's file does when imported, it is that file's fault
+        raise UserError(f"{who} cannot be imported: {blamed(error)}") from error
     own: Mapping[str, object] = vars(found) if isinstance(found, type) else {}
     if (own.get("registry_kind"), own.get("registry_name")) != (entry.kind, entry.name):
         raise UserError(f'{who} is not a class decorated with @register("{entry.kind}", "{entry.name}", title=...)')

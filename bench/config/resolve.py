@@ -25,6 +25,7 @@ from bench.config.run_settings import (
 )
 from bench.config.values import Choice, Values, layers
 from bench.config.words import pair
+from bench.core.blame import blamed, sentences_of
 from bench.core.errors import UserError, shorten
 from bench.core.paths import is_file, user_path
 
@@ -182,8 +183,12 @@ def _misfits(choices: dict[str, Choice], groups: dict[str, Any]) -> list[str]:
     if model.cls is None:
         widths = catalogue.widths(model.name)
     else:
-        widths = getattr(model.cls, "widths", lambda settings: {})(groups["model"])
-    return [f'method "{method.name}": {text}' for text in groups["method"].fits(Surroundings(space, widths))]
+        try:
+            widths = getattr(model.cls, "widths", lambda settings: {})(groups["model"])
+        except Exception as error:
+            return [f'model "{model.name}": its widths() fails: {blamed(error)}']
+    sentences = sentences_of("fits()", lambda: groups["method"].fits(Surroundings(space, widths)))
+    return [f'method "{method.name}": {text}' for text in sentences]
 
 
 def read(pairs: Sequence[str], problems: list[str]) -> dict[str, tuple[Any, str]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.compute.world import world
 from bench.config.run_settings import Resolved, Run, Train
+from bench.core.blame import blamed
 from bench.core.console import say
 from bench.core.errors import UserError
 from bench.core.stopwatch import Stopwatch
@@ -161,7 +162,12 @@ def load_model(resolved: Resolved) -> Clip:
         If it cannot be loaded.
     """
     if resolved.model_class is not None:
-        clip = resolved.model_class().load(resolved.model_settings)
+        try:
+            clip = resolved.model_class().load(resolved.model_settings)
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:
+            raise UserError(f"model {resolved.run.model} cannot be loaded: {blamed(error)}") from error
         if not isinstance(clip, Clip):
             raise UserError(f"model {resolved.run.model} gives no bench.api.Clip from load(settings)")
         return clip
