@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.made_records import change, make, write
+from support.made_records import change, make, opened_below, write
 
 from bench.compare import grouping
 from bench.core.errors import UserError
@@ -242,9 +242,7 @@ def test_every_file_is_read_once(tmp_path, monkeypatch):
     for seed in range(5):
         make(tmp_path, seed=seed)
         make(tmp_path, "lora", seed=seed, fingerprint="9876543210")
-    seen = []
-    original = Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda self, **more: seen.append(self) or original(self, **more))
+    seen = opened_below(tmp_path, monkeypatch)
     gather(tmp_path, stream="pocket")
     assert sorted(seen) == sorted(tmp_path.rglob("*.json")) and len(seen) == 30
 

@@ -1,14 +1,13 @@
 """Differences between methods: against SciPy, against definitions written separately, and what is refused."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from support.made_records import change, make
+from support.made_records import change, make, opened_below
 
 from bench.compare import grouping, significance
 from bench.config import registry
@@ -229,13 +228,9 @@ def test_runs_of_other_data_or_seeds_are_no_pairs(tmp_path):
 def test_every_file_of_a_run_is_read_once(tmp_path, monkeypatch):
     for method in ("keeplora", "lora", "third"):
         answered(tmp_path, method, 0.6)
-    seen = []
-    for name in ("read_text", "read_bytes"):
-        original = getattr(Path, name)
-        monkeypatch.setattr(Path, name, lambda self, o=original, **more: seen.append(self) or o(self, **more))
+    seen = opened_below(tmp_path, monkeypatch)
     assert significance.against(field_of(tmp_path)).rows[1][1][2].low is not None
-    read = sorted(path for path in seen if tmp_path in path.parents)
-    assert read == sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert sorted(seen) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
 
 
 def test_refused_scalars_and_damage_have_no_interval(tmp_path):

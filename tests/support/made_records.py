@@ -1,6 +1,7 @@
 """Run directories made without running anything, for tests of what reads them."""
 
 import json
+import os
 from pathlib import Path
 
 from bench.metrics import scalars as metrics
@@ -86,3 +87,17 @@ def measure(path, tasks, rows):
     matrix.to_csv(path / "accuracy.csv")
     change(path, "summary.json", metrics=metrics.summary(matrix))
     change(path, "identity.json", tasks=list(tasks))
+
+
+def opened_below(folder, monkeypatch):
+    """Return a list that grows by the path of every file below a folder that is opened from now on."""
+    seen = []
+    by_number, by_path = os.open, Path.open
+
+    def note(path):
+        if folder in Path(path).parents:
+            seen.append(Path(path))
+
+    monkeypatch.setattr(os, "open", lambda path, *more, **named: note(path) or by_number(path, *more, **named))
+    monkeypatch.setattr(Path, "open", lambda self, *more, **named: note(self) or by_path(self, *more, **named))
+    return seen
