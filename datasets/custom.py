@@ -69,9 +69,21 @@ class Custom(DatasetStream):
         return found
 
 
+class _Absent(Dataset):
+    """A dataset that is not known: it is reported with the others that are missing."""
+
+    def __init__(self, name: str, why: str):
+        super().__init__()
+        self.registry_name = name
+        self.absent: str = why
+
+
 def _dataset(entry: dict[str, Any], root: Path | None) -> Dataset:
     if "dataset" in entry:
-        dataset = load_dataset(str(entry["dataset"]), root)
+        try:
+            dataset = load_dataset(str(entry["dataset"]), root)
+        except UserError as error:
+            return _Absent(str(entry["dataset"]), str(error))
         return type(dataset)((str(entry["folder"]),)) if "folder" in entry else dataset
     return folder_dataset(str(entry["folder"]))
 

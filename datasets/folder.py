@@ -35,9 +35,11 @@ class Folder(Dataset):
             own = _by_form(folder / split, class_folders(folder / split))
             odd = sorted(own.keys() ^ known.keys())
             if odd:
+                more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+                which = f"folders {', '.join(odd[:5])}{more} are" if len(odd) > 1 else f"folder {odd[0]} is"
                 raise UserError(
-                    f"the class folder {odd[0]} is not in both {folder / 'train'} and {folder / split}: every "
-                    "class needs images in both"
+                    f"the class {which} not in both {folder / 'train'} and {folder / split}: every class needs images "
+                    "in both"
                 )
             parts[split] = images_by_class(folder / split, [own[name] for name in known], passed)
         return Splits(

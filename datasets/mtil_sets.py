@@ -1,4 +1,4 @@
-"""The datasets of MTIL without CIFAR-100, with the layouts, orders of images and labels of torchvision's classes.
+"""The datasets of MTIL without CIFAR-100 and MNIST: layouts, orders of images and labels of torchvision's classes.
 
 torchvision's classes cannot be used as they are: their folder names are fixed, labels need decoded images, errors do
 not name the file, and some refuse any file but the official one. The tests compare every reader here with torchvision's
@@ -7,15 +7,13 @@ class on the same files.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.api import Counts, Dataset, FileImages, PackedImages, Splits, UserError, register
+from bench.api import Counts, Dataset, FileImages, Splits, UserError, register
 
 from .reading import (
     class_folders,
@@ -128,7 +126,7 @@ class EuroSat(Dataset):
     """Random 80/20 split of MTIL; class names of CLIP's prompts."""
 
     short = "EuroSAT"
-    folders = ("eurosat/2750",)
+    folders = ("eurosat/2750", "eurosat/EuroSAT_RGB", "EuroSAT_RGB")
     expected = Counts(21600, 5400, 10)
     names_sha256 = "cac25108cf8f13f6e85e47cb425da6a59bcff6bfb78aab3faec77fab2c7086f9"
     template = "a centered satellite photo of {}."
@@ -216,45 +214,6 @@ class Food101(Dataset):
             return FileImages(folder / "images", [f"{name}.jpg" for _, name in images], labels)
 
         return Splits(spoken(classes), part("train"), part("test"))
-
-
-@register("dataset", "mnist", title="10 handwritten digits", paper="MNIST, 1998")
-class Mnist(Dataset):
-    """Official splits; class names "0 - zero" and so on."""
-
-    short = "MNIST"
-    folders = ("MNIST/raw",)
-    expected = Counts(60000, 10000, 10)
-    template = 'a photo of the number: "{}".'
-    size = "12 MB"
-    licence = "CC BY-SA 3.0"
-    obtain = "torchvision.datasets.MNIST(DIR, download=True)"
-    broken = "yann.lecun.com; torchvision takes a mirror"
-
-    def read(self, folder: Path) -> Splits:
-        """Read the files of pixels and labels."""
-
-        def part(split: str) -> PackedImages:
-            path = folder / f"{split}-images-idx3-ubyte"
-            labels = _idx(folder / f"{split}-labels-idx1-ubyte")
-            pixels = _idx(path)
-            if pixels.ndim != 3 or labels.ndim != 1 or len(pixels) != len(labels):
-                raise UserError(f"{path} holds {len(pixels)} images for {len(labels)} labels: unpack the dataset again")
-            return PackedImages(partial(_idx, path), labels, hashlib.sha256(pixels.tobytes()).hexdigest())
-
-        return Splits(tuple(class_names("mnist")), part("train"), part("t10k"))
-
-
-def _idx(path: Path) -> np.ndarray:
-    """Return the array in an IDX file of bytes."""
-    from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
-
-    if not path.is_file():
-        raise UserError(f"the file {path} is missing: unpack the dataset again (gunzip *-ubyte.gz)")
-    try:
-        return read_sn3_pascalvincent_tensor(str(path)).numpy()
-    except (OSError, ValueError, AssertionError, RuntimeError, KeyError, IndexError) as error:
-        raise UserError(f"the file {path} is damaged ({type(error).__name__}): unpack the dataset again") from error
 
 
 @register("dataset", "oxford-pet", title="37 breeds of cats and dogs", paper="Oxford-IIIT Pet, CVPR 2012")

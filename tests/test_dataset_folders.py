@@ -7,9 +7,13 @@ from pathlib import Path
 
 import fake_trees
 import pytest
+from PIL import Image
 
+from bench.cli import main as cli
 from bench.core.errors import UserError
+from bench.data import image_files
 from bench.data.dataset import Splits, inspect, load_dataset
+from bench.data.images import FileImages
 
 APPLE_DOUBLE = bytes.fromhex("00051607000200004d6163204f5320582020202020202020")
 """The start of what macOS writes beside a file on a disk of another system."""
@@ -102,8 +106,6 @@ def test_images_have_the_order_of_image_folder(tmp_path: Path) -> None:
 
 
 def test_endings_passed_over_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    from bench.cli import main as cli
-
     fake_trees.plants(tmp_path)
     moss = tmp_path / "plants" / "train" / "moss"
     for name in ("a.gif", "b.GIF", "c.heic", "README"):
@@ -173,3 +175,132 @@ def test_folder_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
         opened("plants", tmp_path)
     base.rename(tmp_path / unicodedata.normalize("NFD", "forêt"))
     assert load_dataset(unicodedata.normalize("NFC", "forêt"), tmp_path).locate(tmp_path) is not None
+
+
+# ---- layouts, archives, advice
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("eurosat", "eurosat/2750", "eurosat/EuroSAT_RGB"),
+        ("eurosat", "eurosat/2750", "EuroSAT_RGB"),
+        ("food101", "food-101", "food-101/food-101"),
+        ("aircraft", "fgvc-aircraft-2013b", "fgvc-aircraft-2013b/fgvc-aircraft-2013b"),
+        ("dtd", "dtd", "dtd/dtd"),
+        ("stanford-cars", "stanford_cars", "stanford_cars/stanford_cars"),
+        ("plants", "plants", "plants/plants"),
+        ("mnist", "MNIST/raw/train-images-idx3-ubyte", "MNIST/raw/train-images.idx3-ubyte"),
+        ("mnist", "MNIST/raw/t10k-labels-idx1-ubyte", "MNIST/raw/t10k-labels-idx1-ubyte/t10k-labels-idx1-ubyte"),
+    ],
+)
+def test_layouts_of_archives_are_the_same_data(name: str, before: str, after: str, tmp_path: Path) -> None:
+    MAKERS[name](tmp_path)
+    expected = identity(opened(name, tmp_path))
+    (tmp_path / before).rename(tmp_path / "moved")
+    (tmp_path / after).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / after).parent.joinpath("__MACOSX").mkdir()
+    (tmp_path / "moved").rename(tmp_path / after)
+    assert identity(opened(name, tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [("stanford-cars", "stanford_cars/cars_train"), ("dtd", "dtd/dtd/images"), ("flowers102", "flowers-102/jpg")],
+)
+def test_images_one_folder_deeper_name_the_remedy(name: str, images: str, tmp_path: Path) -> None:
+    MAKERS[name](tmp_path)
+    folder = tmp_path / images
+    folder.rename(tmp_path / "moved")
+    folder.mkdir()
+    (tmp_path / "moved").rename(folder / folder.name)
+    status, _ = inspect(load_dataset(name), tmp_path)
+    assert status.state == "incomplete"
+    assert f"it is one folder deeper, so move all that is in {folder / folder.name} to {folder}" in status.problem
+
+
+@pytest.mark.parametrize(
+    ("name", "archive"),
+    [
+        ("eurosat", "EuroSAT.zip"),
+        ("dtd", "dtd-r1.0.1.tar.gz"),
+        ("caltech101", "caltech101/caltech-101.zip"),
+        ("oxford-pet", "oxford-iiit-pet/images.tar.gz"),
+        ("mnist", "MNIST/raw/train-images-idx3-ubyte.gz"),
+    ],
+)
+def test_archives_still_packed_are_named(name: str, archive: str, tmp_path: Path) -> None:
+    (tmp_path / archive).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / archive).touch()
+    (tmp_path / "holiday.zip").touch()
+    status, _ = inspect(load_dataset(name), tmp_path)
+    assert status.state in ("missing", "incomplete")
+    assert f"unpack {tmp_path / archive} unless" in status.problem and "holiday" not in status.problem
+
+
+def test_data_without_a_folder_lists_what_to_get(capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["data", "mtil-order1"]) == 2
+    found = capsys.readouterr()
+    assert "say where the datasets are" in found.err
+    for text in ("sun397", "37 GB", "SUN397 or sun397/SUN397", "torchvision.datasets.Food101(DIR, download=True)"):
+        assert text in found.out
+    assert cli.main(["data", "custom", "stream.datasets=[dtd,plants]"]) == 2
+    assert 'there is no dataset "plants"' in " ".join(capsys.readouterr().out.split())
+
+
+def test_data_reports_all_that_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    fake_trees.plants(tmp_path)
+    words = ["stream=custom", "stream.datasets=[dtdd,plants,nowhere,mnist]", f"data={tmp_path}"]
+    assert cli.main(["data", "custom", *words[1:]]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert 'there is no dataset "dtdd" (did you mean "dtd"?)' in out and 'there is no dataset "nowhere"' in out
+    assert "mnist, missing" in out and "1 of 4 datasets are ready" in out
+    assert cli.main(["run", "method=lora", *words, f"out={tmp_path / 'runs'}"]) == 2
+    err = capsys.readouterr().err
+    assert 'dtdd is missing: there is no dataset "dtdd"' in err and "nowhere is missing" in err and "mnist is" in err
+
+
+def test_all_class_folders_without_images_in_both_parts_are_named(tmp_path: Path) -> None:
+    fake_trees.plants(tmp_path)
+    for name in ("ash", "elm"):
+        fake_trees.save(tmp_path / "plants" / "test" / name / "0.png", 0, 0)
+    with pytest.raises(UserError, match="the class folders ash, elm are not in both"):
+        opened("plants", tmp_path)
+
+
+# ---- images
+
+
+@pytest.mark.parametrize(("file", "mode"), [("big.png", "1"), ("big.jpg", "L")])
+def test_images_above_pillows_limit_are_refused_before_the_run(
+    file: str, mode: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_trees.plants(tmp_path)
+    path = tmp_path / "plants" / "train" / "oak_tree" / file
+    Image.new(mode, (2000, 1000)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 999_999)
+    for limits in ("LARGE_OTHERS", "LARGE"):  # the small file stands for a large one
+        monkeypatch.setattr(image_files, limits, {} if limits == "LARGE" else 1)
+    problem = f"the image {path} is too large (Image size (2000000 pixels) exceeds limit of 1999998 pixels"
+    words = ["stream.datasets=[plants]", f"data={tmp_path}"]
+    assert cli.main(["data", "custom", *words]) == 1
+    assert "".join(problem.split()) in "".join(capsys.readouterr().out.split())
+    assert cli.main(["run", "method=zero-shot", "stream=custom", *words, f"out={tmp_path / 'runs'}"]) == 2
+    assert problem in capsys.readouterr().err and not (tmp_path / "runs").exists()
+    monkeypatch.setattr(image_files, "LARGE_OTHERS", 10**9)
+    images = FileImages(path.parent, [file], [0])
+    with pytest.raises(UserError, match="is too large"):
+        images.image(0)
+
+
+def test_a_large_flat_image_is_found_by_its_header(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "flat.png")
+    with pytest.raises(UserError, match=r"flat\.png is too large"):
+        FileImages(tmp_path, ["flat.png"], [0])
+
+
+def test_the_orientation_of_a_camera_is_ignored(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by a quarter
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert FileImages(tmp_path, ["a.jpg"], [0]).image(0).size == (30, 20)

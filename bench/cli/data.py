@@ -15,7 +15,7 @@ def call(words: list[str]) -> int:
     # numpy and the stream's own file come with these: see bench.cli.verb.
     from bench.config.resolve import resolve
     from bench.data.dataset_stream import DatasetStream
-    from bench.data.inventory import inventory, report
+    from bench.data.inventory import inventory, report, requirements
 
     if not words or "=" in words[0]:
         raise UserError("say which stream: python -m bench data mtil-order1 data=DIR")
@@ -25,6 +25,8 @@ def call(words: list[str]) -> int:
     if not issubclass(cls, DatasetStream):
         print(f"stream {stream} needs no data: it brings its images along, or reads them in its own way")
         return 0
+    if resolved.run.data is None:
+        print(requirements(cls, resolved.stream_settings), flush=True)
     root = _root(stream, resolved.run.data)
     statuses = inventory(cls, resolved.stream_settings, root)
     print(report(stream, root, statuses))
@@ -54,7 +56,7 @@ DATA = Verb(
     help="""\
 For every dataset: present, incomplete, missing, or different from the published one; images and classes found and
 expected; size, licence, how to get it, and which official download is known not to work. The exit status is 0 when all
-are ready, else 1.
+are ready, else 1. Without data= it lists the datasets that the stream needs, their sizes, and how to get them.
 
 examples
   python -m bench data mtil-order1 data=/data/MTIL

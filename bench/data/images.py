@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from bench.core.errors import UserError
+from bench.data.image_files import checked_states, too_large
 
 DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for files that it cannot decode."""
@@ -136,7 +137,7 @@ class FileImages:
     Raises
     ------
     UserError
-        If a file is missing, or there are not as many labels as files.
+        If a file is missing or above Pillow's limit of pixels, or there are not as many labels as files.
     """
 
     def __init__(self, root: Path, names: Sequence[str], labels: Sequence[int] | np.ndarray):
@@ -145,12 +146,7 @@ class FileImages:
         self.labels = np.asarray(labels, dtype=np.int64)
         if len(self.names) != len(self.labels):
             raise UserError(f"{len(self.names)} files in {root} have {len(self.labels)} labels: give one label a file")
-        try:
-            states = [(root / name).stat() for name in self.names]
-        except OSError as error:
-            raise UserError(
-                f"the image {error.filename} cannot be read ({error.strerror}): check the dataset"
-            ) from error
+        states = checked_states(root, self.names)
         sizes = [status.st_size for status in states]
         self.digest = hashlib.sha256(json.dumps([self.names, sizes, self.labels.tolist()]).encode()).hexdigest()
         state = [str(root.resolve()), self.names, sizes, [status.st_mtime_ns for status in states]]
@@ -166,6 +162,8 @@ class FileImages:
             with Image.open(path) as image:
                 image.load()
                 return image
+        except Image.DecompressionBombError as error:
+            raise too_large(path, error) from error
         except DAMAGE as error:
             raise UserError(f"the image {path} cannot be decoded ({error}): restore or remove the file") from error
 

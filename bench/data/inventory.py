@@ -29,10 +29,41 @@ def inventory(stream: type[DatasetStream], settings: Any, root: Path) -> list[St
     UserError
         If the settings name a dataset that is not known.
     """
+    return [inspect(dataset, root)[0] for dataset in _datasets(stream, settings, root)]
+
+
+def _datasets(stream: type[DatasetStream], settings: Any, root: Path | None) -> list[Dataset]:
     datasets: dict[tuple[Any, ...], Dataset] = {}
     for part in stream.parts(settings, root):
         datasets.setdefault((part.dataset.registry_name, part.dataset.folders), part.dataset)
-    return [inspect(dataset, root)[0] for dataset in datasets.values()]
+    return list(datasets.values())
+
+
+def requirements(stream: type[DatasetStream], settings: Any) -> str:
+    """Return what a stream needs: every dataset, how large it is, into which folder it belongs, and how to get it.
+
+    Parameters
+    ----------
+    stream : type
+        The class of the stream.
+    settings : dataclass
+        An instance of the stream's ``Settings``.
+
+    Returns
+    -------
+    str
+    """
+    datasets = _datasets(stream, settings, None)
+    rows = [
+        (one.registry_name, one.size or "-", one.licence or "-", " or ".join(one.folders) or "-") for one in datasets
+    ]
+    lines = ["how to get them"]
+    for one in datasets:
+        lines.append(wrap(f"{one.registry_name}: {one.obtain or one.absent or '-'}", "  ", "    "))
+        if one.broken:
+            lines.append(wrap(f"does not work: {one.broken}", "    ", "      "))
+    head = f"stream {stream.registry_name} needs these datasets in one folder"
+    return "\n\n".join([head, table(("dataset", "size", "licence", "below data="), rows), "\n".join(lines)])
 
 
 def report(stream: str, root: Path, statuses: list[Status]) -> str:
@@ -96,7 +127,7 @@ def _advice(status: Status) -> list[str]:
     lines = [wrap(f"{dataset.registry_name}, {status.state}: {status.problem}", "  ", "    ")]
     if status.state == "differs":
         lines.append(wrap("runs of models with real weights refuse it, unless you set gate=off", "    ", "    "))
-    else:
+    elif dataset.folders:
         lines.append(wrap(f"put it into {' or '.join(dataset.folders)}", "    ", "      "))
     if dataset.obtain:
         lines.append(wrap(f"get it: {dataset.obtain}", "    ", "      "))
