@@ -1,8 +1,6 @@
 """A group of settings: a dataclass whose fields have a help line, a range and a symbol in the paper.
 
 It is one file, because a setting is declared, read from text, checked and shown by the same few facts about it.
-
-A setting and the group that it belongs to are one file, although it is long: each is read with the other.
 """
 
 from __future__ import annotations

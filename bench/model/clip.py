@@ -1,8 +1,6 @@
 """The model under study: any open_clip CLIP with native towers, its features, its linear maps and their sites.
 
 It is one file, because it is one class; more than half of it is the documentation that docs/api.md shows.
-
-All that methods use of a model is one file, although it is long: most of it is documentation.
 """
 
 import hashlib
