@@ -16,7 +16,7 @@ from bench.core.errors import UserError
 from bench.metrics import scalars as metrics
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import Outcomes
-from bench.record.schema import read_object
+from bench.record.json_file import read_object
 
 TASKS, IMAGES = ["a", "b", "c"], [60, 110, 35]
 

@@ -7,11 +7,11 @@ readers: `bench.record.events`, `bench.metrics.matrix`, `bench.metrics.outcomes`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 
-from bench.core.untrusted import LARGEST_OBJECT, check_plain, parse_json, read_text
+from bench.record.json_file import JsonFile, check_entries, check_numbers, check_parts, read_object
 
 # ------------------------------------------------------------------------------------- names of the files
 
@@ -62,118 +62,6 @@ FILES = (
 FOLDERS = (CHECKPOINTS, WANDB)
 """What are folders in a run directory."""
 
-# --------------------------------------------------------------------------------------------- reading
-
-_Content = TypeVar("_Content", bound="_JsonFile")
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    dict of str to object
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read, is none (a link, a named pipe, a device), or is larger than any record.
-    ValueError
-        If it is not UTF-8, not JSON, holds no object, or something that no record holds: see
-        `bench.core.untrusted.check_plain`.
-    """
-    content = parse_json(read_text(path, LARGEST_OBJECT))
-    if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
-    check_plain(content)
-    return content
-
-
-def _check(content: Mapping[str, Any], needed: Mapping[str, type], optional: Mapping[str, type]) -> None:
-    """Raise `ValueError` for a needed part that is missing, or any part of another type; null counts as missing."""
-    for name, kind in {**needed, **optional}.items():
-        value = content.get(name)
-        if value is None and name in optional:
-            continue
-        if name not in content:
-            raise ValueError(f'no "{name}" in it')
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ValueError(f'"{name}" is not of type {kind.__name__}')
-
-
-def _check_entries(content: Mapping[str, Any], entries: Mapping[str, type]) -> None:
-    """Raise `ValueError` for a list or an object with an entry of another type; null is an entry of every object."""
-    for name, kind in entries.items():
-        found = content.get(name) or ()
-        values = [one for one in found.values() if one is not None] if isinstance(found, dict) else found
-        if not all(isinstance(one, kind) and not isinstance(one, bool) for one in values):
-            raise ValueError(f'"{name}" has an entry that is not of type {kind.__name__}')
-
-
-def _check_numbers(values: Mapping[str, Any], low: float, high: float) -> None:
-    """Raise `ValueError` for a value that is neither null nor a number of a range."""
-    for name, value in values.items():
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f'"{name}" is not a number')
-        if not low - ROUNDING <= value <= high + ROUNDING:
-            raise ValueError(f'"{name}" is {value:.4g}, which is not from {low:g} to {high:g}')
-
-
-@dataclass(frozen=True)
-class _JsonFile:
-    """The content of one JSON file of a record; the fields of a subclass are the keys of the object, in their order."""
-
-    FILE: ClassVar[str]
-    NEEDED: ClassVar[Mapping[str, type]]
-    OPTIONAL: ClassVar[Mapping[str, type]]
-    ENTRIES: ClassVar[Mapping[str, type]] = {}
-
-    @classmethod
-    def read(cls: type[_Content], directory: Path) -> _Content:
-        """Read the file from a run directory.
-
-        Parameters
-        ----------
-        directory : Path
-
-        Raises
-        ------
-        OSError
-            If it cannot be read.
-        ValueError
-            If it is damaged: no JSON, or a part that is missing or not what it should be. Nothing else is raised,
-            whatever the file holds.
-        """
-        return cls.from_json(read_object(directory / cls.FILE))
-
-    @classmethod
-    def from_json(cls: type[_Content], content: Mapping[str, Any]) -> _Content:
-        """Return the typed form of the file's object; parts that no field stands for are left out.
-
-        Raises
-        ------
-        ValueError
-            If a part is missing or of the wrong type.
-        """
-        _check(content, cls.NEEDED, cls.OPTIONAL)
-        _check_entries(content, cls.ENTRIES)
-        known = {one.name for one in fields(cls)}
-        return cls(**{name: value for name, value in content.items() if name in known and value is not None})
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the object that the file holds."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
-
-
-ROUNDING = 1e-6
-"""How far a percentage may be out of its range: means are rounded."""
-
 # -------------------------------------------------------------------------------------------- identity
 
 
@@ -194,7 +82,7 @@ class SettingValue:
 
 
 @dataclass(frozen=True)
-class Identity(_JsonFile):
+class Identity(JsonFile):
     """The content of identity.json: all that decides the numbers of a run.
 
     Only the settings are needed to read a record. What an old or foreign record lacks is empty or None.
@@ -247,12 +135,12 @@ class Identity(_JsonFile):
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Identity:
         """Return the typed form of the file's object; errors as for `read`."""
-        _check(content, cls.NEEDED, cls.OPTIONAL)
+        check_parts(content, cls.NEEDED, cls.OPTIONAL)
         settings = {}
         for key, entry in content["settings"].items():
             if not isinstance(entry, dict) or "value" not in entry:
                 raise ValueError(f'the setting "{key}" has no value')
-            _check(entry, {}, {"source": str})
+            check_parts(entry, {}, {"source": str})
             settings[key] = SettingValue(entry["value"], entry.get("source") or "unknown")
         return super().from_json({**content, "settings": settings})
 
@@ -276,8 +164,8 @@ def read_environment(directory: Path) -> dict[str, Any]:
         Free facts by name; ``packages`` are versions by distribution, ``continued`` a list of later environments.
     """
     content = read_object(directory / ENVIRONMENT)
-    _check(content, {}, {"packages": dict, "continued": list})
-    _check_entries(content, {"continued": dict})
+    check_parts(content, {}, {"packages": dict, "continued": list})
+    check_entries(content, {"continued": dict})
     return content
 
 
@@ -288,7 +176,7 @@ LARGEST = 1e15
 
 
 @dataclass(frozen=True)
-class Summary(_JsonFile):
+class Summary(JsonFile):
     """The content of summary.json: what a finished run gave and took.
 
     Attributes
@@ -342,10 +230,10 @@ class Summary(_JsonFile):
         """Return the typed form of the file's object; errors as for `read`."""
         summary = super().from_json(content)
         sizes = ("trainable_parameters", "stored_numbers", "stored_bytes", "peak_memory_mb")
-        _check_numbers(summary.metrics, -100, 100)
+        check_numbers(summary.metrics, -100, 100)
         for numbers in (summary.seconds, summary.seconds_of_parts, summary.seconds_reused):
-            _check_numbers(numbers, 0, LARGEST)
-        _check_numbers({name: getattr(summary, name) for name in sizes}, 0, LARGEST)
+            check_numbers(numbers, 0, LARGEST)
+        check_numbers({name: getattr(summary, name) for name in sizes}, 0, LARGEST)
         return summary
 
 

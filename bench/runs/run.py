@@ -24,9 +24,10 @@ from bench.learning.method import Method
 from bench.learning.observers import Observers
 from bench.metrics.render import render
 from bench.record.guard import check_names
+from bench.record.json_file import read_object
 from bench.record.provenance import code_identity, data_identity
 from bench.record.results import read_matrix
-from bench.record.schema import BATCHES, IDENTITY, SUMMARY, Summary, read_object
+from bench.record.schema import BATCHES, IDENTITY, SUMMARY, Summary
 from bench.runs.parts import load_stream
 from bench.tracking.mirror import Mirror, mirror_finished, mirror_of
 

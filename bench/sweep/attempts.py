@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from bench.core.files import write_atomic
-from bench.record.schema import read_object
+from bench.record.json_file import read_object
 
 
 @dataclass(frozen=True)
