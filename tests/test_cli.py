@@ -156,7 +156,7 @@ import bench.methods, bench.datasets
 bench.methods.__path__ = [{str(standins.root / "methods")!r}]
 from bench.cli.main import main
 status = main(["list"])
-heavy = {{"torch", "open_clip", "numpy", "omegaconf", "huggingface_hub", "bench.methods.loud", "elsewhere_loud"}}
+heavy = {{"torch", "open_clip", "numpy", "huggingface_hub", "bench.methods.loud", "elsewhere_loud"}}
 print("imported:", sorted(heavy & set(sys.modules)), "status:", status)
 """
     environment = {**os.environ, "PYTHONPATH": str(standins.root / "site-far-away")}

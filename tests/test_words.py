@@ -6,6 +6,7 @@ import pytest
 
 from bench.config.resolve import read
 from bench.config.words import Pair, pair, split
+from bench.config.written import means
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,28 @@ def test_a_value_that_is_read_twice_is_not_shared() -> None:
     first = read(["maps=[q,v]"], [])
     first["maps"][0].append("k")
     assert read(["maps=[q,v]"], []) == {"maps": (["q", "v"], "[q,v]")}
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "same"),
+    [
+        ("010", 10, True),
+        ("010", 8, False),
+        ("010", "010", True),
+        ("1e-3", 0.001, True),
+        ("1.0", 1, True),
+        ("on", True, True),
+        ("1", True, False),
+        ("no", "no", True),
+        ("null", None, True),
+        ("None", None, True),
+        ("run #1", "run #1", True),
+        ("'8'", "8", True),
+        ("[q, v]", ["q", "v"], True),
+        ("[q]", ["q", "v"], False),
+        ("[1,v2.0,on]", ["1", "v2.0", "on"], True),
+        ("q", ["q"], False),
+    ],
+)
+def test_a_filter_is_read_as_the_type_of_what_it_is_compared_with(text: str, value: object, same: bool) -> None:
+    assert means(text, value) is same

@@ -1,7 +1,7 @@
 """What the verbs of ``python -m bench`` have in common.
 
 A verb's module is imported for every line, since the overview shows its summary. It therefore imports the engine inside
-its call: the overview must not wait for the registry or for OmegaConf, nor a table of names for torch.
+its call: the overview must not wait for the registry, nor a table of names for torch.
 """
 
 from __future__ import annotations

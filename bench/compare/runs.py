@@ -14,10 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from bench.config.fields import show
-from bench.core.errors import UserError, suggest
+from bench.config.written import items, means
+from bench.core.errors import UserError, shorten, suggest
 from bench.core.untrusted import kind_of, why
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import Outcomes
@@ -275,15 +273,15 @@ def chosen(runs: list[Run], filters: Mapping[str, str]) -> list[Run]:
     known = sorted({key for run in runs for key in run.settings})
     for name, typed in filters.items():
         if name not in known and f"{name}.name" not in known:
-            raise UserError(f'no run here has a setting "{name}"{suggest(name, known)}')
-        wanted = [typed, *_one_of(typed)]  # a setting may itself be a list
+            raise UserError(f'no run here has a setting "{shorten(name)}"{suggest(name, known)}')
+        wanted = [typed, *(items(typed) or [])]  # a setting may itself be a list
         runs = [
             run
             for run in runs
-            if not run.settings or ((key := _key(run, name)) and any(_equals(run.settings[key], one) for one in wanted))
+            if not run.settings or ((key := _key(run, name)) and any(means(one, run.settings[key]) for one in wanted))
         ]
     if filters and not any(run.settings for run in runs):
-        said = " ".join(f"{name}={typed}" for name, typed in filters.items())
+        said = " ".join(f"{name}={shorten(typed)}" for name, typed in filters.items())
         raise UserError(f"no run here has {said}; leave a filter out to see what there is")
     return runs
 
@@ -291,24 +289,3 @@ def chosen(runs: list[Run], filters: Mapping[str, str]) -> list[Run]:
 def _key(run: Run, name: str) -> str | None:
     """Return the dotted setting that a filter names (``method`` means ``method.name``), or None."""
     return next((key for key in (name, f"{name}.name") if key in run.settings), None)
-
-
-def _equals(value: Any, typed: str) -> bool:
-    """Compare a setting with what the user typed; 1e-3 and 0.001 are the same number."""
-    if isinstance(value, bool) or value is None:
-        return show(value) == typed.strip().lower()
-    if isinstance(value, int | float):
-        try:
-            return float(typed) == value
-        except ValueError:
-            return False
-    return show(value).replace(" ", "") == typed.replace(" ", "")
-
-
-def _one_of(typed: str) -> list[str]:
-    """Return the values that ``[a,b]`` lists; none where it is no list."""
-    try:
-        items = yaml.safe_load(typed) if typed.strip().startswith("[") else None
-    except yaml.YAMLError:
-        items = None
-    return [show(item) for item in items] if isinstance(items, list) else []

@@ -94,6 +94,33 @@ def items(text: str) -> list[str] | None:
     return found
 
 
+def means(text: str, value: Any) -> bool:
+    """Return whether a text, read as the type of a value, is that value: 1e-3 and 0.001 are the same number.
+
+    Parameters
+    ----------
+    text : str
+        As a user writes it after ``KEY=``.
+    value : object
+        A plain value of a setting.
+
+    Returns
+    -------
+    bool
+    """
+    text = text.strip(BLANKS)
+    if value is None:
+        return text in NULLS or text == "None"
+    if isinstance(value, bool):
+        return SWITCHES.get(text) is value
+    if isinstance(value, int | float):
+        return value in (whole(text), number(text))
+    if isinstance(value, list | tuple):
+        found = items(text)
+        return found is not None and len(found) == len(value) and all(map(means, found, value))
+    return str(value) in (text, unquoted(text))
+
+
 def members(text: str) -> dict[str, str] | None:
     """Return the members of ``{a: 1, b: 2}``, each value as it is written; None if this is no mapping.
 

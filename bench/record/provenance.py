@@ -35,7 +35,6 @@ PACKAGES = (
     "open_clip_torch",
     "timm",
     "numpy",
-    "omegaconf",
     "scikit-learn",
     "safetensors",
     "pillow",

@@ -14,8 +14,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from bench.config.run_settings import Resolved
 from bench.core.console import say
 from bench.core.errors import UserError
@@ -24,6 +22,7 @@ from bench.core.lazy import torch
 from bench.core.untrusted import opened, read_text, why
 from bench.data.batch_order import Key, read_order
 from bench.metrics.matrix import AccuracyMatrix
+from bench.record.config_file import config_text
 from bench.record.guard import check_names
 from bench.record.hold import Hold
 from bench.record.provenance import differences, environment
@@ -177,10 +176,7 @@ class RecordWriter(ABC):
 
     def settings(self, resolved: Resolved) -> None:
         """Write config.yaml: all resolved settings, nested."""
-        nested = OmegaConf.create()
-        for key, value in resolved.flat.items():
-            OmegaConf.update(nested, key, value, force_add=True)
-        self.text(CONFIG, OmegaConf.to_yaml(nested))
+        self.text(CONFIG, config_text(resolved.flat))
 
     def identity(self, identity: Identity) -> None:
         """Write identity.json: what decides the numbers."""

@@ -14,7 +14,8 @@ from bench.config.fields import show
 from bench.config.resolve import read
 from bench.config.run_settings import CHOICES
 from bench.config.words import split
-from bench.core.errors import UserError, suggest
+from bench.config.written import means
+from bench.core.errors import UserError, shorten, suggest
 from bench.tracking.options import logged_in, settings_files
 
 if TYPE_CHECKING:
@@ -85,14 +86,14 @@ def dashboard(words: Sequence[str], say: Callable[[str], None]) -> None:
         ) from None
 
 
-def _asked(words: Sequence[str]) -> tuple[str, str, dict[str, Any]]:
-    """Return entity, project, and the wanted values of settings by dotted key."""
+def _asked(words: Sequence[str]) -> tuple[str, str, dict[str, str]]:
+    """Return entity, project, and what is written for the wanted settings, by dotted key."""
     pairs, plain = split(words)
     if len(plain) != 1 or not re.fullmatch(r"[^/\s:?#%\\]+/[^/\s:?#%\\]+", plain[0]):
         said = f", not {' '.join(plain)}" if plain else ""
         raise UserError(f"dashboard needs one ENTITY/PROJECT{said}: python -m bench dashboard my-team/keeplora-bench")
     problems: list[str] = []
-    given = {key: value for key, (value, _) in read([pair.word for pair in pairs], problems).items()}
+    given = {key: text for key, (_, text) in read([pair.word for pair in pairs], problems).items()}
     if problems:
         raise UserError("\n".join(problems))
     entity, project = plain[0].split("/")
@@ -143,7 +144,7 @@ class _Project:
             after = views["pageInfo"]["endCursor"]
 
 
-def _make(project: _Project, given: Mapping[str, Any], say: Callable[[str], None]) -> None:
+def _make(project: _Project, given: Mapping[str, str], say: Callable[[str], None]) -> None:
     """Read the runs, then save view and report."""
     import wandb_workspaces.workspaces as ws
 
@@ -152,7 +153,7 @@ def _make(project: _Project, given: Mapping[str, Any], say: Callable[[str], None
     runs = _kept(project.runs(), given, project.path)
     parts = panels.parts(panels.survey([(run.config, run.summary_metrics) for run in runs]))
     names = {kind: runs[0].config[f"{kind}.name"] for kind in CHOICES if kind != "method" or "method.name" in given}
-    others = {key: given[key] for key in sorted(given) if key.removesuffix(".name") not in CHOICES}
+    others = {key: runs[0].config[key] for key in sorted(given) if key.removesuffix(".name") not in CHOICES}
     title = _title({**names, **others})
     wanted = [ws.Config(kind) == name for kind, name in names.items()]
     if others:
@@ -207,17 +208,17 @@ def _title(chosen: Mapping[str, Any]) -> str:
     return title
 
 
-def _kept(runs: list[Any], given: Mapping[str, Any], path: str) -> list[Any]:
+def _kept(runs: list[Any], given: Mapping[str, str], path: str) -> list[Any]:
     """Return the runs with the wanted settings, which must be alike in what makes their numbers comparable."""
     known = {key for run in runs for key in run.config if not key.startswith(("identity.", "environment."))}
-    for key, value in given.items():
+    for key, text in given.items():
         if key not in known:
             raise UserError(f'no run of {path} has a setting "{key}"{suggest(key, known)}')
-        having = [run for run in runs if key in run.config and run.config[key] == value]
+        having = [run for run in runs if key in run.config and means(text, run.config[key])]
         if not having:
             there = {show(run.config[key]) for run in runs if key in run.config}
-            said = f"{key.removesuffix('.name')}={show(value)}"
-            raise UserError(f"no run of {path} that is left has {said}{suggest(show(value), there)}")
+            said = f"{key.removesuffix('.name')}={shorten(text)}"
+            raise UserError(f"no run of {path} that is left has {said}{suggest(text, there)}")
         runs = having
     for key in ALIKE:
         several = sorted({str(run.config[key]) for run in runs})
