@@ -1,9 +1,10 @@
-# make demo   installs what is needed and runs KeepLoRA on the embedded stream
-# make test   installs what is needed and runs the tests (make slow: those that take minutes)
+# make demo     installs what is needed and runs KeepLoRA on the embedded stream
+# make test     installs what is needed and runs the tests (make slow: those that take minutes)
 # make cluster  the tests on a real SLURM, which is installed and started for them (root, Debian)
 # make browser  the tests of the page in a headless Chromium, which is installed for them (root, Debian)
-# make lint   style and types (make lint-js: those of the page's scripts alone; needs Node.js with npm)
-# make docs   the pages as a site with a search, in site/; a broken link stops it
+# make lint     style, types, directions of imports, the scripts of the page (needs npm)
+# make docs     the pages as a site with a search, in site/; a broken link stops it
+# make lock     new versions of all packages (needs uv)
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -14,7 +15,7 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 10000
 
 .DELETE_ON_ERROR:
-.PHONY: demo lock test slow cluster browser lint lint-js docs format clean
+.PHONY: demo test slow cluster browser lint lint-js docs format lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m bench run method=keeplora
@@ -53,9 +54,10 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("keeplora-bench needs Python 3.10 or newer: make PYTHON=python3.11" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
-# Every package with its hash, for all Pythons and systems: what is installed is what was tested. The project itself comes
-# last, without looking anything up.
+# Every package with its hash, for all Pythons and systems: what is installed is what was tested. The project itself
+# comes last, without looking anything up.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml requirements.lock
 	$(INSTALL) --require-hashes -r requirements.lock
 	$(INSTALL) --no-build-isolation -e .
@@ -65,35 +67,12 @@ $(VENV)/.installed-test: $(VENV)/.installed requirements-test.lock
 	$(INSTALL) --require-hashes -r requirements-test.lock
 	touch $@
 
-# New versions: needs uv, and changes both files.
+# The pins of the tests are those of the demo, and more.
 LOCK = uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes --no-annotate --no-header --quiet
+
 lock:
 	$(LOCK) --upgrade --extra build -o requirements.lock
 	$(LOCK) --extra build --extra docs --extra test -c requirements.lock -o requirements-test.lock
-
-node_modules/.installed
-	node_modules/.bin/biome check --error-on-warnings
-	node_modules/.bin/tsc
-
-docs: $(VENV)/.installed-test
-	$(BIN)/properdocs build --quiet -f mkdocs.yml
-	@echo 'The site is in site/: open site/index.html, or for its search run "$(BIN)/python -m http.server -d site"'
-
-format: $(VENV)/.installed-test
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
-
-$(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit("keeplora-bench needs Python 3.10 or newer: make PYTHON=python3.11" if sys.version_info < (3, 10) else 0)'
-	$(PYTHON) -m venv $(VENV)
-
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
-	touch $@
-
-$(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,docs]'
-	touch $@
 
 node_modules/.installed: package.json package-lock.json
 	@command -v npm >/dev/null || { echo 'make lint needs Node.js with npm to check the scripts of the page: install them and run it again' >&2; exit 1; }
@@ -101,4 +80,4 @@ node_modules/.installed: package.json package-lock.json
 	touch $@
 
 clean:
-	rm -rf $(VENV) node_modules build site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build site node_modules *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
