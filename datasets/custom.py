@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+import yaml
 
 from bench.api import (
     LABEL_SPACES,
@@ -20,6 +23,9 @@ from bench.api import (
 )
 
 from .reading import text
+
+NOTHING = ("", "~", "null", "Null", "NULL")
+"""What YAML writes for no value."""
 
 KEYS = ("dataset", "folder", "name", "template", "epochs")
 
@@ -55,16 +61,13 @@ class Custom(DatasetStream):
     @classmethod
     def parts(cls, settings: Any, root: Path | None) -> list[Part]:
         """Return the named datasets, in the order in which they are named."""
-        entries = (
-            _entries(Path(settings.tasks_file).expanduser())
-            if settings.tasks_file
-            else [{"dataset": name} for name in settings.datasets]
-        )
+        listed = settings.tasks_file
+        entries = _entries(listed) if listed else [{"dataset": name} for name in settings.datasets]
         found = []
         for entry in entries:
             dataset = _dataset(entry, root)
-            template = str(entry.get("template") or settings.template or dataset.template)
-            name = str(entry.get("name") or dataset.short or dataset.registry_name)
+            template = entry.get("template") or settings.template or dataset.template
+            name = entry.get("name") or dataset.short or dataset.registry_name
             found.append(Part(dataset, name, template, entry.get("epochs")))
         return found
 
@@ -81,22 +84,35 @@ class _Absent(Dataset):
 def _dataset(entry: dict[str, Any], root: Path | None) -> Dataset:
     if "dataset" in entry:
         try:
-            dataset = load_dataset(str(entry["dataset"]), root)
+            dataset = load_dataset(entry["dataset"], root)
         except UserError as error:
-            return _Absent(str(entry["dataset"]), str(error))
-        return type(dataset)((str(entry["folder"]),)) if "folder" in entry else dataset
-    return folder_dataset(str(entry["folder"]))
+            return _Absent(entry["dataset"], str(error))
+        return type(dataset)((entry["folder"],)) if "folder" in entry else dataset
+    return folder_dataset(entry["folder"])
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
+class _AsWritten(yaml.BaseLoader):
+    """YAML in which every value is text as it is written: a dataset may be called 010 or on."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping, in which each key must stand once."""
+        found = super().construct_mapping(node, deep)
+        if len(found) < len(node.value):
+            raise yaml.YAMLError(f"a key is there twice below line {node.start_mark.line + 1}")
+        return found
+
+
+def _entries(name: str) -> list[dict[str, Any]]:
     """Return the entries of a file of tasks, checked."""
-    import yaml
-
-    if not path.is_file():
+    path, there = Path(name), False
+    with contextlib.suppress(OSError, RuntimeError):  # no such user, a name that no file has
+        path = path.expanduser()
+        there = path.is_file()
+    if not there:
         raise UserError(f"the file {path} of stream.tasks_file cannot be read (it is not there): give a YAML file")
     written = text(path)
     try:
-        content = yaml.safe_load(written)
+        content = yaml.load(written, Loader=_AsWritten)
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"the file {path} is not YAML ({' '.join(str(error).split())}): correct it") from error
     entries = content.get("tasks") if isinstance(content, dict) else content
@@ -109,7 +125,18 @@ def _entries(path: Path) -> list[dict[str, Any]]:
         for key in entry:
             if key not in KEYS:
                 raise UserError(f'{where} has the unknown key "{key}"{suggest(str(key), KEYS)}')
-        epochs = entry.get("epochs")
-        if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1):
-            raise UserError(f"{where} has epochs: {epochs}; write a whole number from 1")
+            if not isinstance(entry[key], str):
+                raise UserError(f'{where} has a list or a mapping as "{key}": write text')
+        for key in ("name", "template", "epochs"):
+            if entry.get(key) in NOTHING:
+                entry.pop(key, None)
+        if "epochs" in entry:
+            entry["epochs"] = _epochs(entry["epochs"], where)
     return entries
+
+
+def _epochs(written: str, where: str) -> int:
+    digits = written.isascii() and written.isdecimal() and len(written) < 10
+    if not digits or int(written) < 1:
+        raise UserError(f"{where} has epochs: {written}; write a whole number from 1")
+    return int(written)

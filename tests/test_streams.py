@@ -264,6 +264,33 @@ def test_custom_streams_from_a_file(tree: Path, tmp_path: Path) -> None:
     assert found.tasks[1].prompts[1] == "a oak tree, a plant" and found.tasks[0].train_settings == {"epochs": 3}
 
 
+@pytest.mark.parametrize("name", ["2024", "010", "on", "1.10", "null", "2024-01-02", "a: b", "run #1"])
+def test_a_folder_may_be_called_like_a_number(name: str, tree: Path, tmp_path: Path) -> None:
+    shutil.copytree(tree / "plants", tmp_path / name)
+    (task,) = stream(tmp_path, "stream=custom", f"stream.datasets=[{name}]").tasks
+    file = tmp_path / "tasks.yaml"
+    quote = "'" if {":", "#"} & set(name) else ""  # what YAML itself takes for something else
+    file.write_text(f"- folder: {quote}{name}{quote}\n  name: no\n  template: on {{}} 1.0\n  epochs: 010\n")
+    (same,) = stream(tmp_path, "stream=custom", f"stream.tasks_file={file}").tasks
+    assert (same.name, same.prompts[0], same.train_settings) == ("no", "on moss 1.0", {"epochs": 10})
+    assert same.classes == task.classes == ("moss", "oak tree")
+
+
+def test_nothing_is_no_name(tree: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tasks.yaml"
+    file.write_text("- folder: plants\n  name:\n  template: null\n  epochs: ~\n")
+    (task,) = stream(tree, "stream=custom", f"stream.tasks_file={file}").tasks
+    assert (task.name, task.train_settings) == ("plants", {})
+
+
+def test_names_that_no_file_has_are_refused(tree: Path) -> None:
+    for value in ("~nosuchuser/x", "x" * 300):
+        with pytest.raises(UserError, match="of stream.tasks_file cannot be read .it is not there"):
+            stream(tree, "stream=custom", f"stream.tasks_file={value}")
+    with pytest.raises(UserError, match='there is no dataset "xxx'):
+        stream(tree, "stream=custom", f"stream.datasets=[{'x' * 300}]")
+
+
 def test_a_folder_may_be_called_like_a_dataset(tree: Path, tmp_path: Path) -> None:
     shutil.copytree(tree / "plants", tmp_path / "mnist")
     file = tmp_path / "tasks.yaml"
@@ -281,6 +308,12 @@ def test_a_folder_may_be_called_like_a_dataset(tree: Path, tmp_path: Path) -> No
         ("- name: dtd\n", "task 1 in .* names no dataset"),
         ("- dataset: dtd\n  epoch: 3\n", r'unknown key "epoch" \(did you mean "epochs"'),
         ("- dataset: dtd\n  epochs: 0\n", "epochs: 0; write a whole number from 1"),
+        ("- dataset: dtd\n  epochs: 0x10\n", "epochs: 0x10; write a whole number from 1"),
+        ("- dataset: dtd\n  epochs: " + "9" * 5000, "write a whole number from 1"),
+        ("- dataset: dtd\n  name: a\n  name: b\n", "a key is there twice below line 1"),
+        ("- dataset: [dtd]\n", 'has a list or a mapping as "dataset": write text'),
+        ("x: &a [*a]\n", "is not YAML"),
+        ("{a: " * 1000, "is not YAML"),
         ("- dataset: dtd\n  template: no place\n", r'the template "no place" of task DTD has no \{\}'),
         ("tasks: []\n", "lists no tasks"),
         ("a: [", "is not YAML"),

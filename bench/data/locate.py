@@ -1,9 +1,12 @@
 """Where datasets are below the data folder: folders one deeper than expected, other Unicode forms, packed archives."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
+
+from bench.core.paths import LONGEST_NAME
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".tar.xz", ".gz", ".7z", ".rar")
 """Endings of packed files."""
@@ -42,6 +45,8 @@ def find(root: Path, folder: str) -> Path | None:
     OSError
         If a folder cannot be read.
     """
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in PurePath(folder).parts):
+        return None
     if (root / folder).is_dir():
         return _inner(root / folder)
     here: Path | None = root
