@@ -156,7 +156,7 @@ import bench.methods, bench.datasets
 bench.methods.__path__ = [{str(standins.root / "methods")!r}]
 from bench.cli.main import main
 status = main(["list"])
-heavy = {{"torch", "open_clip", "numpy", "huggingface_hub", "bench.methods.loud", "elsewhere_loud"}}
+heavy = {{"torch", "open_clip", "numpy", "omegaconf", "huggingface_hub", "bench.methods.loud", "elsewhere_loud"}}
 print("imported:", sorted(heavy & set(sys.modules)), "status:", status)
 """
     environment = {**os.environ, "PYTHONPATH": str(standins.root / "site-far-away")}
@@ -261,7 +261,7 @@ def test_the_table_of_models_names_open_clips_and_counts_the_others(say):
         (("list", "methods", "tooy"), 'unknown method "tooy" (did you mean "toy"?)'),
         (("list", "metods"), 'there is nothing called "metods" to list (did you mean "methods"?)'),
         (("list", "methods", "a", "b"), '"list" takes a kind and one name, not methods a b'),
-        (("list", "models", "ViT-B16"), 'unknown model "ViT-B16" (did you mean "ViT-B-16"?)'),
+        (("list", "models", "ViT-B16"), 'unknown model "ViT-B16" (did you mean "ViT-B-16/openai"?)'),
         (("list", "methods", "bad"), 'method "bad" (methods/bad.py) is broken: SyntaxError'),
         (("list", "methods", "loud"), 'method "loud" (methods/loud.py) cannot be imported: RuntimeError: imported'),
     ],

@@ -1,7 +1,7 @@
-"""config.yaml holds every text as it is, also what looks like something else to a reader of YAML."""
+"""config.yaml gives every text back as it was, also what looks like something else to a reader of YAML."""
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from bench.record.config_file import config_text
 
@@ -27,6 +27,8 @@ def test_settings_are_nested_in_their_order():
         "${b",
         "${",
         "${oc.env:HOME}",
+        r"\${b}",
+        r"a\\${b}",
         "on",
         "1e3",
         "010",
@@ -42,9 +44,10 @@ def test_settings_are_nested_in_their_order():
     ],
 )
 def test_any_text_is_read_back(text):
-    assert yaml.safe_load(config_text({"track.name": text, "track.tags": [text]})) == {
-        "track": {"name": text, "tags": [text]}
-    }
+    found = OmegaConf.to_container(
+        OmegaConf.create(config_text({"track.name": text, "track.tags": [text]})), resolve=True
+    )
+    assert found == {"track": {"name": text, "tags": [text]}}
 
 
 def test_text_that_looks_like_a_number_or_a_switch_is_quoted():

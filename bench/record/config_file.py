@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 
-BASE: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-
-SWITCHES = {
-    spelling
-    for word in ("y", "yes", "n", "no", "true", "false", "on", "off")
-    for spelling in (word, word.capitalize(), word.upper())
-}
-"""Words that some reader of YAML takes for true or false."""
-
-
-class _Dumper(BASE):
-    """Quotes text that some reader of YAML could take for a switch or a number, such as ``1e3``."""
-
-
-def _text(dumper: Any, text: str) -> Any:
-    quoted = text in SWITCHES or _is_number(text)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if quoted else None)
-
-
-_Dumper.add_representer(str, _text)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+_INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 
 def config_text(flat: Mapping[str, Any]) -> str:
-    """Return settings as YAML.
+    """Return settings as YAML, which OmegaConf reads back as they are.
 
     Parameters
     ----------
@@ -48,13 +22,15 @@ def config_text(flat: Mapping[str, Any]) -> str:
     Returns
     -------
     str
-        Any text is kept as it is: nothing in it is resolved when a safe loader reads it.
+        ``${`` in a text is escaped: it would refer to another setting otherwise.
     """
-    nested: dict[str, Any] = {}
+    nested = OmegaConf.create()
     for key, value in flat.items():
-        *groups, name = key.split(".")
-        group = nested
-        for one in groups:
-            group = group.setdefault(one, {})
-        group[name] = value
-    return yaml.dump(nested, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+        OmegaConf.update(nested, key, _literal(value), force_add=True)
+    return OmegaConf.to_yaml(nested)
+
+
+def _literal(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_literal(item) for item in value]
+    return _INTERPOLATION.sub(r"\1\1\\${", value) if isinstance(value, str) else value

@@ -35,6 +35,7 @@ PACKAGES = (
     "open_clip_torch",
     "timm",
     "numpy",
+    "omegaconf",
     "scikit-learn",
     "safetensors",
     "pillow",

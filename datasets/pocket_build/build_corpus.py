@@ -13,6 +13,8 @@ Written to the work folder::
     corpus.json  kinds, templates of each kind, names of the keys, and for each image its phrases as [text, key] pairs
 
 Run ``python build_corpus.py --work WORK`` after ``sources.py`` has fetched the packages.
+
+This script is one file, although it is long: it ran once, from top to bottom, and made what is shipped.
 """
 
 from __future__ import annotations

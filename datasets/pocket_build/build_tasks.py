@@ -6,6 +6,8 @@ minutes. Every task has its own seeded generator, so that one task can be change
 The rules that keep train, validation and test apart are in ``partition.py``; on top of them every split is thinned
 here until no test image lies within an RMS difference of 5 grey levels of a validation or training image of the task,
 and no validation image of a training image.
+
+This script is one file, although it is long: it ran once, from top to bottom, and made what is shipped.
 """
 
 from __future__ import annotations
