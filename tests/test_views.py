@@ -55,13 +55,6 @@ def test_values_are_in_the_units_of_the_table(tmp_path):
     assert line.phases == {"train": 60.5, "load": 30.0, "other": 10.0}
 
 
-def test_values_that_are_not_finite_are_left_out(tmp_path):
-    path = make(tmp_path)
-    change(path, "summary.json", metrics={"last": float("nan"), "learning": float("inf"), "zero_shot": 30.0})
-    (line,) = view(tmp_path).lines
-    assert set(line.values) == {"zero_shot", "seconds", "peak_memory_mb", "stored_bytes"}
-
-
 def test_the_mean_of_the_tasks_learned_so_far(tmp_path):
     measure(make(tmp_path), ["a", "b", "c"], [[1, 2, 3], [None, 5, 6], [70, 90, 7], [60, None, 80]])
     (line,) = view(tmp_path).lines

@@ -52,8 +52,7 @@ class Line:
     variant : int
         Which marker and which dashes it has: groups of one colour have different ones, as far as there are any.
     values : dict of str to Spread
-        Scalars and costs of `bench.compare.tables.COLUMNS` over the seeds that have them, in the unit of the column;
-        without those that are not finite.
+        Scalars and costs of `bench.compare.tables.COLUMNS` over the seeds that have them, in the unit of the column.
     mean, error : float64 array [T + 1, T] or None
         The accuracy matrix in percent, mean and standard error over the runs that measured a cell. A cell is NaN where
         no run measured it; its error also where only one did. ``None`` where there is no matrix to average.
@@ -171,8 +170,7 @@ def _order(group: Group) -> list[tuple[str, float, str]]:
 
 def _values(group: Group) -> dict[str, Spread]:
     recorded = {name: [value * SCALE.get(name, 1) for value in group.values(name).values()] for name in COLUMNS}
-    values = {name: spread(numbers) for name, numbers in recorded.items() if numbers}
-    return {name: over for name, over in values.items() if math.isfinite(over.mean)}
+    return {name: spread(numbers) for name, numbers in recorded.items() if numbers}
 
 
 def _matrices(field: ComparableRuns) -> tuple[list[str], dict[str, list[np.ndarray]], list[str]]:

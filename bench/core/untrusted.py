@@ -209,8 +209,10 @@ def check_plain(value: Any, finite: bool = True) -> None:
         elif isinstance(item, list):
             left += [(part, depth + 1) for part in item]
         elif isinstance(item, str):
-            if any("\ud800" <= one <= "\udfff" for one in item):
-                raise ValueError("it holds text that is not Unicode")
+            try:
+                item.encode()
+            except UnicodeEncodeError:
+                raise ValueError("it holds text that is not Unicode") from None
         elif finite and isinstance(item, int | float) and not _is_finite(item):
             raise ValueError("it holds a number that is not finite or too large")
 

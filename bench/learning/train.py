@@ -189,7 +189,7 @@ def fit(
     first, step, device = 0, 0, task.tokens.device
     losses = Losses(device, world)
     if task.resume is not None:
-        first, step, total = restore_training(task.resume, optimizer, schedule, scaler, world)
+        first, step, total = restore_training(task.resume, optimizer, schedule, scaler, world, steps_per_epoch)
         losses = Losses(device, world, step, total)
         for _ in range(first * steps_per_epoch + step):
             on_step()

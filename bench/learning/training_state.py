@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from bench.compute.device import is_out_of_memory
 from bench.compute.world import World
 from bench.core.lazy import torch
 
@@ -94,46 +95,115 @@ def capture_training(
     return TrainingState(tensors, values)
 
 
+class Misfit(ValueError):
+    """A state of training that is not one of the training at hand; says why."""
+
+
+KEPT = {"Adam": {"step", "exp_avg", "exp_avg_sq"}, "AdamW": {"step", "exp_avg", "exp_avg_sq"}}
+"""What an optimiser keeps of a tensor that it trains; it fails in its next step without."""
+
+CHANGING = (
+    "lr", "betas", "momentum", "last_epoch", "_step_count", "_last_lr", "_is_initial", "scale", "_growth_tracker",
+)  # fmt: skip
+"""Plain values of optimisers, schedules and scalers that change from step to step; the settings decide all others."""
+
+
 def restore_training(
     saved: TrainingState,
     optimizer: torch.optim.Optimizer,
     schedule: Schedule,
     scaler: torch.amp.GradScaler,
     world: World,
+    steps_per_epoch: int,
 ) -> tuple[int, int, Tensor]:
     """Restore optimiser, schedule and scaler.
 
     Parameters
     ----------
     saved : TrainingState
+        As read from a file, whatever that holds.
     optimizer : Optimizer
     schedule : LRScheduler or None
     scaler : GradScaler
     world : World
         The processes that share the run; the leader keeps the sum of losses.
+    steps_per_epoch : int
 
     Returns
     -------
     epoch, step : int
     total : Tensor
         Sum of losses, a scalar.
+
+    Raises
+    ------
+    Misfit
+        If the state is none of this training.
     """
+    try:
+        epoch, step = _position(saved.values, schedule, steps_per_epoch)
+        _load_optimizer(saved, optimizer)
+        if schedule is not None:
+            schedule.load_state_dict(_changed(schedule.state_dict(), saved.values["schedule"]))
+        if scaler.is_enabled():
+            scaler.load_state_dict(_changed(scaler.state_dict(), saved.values["scaler"]))
+        total = saved.tensors["loss sum"]
+        if total.dim() or not total.is_floating_point():
+            raise Misfit("the sum of losses is no number")
+    except Misfit:
+        raise
+    except Exception as error:  # it may hold anything
+        if is_out_of_memory(error):
+            raise
+        raise Misfit(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+    return epoch, step, total if world.leads else torch.zeros_like(total)
+
+
+def _position(values: dict[str, Any], schedule: Schedule, steps_per_epoch: int) -> tuple[int, int]:
+    """Return the epoch and how many of its steps are done."""
+    epoch, step = values["epoch"], values["step"]
+    if not (type(epoch) is type(step) is int and epoch >= 0 and 0 < step <= steps_per_epoch):
+        raise Misfit("no task is at that step")
+    if schedule is not None and values["schedule"]["last_epoch"] != epoch * steps_per_epoch + step:
+        raise Misfit("its schedule is at another step")
+    return epoch, step
+
+
+def _load_optimizer(saved: TrainingState, optimizer: torch.optim.Optimizer) -> None:
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in saved.tensors.items():
-        index, _, key = name.partition("/")
+        number, _, key = name.partition("/")
         if key:
-            state.setdefault(int(index), {})[key] = tensor
+            state.setdefault(int(number), {})[key] = tensor
     for index, key, value in saved.values["others"]:
         state.setdefault(index, {})[key] = value
-    # JSON made lists of the tuples (beta1, beta2).
-    groups = [
-        {key: tuple(value) if key == "betas" else value for key, value in group.items()}
-        for group in saved.values["groups"]
-    ]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    if schedule is not None:
-        schedule.load_state_dict(dict(saved.values["schedule"]))
-    if saved.values["scaler"]:
-        scaler.load_state_dict(dict(saved.values["scaler"]))
-    total = saved.tensors["loss sum"]
-    return saved.values["epoch"], saved.values["step"], total if world.leads else torch.zeros_like(total)
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    needed = KEPT.get(type(optimizer).__name__, set())
+    for index, entries in state.items():
+        shapes = [tuple(one.shape) for one in entries.values() if isinstance(one, torch.Tensor) and one.dim()]
+        if not 0 <= index < len(trained) or any(shape != tuple(trained[index].shape) for shape in shapes):
+            raise Misfit("the optimiser trains other tensors")
+        if needed - set(entries):
+            raise Misfit("the optimiser keeps something else")
+    now: dict[str, Any] = optimizer.state_dict()
+    pairs = zip(now["param_groups"], saved.values["groups"], strict=True)
+    optimizer.load_state_dict({"state": state, "param_groups": [_changed(*pair) for pair in pairs]})
+
+
+def _changed(now: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """Return plain values with those from a file that change from step to step; what JSON made a list is a tuple."""
+    found = dict(now)
+    for key in CHANGING:
+        if key in now and key in saved:
+            found[key] = tuple(saved[key]) if isinstance(now[key], tuple) else saved[key]
+            if not _alike(found[key], now[key]):
+                raise Misfit(f"{key} is {saved[key]}")
+    return found
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Return whether two values are of one kind; lists of numbers have to be of one length too."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    numbers = [isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other)]
+    return all(numbers) or type(one) is type(other)

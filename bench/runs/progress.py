@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
+from bench.record.events import RowEvent
 from bench.record.schema import ACCURACY, EVENTS, LARGEST, OUTCOMES
 
 
@@ -138,12 +139,15 @@ def _all_seconds(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_seconds, value.values()))
 
 
+OWN = {item.name for item in dataclasses.fields(RowEvent)} | {"event"}
+"""Names in the event of a row that no figure has."""
+
 SCHEMA: dict[str, Callable[[Any], bool]] = {
     "decisive": lambda value: isinstance(value, list),
     "code": lambda value: isinstance(value, dict),
     "row": _count,
     "learned": lambda value: isinstance(value, bool),
-    "figures": lambda value: isinstance(value, dict),
+    "figures": lambda value: isinstance(value, dict) and not OWN & set(value),
     "most_trained": _count,
     "row_seconds": _seconds,
     "seconds": _all_seconds,

@@ -60,7 +60,7 @@ def read_snapshot(
         )
     matrix = AccuracyMatrix.from_text(snapshot.files[ACCURACY], directory / ACCURACY)
     if matrix.tasks != list(tasks):
-        raise _no_fit(directory, "it has the accuracies of other tasks")
+        raise no_fit(directory, "it has the accuracies of other tasks")
     return snapshot, matrix, Outcomes.from_text(snapshot.files[OUTCOMES], matrix.tasks, directory / OUTCOMES)
 
 
@@ -85,10 +85,18 @@ def fitting(directory: Path) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise _no_fit(directory, f"{type(error).__name__}: {error}".splitlines()[0]) from error
+        raise no_fit(directory, f"{type(error).__name__}: {error}".splitlines()[0]) from error
 
 
-def _no_fit(directory: Path, reason: str) -> UserError:
+def no_fit(directory: Path, reason: str) -> UserError:
+    """Return the error for a checkpoint that is not one of this run.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory.
+    reason : str
+    """
     return UserError(f"{directory} has a checkpoint that does not fit this run ({reason}): move it away to run again")
 
 

@@ -22,7 +22,7 @@ from bench.learning.evaluate import Protocol, evaluate_row
 from bench.learning.method import Method
 from bench.learning.observers import Observers
 from bench.learning.task_data import TaskData
-from bench.learning.training_state import EpochReport, TrainingState
+from bench.learning.training_state import EpochReport, Misfit, TrainingState
 from bench.metrics import scalars
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import Outcomes
@@ -35,7 +35,7 @@ from bench.record.schema import ACCURACY, BATCHES, CHECKPOINTS, EVENTS, MODEL, O
 from bench.runs import gate
 from bench.runs.loading import Parts, context_of, pixel_cache
 from bench.runs.progress import Progress, Snapshot
-from bench.runs.resume import fitting, is_described, read_snapshot
+from bench.runs.resume import fitting, is_described, no_fit, read_snapshot
 from bench.runs.rows import keep, measured, reuse
 from bench.runs.state import RunState, settle
 
@@ -231,16 +231,19 @@ class Session:
         data = TaskData(index, task.name, task.prompts, self.parts.tokens[index], train, self.context)
         data.safe_point = self._safe_point
         phases = {"begin": "statistics", "fit": "train", "end": "statistics"}
-        trained = learn(
-            method,
-            data,
-            self.parts.budgets[index],
-            precision=self.settings.precision,
-            label=f"[{index + 1}/{len(self.parts.tasks)}] {task.name}: train",
-            phase=lambda name: watch.phase(phases[name]),
-            begun=lambda: self._begun(data),
-            on_epoch=lambda report: self._record_epoch(data, report),
-        )
+        try:
+            trained = learn(
+                method,
+                data,
+                self.parts.budgets[index],
+                precision=self.settings.precision,
+                label=f"[{index + 1}/{len(self.parts.tasks)}] {task.name}: train",
+                phase=lambda name: watch.phase(phases[name]),
+                begun=lambda: self._begun(data),
+                on_epoch=lambda report: self._record_epoch(data, report),
+            )
+        except Misfit as error:
+            raise no_fit(self.record.directory, str(error)) from error
         with watch.phase("statistics"):
             settle(method)
         observers.report("learned", task.name, method=method)

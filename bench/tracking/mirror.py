@@ -23,6 +23,7 @@ import bench
 from bench.config.run_settings import Resolved
 from bench.core.errors import UserError
 from bench.core.signals import INTERRUPTIONS, Stopped, is_interruption
+from bench.core.untrusted import check_folder, opened, why
 from bench.tracking.mirror_process import GAVE_UP
 from bench.tracking.mirror_state import MirrorState, folder, load_state, save_state
 from bench.tracking.options import VARIABLES, MirrorOptions, mirror_options, settings_files, symbols_of
@@ -89,9 +90,12 @@ class Mirror:
         self._directory = directory.resolve()
         words = [str(self._directory), str(self._waits or 0), *([str(os.getpid())] if live else [])]
         try:
-            folder(directory).mkdir(exist_ok=True)
+            home = folder(directory)
+            for path in (home, home / "data", home / "cache"):
+                check_folder(path)
+            home.mkdir(exist_ok=True)
             save_state(directory, self._state(load_state(directory)))
-            with (folder(directory) / "mirror.log").open("a", encoding="utf-8") as log, _shielded():
+            with opened(home / "mirror.log", "ab") as log, _shielded():
                 self._child = subprocess.Popen(
                     [sys.executable, "-m", "bench.tracking.mirror_process", *words],
                     stdin=subprocess.PIPE,
@@ -102,7 +106,7 @@ class Mirror:
                     start_new_session=True,
                 )
         except OSError as error:
-            self._fail(str(error))
+            self._fail(f"{error.filename}: {why(error)}" if error.filename else str(error))
             return
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -193,6 +197,8 @@ class Mirror:
             elif "trouble" in message and not troubled:
                 troubled = True
                 self._print(f"note: W&B cannot be reached ({message['trouble']}); the run continues and tries it again")
+            elif "note" in message:
+                self._print(f"note: {message['note']}")
             elif "failure" in message:
                 self._fail(message["failure"])
             self._done = self._done or "done" in message

@@ -10,6 +10,7 @@ whichever process sent them and however often the run was continued.
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ from typing import Any
 from bench.record.events import read_events
 from bench.record.schema import Identity, is_finished
 from bench.tracking.mirror_state import MirrorState, folder, load_state, save_state
-from bench.tracking.payload import config, history, matrix_row, record_files, summary, weight_files
+from bench.tracking.payload import config, history, matrix_row, passed_over, record_files, summary, weight_files
 
 POLL = 0.5
 """Seconds between two looks at the record."""
@@ -146,7 +147,7 @@ def follow(directory: Path, pid: int | None, end: End, report: Callable[..., Non
     end : End
         Says that the run has ended, and how.
     report : callable
-        Gets ``url=`` or ``folder=`` once W&B is there.
+        Gets ``url=`` or ``folder=`` once W&B is there, and ``note=`` for what the user should know.
     """
     state = load_state(directory)
     assert state is not None  # bench/tracking/mirror.py writes it first
@@ -174,6 +175,8 @@ def follow(directory: Path, pid: int | None, end: End, report: Callable[..., Non
             run.log(matrix_row(directory))
             sent += 1
         conclude(run, directory, state.weights)
+        if others := passed_over(directory):
+            report(note=f"links and what else is no file are not sent to W&B: {', '.join(others)}")
     if end.preempted:
         run.mark_preempting()
     run.finish(exit_code=end.exit_code)
@@ -188,7 +191,7 @@ def _remove_broken_off(directory: Path, state: MirrorState) -> None:
 
     They lack what was written last and stop a sync of all folders; the record has their content.
     """
-    for path in folder(directory).glob(f"offline-run-*-{state.id}"):
+    for path in folder(directory).glob(f"offline-run-*-{glob.escape(state.id)}"):
         if path.name not in state.parts:
             shutil.rmtree(path, ignore_errors=True)
 

@@ -6,13 +6,19 @@ The id of the W&B run is chosen once and kept, so that a run that is continued, 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+import re
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.core.files import write_atomic
-from bench.record.schema import WANDB, read_object
+from bench.record.json_file import read_object
+from bench.record.schema import WANDB
 
 STATE = "state.json"
+
+ID = re.compile(r"[^/\\#?%:\s]+")
+"""What W&B takes for the id of a run."""
 
 
 @dataclass
@@ -48,6 +54,13 @@ class MirrorState:
     parts: list[str] = field(default_factory=list)
 
 
+TYPES: dict[str, Any] = {
+    "id": str, "rows": int, "project": str, "entity": str | None, "group": str, "name": str, "tags": list,
+    "weights": bool, "url": str | None, "parts": list,
+}  # fmt: skip
+"""Of the fields of `MirrorState`."""
+
+
 def folder(directory: Path) -> Path:
     """Return the folder of a run directory that holds everything of W&B."""
     return directory / WANDB
@@ -57,9 +70,15 @@ def load_state(directory: Path) -> MirrorState | None:
     """Return what is remembered of the mirror of a run directory; None if there is nothing that can be read."""
     try:
         content = read_object(folder(directory) / STATE)
-        return MirrorState(**{one.name: content[one.name] for one in fields(MirrorState) if one.name in content})
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError):
         return None
+    known = {name: content[name] for name in TYPES if name in content}
+    if not all(isinstance(value, TYPES[name]) for name, value in known.items()):
+        return None
+    if not all(isinstance(one, str) for name in ("tags", "parts") for one in known.get(name, ())):
+        return None
+    # The id becomes part of the names of folders that are removed.
+    return MirrorState(**known) if ID.fullmatch(known.get("id", "")) else None
 
 
 def save_state(directory: Path, state: MirrorState) -> None:

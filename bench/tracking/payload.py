@@ -13,12 +13,17 @@ from typing import Any
 
 from bench.config.run_settings import CHOICES
 from bench.core.files import SCRATCH
+from bench.core.untrusted import kind_of
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.scalars import so_far
 from bench.record.events import EpochEvent, Event
+from bench.record.json_file import read_object
 from bench.record.results import read_matrix
-from bench.record.schema import ENVIRONMENT, IDENTITY, Summary, read_object
+from bench.record.schema import ENVIRONMENT, IDENTITY, Summary
 from bench.tracking.mirror_state import folder
+
+WEIGHTS = ".safetensors"
+"""Ending of files of weights."""
 
 SMALL = 5_000_000
 """Bytes; larger files of a run directory are not part of the record that is uploaded."""
@@ -195,14 +200,61 @@ def summary(directory: Path) -> dict[str, Any]:
 
 
 def record_files(directory: Path) -> list[Path]:
-    """Return the small files of a record, which are uploaded together, without weights and without W&B's own files."""
+    """Return the small files of a record, which are uploaded together.
+
+    Weights and W&B's own files are not among them, and neither are links: what they lead to is no part of the record.
+
+    Parameters
+    ----------
+    directory : Path
+        A run directory.
+
+    Returns
+    -------
+    list of Path
+    """
     return [
         path
         for path in sorted(directory.iterdir())
-        if path.is_file() and path.suffix not in (SCRATCH, ".safetensors") and path.stat().st_size <= SMALL
+        if path.suffix not in (SCRATCH, WEIGHTS) and kind_of(path) == "a file" and path.stat().st_size <= SMALL
     ]
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """Return the files of weights anywhere in a run directory, without W&B's own files."""
-    return sorted(path for path in directory.rglob("*.safetensors") if folder(directory) not in path.parents)
+    """Return the files of weights anywhere in a run directory, without W&B's own files and without links.
+
+    Parameters
+    ----------
+    directory : Path
+        A run directory.
+
+    Returns
+    -------
+    list of Path
+    """
+    return [path for path in _weights(directory) if kind_of(path) == "a file"]
+
+
+def passed_over(directory: Path) -> list[str]:
+    """Return what of a run directory is never uploaded because it is neither a file nor a folder.
+
+    Parameters
+    ----------
+    directory : Path
+        A run directory.
+
+    Returns
+    -------
+    list of str
+        Such as ``notes.txt (a symbolic link)``.
+    """
+    kinds = {path: kind_of(path) for path in (*directory.iterdir(), *_weights(directory))}
+    return [
+        f"{path.relative_to(directory)} ({kind})"
+        for path, kind in sorted(kinds.items())
+        if kind not in ("a file", "a folder", None)
+    ]
+
+
+def _weights(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob(f"*{WEIGHTS}") if folder(directory) not in path.parents)

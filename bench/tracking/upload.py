@@ -12,7 +12,8 @@ from bench.compare.runs import find
 from bench.config.resolve import read
 from bench.config.run_settings import run_settings
 from bench.core.errors import UserError
-from bench.record.schema import Identity, is_finished
+from bench.core.untrusted import why
+from bench.record.schema import IDENTITY, Identity, is_finished
 from bench.tracking.mirror import Mirror, patience
 from bench.tracking.mirror_state import folder, load_state
 from bench.tracking.options import MirrorOptions, mirror_options, recorded_symbols
@@ -47,8 +48,12 @@ def _options(directory: Path, given: Mapping[str, Any]) -> MirrorOptions:
     """Return the options that a record was made with, changed as given and never off."""
     try:
         settings = Identity.read(directory).settings
-    except (OSError, ValueError):
+    except FileNotFoundError:
         settings = {}
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{directory / IDENTITY} cannot be read ({why(error)}), so that its run is not mirrored: move it away"
+        ) from error
     if not settings:
         raise UserError(f"{directory} is no record of a run, or has no identity.json: name a folder below runs/")
     defaults = {key: one.default for key, one in run_settings().items() if key.startswith("track.")}
