@@ -394,8 +394,8 @@ class KeepLoraOfficial(KeepLora):
         ),
         absent=("fp16 autocast of gradient, training, features and evaluation", "its global random number generator"),
         deviations=(
-            "exact instead of randomised SVD: A A^T agrees to 1e-6 where the singular values differ by more than 30 % at "
-            "the rank, to 1e-5 from 20 %, 3e-5 from 10 %, 2e-4 from 5 %",
+            "exact instead of randomised SVD: A A^T agrees to 1e-6 where the singular values differ by more than 30 % "
+            "at the rank, to 1e-5 from 20 %, 3e-5 from 10 %, 2e-4 from 5 %",
             "subspaces in float64 instead of fp32: M M^T differs by up to 2.6e-5",
             "a task with less than one batch of images is refused; there it fails later",
         ),

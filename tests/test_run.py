@@ -287,7 +287,7 @@ def test_a_finished_run_whose_identity_is_damaged_is_told(content: str | None, f
     (directory / "identity.json").unlink()
     if content is not None:
         (directory / "identity.json").write_text(content)
-    with pytest.raises(UserError, match=r"identity.json of a finished run cannot be read .*: move .* away to run again"):
+    with pytest.raises(UserError, match=r"identity.json of a finished run cannot be read .*: move .* away to run"):
         run(toy(tmp_path, "method=keeplora", "seed=3"))
 
 
