@@ -150,6 +150,8 @@ def test_numbers_are_decimal(text, expected):
         (f"train.lr=1{'0' * 400}", "must be a finite number"),
         ("train.lr=1e400", "must be a finite number"),
         ("train.lr=.inf", "must be a finite number"),
+        ("train.lr=2e30", "is out of range: it must be at most 1e+30"),
+        ("method.scale=1e300", "is out of range: it must be at most 1e+30"),
         ("train.lr=nan", "must be a finite number"),
         ("train.lr=1:30", "must be a number"),
         ("train.lr=0x10", "must be a number"),

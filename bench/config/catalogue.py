@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.model_names import is_file, meant, settings_for_file
-from bench.core.errors import nearest, suggest
+from bench.core.errors import nearest, shorten, suggest
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ def problem(name: str, registered: tuple[str, ...] = (), own_weights: bool = Fal
     if found is None:
         tags = {usual: one.tags for usual, one in supported().items()}
         if is_file(name):
-            return f'model "{name}" is a file and not a name: write {settings_for_file(name, tags)}'
+            return f'model "{shorten(name)}" is a file and not a name: write {settings_for_file(name, tags)}'
         near = meant(name, tags, registered, own_weights)
         hint = f'did you mean "{near}"?' if near else 'see "python -m bench list models"'
-        return f'unknown model "{name}" ({hint})'
+        return f'unknown model "{shorten(name)}" ({hint})'
     if found.unsupported:
         return f'model "{arch}" is not supported: {found.unsupported} (see "python -m bench list models")'
     if tag and found.tags is not None and tag.lower().replace("-", "_") not in found.tags:
@@ -124,9 +124,9 @@ def problem(name: str, registered: tuple[str, ...] = (), own_weights: bool = Fal
             return f'open_clip has no weights for "{arch}": give model.checkpoint=FILE or model.weights=random'
         near = nearest(tag, found.tags)
         hint = f' (did you mean "{arch}/{near}"?)' if near else suggest(tag, found.tags)
-        return f'unknown weights "{tag}" of model "{arch}"{hint}'
+        return f'unknown weights "{shorten(tag)}" of model "{arch}"{hint}'
     if name.endswith("/"):
-        return f'model "{name}" names no weights after the slash'
+        return f'model "{shorten(name)}" names no weights after the slash'
     return None
 
 

@@ -22,6 +22,7 @@ from bench.core.errors import UserError, suggest
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _LARGE = 2**63  # what torch, numpy and files of tensors count with ends there
+_HUGE = 1e30  # fp32, in which models compute, ends at 3e38, and settings are divided and multiplied
 _LIMITS = ("low", "high", "above", "below", "choices", "symbol")
 
 
@@ -192,6 +193,8 @@ class Setting:
             raise ValueError(f"is out of range: it must be {self.range.replace(', ', ' and ')}")
         if isinstance(value, int) and abs(value) >= _LARGE:
             raise ValueError("is out of range: it must be below 2^63")
+        if isinstance(value, float) and abs(value) > _HUGE:
+            raise ValueError(f"is out of range: it must be at most {_HUGE:g}")
         return value
 
     def _is_free_text(self) -> bool:

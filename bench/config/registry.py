@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from bench.config.scan import KINDS, Entry, problem, scan
 from bench.core.blame import blamed
-from bench.core.errors import UserError, suggest
+from bench.core.errors import UserError, shorten, suggest
 from bench.core.paths import is_file, user_path
 from bench.core.signals import Stopped
 
@@ -127,7 +127,7 @@ def find(kind: str, name: str) -> Entry:
         return _in_file(kind, user_path(name, kind))
     named = entries(kind)
     if name not in named:
-        raise UserError(f'unknown {kind} "{name}"{suggest(name, named)}')
+        raise UserError(f'unknown {kind} "{shorten(name)}"{suggest(name, named)}')
     return named[name]
 
 

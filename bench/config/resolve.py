@@ -26,7 +26,7 @@ from bench.config.run_settings import (
 from bench.config.values import Choice, Values, layers
 from bench.config.words import pair
 from bench.core.blame import blamed, sentences_of
-from bench.core.errors import UserError, shorten
+from bench.core.errors import UserError, shorten, together
 from bench.core.paths import is_file, user_path
 
 RESERVED = {"name", "file", "file_sha256"}
@@ -81,7 +81,7 @@ def resolve(pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = Tru
     if not problems:
         problems += [*_without_weights(choices["model"], groups["model"]), *_misfits(choices, groups)]
     if problems:
-        raise UserError("\n".join(dict.fromkeys(problems)))
+        raise together(problems)
 
     for choice in choices.values():
         flat.update(choice.file)
@@ -135,7 +135,7 @@ def resolve_method(words: Sequence[str]) -> tuple[type, Any]:
     if settings is not None and not values.wrong:
         problems += [f'method "{choice.name}": {text}' for text in complaints(settings)]
     if problems or choice.cls is None:
-        raise UserError("\n".join(dict.fromkeys(problems)))
+        raise together(problems)
     return choice.cls, settings
 
 

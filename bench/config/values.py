@@ -159,10 +159,10 @@ class Values:
             near = "" if head in self.choices else nearest(key, [*self.settable, *CHOICES]) or ""
             near = near or last.get(nearest(rest, last) or "", "")
         if near:
-            return f'unknown setting "{key}" (did you mean "{near}"?)'
+            return f'unknown setting "{shorten(key)}" (did you mean "{near}"?)'
         known = owned or head in self.choices
         hint = suggest("", owned.values()) if known else ' (see "python -m bench run --help")'
-        return f'unknown setting "{key}"{hint}'
+        return f'unknown setting "{shorten(key)}"{hint}'
 
 
 def _members(raw: str) -> dict[str, tuple[Any, str | None]] | None:

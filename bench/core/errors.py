@@ -20,6 +20,21 @@ class UserError(Exception):
     """
 
 
+def together(problems: Iterable[str]) -> UserError:
+    """Return one error for several problems: each once, and each on one line, whatever it quotes.
+
+    Parameters
+    ----------
+    problems : iterable of str
+        A sentence each.
+
+    Returns
+    -------
+    UserError
+    """
+    return UserError("\n".join(dict.fromkeys(one.replace("\n", "\\n") for one in problems)))
+
+
 def nearest(name: str, valid: Iterable[str]) -> str | None:
     """Return the valid name nearest to ``name``, ignoring case, or None when nothing is near."""
     by_lower = {candidate.lower(): candidate for candidate in valid}

@@ -20,7 +20,7 @@ from bench.config.fingerprint import run_directory
 from bench.config.resolve import read, resolve
 from bench.config.run_settings import CHOICES, Resolved
 from bench.config.words import pair
-from bench.core.errors import UserError, shorten, suggest
+from bench.core.errors import UserError, shorten, suggest, together
 from bench.core.paths import is_file, user_path
 from bench.sweep import yaml_file
 from bench.sweep.parameters import Parameter, draws, grid, parameters_of, rewritten
@@ -120,7 +120,7 @@ def expand(file: Path, words: Sequence[str] = (), count: int | None = None, seed
     cap = _cap(content, count, problems)
     problems += _unknown(content, parameters, ends=cap is not None or bool(problems))
     if problems:
-        raise UserError("\n".join(f"{file}: {text}" for text in dict.fromkeys(problems)))
+        raise together(f"{file}: {text}" for text in problems)
 
     _no_clash(file, parameters, [*before, *after], words)
     endless = content["method"] == "random"
@@ -135,12 +135,12 @@ def expand(file: Path, words: Sequence[str] = (), count: int | None = None, seed
             check(line, resolved)
             point = _point(len(points) + 1, line, label, file.stem, resolved)
         except UserError as error:
-            problems += str(error).splitlines()
+            problems += str(error).split("\n")
             continue
         repeated += point.directory in points
         points.setdefault(point.directory, point)
     if problems:
-        raise UserError("\n".join(dict.fromkeys(problems)))
+        raise together(problems)
     notes = []
     if repeated:
         notes.append(f"{repeated} points mean the same run as an earlier one and are left out")
@@ -216,7 +216,7 @@ def _unknown(content: Mapping[str, Any], parameters: Sequence[Parameter], ends: 
     if method in ("bayes", "custom"):
         problems.append(f"method: {method} cannot be expanded here: use wandb sweep and wandb agent")
     elif method not in ("grid", "random"):
-        problems.append(f"method: {method} is unknown: write grid or random")
+        problems.append(f"method: {shorten(str(method))} is unknown: write grid or random")
     elif method == "random" and not ends:
         problems.append("method: random never ends: add run_cap: N to the file or count=N to the line")
     elif method == "grid":
@@ -264,7 +264,7 @@ def _command(command: Any, problems: list[str]) -> tuple[list[str], list[str]]:
         problems.append("the command must hold ${args_no_hyphens} once: it stands for the parameters")
         return [], []
     problems += [
-        f'"{text}" in the command is no setting: write KEY=VALUE, and the parameters as ${{args_no_hyphens}}'
+        f'"{shorten(text)}" in the command is no setting: write KEY=VALUE, and the parameters as ${{args_no_hyphens}}'
         for text in rest
         if text not in ARGUMENTS and (text.startswith("${") or pair(text) is None)
     ]
@@ -275,7 +275,7 @@ def _cap(content: Mapping[str, Any], count: int | None, problems: list[str]) -> 
     """Return how many points are wanted at most; None for all."""
     cap = content.get("run_cap")
     if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
-        problems.append(f"run_cap: {cap} must be a whole number from 1")
+        problems.append(f"run_cap: {shorten(str(cap))} must be a whole number from 1")
         return None
     return count if count is not None else cap
 
@@ -291,13 +291,13 @@ def _no_clash(file: Path, parameters: Sequence[Parameter], fixed: Sequence[str],
     for key, (_, raw) in read(words, problems).items():
         for one in parameters:
             if one.swept and _touch(key, _long(one.key)):
-                problems.append(f"{key}={raw} would replace {one.key}, which {file} sweeps: leave it out")
+                problems.append(f"{key}={shorten(raw)} would replace {one.key}, which {file} sweeps: leave it out")
     for key in read(fixed, problems):
         for one in parameters:
             if _touch(key, _long(one.key)):
                 problems.append(f"{file}: {one.key} is both in the command and among the parameters: take one out")
     if problems:
-        raise UserError("\n".join(dict.fromkeys(problems)))
+        raise together(problems)
 
 
 def _touch(one: str, other: str) -> bool:

@@ -11,7 +11,7 @@ from bench.config.resolve import read
 from bench.config.run_settings import run_settings
 from bench.config.words import pair
 from bench.config.written import untyped
-from bench.core.errors import UserError, nearest, suggest
+from bench.core.errors import nearest, shorten, suggest, together
 from bench.sweep.slurm import START_UP
 
 SIGNAL_DELAY = 90
@@ -127,15 +127,15 @@ def options(words: Sequence[str]) -> tuple[Options, list[str]]:
                 try:
                     values[key] = known[key].convert(value, raw)
                 except ValueError as error:
-                    problems.append(f"{found.key}={found.value} {error}")
+                    problems.append(f"{found.key}={shorten(found.value)} {error}")
         elif key.startswith("launch.") or _looks_like_one(key, [*known, "launch"], of_a_run):
-            problems.append(f'unknown word "{key}" of sweep{suggest(key, known)}')
+            problems.append(f'unknown word "{shorten(key)}" of sweep{suggest(key, known)}')
         else:
             rest.append(word)
     built: Options = build(Options, values)
     problems += complaints(built)
     if problems:
-        raise UserError("\n".join(dict.fromkeys(problems)))
+        raise together(problems)
     return built, rest
 
 

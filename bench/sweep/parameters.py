@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.core.errors import suggest
+from bench.core.errors import shorten, suggest
 
 LARGEST = sys.float_info.max
 """The largest number that is drawn."""
@@ -72,7 +72,7 @@ def parameters_of(group: Any, prefix: str, problems: list[str]) -> Iterator[Para
         elif "parameters" in spec:
             others = sorted(str(other) for other in set(spec) - {"parameters"})
             if others:
-                problems.append(f'parameter {key} is a group and cannot have "{others[0]}": leave it out')
+                problems.append(f'parameter {key} is a group and cannot have "{shorten(others[0])}": leave it out')
             yield from parameters_of(spec["parameters"], f"{key}.", problems)
         else:
             try:
@@ -131,9 +131,8 @@ def _parameter(key: str, spec: Mapping[str, Any]) -> Parameter:
     _only(spec, "value", "values", "min", "max")
     if named is None:
         raise ValueError("says nothing: write value, values, a distribution, or min and max")
-    raise ValueError(
-        f'has an unknown distribution "{named}"{suggest(str(named), ["constant", *CHOSEN, *DISTRIBUTIONS])}'
-    )
+    known = ["constant", *CHOSEN, *DISTRIBUTIONS]
+    raise ValueError(f'has an unknown distribution "{shorten(str(named))}"{suggest(str(named), known)}')
 
 
 def _only(spec: Mapping[str, Any], *names: str) -> None:
@@ -141,7 +140,7 @@ def _only(spec: Mapping[str, Any], *names: str) -> None:
     known = ("distribution", *names)
     for name in spec:
         if name not in known:
-            raise ValueError(f'has "{name}", which means nothing here{suggest(str(name), known)}')
+            raise ValueError(f'has "{shorten(str(name))}", which means nothing here{suggest(str(name), known)}')
 
 
 def _choice(values: list[Any], probabilities: Any) -> Callable[[float], Any]:
@@ -188,7 +187,9 @@ def _distribution(name: str, spec: Mapping[str, Any]) -> Callable[[float], Any]:
         if key not in given:
             raise ValueError(f"needs {' and '.join(wanted)}")
         if not _is_number(given[key]):
-            raise ValueError(f"has {key}: {given[key]}, which is no number; powers of ten are written as in 1.0e-3")
+            raise ValueError(
+                f"has {key}: {shorten(str(given[key]))}, which is no number; powers of ten are written as in 1.0e-3"
+            )
     first, second, q = given[wanted[0]], given[wanted[1]], given["q"]
     if name == "int_uniform" and not (isinstance(first, int) and isinstance(second, int)):
         raise ValueError("needs whole numbers for min and max")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from bench.config.written import TAGS
-from bench.core.errors import UserError, shorten
+from bench.core.errors import UserError, shorten, together
 
 LARGEST = 1_000_000
 """Characters of a sweep file, and of what it says with its aliases written out."""
@@ -92,7 +92,7 @@ def read(file: Path) -> Content:
         problems.append(f"{file}{where} is no YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}")
     except (ValueError, TypeError, LookupError, AttributeError) as error:  # what an explicit tag does to its value
         problems.append(f"{file} is no YAML: a tag does not fit its value ({error})")
-    raise UserError("\n".join(problems))
+    raise together(problems)
 
 
 def _text(file: Path) -> str:

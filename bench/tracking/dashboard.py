@@ -15,7 +15,7 @@ from bench.config.resolve import read
 from bench.config.run_settings import CHOICES
 from bench.config.words import split
 from bench.config.written import means
-from bench.core.errors import UserError, shorten, suggest
+from bench.core.errors import UserError, shorten, suggest, together
 from bench.tracking.options import logged_in, settings_files
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _asked(words: Sequence[str]) -> tuple[str, str, dict[str, str]]:
     problems: list[str] = []
     given = {key: text for key, (_, text) in read([pair.word for pair in pairs], problems).items()}
     if problems:
-        raise UserError("\n".join(problems))
+        raise together(problems)
     entity, project = plain[0].split("/")
     return entity, project, given
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bench.config.written import SWITCHES
-from bench.core.errors import UserError, shorten, suggest
+from bench.core.errors import UserError, shorten, suggest, together
 
 MODES = {
     **dict.fromkeys(("online", "run", "shared"), "online"),
@@ -105,7 +105,7 @@ def check(names: Mapping[str, Given], tags: Sequence[str], tagged_by: str) -> No
         elif not _is_text(tag):
             wrong.append(f"{tagged_by} holds a tag that is no text in UTF-8: change it")
     if wrong:
-        raise UserError("\n".join(dict.fromkeys(wrong)))
+        raise together(wrong)
 
 
 def _wrong(kind: str, value: str, by: str) -> list[str]:
