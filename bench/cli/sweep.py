@@ -27,7 +27,7 @@ KEY=VALUE is a setting for every point, as for "run", or one of
   launch.partition, .timeout_min, .gpus_per_node, .cpus_per_task, .mem_gb, .array_parallelism, .setup, .constraint,
   .nodes, .tasks_per_node, .wait, .slurm.KEY    with launch=slurm; docs/cluster.md explains them
   preempt=N              stop running point N as a preemption does
-  count=N                the first N points; needed by method: random without run_cap
+  count=N                the first N points; needed by method: random without run_cap, and for more than 10,000
   sweep_seed=N           which points method: random draws (0)
   dry_run=true           show points, words, run directories and states
 
