@@ -38,7 +38,8 @@ def test_operations_are_counted_as_they_are_executed() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["batch=0"], "batch=0 must be a whole number from 1"),
+        (["batch=0"], "batch=0 must be a whole number from 1 to 1,000,000"),
+        (["classes=" + "9" * 5000], "must be a whole number from 1 to 1,000,000"),
         (["steps=2"], "steps=2 must be a whole number from 3"),
         (["clases=3"], 'unknown word "clases" of profile (did you mean "classes"?)'),
         (["keeplora"], 'unknown word "keeplora" of profile'),

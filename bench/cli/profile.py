@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 from bench.cli.verb import Verb
 from bench.config.words import Pair, split
-from bench.core.errors import UserError, suggest
+from bench.core.errors import UserError, shorten, suggest
 
 if TYPE_CHECKING:
     from bench.config.run_settings import Resolved
     from bench.core.stopwatch import Stopwatch
     from bench.learning.costs import Costs, Sizes
+
+LARGEST = 1_000_000
+"""The largest of these sizes."""
 
 SMALLEST = {"classes": 1, "batch": 1, "steps": 3}
 """Words of ``profile`` that are no settings of a run, with their smallest values: prompts, images a step, steps."""
@@ -41,6 +44,7 @@ def call(words: list[str]) -> int:
 def _sizes(words: list[str]) -> tuple[dict[str, int], list[str]]:
     """Separate the sizes of the synthetic task from settings, as they are for a run."""
     from bench.config.run_settings import run_settings
+    from bench.config.written import whole
 
     known = run_settings()
     pairs, plain = split(words)
@@ -53,10 +57,10 @@ def _sizes(words: list[str]) -> tuple[dict[str, int], list[str]]:
             if "." not in key and key not in known and f"{key}.name" not in known:
                 raise UserError(f'unknown word "{key}" of profile{suggest(key, [*SMALLEST, *known])}')
             settings.append(word)
-        elif not value.isdecimal() or int(value) < SMALLEST[key]:
-            raise UserError(f"{key}={value} must be a whole number from {SMALLEST[key]}")
+        elif (number := whole(value)) is None or not SMALLEST[key] <= number <= LARGEST:
+            raise UserError(f"{key}={shorten(value)} must be a whole number from {SMALLEST[key]} to {LARGEST:,}")
         else:
-            sizes[key] = int(value)
+            sizes[key] = number
     return sizes, settings
 
 
