@@ -159,6 +159,7 @@ class FileImages:
         """Return one image, decoded from its file; a `UserError` names a file that cannot be decoded."""
         path = self.root / self.names[index]
         try:
+            # The EXIF orientation is ignored, as by torchvision: docs/streams.md.
             with Image.open(path) as image:
                 image.load()
                 return image

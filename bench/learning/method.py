@@ -177,6 +177,8 @@ class Method:
     def end_task(self, task: TaskData) -> None:
         """Finish a task after its training: merge, remember; by default every attached update is merged.
 
+        The function stays as training left it: who averages weights puts the average in force at the end of `fit`.
+
         Parameters
         ----------
         task : TaskData
