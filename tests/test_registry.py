@@ -225,7 +225,7 @@ def test_a_plugin_that_fails_at_import_is_named_with_one_line(standins, first, t
     standins.write("methods/failing.py", f"{first}\n{PLAIN.format('failing')}")
     with pytest.raises(UserError) as caught:
         registry.load("method", "failing")
-    assert str(caught.value) == f'method "failing" (methods/failing.py) cannot be imported: {told}'
+    assert str(caught.value) == f'method "failing" (methods/failing.py) cannot be imported: {told} (failing.py, line 1)'
 
 
 # ------------------------------------------------------------------------------------------- somebody's file

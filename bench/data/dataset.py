@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.config import registry
 from bench.core.errors import UserError, nearest
 from bench.data.images import Images
-from bench.data.locate import find, packed
+from bench.data.locate import find, find_or_guess, packed
 from bench.data.stream import Task
 
 OWN_IMAGES = "folder"
@@ -313,7 +313,7 @@ def load_dataset(name: str, root: Path | None = None) -> Dataset:
     """
     known = registry.entries("dataset")
     if not name.endswith(".py") and name not in known:
-        own = find(root, name) if root is not None else None
+        own = find_or_guess(root, name) if root is not None else None
         if own is not None and (own / "train").is_dir():
             return folder_dataset(name)
         near = nearest(name, known)

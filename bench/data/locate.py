@@ -56,6 +56,26 @@ def find(root: Path, folder: str) -> Path | None:
     return here
 
 
+def find_or_guess(root: Path, folder: str) -> Path | None:
+    """Return what `find` returns, or the expected path of a folder that cannot be read: opening it says why.
+
+    Parameters
+    ----------
+    root : Path
+        The data folder.
+    folder : str
+        Where the dataset may be below it.
+
+    Returns
+    -------
+    Path or None
+    """
+    try:
+        return find(root, folder)
+    except OSError:
+        return root / folder
+
+
 def _inner(folder: Path) -> Path | None:
     """Return a folder, or the folder of the same name that is the only one in it; None if it is empty."""
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name not in LEFT_BEHIND]
