@@ -1,10 +1,6 @@
-"""Records and checkpoints that hold anything: they are left out or refused in one sentence, and nothing else happens.
-
-The environment variable FUZZ multiplies the number of tries: ``FUZZ=20 make test``, which are other ones every time.
-"""
+"""Records and checkpoints that hold anything: left out or refused in one sentence, and nothing else happens."""
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.fuzzing import tries
 from support.made_records import make
 
 from bench.compare import export, page
@@ -29,19 +26,6 @@ from bench.record.schema import is_finished
 from bench.runs.progress import Progress, Snapshot
 from bench.runs.resume import read_snapshot
 from bench.tracking.mirror_state import MirrorState, load_state
-
-FUZZ = float(os.environ.get("FUZZ", "1"))
-
-
-def tries(count: int) -> settings:
-    return settings(
-        max_examples=round(count * FUZZ),
-        deadline=None,
-        database=None,
-        derandomize=FUZZ == 1,  # the same in every run of the tests
-        suppress_health_check=list(HealthCheck),
-    )
-
 
 # Values that once made a comparison fail, beside all that hypothesis thinks of.
 ODD = [

@@ -1,6 +1,7 @@
 """Runs read from disk, chosen by settings, and laid out as far as they may be compared."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -230,6 +231,92 @@ def test_unusable_runs_are_listed_with_the_reason(tmp_path, damage, reason):
     assert labels(found) == [{"keeplora": [0]}]
     ((where, said),) = found.left_out
     assert where == path and reason in said
+
+
+LARGE = "it holds a number that is not finite or too large"
+DEEP = "it is nested more than 40 levels deep"
+BROKEN = [
+    ("summary.json", {"metrics": {"last": 1e308}}, '"last" is 1e+308, which is not from -100 to 100'),
+    ("summary.json", {"metrics": {"last": -100.1}}, '"last" is -100.1, which is not from -100 to 100'),
+    *(("summary.json", {"metrics": {"last": one}}, LARGE) for one in (10**400, float("inf"), float("nan"))),
+    *(("summary.json", {part: 10**400}, LARGE) for part in ("seed", "seconds", "of a later version")),
+    *((f"{name}.json", {"of a later version": [10**400]}, LARGE) for name in ("identity", "environment")),
+    ("summary.json", '{"seed": ' + "1" * 5000 + "}", ""),
+    ("summary.json", {"seconds": {"total": -1}}, '"total" is -1, which is not from 0 to 1e+15'),
+    ("summary.json", {"stored_bytes": 1e300}, '"stored_bytes" is 1e+300, which is not from 0 to 1e+15'),
+    ("summary.json", {"seconds_reused": {"a": []}}, '"a" is not a number'),
+    ("summary.json", {"method": "\udcff"}, "it holds text that is not Unicode"),
+    ("identity.json", {"\ud800": 1}, "it holds text that is not Unicode"),
+    ("identity.json", {"weights_sha256": ["w"]}, '"weights_sha256" is not of type str'),
+    ("identity.json", {"manifests": {"a": ["m"]}}, '"manifests" has an entry that is not of type str'),
+    ("identity.json", {"plugins_sha256": {"method": []}}, '"plugins_sha256" has an entry that is not of type str'),
+    ("identity.json", {"seeds": {"task_order": [1]}}, '"seeds" has an entry that is not of type int'),
+    ("identity.json", {"tasks": [["a"]]}, '"tasks" has an entry that is not of type str'),
+    ("identity.json", {"settings": {"train.lr": {"value": 1, "source": []}}}, '"source" is not of type str'),
+    ("environment.json", {"continued": [1]}, '"continued" has an entry that is not of type dict'),
+    *(("identity.json", one, DEEP) for one in ("[" * 200_000, '{"a":' * 200_000)),
+    *((f"{name}.json", '{"a": ' + "[" * 60 + "]" * 60 + "}", DEEP) for name in ("identity", "environment", "summary")),
+]
+"""Contents of a file of a record, or parts of it, each of which made a comparison of all runs fail."""
+
+
+@pytest.mark.parametrize(("name", "content", "reason"), BROKEN)
+def test_one_broken_record_leaves_the_others_comparable(tmp_path, name, content, reason):
+    make(tmp_path)
+    path = make(tmp_path, seed=1, last=90)
+    if isinstance(content, str):
+        (path / name).write_text(content, encoding="utf-8")
+    else:
+        change(path, name, **content)
+    found = gather(tmp_path)
+    assert labels(found) == [{"keeplora": [0]}]
+    assert [(where, f"damaged: {name}: {reason}" in said) for where, said in found.left_out] == [(path, True)]
+
+
+def unreadable(monkeypatch, folder, error):
+    """Whoever may read everything cannot take the right away from itself."""
+    scan = os.scandir
+
+    def refusing(path="."):
+        if Path(path) == folder:
+            raise error
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    monkeypatch.setattr(os, "listdir", lambda path=".": [one.name for one in refusing(path)])
+
+
+@pytest.mark.parametrize("part", ["keeplora/0123456789-s1", "keeplora", "lora"])
+def test_folders_that_cannot_be_read_are_named(tmp_path, monkeypatch, part):
+    make(tmp_path, "zero-shot")
+    for seed in range(2):
+        make(tmp_path, seed=seed)
+    (tmp_path / "pocket" / "pocket" / "lora").mkdir()
+    folder = tmp_path / "pocket" / "pocket" / part
+    unreadable(monkeypatch, folder, PermissionError(13, "Permission denied", str(folder)))
+    assert (folder, "damaged: the folder cannot be read (Permission denied)") in gather(tmp_path).left_out
+
+
+def test_a_folder_that_is_removed_meanwhile_is_none(tmp_path, monkeypatch):
+    make(tmp_path)
+    folder = tmp_path / "pocket" / "gone"
+    folder.mkdir()
+    unreadable(monkeypatch, folder, FileNotFoundError(2, "No such file or directory", str(folder)))
+    assert gather(tmp_path).left_out == []
+
+
+def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
+    make(tmp_path)
+    path = make(tmp_path, seed=1)
+    original = os.open
+
+    def refusing(file, *arguments, **named):
+        if Path(file) == path / "identity.json":
+            raise PermissionError(13, "Permission denied", str(file))
+        return original(file, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", refusing)
+    assert gather(tmp_path).left_out == [(path, "damaged: identity.json: Permission denied")]
 
 
 def test_only_unfinished_runs(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.core.errors import UserError
 from bench.record.events import RowEvent
-from bench.record.schema import ACCURACY, EVENTS, LARGEST, OUTCOMES
+from bench.record.schema import ACCURACY, EVENTS, LARGEST, OUTCOMES, Identity
 
 
 @dataclass
@@ -135,6 +135,15 @@ def _seconds(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
 
 
+def _is_code(value: Any) -> bool:
+    """Return whether a value is parts of an `Identity` that say with which code a run was begun."""
+    try:
+        Identity.from_json({**value, "settings": {}})
+    except (TypeError, ValueError):
+        return False
+    return set(value) <= {"code_revision", "plugins_sha256"}
+
+
 def _all_seconds(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_seconds, value.values()))
 
@@ -144,7 +153,7 @@ OWN = {item.name for item in dataclasses.fields(RowEvent)} | {"event"}
 
 SCHEMA: dict[str, Callable[[Any], bool]] = {
     "decisive": lambda value: isinstance(value, list),
-    "code": lambda value: isinstance(value, dict),
+    "code": _is_code,
     "row": _count,
     "learned": lambda value: isinstance(value, bool),
     "figures": lambda value: isinstance(value, dict) and not OWN & set(value),

@@ -121,7 +121,7 @@ class Session:
             self._continue(command, *saved)
         else:
             record.begin()
-            self._describe(command)
+            self._describe(command, self.code)
             record.environment(self.device)
             if records_batches:
                 record.text(BATCHES, "")
@@ -129,10 +129,11 @@ class Session:
             self.context.order.record = lambda entry: record.line(BATCHES, entry)
         self._row_started = self.watch.now()
 
-    def _describe(self, command: Sequence[str]) -> None:
-        """Write the files of the record that say which run it is."""
+    def _describe(self, command: Sequence[str], code: dict[str, Any]) -> None:
+        """Write the files of the record that say which run it is, and with which code it was begun."""
+        identity = identity_of(self.resolved, command, self.parts.weights, self.parts.data)
         self.record.settings(self.resolved)
-        self.record.identity(identity_of(self.resolved, command, self.parts.weights, self.parts.data))
+        self.record.identity(dataclasses.replace(identity, **code))
         if self.parts.stream.facts:
             self.record.json(STREAM, self.parts.stream.facts)
 
@@ -143,7 +144,7 @@ class Session:
         with fitting(directory):
             self.state.load_between_tasks(self.method, base.tensors)
         if not is_described(directory):
-            self._describe(command)
+            self._describe(command, saved.code)
         for name, text in saved.files.items():
             record.text(name, text)
         if saved.batches is not None:
