@@ -1,5 +1,7 @@
 """Records and checkpoints that hold anything: left out or refused in one sentence, and nothing else happens."""
 
+import csv
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -109,6 +111,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def is_number(cell: str) -> bool:
+    try:
+        return bool(float(cell)) or True
+    except ValueError:
+        return False
+
+
 def shown(root: Path) -> str:
     """All that `compare` makes of some runs."""
     comparison = gather([root])
@@ -116,7 +125,10 @@ def shown(root: Path) -> str:
     output = text(comparison, parts, bold=True)
     assert output.replace("\x1b[1m", "").replace("\x1b[0m", "").replace("\n", "").isprintable()
     output.encode()
-    (export.csv_text(parts) + export.latex(parts)).encode()
+    written = export.csv_text(parts)
+    (written + export.latex(parts)).encode()
+    cells = [cell for line in csv.reader(io.StringIO(written, newline="")) for cell in line]
+    assert not [cell for cell in cells if re.match(r"[=+@]|-[^\d]", cell) and not is_number(cell)]
     page.embedded(page.data(parts, comparison.left_out))
     left_out = {path.name for path, _ in comparison.left_out}
     kept = {run.path.name for one in comparison.fields for run in one.runs}

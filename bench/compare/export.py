@@ -27,8 +27,8 @@ CSV_COLUMNS = (
 )  # fmt: skip
 """What docs/compare.md says of each."""
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a cell begins with that spreadsheets compute, or pass over to look at what comes next."""
+FORMULA = ("=", "+", "-", "@")
+"""What a cell begins with that spreadsheets compute; what they pass over to look for it is escaped."""
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -115,13 +115,14 @@ def csv_text(sections: Sequence[Section]) -> str:
 
 def _harmless(value: Any) -> Any:
     """Return a cell that no spreadsheet takes for a formula: text that could be one has an apostrophe before it."""
-    if not isinstance(value, str) or not value.startswith(FORMULA):
+    if not isinstance(value, str):
         return value
+    cell = one_line(value)
     try:
-        float(value)
+        float(cell)
     except ValueError:
-        return f"'{value}"
-    return value
+        return f"'{cell}" if cell.startswith(FORMULA) else cell
+    return cell
 
 
 def _shared(section: Section) -> dict[str, Any]:
