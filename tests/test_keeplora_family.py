@@ -79,7 +79,7 @@ def test_presets_differ_where_they_should() -> None:
     [
         (["method=keeplora", "method.feature_statistic=slot-mean"], "needs full batches: set method.drop_last=true"),
         (["method=keeplora-official", "method.maps=[q,fc1]"], "cannot protect fc1 and fc2, whose input and"),
-        (["method=keeplora-official", "train.batch_size=64"], "less than one batch of 64"),
+        (["method=keeplora-official", "train.batch_size=64", "train.schedule=constant"], "less than one batch of 64"),
         (["method=keeplora-pp", "method.layer_factor=0"], "must be > 0"),
         (["method=keeplora", "method.rank_rule=under"], "must be one of reach, below"),
     ],
