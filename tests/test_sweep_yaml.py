@@ -130,6 +130,12 @@ def test_keys_are_text(write, key):
     assert problems(file) == [f"{file}, line 4: a key is no text: write it in quotes"]
 
 
+@pytest.mark.parametrize("name", ["''", "' '", "a=b", "--seed", "seed ='", "'.rank'", "a..b", "'x\\n'"])
+def test_names_of_parameters_are_those_of_settings(write, name):
+    (said,) = problems(write(f"? {name}\n  : {{value: 1}}"))
+    assert said.endswith("is no name of a setting: write it as on a command line")
+
+
 def test_aliases_are_understood_and_bombs_are_not(write):
     base = "seed: {values: &some [2, 4]}"
     assert len(expand(write(base, "method.rank: {values: *some}", "train.epochs: {<<: {value: 2}}")).points) == 4

@@ -14,6 +14,11 @@ from typing import Any
 
 import yaml
 
+DEEPEST = 50
+"""Levels of lists and mappings inside each other that are read."""
+
+TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"
+
 BLANKS = " \t\r\n"
 """What may stand around a value without being part of it."""
 
@@ -35,7 +40,6 @@ _WHOLE = re.compile(r"([-+]?)([0-9][0-9_]*)")
 _NUMBER = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?")
 _ENDLESS = re.compile(r"[-+]?\.?(?:inf|infinity|nan)", re.IGNORECASE)
 _LONGEST = 10_000  # characters that YAML is asked about; it takes minutes for a million
-_NESTED = 100  # opening brackets; it calls itself for each, and looks ahead over all
 _DIGITS = 40  # of a whole number; what has more is out of every range, and Python does not read 5000
 _QUOTED = r"""'(?:[^']|'')*'|"(?:[^"\\]|\\.)*\""""
 _ITEM = re.compile(rf"""[{BLANKS}]*((?:{_QUOTED})[{BLANKS}]*|[^,'"\[\]{{}}{BLANKS}][^,\[\]{{}}]*)(?:,|\Z)""", re.DOTALL)
@@ -134,7 +138,7 @@ def members(text: str) -> dict[str, str] | None:
     """
     try:
         node = yaml.compose(text, Loader=Loader) if _is_small(text) else None
-    except (yaml.YAMLError, RecursionError):
+    except yaml.YAMLError:
         return None
     if not isinstance(node, yaml.MappingNode) or not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
         return None
@@ -156,7 +160,7 @@ def guess(text: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=Loader) if _is_small(text) else text
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError, KeyError, AttributeError):
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError):
         return text  # also what an explicit tag makes of a value that does not fit it
 
 
@@ -180,10 +184,31 @@ def untyped(text: str) -> Any:
 
 
 def _is_small(text: str) -> bool:
-    return len(text) <= _LONGEST and text.count("[") + text.count("{") <= _NESTED
+    return len(text) <= _LONGEST
 
 
-class Loader(yaml.SafeLoader):
+class ShallowLoader(yaml.SafeLoader):
+    """YAML with an end of depth: its readers call themselves at every level, and look ahead over all that are open."""
+
+    _depth = 0
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        """Read an opening bracket or brace."""
+        if self.flow_level >= DEEPEST:
+            raise yaml.YAMLError(TOO_DEEP)
+        super().fetch_flow_collection_start(token)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose a node, and those inside it."""
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise yaml.YAMLError(TOO_DEEP)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+class Loader(ShallowLoader):
     """YAML without dates and without aliases, with which few characters mean billions; ``1e3`` is a number in it."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {

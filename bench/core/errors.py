@@ -8,6 +8,9 @@ from collections.abc import Iterable
 SHOWN = 100
 """How many characters of a value a sentence shows."""
 
+LONGEST = 1000
+"""How many characters of a sentence are shown; what a user has to do stands at its end."""
+
 LISTED = 12
 """How many valid names a sentence lists before it says "and N more"."""
 
@@ -21,7 +24,7 @@ class UserError(Exception):
 
 
 def together(problems: Iterable[str]) -> UserError:
-    """Return one error for several problems: each once, and each on one line, whatever it quotes.
+    """Return one error for several problems: each once, and each on one line of bounded length, whatever it quotes.
 
     Parameters
     ----------
@@ -32,7 +35,9 @@ def together(problems: Iterable[str]) -> UserError:
     -------
     UserError
     """
-    return UserError("\n".join(dict.fromkeys(one.replace("\n", "\\n") for one in problems)))
+    lines = dict.fromkeys(one.replace("\n", "\\n") for one in problems)
+    half = LONGEST // 2
+    return UserError("\n".join(one if len(one) <= LONGEST else f"{one[:half]} ... {one[-half:]}" for one in lines))
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 import statistics
 import sys
 from bisect import bisect_right
@@ -67,7 +68,9 @@ def parameters_of(group: Any, prefix: str, problems: list[str]) -> Iterator[Para
         return
     for name, spec in group.items():
         key = f"{prefix}{name}"
-        if not isinstance(spec, dict) or not spec:
+        if not re.fullmatch(r"\w+(\.\w+)*", name):
+            problems.append(f'parameter "{shorten(name)}" is no name of a setting: write it as on a command line')
+        elif not isinstance(spec, dict) or not spec:
             problems.append(f"parameter {key} says nothing: write value, values, a distribution, or min and max")
         elif "parameters" in spec:
             others = sorted(str(other) for other in set(spec) - {"parameters"})

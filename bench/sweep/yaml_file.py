@@ -12,14 +12,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from bench.config.written import TAGS
+from bench.config.written import TAGS, ShallowLoader
 from bench.core.errors import UserError, shorten, together
 
 LARGEST = 1_000_000
 """Characters of a sweep file, and of what it says with its aliases written out."""
-
-DEEPEST = 50
-"""Levels of nesting."""
 
 DIGITS = 40
 """Digits of a whole number at most; those of every setting end before."""
@@ -109,19 +106,8 @@ def _text(file: Path) -> str:
     return text
 
 
-class _Values(yaml.SafeLoader):
-    """YAML as W&B reads it, but dates are text, which its server would not take, and it has an end of depth."""
-
-    _depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Compose a node, and those inside it."""
-        self._depth += 1
-        if self._depth > DEEPEST:
-            raise yaml.YAMLError(f"it is nested more than {DEEPEST} levels deep")
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
+class _Values(ShallowLoader):
+    """YAML as W&B reads it, but dates are text, which its server would not take."""
 
 
 class _AsWritten(_Values):
