@@ -28,7 +28,7 @@ def test_only_native_towers_are_supported():
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "said"),
     [
         ("ViT-B-16", None),
         ("ViT-B-16/openai", None),
@@ -51,9 +51,9 @@ def test_only_native_towers_are_supported():
         ("roberta-ViT-B-32", "its text tower comes from Hugging Face"),
     ],
 )
-def test_problems_with_names(name, told):
+def test_problems_with_names(name, said):
     found = catalogue.problem(name, ("pocket",))
-    assert found == told or (told and found and told in found)
+    assert found == said or (said and found and said in found)
 
 
 MEANT = {
@@ -110,7 +110,7 @@ def test_names_of_other_libraries_are_understood(name: str, meant: str):
     assert f'did you mean "{arch}' in own  # with weights from elsewhere the architecture is enough
 
 
-def test_a_file_in_the_place_of_a_name_is_answered_with_the_settings_for_it():
+def test_a_file_instead_of_a_name_is_answered_with_the_settings_for_it():
     assert catalogue.problem("~/my weights/ViT-L-14-336px.pt") == (
         'model "~/my weights/ViT-L-14-336px.pt" is a file and not a name: write model=ViT-L-14-336 '
         "'model.checkpoint=~/my weights/ViT-L-14-336px.pt'"

@@ -202,7 +202,7 @@ def test_a_model_that_cannot_be_loaded_is_named(name: str, kwargs: dict[str, str
         load_open_clip(name, **kwargs)
 
 
-def test_missing_network_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+def test_missing_network_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(
         "open_clip.factory.download_pretrained", lambda *a, **k: (_ for _ in ()).throw(OSError("offline"))
@@ -238,7 +238,7 @@ def test_batches_cover_every_image_once_and_depend_on_purpose_and_epoch() -> Non
     assert [len(y) for _, y in data.batches("train", drop_last=True)] == [16, 16]
 
 
-def test_pixels_are_the_same_kept_or_decoded_anew() -> None:
+def test_pixels_are_the_same_kept_or_decoded_again() -> None:
     clip, task = tiny_clip(), toy_task(0)
     kept, fresh = Pixels(task.test, clip, keep=True), Pixels(task.test, clip, keep=False)
     for (a, _), (b, _) in zip(kept.batches(7), fresh.batches(7), strict=True):
@@ -289,7 +289,7 @@ def test_second_moments_equal_their_definition() -> None:
 
 @pytest.mark.parametrize("batch_size", [8, 32])
 def test_slot_means_equal_their_definition(batch_size: int) -> None:
-    """F has a column for every token position and place in the batch: the mean there over the full batches, of which
+    """F has a column for every token position and index in the batch: the mean there over the full batches, of which
     there are five of 8 images, or one of 32, where F is the transposed activations themselves."""
     clip = tiny_clip()
     data = task_data(clip, batch_size)

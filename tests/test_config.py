@@ -287,12 +287,12 @@ class Other:
 """
 
 
-def test_bad_defaults_of_plugins_are_laid_at_their_door(toys):
+def test_bad_defaults_are_blamed_on_the_plugin(toys):
     toys.write("methods/other.py", f"{OTHER}    defaults = {{'train.lrr': 1, 'train.lr': -1, 'method.name': 'x'}}\n")
     found = problems("method=other")
     assert 'the defaults of method "other": unknown setting "train.lrr" (did you mean "train.lr"?)' in found
     assert 'the defaults of method "other": train.lr=-1 is out of range: it must be > 0' in found
-    assert any(told.startswith('the defaults of method "other": unknown setting "method.name"') for told in found)
+    assert any(said.startswith('the defaults of method "other": unknown setting "method.name"') for said in found)
     toys.write("methods/third.py", f"{OTHER.replace('other', 'third')}    defaults = ['train.lr']\n")
     assert problems("method=third") == ['the defaults of method "third": it must map dotted keys to values']
 
@@ -308,7 +308,7 @@ def test_seeds_follow_the_run_unless_set():
 
 
 @pytest.mark.parametrize(
-    ("pair", "told"),
+    ("pair", "said"),
     [
         ("method.rnak=8", 'unknown setting "method.rnak" (did you mean "method.rank"?)'),
         ("rank=8", 'unknown setting "rank" (did you mean "method.rank"?)'),
@@ -352,8 +352,8 @@ def test_seeds_follow_the_run_unless_set():
         ("method.rank=7", 'method "toy": rank must be even where merge is true'),
     ],
 )
-def test_one_sentence_for_one_problem(pair, told):
-    assert problems("method=toy", pair) == [told]
+def test_one_sentence_for_one_problem(pair, said):
+    assert problems("method=toy", pair) == [said]
 
 
 def test_an_unknown_method_comes_with_the_nearest():
@@ -384,7 +384,7 @@ def test_cross_field_checks_do_not_speak_of_values_that_were_refused():
     ]
 
 
-def test_settings_that_are_not_declared_properly_are_laid_at_the_plugins_door(toys):
+def test_settings_that_are_not_declared_properly_are_blamed_on_the_plugin(toys):
     head = "from dataclasses import dataclass\n"
     toys.write("methods/other.py", f"{head}{OTHER}    @dataclass\n    class Settings:\n        name: str = 'x'\n")
     assert problems("method=other") == ['method "other" has a setting called "name", which is taken: rename it']

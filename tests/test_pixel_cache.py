@@ -40,13 +40,13 @@ class Decoder:
 
 
 @pytest.fixture
-def told() -> list[str]:
+def said() -> list[str]:
     return []
 
 
 @pytest.fixture
-def cache(tmp_path: Path, told: list[str]) -> PixelCache:
-    return PixelCache(tmp_path / "cache", 10**6, told.append)
+def cache(tmp_path: Path, said: list[str]) -> PixelCache:
+    return PixelCache(tmp_path / "cache", 10**6, said.append)
 
 
 def images(folder: Path) -> FileImages:
@@ -123,13 +123,13 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_entries_are_made_again(damage: str, cache: PixelCache, told: list[str]) -> None:
+def test_damaged_entries_are_made_again(damage: str, cache: PixelCache, said: list[str]) -> None:
     first = cache.get("k", SHAPE, Decoder())
     assert first is not None and np.array_equal(first, DATA)
     DAMAGE[damage](cache.folder / "k.pixels", cache.folder / "k.json")
     decoder = Decoder()
-    again = PixelCache(cache.folder, cache.limit, told.append).get("k", SHAPE, decoder)
-    assert again is not None and np.array_equal(again, DATA) and decoder.calls == 1 and told == []
+    again = PixelCache(cache.folder, cache.limit, said.append).get("k", SHAPE, decoder)
+    assert again is not None and np.array_equal(again, DATA) and decoder.calls == 1 and said == []
     assert sorted(path.name for path in cache.folder.iterdir()) == ["k.json", "k.lock", "k.pixels", "room.lock"]
 
 
@@ -154,7 +154,7 @@ def test_an_interrupted_decoding_leaves_nothing(cache: PixelCache) -> None:
     assert cache.get("k", SHAPE, Decoder()) is not None
 
 
-def test_the_longest_unused_make_room(cache: PixelCache, told: list[str]) -> None:
+def test_the_longest_unused_make_room(cache: PixelCache, said: list[str]) -> None:
     cache.limit = 100  # two entries of 48 bytes
     for number, key in enumerate(("a", "b")):
         cache.get(key, SHAPE, Decoder())
@@ -165,19 +165,19 @@ def test_the_longest_unused_make_room(cache: PixelCache, told: list[str]) -> Non
     # b is used now and c was just made: neither may go.
     assert cache.get("b", SHAPE, Decoder()) is not None
     assert cache.get("d", SHAPE, Decoder()) is None
-    assert "no room for 4 decoded images" in told[-1] and "cache.gb" in told[-1]
-    told.clear()
-    assert cache.get("e", (400, 3, 2, 2), Decoder()) is None and "no room for 400" in told[0]
+    assert "no room for 4 decoded images" in said[-1] and "cache.gb" in said[-1]
+    said.clear()
+    assert cache.get("e", (400, 3, 2, 2), Decoder()) is None and "no room for 400" in said[0]
     assert sorted(path.stem for path in cache.folder.glob("*.pixels")) == ["b", "c"]
 
 
-def test_nothing_is_removed_where_that_would_not_make_enough_room(cache: PixelCache, told: list[str]) -> None:
+def test_nothing_is_removed_where_that_would_not_make_enough_room(cache: PixelCache, said: list[str]) -> None:
     """An old entry and a new one: without the old one there is still no room for a third of two entries' size."""
     cache.limit = 100
     for key in ("old", "new"):
         cache.get(key, SHAPE, Decoder())
     os.utime(cache.folder / "old.json", (1e9, 1e9))
-    assert cache.get("both", (8, 3, 2, 2), Decoder(np.concatenate([DATA, DATA]))) is None and "no room" in told[0]
+    assert cache.get("both", (8, 3, 2, 2), Decoder(np.concatenate([DATA, DATA]))) is None and "no room" in said[0]
     assert sorted(path.stem for path in cache.folder.glob("*.pixels")) == ["new", "old"]
 
 
@@ -189,14 +189,14 @@ def test_a_damaged_entry_gives_its_own_room(cache: PixelCache) -> None:
     assert again.get("k", SHAPE, Decoder()) is not None
 
 
-def test_what_others_are_writing_takes_room(cache: PixelCache, told: list[str]) -> None:
+def test_what_others_are_writing_takes_room(cache: PixelCache, said: list[str]) -> None:
     cache.limit = 100
     cache.folder.mkdir()
     (cache.folder / "other.part").write_bytes(b"x" * 60)
-    assert cache.get("k", SHAPE, Decoder()) is None and "no room" in told[0]
+    assert cache.get("k", SHAPE, Decoder()) is None and "no room" in said[0]
 
 
-def test_other_places_and_other_times_are_other_entries(tmp_path: Path, cache: PixelCache) -> None:
+def test_other_folders_and_other_times_are_other_entries(tmp_path: Path, cache: PixelCache) -> None:
     """Uncompressed files of one name and size in two datasets, and one that is changed in place."""
     clip, grey = tiny_clip(), {"a": 10, "b": 200}
     sets = {}
@@ -205,7 +205,7 @@ def test_other_places_and_other_times_are_other_entries(tmp_path: Path, cache: P
         Image.new("RGB", (36, 36), (level,) * 3).save(tmp_path / name / "0.bmp")
         sets[name] = FileImages(tmp_path / name, ["0.bmp"], [0])
         assert int(Pixels(sets[name], clip, False, cache).uint8(torch.tensor([0])).max()) == level
-    assert sets["a"].digest == sets["b"].digest  # records do not tell places apart
+    assert sets["a"].digest == sets["b"].digest  # records do not depend on the folder
     Image.new("RGB", (36, 36), (77,) * 3).save(tmp_path / "a" / "0.bmp")
     changed = FileImages(tmp_path / "a", ["0.bmp"], [0])
     assert int(Pixels(changed, clip, False, cache).uint8(torch.tensor([0])).max()) == 77
@@ -221,28 +221,28 @@ def test_half_written_files_of_dead_runs_are_removed(cache: PixelCache) -> None:
     assert [path.name for path in cache.folder.glob("*.part")] == ["new.part"]
 
 
-@pytest.mark.parametrize("place", ["fsync", "open"])
+@pytest.mark.parametrize("call", ["fsync", "open"])
 def test_a_full_disk_stops_the_cache_and_not_the_run(
-    place: str, tmp_path: Path, cache: PixelCache, told: list[str], monkeypatch: pytest.MonkeyPatch
+    call: str, tmp_path: Path, cache: PixelCache, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     found, clip = images(tmp_path), tiny_clip()
-    if place == "fsync":
+    if call == "fsync":
         monkeypatch.setattr(os, "fsync", full)
     else:
         opened = Path.open
         monkeypatch.setattr(Path, "open", lambda self, mode="r", **more: (full if "x" in mode else opened)(self, mode))
     assert sum(len(labels) for _, labels in Pixels(found, clip, False, cache).batches(3)) == 8
-    assert len(told) == 1 and "No space left on device" in told[0] and "cache.dir" in told[0] and cache.trouble
+    assert len(said) == 1 and "No space left on device" in said[0] and "cache.dir" in said[0] and cache.trouble
     assert list(cache.folder.glob("*.part")) == []
-    assert cache.get("k", SHAPE, Decoder()) is None and len(told) == 1
+    assert cache.get("k", SHAPE, Decoder()) is None and len(said) == 1
 
 
-def test_a_disk_without_room_is_left_alone(cache: PixelCache, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_is_left_alone(cache: PixelCache, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_cache, "SPARE", 2**60)
-    assert cache.get("k", SHAPE, Decoder()) is None and "no room" in told[0]
+    assert cache.get("k", SHAPE, Decoder()) is None and "no room" in said[0]
 
 
 def build(folder: Path, calls: Any, answers: Any) -> None:
@@ -270,7 +270,7 @@ def test_runs_at_once_decode_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [NotImplementedError("no flock"), PermissionError(13, "Permission denied")])
 def test_a_file_system_without_locks_is_no_hindrance(
-    error: Exception, cache: PixelCache, told: list[str], monkeypatch: pytest.MonkeyPatch
+    error: Exception, cache: PixelCache, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise error
@@ -280,23 +280,25 @@ def test_a_file_system_without_locks_is_no_hindrance(
     for _ in range(2):
         found = cache.get("k", SHAPE, decoder)
         assert found is not None and np.array_equal(found, DATA)
-    assert decoder.calls == 1 and told == []
+    assert decoder.calls == 1 and said == []
 
 
-def test_waiting_for_another_run_is_told(cache: PixelCache, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_another_run_is_reported(
+    cache: PixelCache, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from filelock import FileLock
 
     monkeypatch.setattr(disk_cache, "WAIT", 0.05)
     cache.folder.mkdir()
     lock = FileLock(cache.folder / "k.lock")
     lock.acquire()
-    monkeypatch.setattr(cache, "say", lambda line: (told.append(line), lock.release()))
+    monkeypatch.setattr(cache, "say", lambda line: (said.append(line), lock.release()))
     assert cache.get("k", SHAPE, Decoder()) is not None
-    assert told == ["another process decodes the same 4 images: waiting for it"]
+    assert said == ["another process decodes the same 4 images: waiting for it"]
 
 
 def test_who_waits_learns_for_whom_and_can_be_stopped(
-    cache: PixelCache, told: list[str], monkeypatch: pytest.MonkeyPatch
+    cache: PixelCache, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disk_cache, "WAIT", 0.05)
     cache.folder.mkdir()
@@ -310,7 +312,7 @@ def test_who_waits_learns_for_whom_and_can_be_stopped(
     waiting = PixelCache(cache.folder, cache.limit, cache.say, stop)
     with cache.locked("k"), pytest.raises(KeyboardInterrupt):
         waiting.get("k", SHAPE, Decoder())
-    assert told == [f"process {os.getpid()} on {socket.gethostname()} decodes the same 4 images: waiting for it"]
+    assert said == [f"process {os.getpid()} on {socket.gethostname()} decodes the same 4 images: waiting for it"]
     assert waiting.get("k", SHAPE, Decoder()) is not None  # the lock is free again
 
 

@@ -213,7 +213,7 @@ def test_unknown_names_come_with_the_nearest(toys):
 
 
 @pytest.mark.parametrize(
-    ("first", "told"),
+    ("first", "said"),
     [
         ("raise RuntimeError('first line\\nsecond line')", "RuntimeError: first line"),
         ("import no_such_module_here", "ModuleNotFoundError: No module named 'no_such_module_here'"),
@@ -221,11 +221,11 @@ def test_unknown_names_come_with_the_nearest(toys):
         ("raise ValueError", "ValueError"),
     ],
 )
-def test_a_plugin_that_fails_at_import_is_named_with_one_line(standins, first, told):
+def test_a_plugin_that_fails_at_import_is_named_with_one_line(standins, first, said):
     standins.write("methods/failing.py", f"{first}\n{PLAIN.format('failing')}")
     with pytest.raises(UserError) as caught:
         registry.load("method", "failing")
-    assert str(caught.value) == f'method "failing" (methods/failing.py) cannot be imported: {told} (failing.py, line 1)'
+    assert str(caught.value) == f'method "failing" (methods/failing.py) cannot be imported: {said} (failing.py, line 1)'
 
 
 # ------------------------------------------------------------------------------------------- somebody's file
@@ -293,7 +293,7 @@ def test_entry_points_that_lead_nowhere(standins):
     """
     standins.install("far-away", points, elsewhere_plain=PLAIN.format("real") + "\nclass Plain: ...\n")
     assert "must name a class" in registry.entries("method")["module"].broken
-    for name, told in {
+    for name, said in {
         "absent": "cannot be imported: ModuleNotFoundError",
         "missing": "cannot be imported: AttributeError",
         "plain": 'is not a class decorated with @register("method", "plain"',
@@ -302,7 +302,7 @@ def test_entry_points_that_lead_nowhere(standins):
     }.items():
         with pytest.raises(UserError) as caught:
             registry.load("method", name)
-        assert told in str(caught.value)
+        assert said in str(caught.value)
         assert f'method "{name}" (far-away)' in str(caught.value)
 
 

@@ -105,7 +105,7 @@ def test_convert_accepts(type_, many, value, raw, expected):
 
 
 @pytest.mark.parametrize(
-    ("one", "value", "told"),
+    ("one", "value", "said"),
     [
         (Setting("k", int, False, False, 0), "eight", "must be a whole number"),
         (Setting("k", int, False, False, 0), 1.5, "must be a whole number"),
@@ -130,8 +130,8 @@ def test_convert_accepts(type_, many, value, raw, expected):
         ),
     ],
 )
-def test_convert_refuses(one, value, told):
-    with pytest.raises(ValueError, match=told):
+def test_convert_refuses(one, value, said):
+    with pytest.raises(ValueError, match=said):
         one.convert(value)
 
 
@@ -164,7 +164,7 @@ class NoDataclass:
 
 
 @pytest.mark.parametrize(
-    ("group", "told"),
+    ("group", "said"),
     [
         (Required, "rank"),
         (Exotic, "use int, float, str"),
@@ -172,8 +172,8 @@ class NoDataclass:
         (NoDataclass, "dataclass"),
     ],
 )
-def test_groups_that_are_not_declared_properly(group, told):
-    with pytest.raises(UserError, match=told):
+def test_groups_that_are_not_declared_properly(group, said):
+    with pytest.raises(UserError, match=said):
         describe(group)
 
 

@@ -17,8 +17,8 @@ WHAT = {"zero-shot row", "spectra of the weights", "gradient of the first task"}
 
 
 def words(out: Path, cache: Path, *more: str) -> list[str]:
-    place = [f"stream={TOY}", "stream.count=2", f"model={TOY}", "device=cpu", "threads=1"]
-    return [*place, "method=keeplora", "method.rank=4", f"out={out}", f"cache.dir={cache}", *more]
+    common = [f"stream={TOY}", "stream.count=2", f"model={TOY}", "device=cpu", "threads=1"]
+    return [*common, "method=keeplora", "method.rank=4", f"out={out}", f"cache.dir={cache}", *more]
 
 
 def reused(directory: Path) -> set[str]:
@@ -94,7 +94,7 @@ def test_methods_share_the_zero_shot_row_and_nothing_else(tmp_path: Path) -> Non
     assert reused(run(resolve(words(tmp_path / "c", cache, f"method={copy}")))) == {"zero-shot row"}
 
 
-def test_a_run_that_is_continued_tells_all_that_was_reused(tmp_path: Path, killed_after) -> None:  # noqa: F811
+def test_a_continued_run_reports_all_that_was_reused(tmp_path: Path, killed_after) -> None:  # noqa: F811
     cache = tmp_path / "cache"
     straight = run(resolve(words(tmp_path / "a", cache)))
     killed_after(3, before=False)
@@ -107,8 +107,8 @@ def kept(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def shared(folder: Path, told: list, limit: int = 10**6, **environment: str) -> ResultCache:
-    return ResultCache(folder, limit, environment, lambda name, seconds: told.append((name, seconds)))
+def shared(folder: Path, said: list, limit: int = 10**6, **environment: str) -> ResultCache:
+    return ResultCache(folder, limit, environment, lambda name, seconds: said.append((name, seconds)))
 
 
 def numbers(value: float):
@@ -116,57 +116,57 @@ def numbers(value: float):
 
 
 def test_damaged_results_are_computed_again(tmp_path: Path) -> None:
-    told: list = []
-    store = shared(tmp_path, told)
+    said: list = []
+    store = shared(tmp_path, said)
     store.get("a", 1, numbers(1.0))
     (path,) = kept(tmp_path)
     for damage in (lambda c: c[:-1] + bytes([c[-1] ^ 1]), lambda c: c[:50], lambda c: b""):
         path.write_bytes(damage(path.read_bytes()))
-        assert store.get("a", 1, numbers(2.0))["x"][0] == 2.0 and not told
+        assert store.get("a", 1, numbers(2.0))["x"][0] == 2.0 and not said
         (path,) = kept(tmp_path)  # it replaces the damaged one
-    assert store.get("a", 1, numbers(3.0))["x"][0] == 2.0 and told[0][0] == "a" and told[0][1] >= 0
+    assert store.get("a", 1, numbers(3.0))["x"][0] == 2.0 and said[0][0] == "a" and said[0][1] >= 0
 
 
 def test_another_key_name_or_environment_is_another_result(tmp_path: Path) -> None:
-    told: list = []
-    shared(tmp_path, told, torch="1").get("a", {"k": [1, 2]}, numbers(1.0))
+    said: list = []
+    shared(tmp_path, said, torch="1").get("a", {"k": [1, 2]}, numbers(1.0))
     for store, name, key in (
-        (shared(tmp_path, told, torch="1"), "b", {"k": [1, 2]}),
-        (shared(tmp_path, told, torch="1"), "a", {"k": [2, 1]}),
-        (shared(tmp_path, told, torch="2"), "a", {"k": [1, 2]}),
+        (shared(tmp_path, said, torch="1"), "b", {"k": [1, 2]}),
+        (shared(tmp_path, said, torch="1"), "a", {"k": [2, 1]}),
+        (shared(tmp_path, said, torch="2"), "a", {"k": [1, 2]}),
     ):
         assert store.get(name, key, numbers(2.0))["x"][0] == 2.0
-    assert not told
+    assert not said
 
 
 def test_the_longest_unused_make_room_and_what_is_too_large_is_not_kept(tmp_path: Path) -> None:
     import os
 
-    told: list = []
-    store = shared(tmp_path, told, limit=2500)  # five of about 500 bytes
+    said: list = []
+    store = shared(tmp_path, said, limit=2500)  # five of about 500 bytes
     for number in range(4):
         store.get("a", number, numbers(1.0))
         for age, path in enumerate(sorted(tmp_path.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True)):
             os.utime(path, (1e9 - age, 1e9 - age))
     store.get("a", 0, numbers(1.0))  # used just now
     store.get("a", 9, numbers(1.0))
-    told.clear()
+    said.clear()
     store.get("a", 0, numbers(1.0))
     store.get("a", 1, numbers(1.0))
-    assert [name for name, _ in told] == ["a"]
+    assert [name for name, _ in said] == ["a"]
     before = len(kept(tmp_path))
     store.get("large", 0, lambda: {"x": torch.zeros(1000)})
     assert len(kept(tmp_path)) == before
 
 
 def test_a_result_lies_in_memory_alike_whether_it_was_computed_or_read(tmp_path: Path, monkeypatch) -> None:
-    told: list = []
-    store = shared(tmp_path, told)
+    said: list = []
+    store = shared(tmp_path, said)
     monkeypatch.setattr(
         "bench.data.disk_cache.os.utime", lambda path: (_ for _ in ()).throw(PermissionError)
     )  # not ours
     found = [store.get("a", 1, lambda: {"x": torch.arange(12.0).view(4, 3).T})["x"] for _ in range(2)]
-    assert len(told) == 1 and torch.equal(*found)
+    assert len(said) == 1 and torch.equal(*found)
     assert [x.stride() for x in found] == [(4, 1)] * 2
 
 
@@ -222,8 +222,8 @@ def test_a_model_whose_code_was_edited_is_measured_again(tmp_path: Path) -> None
 
 
 def test_an_entry_that_was_renamed_is_not_used(tmp_path: Path) -> None:
-    told: list[tuple] = []
-    results = shared(tmp_path, told)
+    said: list[tuple] = []
+    results = shared(tmp_path, said)
     results.get("a", 1, numbers(1.0))
     (first,) = kept(tmp_path)
     results.get("a", 2, numbers(2.0))
@@ -231,7 +231,7 @@ def test_an_entry_that_was_renamed_is_not_used(tmp_path: Path) -> None:
     for ending in (".safetensors", ".json"):
         content = second.with_suffix(ending).read_bytes()
         first.with_suffix(ending).write_bytes(content)
-    assert float(shared(tmp_path, told).get("a", 1, numbers(1.0))["x"][0]) == 1.0
+    assert float(shared(tmp_path, said).get("a", 1, numbers(1.0))["x"][0]) == 1.0
 
 
 def test_a_method_without_a_file_shares_nothing(tmp_path: Path) -> None:

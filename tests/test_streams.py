@@ -92,7 +92,7 @@ def test_budgets_are_those_of_the_released_code(name: str, epochs: list[int], tr
 
 @pytest.mark.parametrize("name", REAL)
 def test_the_table_of_streams_is_true(name: str) -> None:
-    """What the table tells without importing is what the classes hold."""
+    """What the table says without importing is what the classes have."""
     entry, cls = registry.entries("stream")[name], registry.load("stream", name)
     assert set(entry.facts) == {"label_space", "prompt_family", "budget"}
     assert {key: getattr(cls, key) for key in entry.facts} == entry.facts
@@ -168,7 +168,7 @@ def test_xtail_without_coops_files(tree: Path, tmp_path: Path) -> None:
 
 
 def test_equal_names_in_a_union() -> None:
-    """Two tasks share "lotus": merged, or the first one's only, and told once by name."""
+    """Two tasks share "lotus": merged, or the first one's only, and named once."""
     from bench.data.images import ArrayImages
     from bench.data.stream import Task
 
@@ -314,7 +314,7 @@ def test_a_folder_may_be_called_like_a_dataset(tree: Path, tmp_path: Path) -> No
         ("- dataset: [dtd]\n", 'has a list or a mapping as "dataset": write text'),
         ("x: &a [*a]\n", "is not YAML"),
         ("{a: " * 1000, "is not YAML"),
-        ("- dataset: dtd\n  template: no place\n", r'the template "no place" of task DTD has no \{\}'),
+        ("- dataset: dtd\n  template: no slot\n", r'the template "no slot" of task DTD has no \{\}'),
         ("tasks: []\n", "lists no tasks"),
         ("a: [", "is not YAML"),
     ],
@@ -384,8 +384,8 @@ def test_runs_on_the_pocket_model(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     line = ["run", "method=keeplora", f"stream={name}", f"data={tree}", "model=pocket", f"out={tmp_path / 'runs'}"]
     assert cli.main([*line, "train.epochs=3"]) == 0
-    told = capsys.readouterr().out
-    assert "is not the published one" in told
+    said = capsys.readouterr().out
+    assert "is not the published one" in said
     (directory,) = (path.parent for path in (tmp_path / "runs").rglob("summary.json"))
     matrix = AccuracyMatrix.from_csv(directory / "accuracy.csv")
     assert len(matrix.tasks) == MADE[name]
@@ -412,11 +412,11 @@ def test_data_says_what_is_ready(tree: Path, tmp_path: Path, capsys: pytest.Capt
         fake_trees.MAKERS[name](tmp_path)
     (tmp_path / "dtd" / "dtd" / "images" / "banded" / "banded_0001.jpg").unlink()
     assert cli.main(["data", "mtil-order1", f"data={tmp_path}"]) == 1
-    told = capsys.readouterr().out
-    assert "0 of 11 datasets are ready" in told and "40 / 60000" in told
+    said = capsys.readouterr().out
+    assert "0 of 11 datasets are ready" in said and "40 / 60000" in said
     for state in ("missing", "incomplete", "differs"):
-        assert state in told
-    assert "banded_0001.jpg" in told and "2.8 GB" in told and "does not work" in told and "KeepLoRA" not in told
+        assert state in said
+    assert "banded_0001.jpg" in said and "2.8 GB" in said and "does not work" in said and "KeepLoRA" not in said
 
 
 def test_data_is_content_with_the_published_counts(
@@ -460,9 +460,9 @@ def test_an_incomplete_stream_fails_before_anything_is_written(tmp_path: Path, c
     (tmp_path / "data" / "food-101" / "meta" / "test.json").write_text("{")
     words = ["run", "method=lora", "stream=mtil-order1", f"data={tmp_path / 'data'}", f"out={tmp_path / 'runs'}"]
     assert cli.main(words) == 2
-    told = capsys.readouterr().err
-    assert "2 of 11 datasets of stream mtil-order1 are not ready" in told and len(told.splitlines()) == 1
-    assert "food101 is incomplete" in told and "sun397 is missing" in told and "python -m bench data" in told
+    said = capsys.readouterr().err
+    assert "2 of 11 datasets of stream mtil-order1 are not ready" in said and len(said.splitlines()) == 1
+    assert "food101 is incomplete" in said and "sun397 is missing" in said and "python -m bench data" in said
     assert not (tmp_path / "runs").exists()
 
 

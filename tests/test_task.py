@@ -74,7 +74,7 @@ def test_outcomes_are_those_of_plain_predictions() -> None:
 
 @pytest.mark.parametrize("kind", ["task", "all"])
 def test_equal_prompts_of_two_tasks_count_as_one_class(kind: str) -> None:
-    """The same task twice under one template: nothing can tell the copies apart, and none is called wrong for it."""
+    """The same task twice under one template: nothing distinguishes the copies, and none counts as wrong."""
     clip = tiny_clip()
     tasks = [dataclasses.replace(toy_task(0), name=name, template="a {}") for name in ("first", "second")]
     method = Method(None, clip, Context(2, 16, 0, 0))
@@ -182,7 +182,7 @@ BLANK = np.zeros((3, 4, 4, 3))
     [
         ({"classes": ()}, "task toy0 has no classes"),
         ({"classes": ("a", "a", "b")}, "names the class 'a' twice"),
-        ({"template": "no place"}, r'the template "no place" of task toy0 has no \{\}'),
+        ({"template": "no slot"}, r'the template "no slot" of task toy0 has no \{\}'),
         ({"test": ArrayImages(BLANK[:0], [])}, "task toy0 has no test images"),
         ({"train": ArrayImages(BLANK[:0], [])}, "task toy0 has no training images"),
         ({"train": ArrayImages(BLANK, [0, 2, 2])}, "class 'green thing' of task toy0 has no training image"),
