@@ -167,7 +167,8 @@ def listing(owner: Item) -> list[str]:
         elif isinstance(one.node, ast.FunctionDef) and "__" in one.name:
             body += ["", *signature(one, "    ")] if body and body[-1] else signature(one, "    ")
     head = [line for line in decorators(owner) if not line.startswith("@register")]
-    return [*head, f"class {owner.name}{f'({bases})' if bases else ''}:", *(body or ["    ..."])]
+    first = f"class {owner.name}{f'({bases})' if bases else ''}:"
+    return [*head, first, *body] if body else [*head, f"{first} ..."]
 
 
 # ---- docstrings

@@ -29,8 +29,8 @@ def page() -> str:
     lines = [
         "# Settings",
         "",
-        "Made by `python docs/settings_page.py`. How values are written: [running.md](running.md#run-a-method). Later layers "
-        "win: these defaults, the method's, the "
+        "Made by `python docs/settings_page.py`. How values are written: [running.md](running.md#run-a-method). "
+        "Later layers win: these defaults, the method's, the "
         "stream's, what the stream tuned for the method, the command line "
         "([architecture.md](architecture.md#sources-of-a-value)).",
         "",
