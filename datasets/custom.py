@@ -91,7 +91,7 @@ def _dataset(entry: dict[str, Any], root: Path | None) -> Dataset:
     return folder_dataset(entry["folder"])
 
 
-class _AsWritten(yaml.BaseLoader):
+class _TextSafeLoader(yaml.BaseLoader):
     """YAML in which every value is text as it is written: a dataset may be called 010 or on."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -112,7 +112,7 @@ def _entries(name: str) -> list[dict[str, Any]]:
         raise UserError(f"the file {path} of stream.tasks_file cannot be read (it is not there): give a YAML file")
     written = text(path)
     try:
-        content = yaml.load(written, Loader=_AsWritten)
+        content = yaml.load(written, _TextSafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"the file {path} is not YAML ({' '.join(str(error).split())}): correct it") from error
     entries = content.get("tasks") if isinstance(content, dict) else content

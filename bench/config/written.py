@@ -67,7 +67,7 @@ def unquoted(text: str) -> str:
     if not re.fullmatch(_QUOTED, text, re.DOTALL):
         return text
     try:
-        return str(yaml.load(text, Loader=Loader))
+        return str(yaml.load(text, WordSafeLoader))
     except yaml.YAMLError:  # an escape that YAML does not know
         return text
 
@@ -137,7 +137,7 @@ def members(text: str) -> dict[str, str] | None:
     dict of str to str or None
     """
     try:
-        node = yaml.compose(text, Loader=Loader) if _is_small(text) else None
+        node = yaml.compose(text, WordSafeLoader) if _is_small(text) else None
     except yaml.YAMLError:
         return None
     if not isinstance(node, yaml.MappingNode) or not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
@@ -159,7 +159,7 @@ def guess(text: str) -> Any:
         A plain value; the text itself where it is no YAML. Not to be changed.
     """
     try:
-        return yaml.load(text, Loader=Loader) if _is_small(text) else text
+        return yaml.load(text, WordSafeLoader) if _is_small(text) else text
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError):
         return text  # also what an explicit tag makes of a value that does not fit it
 
@@ -187,7 +187,7 @@ def _is_small(text: str) -> bool:
     return len(text) <= _LONGEST
 
 
-class ShallowLoader(yaml.SafeLoader):
+class ShallowSafeLoader(yaml.SafeLoader):
     """YAML with an end of depth: its readers call themselves at every level, and look ahead over all that are open."""
 
     _depth = 0
@@ -208,7 +208,7 @@ class ShallowLoader(yaml.SafeLoader):
         return node
 
 
-class Loader(ShallowLoader):
+class WordSafeLoader(ShallowSafeLoader):
     """YAML without dates and without aliases, with which few characters mean billions; ``1e3`` is a number in it."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {
@@ -223,7 +223,7 @@ class Loader(ShallowLoader):
         return super().compose_node(parent, index)
 
 
-Loader.add_implicit_resolver(
+WordSafeLoader.add_implicit_resolver(
     TAGS["float"],
     re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+\Z|[-+]?[0-9][0-9_]*\.[0-9_]*[eE][0-9]+\Z"),
     list("-+0123456789"),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from bench.config.written import TAGS, ShallowLoader
+from bench.config.written import TAGS, ShallowSafeLoader
 from bench.core.errors import UserError, shorten, together
 
 LARGEST = 1_000_000
@@ -106,7 +106,7 @@ def _text(file: Path) -> str:
     return text
 
 
-class _Values(ShallowLoader):
+class _Values(ShallowSafeLoader):
     """YAML as W&B reads it, but dates are text, which its server would not take."""
 
 
