@@ -14,7 +14,7 @@ from bench.config import registry
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.data.pixels import PixelStore
-from bench.learning.evaluate import evaluate_row
+from bench.learning.evaluate import Protocol, evaluate_row
 from bench.learning.method import Method
 from bench.learning.task_data import Context
 from bench.model.clip import Clip
@@ -109,7 +109,7 @@ def test_zero_shot_is_worth_keeping(stream: pocket.Pocket, clip: Clip) -> None:
     method = Method(None, clip, Context(len(stream.tasks), 64, 0, 0))
     store = PixelStore(clip, 10**9)
     accuracies = []
-    for column, right in evaluate_row(method, store, stream.tasks, "task", 0, 256):
+    for column, right in evaluate_row(method, store, Protocol(stream.tasks, "task", "either", 256), 0):
         task = stream.tasks[column]
         assert right.mean() >= 3 / len(task.classes), task.name
         accuracies.append(100 * right.mean())

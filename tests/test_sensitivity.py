@@ -108,7 +108,14 @@ def finish(words: list[str], but: int | None = None) -> None:
     for number, point in enumerate(expand(find("keeplora_alpha"), words).points):
         if number != but:
             point.directory.mkdir(parents=True)
-            content = {"status": "finished", "metrics": metrics(number)}
+            names = {
+                "stream": "pocket",
+                "model": "pocket",
+                "method": "keeplora",
+                "fingerprint": "0123456789",
+                "seed": 0,
+            }
+            content = {"status": "finished", **names, "metrics": metrics(number), "seconds": {"total": 1.0}}
             (point.directory / "summary.json").write_text(json.dumps(content))
 
 
