@@ -233,7 +233,7 @@ def test_hashes_are_shortened(tmp_path):
 def test_numbers_that_are_none_are_left_open(tmp_path):
     path = make(tmp_path)
     scalars = json.loads((path / "summary.json").read_text(encoding="utf-8"))["metrics"]
-    change(path, "summary.json", metrics=scalars | {"last": float("nan"), "learning": None})
+    change(path, "summary.json", metrics=scalars | {"last": None, "learning": None})
     measure_less = make(tmp_path, "lora")
     (measure_less / "accuracy.csv").unlink()
     mine, other = data(tmp_path)["fields"][0]["groups"]
