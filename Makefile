@@ -1,5 +1,6 @@
 # make demo     installs what is needed and runs KeepLoRA on the embedded stream
 # make test     installs what is needed and runs the tests (make slow: those that take minutes)
+# make fuzz     ten times as many random inputs, and other ones every time
 # make cluster  the tests on a real SLURM, which is installed and started for them (root, Debian)
 # make browser  the tests of the page in a headless Chromium, which is installed for them (root, Debian)
 # make lint     style, types, directions of imports, the scripts of the page (needs npm)
@@ -15,13 +16,16 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 10000
 
 .DELETE_ON_ERROR:
-.PHONY: demo test slow cluster browser lint lint-js docs format lock clean
+.PHONY: demo test fuzz slow cluster browser lint lint-js docs format lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m bench run method=keeplora
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q
+
+fuzz: $(VENV)/.installed-test
+	FUZZ=10 $(BIN)/python -m pytest -q tests/test_fuzz_*.py
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow
