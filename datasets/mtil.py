@@ -45,6 +45,8 @@ class Prompts:
 class Mtil(DatasetStream):
     """The datasets in the order of `order`, with the epochs of the code released with KeepLoRA."""
 
+    label_space = "task"
+    prompt_family: ClassVar[str] = "keeplora or zscl"
     order: ClassVar[Sequence[str]] = ORDER_1
     epochs: ClassVar[Mapping[str, int]] = {}
 
@@ -75,10 +77,8 @@ class Mtil(DatasetStream):
 class MtilOrder1(Mtil):
     """MTIL order I: the main table of KeepLoRA's paper."""
 
-    label_space = "task"
     description = "11 tasks, 1201 classes"
     budget: ClassVar[str] = "10 epochs, SUN397 5; batch 64 (KeepLoRA's code)"
-    prompt_family: ClassVar[str] = "keeplora or zscl"
     defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 10, "train.batch_size": 64}
     epochs: ClassVar[Mapping[str, int]] = {"sun397": 5}
 
@@ -87,10 +87,8 @@ class MtilOrder1(Mtil):
 class MtilOrder2(Mtil):
     """MTIL order II: fine-grained and large datasets first."""
 
-    label_space = "task"
     description = "11 tasks, 1201 classes"
     budget: ClassVar[str] = "5 epochs, Food 2, the last five 10; batch 64 (KeepLoRA's code)"
-    prompt_family: ClassVar[str] = "keeplora or zscl"
     defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 5, "train.batch_size": 64}
     order = ORDER_2
     epochs: ClassVar[Mapping[str, int]] = {"food101": 2, **dict.fromkeys(ORDER_2[6:], 10)}
@@ -109,10 +107,8 @@ class MtilFewShot(Mtil):
         shots: int = setting(5, "training images a class", low=1)
         fewer: str = setting("error", "where a class has fewer images", choices=("error", "all", "repeat"))
 
-    label_space = "task"
     description = "11 tasks, 1201 classes, 5 shots by default"
     budget: ClassVar[str] = "10 epochs; batch 64 (ours: papers count steps)"
-    prompt_family: ClassVar[str] = "keeplora or zscl"
     defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 10, "train.batch_size": 64}
 
     def tasks_of(self, part: Part, splits: Splits, seed: int) -> list[Task]:
