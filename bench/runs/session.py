@@ -225,6 +225,7 @@ class Session:
             self._row_started = self.watch.now()
             self._safe_point(always=True)
         self._finish()
+        self.world.agree([0], self.device)  # no process reads the record before it is complete
 
     def _learn(self, index: int) -> None:
         task, method, watch, observers = self.parts.tasks[index], self.method, self.watch, self.context.observers
