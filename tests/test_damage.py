@@ -17,6 +17,8 @@ from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.learning.training_state import TrainingState
+from bench.metrics.matrix import AccuracyMatrix
+from bench.metrics.outcomes import Outcomes
 from bench.record.checkpoint import Checkpoints, digest_of, pack, unpack
 from bench.runs.run import run
 from bench.runs.session import Session
@@ -156,8 +158,15 @@ FORGED = {
     "files missing": ("task", drop("files", "outcomes.csv"), "whose files cannot be"),
     "files as a list": ("task", put([], "files"), "whose files cannot be"),
     "text that is none": ("task", put(7, "files", "accuracy.csv"), "whose files cannot be"),
-    "another matrix": ("task", put("row", "files", "accuracy.csv"), "accuracy.csv, line 1: .* damaged"),
-    "other outcomes": ("task", put("row", "files", "outcomes.csv"), "outcomes.csv, line 1: .* damaged"),
+    "another matrix": ("task", put("row", "files", "accuracy.csv"), "does not fit this run .accuracy.csv, line 1: "),
+    "the matrix of other tasks": (
+        "task",
+        lambda _, values: values["files"].update(
+            {"accuracy.csv": AccuracyMatrix(["a"]).csv(), "outcomes.csv": Outcomes(["a"]).csv()}
+        ),
+        "it has the accuracies of other tasks",
+    ),
+    "other outcomes": ("task", put("row", "files", "outcomes.csv"), "does not fit this run .outcomes.csv, line 1: "),
     "version missing": ("task", drop("version"), "of another version of keeplora-bench"),
     "decisive missing": ("task", drop("decisive"), "whose decisive cannot be"),
     "a weight of another shape": (

@@ -58,10 +58,14 @@ def read_snapshot(
             f"{directory} holds an unfinished run with other data or weights than this line has: move it away or "
             "choose another folder with out=DIR"
         )
-    matrix = AccuracyMatrix.from_text(snapshot.files[ACCURACY], directory / ACCURACY)
+    try:
+        matrix = AccuracyMatrix.from_text(snapshot.files[ACCURACY], Path(ACCURACY))
+        outcomes = Outcomes.from_text(snapshot.files[OUTCOMES], matrix.tasks, Path(OUTCOMES))
+    except UserError as error:
+        raise no_fit(directory, str(error).partition(";")[0]) from error
     if matrix.tasks != list(tasks):
         raise no_fit(directory, "it has the accuracies of other tasks")
-    return snapshot, matrix, Outcomes.from_text(snapshot.files[OUTCOMES], matrix.tasks, directory / OUTCOMES)
+    return snapshot, matrix, outcomes
 
 
 @contextmanager
