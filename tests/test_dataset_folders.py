@@ -239,12 +239,12 @@ def test_archives_still_packed_are_named(name: str, archive: str, tmp_path: Path
 
 
 def test_data_without_a_folder_lists_what_to_get(capsys: pytest.CaptureFixture) -> None:
-    assert cli.main(["data", "mtil-order1"]) == 2
+    assert cli.main(["data", "mtil-order1"]) == 0
     found = capsys.readouterr()
-    assert "say where the datasets are" in found.err
+    assert "to see what is there already: python -m bench data mtil-order1 data=DIR" in found.out and not found.err
     for text in ("sun397", "37 GB", "SUN397 or sun397/SUN397", "torchvision.datasets.Food101(DIR, download=True)"):
         assert text in found.out
-    assert cli.main(["data", "custom", "stream.datasets=[dtd,plants]"]) == 2
+    assert cli.main(["data", "custom", "stream.datasets=[dtd,plants]"]) == 0
     assert 'there is no dataset "plants"' in " ".join(capsys.readouterr().out.split())
 
 

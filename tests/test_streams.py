@@ -440,7 +440,6 @@ def test_data_is_content_with_the_published_counts(
     ("words", "message"),
     [
         (["data"], "say which stream"),
-        (["data", "mtil-order1"], "say where the datasets are"),
         (["data", "mtil-order1", "data=/nowhere/at/all"], "is no folder"),
         (["data", "mtil-order3", "data=."], 'did you mean "mtil-order'),
         (["data", "xtail", "data=.", "stream.splts=coop"], 'did you mean "stream.splits"'),

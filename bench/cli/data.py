@@ -11,7 +11,7 @@ from bench.core.paths import is_folder
 
 
 def call(words: list[str]) -> int:
-    """Print the datasets of a stream; the exit status is 0 if all are there as published, else 1."""
+    """Print the datasets of a stream; the exit status is 1 if one is not there as published."""
     # numpy and the stream's own file come with these: see bench.cli.verb.
     from bench.config.resolve import resolve
     from bench.data.dataset_stream import DatasetStream
@@ -26,8 +26,10 @@ def call(words: list[str]) -> int:
         print(f"stream {stream} needs no data: it brings its images along, or reads them in its own way")
         return 0
     if resolved.run.data is None:
-        print(requirements(cls, resolved.stream_settings), flush=True)
-    root = _root(stream, resolved.run.data)
+        print(requirements(cls, resolved.stream_settings))
+        print(f"\nto see what is there already: python -m bench data {stream} data=DIR")
+        return 0
+    root = _root(resolved.run.data)
     statuses = inventory(cls, resolved.stream_settings, root)
     print(report(stream, root, statuses))
     ready = all(status.state == "present" for status in statuses)
@@ -40,9 +42,7 @@ def call(words: list[str]) -> int:
     return 0 if ready else 1
 
 
-def _root(stream: str, data: str | None) -> Path:
-    if data is None:
-        raise UserError(f"say where the datasets are: python -m bench data {stream} data=DIR")
+def _root(data: str) -> Path:
     root = Path(data).expanduser()
     if not is_folder(root):
         raise UserError(f"data={data} is no folder: give the folder that holds the datasets")
@@ -56,7 +56,8 @@ DATA = Verb(
     help="""\
 For every dataset: present, incomplete, missing, or different from the published one; images and classes found and
 expected; size, licence, how to get it, and which official download is known not to work. The exit status is 0 when all
-are ready, else 1. Without data= it lists the datasets that the stream needs, their sizes, and how to get them.
+are ready, else 1. Without data= it lists the datasets that the stream needs, their sizes, and how to get them, and the
+exit status is 0.
 
 examples
   python -m bench data mtil-order1 data=/data/MTIL
