@@ -22,7 +22,7 @@ from bench.compare.runs import Run
 from bench.config import registry
 from bench.core.errors import UserError, suggest
 from bench.metrics.matrix import AccuracyMatrix
-from bench.metrics.scalars import HEADLINES, SCALARS
+from bench.metrics.scalars import COLUMNS, HEADLINES, SCALARS
 
 COMPARED = tuple(HEADLINES.values())
 """Scalars whose differences are shown; each is a linear function of the matrix."""
@@ -100,9 +100,25 @@ def against(runs: ComparableRuns, name: str | None = None) -> Against | None:
     others = [group for group in runs.groups if group is not baseline]
     if baseline is None or not others:
         return None
-    level = 1 - (1 - TOGETHER) / len(others)
+    level = level_of(len(others))
     rows = [(group, [difference(group, baseline, scalar, level) for scalar in COMPARED]) for group in others]
     return Against(baseline, level, rows)
+
+
+def level_of(intervals: int) -> float:
+    """Return the confidence that each of some intervals has, so that all hold together with confidence `TOGETHER`.
+
+    Parameters
+    ----------
+    intervals : int
+        How many there are; at least one.
+
+    Returns
+    -------
+    float
+        In (0, 1), after Bonferroni.
+    """
+    return 1 - (1 - TOGETHER) / intervals
 
 
 def check_baseline(sets: Sequence[ComparableRuns], name: str) -> None:
@@ -143,7 +159,9 @@ def _defaults() -> set[str]:
     return {name for name, entry in registry.entries("method").items() if entry.facts.get("baseline") == "True"}
 
 
-def difference(group: Group, baseline: Group, scalar: str, level: float = TOGETHER) -> Difference:
+def difference(
+    group: Group, baseline: Group, scalar: str, level: float = TOGETHER, task: str | int | None = None
+) -> Difference:
     """Return how far a group lies from another in one scalar.
 
     Parameters
@@ -153,12 +171,14 @@ def difference(group: Group, baseline: Group, scalar: str, level: float = TOGETH
         One of `COMPARED`.
     level : float, optional
         Confidence of the interval.
+    task : str or int, optional
+        The task whose own value is compared, by its name or its position from 0; by default the mean over tasks.
     """
     pairs = {seed: (run, baseline.runs[seed]) for seed, run in group.runs.items() if seed in baseline.runs}
     pairs = {seed: pair for seed, pair in pairs.items() if pair[0].data == pair[1].data}
     if not pairs:
         return Difference(scalar, None, None, None, "no seed in common")
-    values = {seed: (a.value(scalar), b.value(scalar)) for seed, (a, b) in pairs.items()}
+    values = {seed: (value_of(a, scalar, task), value_of(b, scalar, task)) for seed, (a, b) in pairs.items()}
     known = {seed: (a, b) for seed, (a, b) in values.items() if a is not None and b is not None}
     if not known:
         return Difference(scalar, None, None, None, "not defined here")
@@ -169,7 +189,7 @@ def difference(group: Group, baseline: Group, scalar: str, level: float = TOGETH
         return Difference(scalar, mean, float(low), float(high), f"{len(known)} seeds")
     seed = min(known)
     try:
-        contributions = image_by_image(*pairs[seed], scalar)
+        contributions = image_by_image(*pairs[seed], scalar, task)
     except UserError as error:
         return Difference(scalar, mean, None, None, f"no interval: {error}")
     if contributions is None:
@@ -179,10 +199,38 @@ def difference(group: Group, baseline: Group, scalar: str, level: float = TOGETH
     return Difference(scalar, mean, low, high, f"{images} images of seed {seed}")
 
 
+def value_of(run: Run, scalar: str, task: str | int | None = None) -> float | None:
+    """Return a scalar of a run, or what it is for one task.
+
+    Parameters
+    ----------
+    run : Run
+    scalar : str
+        With a task one of `COMPARED`, else any that `bench.compare.runs.Run.value` knows.
+    task : str or int, optional
+        As for `difference`.
+
+    Returns
+    -------
+    float or None
+        In percent; None where it is not defined, was not recorded or cannot be read.
+    """
+    if task is None:
+        return run.value(scalar)
+    try:
+        return COLUMNS[scalar](run.matrix)[_column(run, task)]
+    except UserError:  # a damaged matrix
+        return None
+
+
+def _column(run: Run, task: str | int) -> int:
+    return task if isinstance(task, int) else run.matrix.tasks.index(task)
+
+
 # ------------------------------------------------------------------------------------------- test images
 
 
-def image_by_image(first: Run, second: Run, scalar: str) -> list[np.ndarray] | None:
+def image_by_image(first: Run, second: Run, scalar: str, task: str | int | None = None) -> list[np.ndarray] | None:
     """Return what each test image adds to the difference of two runs in a scalar.
 
     Parameters
@@ -190,6 +238,8 @@ def image_by_image(first: Run, second: Run, scalar: str) -> list[np.ndarray] | N
     first, second : Run
     scalar : str
         One of `COMPARED`.
+    task : str or int, optional
+        As for `difference`.
 
     Returns
     -------
@@ -214,7 +264,7 @@ def image_by_image(first: Run, second: Run, scalar: str) -> list[np.ndarray] | N
         for column in range(size)
         if first.matrix.state(row, column) == "missing"
     )
-    weights = weights_of(scalar, size, missing)
+    weights = weights_of(scalar, size, missing, None if task is None else _column(first, task))
     contributions = []
     for column in np.flatnonzero(weights.any(axis=0)).tolist():
         total: np.ndarray | float = 0.0
@@ -227,8 +277,8 @@ def image_by_image(first: Run, second: Run, scalar: str) -> list[np.ndarray] | N
     return contributions
 
 
-@lru_cache(maxsize=64)
-def weights_of(scalar: str, size: int, missing: frozenset[tuple[int, int]]) -> np.ndarray:
+@lru_cache(maxsize=256)
+def weights_of(scalar: str, size: int, missing: frozenset[tuple[int, int]], task: int | None = None) -> np.ndarray:
     """Return how much each cell of a matrix weighs in a linear scalar.
 
     The weight of a cell is the value of the scalar on the matrix that is 100 % in that cell and 0 % in all others.
@@ -241,6 +291,8 @@ def weights_of(scalar: str, size: int, missing: frozenset[tuple[int, int]]) -> n
         The number T of tasks.
     missing : frozenset of (int, int)
         Row and column of the cells that are missing.
+    task : int, optional
+        The position of the task whose own value it is; by default the mean over tasks.
 
     Returns
     -------
@@ -254,13 +306,15 @@ def weights_of(scalar: str, size: int, missing: frozenset[tuple[int, int]]) -> n
     names = [str(column) for column in range(size)]
     weights = np.zeros((size + 1, size))
     for cell in np.ndindex(size + 1, size):
-        if cell in missing:
+        if cell in missing or task not in (None, cell[1]):
             continue
         zero, *rows = (
             [None if (row, column) in missing else 100.0 * ((row, column) == cell) for column in range(size)]
             for row in range(size + 1)
         )
-        weights[cell] = SCALARS[scalar](AccuracyMatrix.from_percent(names, rows, zero)) / 100
+        matrix = AccuracyMatrix.from_percent(names, rows, zero)
+        value = SCALARS[scalar](matrix) if task is None else COLUMNS[scalar](matrix)[task]
+        weights[cell] = (value or 0.0) / 100
     return weights
 
 
