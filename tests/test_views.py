@@ -105,6 +105,15 @@ def test_labels_are_short_and_tell_groups_apart(tmp_path):
     assert last.short == last.group.label and views.short_settings(last.group) == "x=1 y=[a,b] lr=0.5"
 
 
+def test_a_label_keeps_the_part_of_a_setting_that_tells_it_apart(tmp_path):
+    for number, energy in enumerate((0.5, 0.9)):
+        make(tmp_path, fingerprint=f"f{number}", **{"method.weight_energy.image": energy})
+    assert [line.short for line in view(tmp_path).lines] == [f"keeplora weight_energy.image={e}" for e in (0.5, 0.9)]
+    assert views.short_names(["train.lr", "method.lr", "method.rank", "plain"]) == {
+        "train.lr": "train.lr", "method.lr": "method.lr", "method.rank": "rank", "plain": "plain",
+    }  # fmt: skip
+
+
 def test_of_many_groups_the_best_of_each_method_are_shown(tmp_path):
     for number in range(views.MOST):
         make(tmp_path, fingerprint=f"{number}", method__rank=number, last=40 + number % 5)

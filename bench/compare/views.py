@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -223,13 +224,31 @@ def _phases(group: Group) -> dict[str, float]:
 
 
 def _shortened(groups: Sequence[Group]) -> list[str]:
-    """Return labels with the last part of each setting's name only, where these tell the groups apart as well."""
+    """Return labels with short names of settings, where these tell the groups apart as well."""
     named = [
         group.label if group.fingerprint in group.label else f"{group.method} {short_settings(group)}"
         for group in groups
     ]
     shorts = [short.strip() for short in named]
     return shorts if len(set(shorts)) == len(shorts) else [group.label for group in groups]
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Return names of settings without their first part, which tells nothing: ``weight_energy.image``, ``rank``.
+
+    Parameters
+    ----------
+    keys : iterable of str
+        Dotted settings, such as ``method.weight_energy.image`` and ``method.rank``.
+
+    Returns
+    -------
+    dict of str to str
+        Setting -> its short name; the whole setting where two would have the same name.
+    """
+    brief = {key: key.partition(".")[2] or key for key in keys}
+    often = Counter(brief.values())
+    return {key: name if often[name] == 1 else key for key, name in brief.items()}
 
 
 def short_settings(group: Group) -> str:
@@ -242,15 +261,16 @@ def short_settings(group: Group) -> str:
     Returns
     -------
     str
-        The last part of each setting's name, and of a long number four digits; empty where nothing differs.
+        `short_names` with their values, of a long number four digits; empty where nothing differs.
     """
     words = []
+    names = short_names(group.apart)
     for key, value in group.apart.items():
         try:
             brief = f"{float(value):.4g}"
         except ValueError:
             brief = value
-        words.append(f"{key.rpartition('.')[2]}={brief if len(brief) < len(value) else value}")
+        words.append(f"{names[key]}={brief if len(brief) < len(value) else value}")
     return " ".join(words)
 
 

@@ -2,7 +2,7 @@
 
 import { SEVERAL, scaleOf } from "./axes.js";
 import { around, axis, channels } from "./plots.js";
-import { bare, safe, settingLines, spread, written } from "./text.js";
+import { safe, settingLines, spread, written } from "./text.js";
 
 /** @typedef {import("./sheet.js").Sheet} Sheet */
 /** @typedef {import("./sweeps.js").Sweep} Sweep */
@@ -56,7 +56,7 @@ export function parallel(sheet, parent, sweep) {
     };
     return {
       traces: [...traces, strong].filter(({ x }) => x.length),
-      layout: layout(axes, [...keys, title], look),
+      layout: layout(axes, [...keys.map((key) => tried.names[key]), title], look),
     };
   };
   sheet.plots.add(
@@ -129,7 +129,7 @@ function layout(axes, titles, look) {
     margin: { l: 20, r: 20, t: 30, b: 10 },
     xaxis: axis(look, {
       tickvals: [...titles.keys()],
-      ticktext: titles.map((title) => safe(bare(title))),
+      ticktext: titles.map((title) => safe(title)),
       range: [-0.25, titles.length - 0.65],
       showgrid: false,
       showline: false,

@@ -6,7 +6,7 @@ import { controls, make, select, soft } from "./elements.js";
 import { lineStyle, markerStyle } from "./marks.js";
 import { parallel } from "./parallel.js";
 import { axis } from "./plots.js";
-import { bare, many, safe, settingLines, spread, titled } from "./text.js";
+import { many, safe, settingLines, spread, titled } from "./text.js";
 
 /** @typedef {import("./sheet.js").Sheet} Sheet */
 /**
@@ -112,7 +112,7 @@ function over(sheet, parent, sweep) {
   const lines = new Map();
   for (const group of groups) {
     const others = Object.entries(group.apart).filter(([key]) => key !== first);
-    const name = others.map(([key, value]) => `${bare(key)}=${value}`).join(" ");
+    const name = others.map(([key, value]) => `${tried.names[key]}=${value}`).join(" ");
     lines.set(name, [...(lines.get(name) ?? []), group]);
   }
   const joined = lines.size <= FEW;

@@ -19,15 +19,6 @@ export function safe(text) {
 }
 
 /**
- * The last part of a dotted key.
- *
- * @param {string} key
- */
-export function bare(key) {
-  return key.slice(key.lastIndexOf(".") + 1);
-}
-
-/**
  * @param {number} count
  * @param {string} word
  */

@@ -1,4 +1,4 @@
-// Types of what bench/compare/page.py writes into the page (`data` there has the same keys), and of what the scripts share.
+// Types of what bench/compare/page/content.py writes into the page (`data` there has the same keys), and of what the scripts share.
 // TypeScript reads this file; no browser does.
 
 /** Mean, standard error and number of seeds. */
@@ -81,6 +81,7 @@ interface Tried {
   method: string;
   groups: number[];
   rulers: Record<string, Ruler>;
+  names: Record<string, string>;
   widest: string[];
   tops: Record<string, Tops>;
 }
