@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import METHOD
 
-from bench.config.fingerprint import fingerprint, run_directory
+from bench.config.fingerprint import LATER, fingerprint, run_directory
 from bench.config.resolve import resolve
 from bench.config.run_settings import NoSettings, OpenClip, run_settings
 from bench.core.errors import UserError
@@ -44,6 +44,7 @@ def test_defaults_are_those_of_the_contract():
         "train.warmup": 0.05,
         "evaluate.batch_size": 256,
         "evaluate.split": "test",
+        "evaluate.templates": [],
     }
 
 
@@ -444,6 +445,14 @@ def test_a_seed_of_its_own_is_part_of_the_fingerprint_for_every_run_seed():
     fixed = {fingerprint(resolve(["method=toy", f"seed={seed}", "seeds.task_order=0"]).flat) for seed in range(3)}
     assert len(fixed) == 1
     assert base not in fixed
+
+
+def test_a_younger_setting_leaves_the_fingerprints_of_older_records_alone():
+    flat = resolve(["method=toy"]).flat
+    older = {key: value for key, value in flat.items() if key not in LATER}
+    assert {key: flat[key] for key in LATER} == LATER  # the defaults mean what they always did
+    assert fingerprint(older) == fingerprint(flat)
+    assert all(fingerprint({**flat, key: "another"}) != fingerprint(flat) for key in LATER)
 
 
 def test_the_run_directory():

@@ -59,6 +59,32 @@ def test_counts_use_the_offset_of_the_test_set(position: int) -> None:
     ]
 
 
+def test_a_class_with_several_templates_is_the_normalised_mean_of_its_prompts() -> None:
+    """Against the definition in float64; with a single template nothing is another number."""
+    clip = tiny_clip()
+    task = dataclasses.replace(toy_task(0), template="a {}", more_templates=("the {}", "a {}", "two {}"))
+    assert task.prompts == tuple(f"a {name}" for name in task.classes)  # what training reads
+    space = label_space("task", [task], 1, 0)
+    assert space is not None and space.prompts[0] == tuple(f"{article} red thing" for article in ("a", "the", "two"))
+    with torch.no_grad():
+        found = clip.encode_prompts(space.prompts, batch_size=4)
+        each = [[clip.encode_prompts([text])[0].double() for text in texts] for texts in space.prompts]
+        means = [torch.stack(features).sum(0) / len(features) for features in each]
+        expected = torch.stack([mean / mean.square().sum().sqrt() for mean in means])
+        assert (found.double() - expected).abs().max() < 1e-6
+        assert torch.equal(clip.encode_prompts(task.prompts), clip.encode_tokens(clip.tokenize(task.prompts)))
+
+
+def test_classes_with_the_same_templates_count_as_one() -> None:
+    tasks = [
+        dataclasses.replace(toy_task(0), name=name, template="a {}", more_templates=("the {}",)) for name in ("x", "y")
+    ]
+    tasks.append(dataclasses.replace(toy_task(0), name="z", template="a {}"))
+    space = label_space("all", tasks, 0, 1)
+    assert space is not None and len(space.prompts) == 2 * len(tasks[0].classes)
+    assert space.targets == tuple(range(len(tasks[0].classes)))
+
+
 def test_outcomes_are_those_of_plain_predictions() -> None:
     clip, task = tiny_clip(), toy_task(1)
     method = Method(None, clip, Context(1, 16, 0, 0))
@@ -123,8 +149,9 @@ def test_digests_follow_the_data() -> None:
         dataclasses.replace(task, test=Subset(task.test, [0, 1, 2])),
         dataclasses.replace(task, train=ArrayImages(task.train.pixels, task.train.labels[::-1])),
         dataclasses.replace(task, train_settings={"epochs": 3}),
+        dataclasses.replace(task, more_templates=("the {}",)),
     ]
-    assert len({task.digest(), *(t.digest() for t in changes)}) == 6
+    assert len({task.digest(), *(t.digest() for t in changes)}) == 7
 
 
 def test_templates_may_hold_braces() -> None:

@@ -77,7 +77,7 @@ def _by_name(value: Any) -> dict[str, Any]:
 
 def _settings(run: Run) -> dict[str, str]:
     """Return dotted setting -> value with its source, and the seeds that are no setting of their own."""
-    settings = {key: f"{show(one.value)} (from {one.source})" for key, one in run.identity.settings.items()}
+    settings = {key: f"{show(value)} (from {run.sources[key]})" for key, value in run.settings.items()}
     return {f"seeds.{name}": show(value) for name, value in run.identity.seeds.items()} | settings
 
 

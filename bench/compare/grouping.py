@@ -16,7 +16,7 @@ from bench.config.fields import show
 from bench.config.fingerprint import decides
 from bench.core.errors import UserError
 
-MEASURED = ("evaluate.split", "precision")
+MEASURED = ("evaluate.split", "evaluate.templates", "precision")
 """Settings that decide what is measured, beside all of ``stream.`` and ``model.``."""
 
 NAMED = 2

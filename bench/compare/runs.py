@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bench.config.fingerprint import LATER
 from bench.config.written import items, means
 from bench.core.errors import UserError, shorten, suggest
 from bench.core.untrusted import kind_of, why
@@ -90,13 +91,15 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The value of each setting by its dotted key."""
-        return {key: one.value for key, one in self.identity.settings.items()}
+        """The value of each setting by its dotted key; of a setting younger than the record what it then meant."""
+        recorded = {key: one.value for key, one in self.identity.settings.items()}
+        return LATER | recorded if recorded else {}
 
     @cached_property
     def sources(self) -> dict[str, str]:
         """Where the value of each setting came from: ``default``, ``method``, ``stream``, ``tuned`` or ``user``."""
-        return {key: one.source for key, one in self.identity.settings.items()}
+        recorded = {key: one.source for key, one in self.identity.settings.items()}
+        return dict.fromkeys(LATER, "default") | recorded if recorded else {}
 
     @cached_property
     def matrix(self) -> AccuracyMatrix:

@@ -17,6 +17,15 @@ ELSEWHERE = {"out", "data", "device", "threads", "seed", "gate", "batches.record
 MIRRORS = ("track.", "cache.", "checkpoint.")
 """Groups of such settings."""
 
+LATER: dict[str, Any] = {
+    "evaluate.templates": [],
+}
+"""Settings that are younger than the first records -> the value with which a run does what every run did before.
+
+With this value they are no part of the fingerprint, so that older records keep their names; a record without them says
+this value.
+"""
+
 
 def decides(key: str) -> bool:
     """Return whether a setting decides the numbers of a run, apart from its seed.
@@ -49,7 +58,9 @@ def fingerprint(flat: Mapping[str, Any]) -> str:
     kept = {
         key: value
         for key, value in flat.items()
-        if decides(key) and not (value is None and key.startswith(("seeds.", "batches.")))
+        if decides(key)
+        and not (value is None and key.startswith(("seeds.", "batches.")))
+        and not (key in LATER and value == LATER[key])
     }
     return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]
 

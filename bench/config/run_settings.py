@@ -31,6 +31,9 @@ class Evaluate:
 
     batch_size: int = setting(256, "images per forward pass", low=1)
     split: str = setting("test", "which images are scored; validation is for tuning", choices=("test", "validation"))
+    templates: list[str] = setting(
+        [], "prompts with {} beside each task's own; a class is the mean of their features where images are scored"
+    )
 
 
 @dataclass(frozen=True)

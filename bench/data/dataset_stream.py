@@ -1,11 +1,16 @@
-"""Streams made of registered datasets."""
+"""Streams made of registered datasets, and the share of a dataset that is held out where it has no such part."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.core.errors import UserError
 from bench.data.dataset import Dataset, Splits, inspect
+from bench.data.images import Images, Subset
 from bench.data.stream import Stream, Task
 
 
@@ -23,12 +28,15 @@ class Part:
         Prompt with ``{}`` for the class name.
     epochs : int or None
         Passes over its training images; None means as many as the run's settings say.
+    more_templates : tuple of str
+        As for `Task`.
     """
 
     dataset: Dataset
     name: str
     template: str
     epochs: int | None = None
+    more_templates: tuple[str, ...] = ()
 
 
 class DatasetStream(Stream):
@@ -73,7 +81,8 @@ class DatasetStream(Stream):
             In order; by default a single task with all classes.
         """
         budget = {} if part.epochs is None else {"epochs": part.epochs}
-        return [Task(part.name, splits.classes, part.template, splits.train, splits.test, splits.validation, budget)]
+        images = (splits.train, splits.test, splits.validation)
+        return [Task(part.name, splits.classes, part.template, *images, budget, part.more_templates)]
 
     def load(self, data_root: str | None, order_seed: int) -> list[Task]:
         """Read every dataset, then make the tasks.
@@ -118,3 +127,51 @@ class DatasetStream(Stream):
         self.notes += [f"dataset {s.dataset.registry_name}: {s.note}" for s in statuses if s.note]
         self.facts["folders"] = {s.dataset.registry_name: str(s.folder) for s in statuses}
         return [task for part, splits in read for task in self.tasks_of(part, splits, order_seed)]
+
+
+def hold_out(
+    images: Images, classes: Sequence[str], share: float, seed: int, purpose: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose a share of the images of each class, to be held out.
+
+    The choice depends on (seed, purpose, class) and on the order of the class's images alone: not on other classes.
+
+    Parameters
+    ----------
+    images : Images
+        In an order that does not depend on the disk.
+    classes : sequence of str
+        Class names in label order.
+    share : float
+        Above 0 and below 1. The number of images is rounded, to at least one and at most all but one of a class.
+    seed : int
+        Seed of the choice.
+    purpose : str
+        What they are held out for, ``test`` or ``validation``; it is a part of the seed.
+
+    Returns
+    -------
+    kept, held : int64 array
+        Indices of the images that stay, and of those that are held out, ascending. An image that occurs several times,
+        as in few-shot draws, is on one side only, and held out once.
+
+    Raises
+    ------
+    UserError
+        If a class has fewer than two images.
+    """
+    origin = images.indices if isinstance(images, Subset) else np.arange(len(images))
+    chosen = []
+    for label, name in enumerate(classes):
+        own = np.unique(origin[images.labels == label])
+        if len(own) < 2:
+            raise UserError(
+                f"class {name!r} has {len(own)} image, of which none can be held out for {purpose}: it needs two"
+            )
+        digest = hashlib.sha256(f"{seed}/{purpose}/{name}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:16], "big"))
+        count = min(max(1, round(share * len(own))), len(own) - 1)
+        chosen.append(rng.permutation(own)[:count])
+    out = np.isin(origin, np.concatenate(chosen))
+    _, first = np.unique(origin, return_index=True)
+    return np.flatnonzero(~out), np.sort(first[out[first]])

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from bench.data.images import Images
 
 LABEL_SPACES = ("task", "seen", "all")
 """The classes among which a test image is classified: its own task's, all learned so far, or all of the stream."""
+
+Prompt: TypeAlias = str | tuple[str, ...]
+"""What a class is classified by: one text, or several whose features are averaged."""
 
 NEVER = -1
 """Target of a class that can never win, because its prompt belongs to an earlier task."""
@@ -40,6 +43,9 @@ class Task:
     train_settings : mapping of str to object
         Settings of the group ``train`` that differ for this task, for example ``{"epochs": 5}``. What the user sets
         on the command line wins.
+    more_templates : tuple of str
+        Further prompts with ``{}``. Where test images are classified, a class is the normalised mean of the features of
+        all its prompts, as in CLIP's zero-shot evaluation. Training reads `template` alone.
     """
 
     name: str
@@ -49,11 +55,20 @@ class Task:
     test: Images
     validation: Images | None = None
     train_settings: Mapping[str, Any] = field(default_factory=dict)
+    more_templates: tuple[str, ...] = ()
 
     @property
     def prompts(self) -> tuple[str, ...]:
         """One prompt for each class, in label order: the template with the class name."""
         return tuple(self.template.replace("{}", name) for name in self.classes)
+
+    @property
+    def test_prompts(self) -> tuple[Prompt, ...]:
+        """What test images are classified by, in label order: a prompt, or several where there are `more_templates`."""
+        templates = tuple(dict.fromkeys((self.template, *self.more_templates)))
+        if len(templates) == 1:
+            return self.prompts
+        return tuple(tuple(template.replace("{}", name) for template in templates) for name in self.classes)
 
     def digest(self) -> str:
         """Return a hash of everything in the task that can change a result.
@@ -61,9 +76,11 @@ class Task:
         Returns
         -------
         str
-            SHA-256 as hex digits, of name, classes, template, the digests of its images and its training settings.
+            SHA-256 as hex digits, of name, classes, templates, the digests of its images and its training settings.
         """
         parts = [self.name, self.classes, self.template, self.train.digest, self.test.digest, dict(self.train_settings)]
+        if self.more_templates:
+            parts.append(self.more_templates)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def validate(self) -> None:
@@ -73,7 +90,7 @@ class Task:
         ------
         UserError
             If there are no images, a class has none, a label is not an index into `classes`, a class name occurs twice,
-            or the template has no ``{}``.
+            or a template has no ``{}``.
         """
         if not self.name or not self.name.isprintable():
             raise UserError(f"the task name {self.name!r} cannot be printed: give it another")
@@ -82,8 +99,9 @@ class Task:
         if len(set(self.classes)) != len(self.classes):
             twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
             raise UserError(f"task {self.name} names the class {twice[0]!r} twice: make its class names distinct")
-        if "{}" not in self.template:
-            raise UserError(f'the template "{self.template}" of task {self.name} has no {{}} for the class name')
+        for template in (self.template, *self.more_templates):
+            if "{}" not in template:
+                raise UserError(f'the template "{template}" of task {self.name} has no {{}} for the class name')
         parts = {"training": self.train, "test": self.test}
         if self.validation is not None:
             parts["validation"] = self.validation
@@ -244,15 +262,16 @@ class LabelSpace:
 
     Attributes
     ----------
-    prompts : tuple of str
-        Each once: classes of several tasks that have the same prompt cannot be distinguished and count as one.
+    prompts : tuple of str, or of tuple of str
+        Each once: classes of several tasks that have the same prompt cannot be distinguished and count as one. A tuple
+        holds all prompts of a class with several templates; `Clip.encode_prompts` averages their features.
     tasks : tuple of int
         For each prompt the index in the stream, from 0, of the first task that has it.
     targets : tuple of int
         For each class of the test set its index among the prompts; -1 for a class that can never win.
     """
 
-    prompts: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
     tasks: tuple[int, ...]
     targets: tuple[int, ...]
 
@@ -324,13 +343,13 @@ def label_space(
         included = range(seen)
     else:
         included = range(len(tasks))
-    owners: dict[str, int] = {}
+    owners: dict[Prompt, int] = {}
     for index in included:
-        for prompt in tasks[index].prompts:
+        for prompt in tasks[index].test_prompts:
             owners.setdefault(prompt, index)
     position = {prompt: index for index, prompt in enumerate(owners)}
     targets = tuple(
         position[prompt] if shared_prompts == "either" or owners[prompt] == column else NEVER
-        for prompt in tasks[column].prompts
+        for prompt in tasks[column].test_prompts
     )
     return LabelSpace(tuple(owners), tuple(owners.values()), targets)

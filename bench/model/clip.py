@@ -239,27 +239,34 @@ class Clip:
         """
         return self._texts.encode(tokens, cut)
 
-    def encode_prompts(self, prompts: Sequence[str], batch_size: int = 256) -> Tensor:
+    def encode_prompts(self, prompts: Sequence[str | Sequence[str]], batch_size: int = 256) -> Tensor:
         """Return the features of prompts, of unit length, encoded in batches.
 
         Parameters
         ----------
-        prompts : sequence of str
-            At least one.
+        prompts : sequence of str, or of sequences of str
+            At least one. Several texts for one class become the normalised mean of their features, as in CLIP's
+            zero-shot evaluation.
         batch_size : int, optional
             Texts encoded at a time.
 
         Returns
         -------
-        float32 Tensor [texts, width of embedding]
+        float32 Tensor [prompts, width of embedding]
 
         Raises
         ------
         UserError
             As for `tokenize`.
         """
-        chunks = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)]
-        return torch.cat([self.encode_tokens(self.tokenize(chunk)) for chunk in chunks])
+        groups = [(prompt,) if isinstance(prompt, str) else tuple(prompt) for prompt in prompts]
+        texts = [text for group in groups for text in group]
+        chunks = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+        features = torch.cat([self.encode_tokens(self.tokenize(chunk)) for chunk in chunks])
+        if len(texts) == len(groups):
+            return features
+        parts = features.split([len(group) for group in groups])
+        return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)
 
     # ---- logits
 

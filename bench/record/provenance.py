@@ -79,7 +79,7 @@ def data_identity(stream: Stream, tasks: Sequence[Task]) -> dict[str, Any]:
     dict of str to object
         ``label_space``, ``tasks``, ``manifests`` and ``prompts_sha256``.
     """
-    prompts = json.dumps({task.name: task.prompts for task in tasks}, sort_keys=True)
+    prompts = json.dumps({task.name: task.test_prompts for task in tasks}, sort_keys=True)
     return {
         "label_space": stream.label_space + (", first of equal prompts" if stream.shared_prompts == "first" else ""),
         "tasks": [task.name for task in tasks],

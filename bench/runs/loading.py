@@ -88,6 +88,9 @@ def load_parts(resolved: Resolved, device: torch.device) -> Parts:
     digests, weights = clip.digests(), clip.weights_sha256()
     clip.to(device)
     tokens = [clip.tokenize(task.prompts) for task in stream.tasks]
+    for task in stream.tasks:  # a template that does not fit is refused, or mentioned, before the first task
+        if task.more_templates:
+            clip.tokenize([text for prompt in task.test_prompts for text in prompt])
     data = data_identity(stream, stream.tasks)
     return Parts(stream, budgets, expected, clip, digests, weights, tokens, data)
 

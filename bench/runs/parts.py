@@ -51,9 +51,20 @@ def check_budgets(resolved: Resolved, stream: Stream, budgets: Sequence[Train]) 
 
 
 def load_stream(resolved: Resolved) -> Stream:
-    """Return the stream of a run, its test images replaced by validation images if those are to be scored."""
+    """Return the stream of a run, with the images and the templates that are to be scored.
+
+    Raises
+    ------
+    UserError
+        If a template of evaluate.templates has no ``{}``, or a task lacks the validation images that are asked for.
+    """
     settings = resolved.run
+    for template in settings.evaluate.templates:
+        if "{}" not in template:
+            raise UserError(f'evaluate.templates has "{template}", which has no {{}} for the class name: add it')
     stream: Stream = resolved.stream_class(resolved.stream_settings, settings.data, settings.seeds.task_order)
+    if more := tuple(settings.evaluate.templates):
+        stream.tasks = [dataclasses.replace(t, more_templates=(*t.more_templates, *more)) for t in stream.tasks]
     if settings.evaluate.split == "validation":
         stream.tasks = [_with_validation(task) for task in stream.tasks]
     return stream
@@ -74,7 +85,8 @@ def published_zero_shot(resolved: Resolved, stream: Stream) -> ZeroShot | None:
     """
     settings = resolved.run
     comparable = settings.gate == "on" and settings.evaluate.split == "test"
-    if not comparable or getattr(resolved.model_settings, "weights", "") == "random":
+    own = getattr(resolved.model_settings, "weights", "") == "random" or bool(settings.evaluate.templates)
+    if not comparable or own:
         return None
     return stream.zero_shot(settings.model)
 
