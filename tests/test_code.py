@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,21 +20,26 @@ class Helped(Method):
 """
 
 
-def fresh(folder: Path) -> type:
+def forget() -> None:
     for name in [name for name in sys.modules if name.startswith("elsewhere_")]:
         del sys.modules[name]
+
+
+def fresh(folder: Path) -> type:
+    forget()
     importlib.invalidate_caches()
     return registry.load("method", str(folder / "helped.py"))
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "helped.py").write_text(METHOD)
     (tmp_path / "elsewhere_helper.py").write_text("import elsewhere_far\nVALUE = 1\n")
     (tmp_path / "elsewhere_far.py").write_text("import json\n")
     (tmp_path / "elsewhere_unused.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
+    yield tmp_path
+    forget()
 
 
 def test_an_edited_helper_is_other_code(folder: Path) -> None:
