@@ -32,8 +32,8 @@ from bench.core.signals import Stopped
 from bench.record.events import read_events
 from bench.record.schema import is_finished
 from bench.runs.run import run
-from bench.tracking.mirror import GRACE, Mirror, exit_code
-from bench.tracking.mirror_process import FAILED
+from bench.tracking.mirror import GRACE, UPLOADING, Mirror, exit_code, patience
+from bench.tracking.mirror_process import FAILED, HOLDER
 from bench.tracking.mirror_state import MirrorState, load_state
 from bench.tracking.upload import upload
 
@@ -313,6 +313,58 @@ def test_a_server_that_dies_in_the_middle(server: FakeWandb, record: Path, said:
     upload(record, {"track.project": "p"}, said.append)
     (got,) = server.runs.values()
     assert [row["_step"] for row in got["history"]] == list(range(ROWS))  # no summary.json: no matrix
+
+
+def sending(record: Path) -> subprocess.Popen[str]:
+    """`bench mirror` in a process of its own, which has begun to send."""
+    found = subprocess.Popen(
+        [sys.executable, "-m", "bench", "mirror", str(record)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+    )
+    until((record / "wandb" / HOLDER).exists)
+    return found
+
+
+def test_mirror_gives_a_hanging_server_bounded_time_and_one_record(
+    server: FakeWandb, record: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.hanging.set()
+    shutil.copytree(record, record.with_name("second"))
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
+    assert main(["mirror", str(record.parent)]) == 2
+    first, rest = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"error: {record} is not in W&B, whose server was not done with it in 1 s: ")
+    assert rest == "error: 1 more records were not tried: run the same line later"
+    assert not (record.with_name("second") / "wandb").exists()
+    monkeypatch.delenv("WANDB_FINISH_TIMEOUT")
+    assert patience(UPLOADING) == UPLOADING < 3600
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stopped_upload_leaves_nothing_behind(server: FakeWandb, record: Path, signum: int) -> None:
+    server.hanging.set()
+    found = sending(record)
+    child = int((record / "wandb" / HOLDER).read_text().split()[1])
+    found.send_signal(signum)
+    assert found.wait(30) == 128 + signum
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+def test_mirror_names_the_process_that_sends_a_run(
+    server: FakeWandb, record: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.hanging.set()
+    found = sending(record)
+    holder = (record / "wandb" / HOLDER).read_text()
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "0.5")
+    assert main(["mirror", str(record)]) == 2
+    assert f"({holder} sends this run already, wait for it or stop it)" in capsys.readouterr().err
+    found.send_signal(signal.SIGTERM)
+    found.wait(30)
 
 
 def test_nothing_of_a_mirror_lives_on(server: FakeWandb, record: Path, said: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.cli.verb import Verb, folder, say
 from bench.config.words import split
 from bench.core.errors import UserError
+from bench.core.signals import at_once
 
 
 def call(words: list[str]) -> int:
@@ -15,7 +16,8 @@ def call(words: list[str]) -> int:
     paths = [folder(word) for word in plain]
     if not paths:
         raise UserError("mirror needs a run directory or a folder of them: python -m bench mirror runs")
-    upload_all(paths, [pair.word for pair in pairs], say)
+    with at_once():
+        upload_all(paths, [pair.word for pair in pairs], say)
     return 0
 
 
@@ -26,6 +28,7 @@ MIRROR = Verb(
     help="""\
 RUNDIR is a run directory or any folder above some. A record that was mirrored before goes into the same W&B run; only
 what W&B does not have yet is sent. track.wandb=offline writes files for "wandb sync" instead.
+W&B gets ten minutes for a record; WANDB_FINISH_TIMEOUT sets another number of seconds.
 
 examples
   python -m bench mirror runs

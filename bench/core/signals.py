@@ -83,3 +83,24 @@ class StopRequest:
         """Raise `Stopped` if a signal has asked for it."""
         if self.signum is not None:
             raise Stopped(self.signum)
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Raise `Stopped` where a signal asks to stop while open, so that what was started is ended too.
+
+    Outside of the main thread, where Python allows no handlers, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Stopped(signum)
+
+    before = {signum: signal.signal(signum, stop) for signum in INTERRUPTIONS}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

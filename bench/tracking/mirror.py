@@ -31,6 +31,9 @@ from bench.tracking.options import VARIABLES, MirrorOptions, mirror_options, set
 PATIENCE = 60.0
 """Seconds that the end of a run waits for W&B; WANDB_FINISH_TIMEOUT sets another number."""
 
+UPLOADING = 600.0
+"""The same for `bench mirror`, where nothing but the upload is waited for."""
+
 DECIDED = {f"WANDB_{name}" for name in ("DISABLED", "RUN_ID", "RESUME", "TAGS", "JOB_TYPE", "CONSOLE", "REINIT")}
 DECIDED |= set(VARIABLES.values())
 """W&B's variables that the child does not see: what they say reaches it as arguments."""
@@ -49,7 +52,7 @@ class Mirror:
     say : callable
         Prints a line for the user.
     waits : float, optional
-        Seconds that `close` waits at most; None waits until W&B has everything.
+        Seconds that `close` waits at most.
     warn : bool, optional
         Whether the user is warned when W&B does not have everything.
 
@@ -58,13 +61,14 @@ class Mirror:
     options : MirrorOptions
     failure : str
         Why W&B does not have everything; empty as long as all is well.
+    silent : bool
+        Whether the reason is that W&B did not do its part in time.
     """
 
-    def __init__(
-        self, options: MirrorOptions, say: Callable[[str], None], waits: float | None = None, warn: bool = True
-    ):
+    def __init__(self, options: MirrorOptions, say: Callable[[str], None], waits: float = PATIENCE, warn: bool = True):
         self.options = options
         self.failure = ""
+        self.silent = False
         self._say = say
         self._waits = waits
         self._warn = warn
@@ -88,7 +92,7 @@ class Mirror:
         if self.options.mode == "off":
             return
         self._directory = directory.resolve()
-        words = [str(self._directory), str(self._waits or 0), *([str(os.getpid())] if live else [])]
+        words = [str(self._directory), str(self._waits), *([str(os.getpid())] if live else [])]
         try:
             home = folder(directory)
             for path in (home, home / "data", home / "cache"):
@@ -129,9 +133,11 @@ class Mirror:
             with contextlib.suppress(OSError):  # it has failed; the listener knows why
                 child.stdin.write(json.dumps({"exit_code": code, "preempted": preempted}) + "\n")
                 child.stdin.close()
-            if child.wait(None if self._waits is None else self._waits + GRACE) == GAVE_UP:
+            if child.wait(self._waits + GRACE) == GAVE_UP:
+                self.silent = True
                 self._fail(f"not done {self._waits:g} s after the end of the run")
         except subprocess.TimeoutExpired:
+            self.silent = True
             self._fail(f"not ended {self._waits:g} s after the end of the run")
         except KeyboardInterrupt:
             self._fail("interrupted")
@@ -265,12 +271,12 @@ def exit_code(error: BaseException | None) -> int:
     return next((status for kind, status in statuses.items() if isinstance(error, kind)), 1)
 
 
-def patience() -> float:
-    """Return how many seconds the end of a run waits for W&B."""
+def patience(seconds: float = PATIENCE) -> float:
+    """Return how many seconds W&B is waited for, if WANDB_FINISH_TIMEOUT does not say another number."""
     try:
         return max(0.1, float(os.environ["WANDB_FINISH_TIMEOUT"]))
     except (KeyError, ValueError):
-        return PATIENCE
+        return seconds
 
 
 def mirror_of(resolved: Resolved, say: Callable[[str], None]) -> Mirror:

@@ -14,13 +14,15 @@ import glob
 import json
 import os
 import shutil
+import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.core.files import write_atomic
 from bench.record.events import read_events
 from bench.record.schema import Identity, is_finished
 from bench.tracking.mirror_state import MirrorState, folder, load_state, save_state
@@ -31,6 +33,12 @@ POLL = 0.5
 
 RETRY = 60.0
 """Seconds until W&B is tried again after it could not be reached."""
+
+BUSY = 5.0
+"""Seconds that `bench mirror` waits for another process that sends the same run."""
+
+HOLDER = "holder"
+"""File beside the lock that says who has it."""
 
 FAILED = 1
 """Exit status, and exit code of a W&B run, where nothing better is known."""
@@ -47,7 +55,7 @@ class End:
     directory : Path
         The run directory.
     patience : float
-        Seconds that this process lives on after the end of the run, whatever W&B's server does; 0 is without limit.
+        Seconds that this process lives on after the end of the run, whatever W&B's server does.
 
     Attributes
     ----------
@@ -75,10 +83,9 @@ class End:
             self.exit_code, self.preempted = message["exit_code"], message["preempted"]
         elif is_finished(self._directory):
             self.exit_code = 0
-        if self._patience:
-            timer = threading.Timer(self._patience, self._give_up)
-            timer.daemon = True
-            timer.start()
+        timer = threading.Timer(self._patience, self._give_up)
+        timer.daemon = True
+        timer.start()
         self._over.set()
 
     def _give_up(self) -> None:
@@ -251,6 +258,29 @@ def persist(directory: Path, pid: int | None, end: End, report: Callable[..., No
         end.wait(RETRY)
 
 
+@contextlib.contextmanager
+def _alone(home: Path, patience: float) -> Iterator[None]:
+    """Keep other processes from sending the same run while open; raise `TimeoutError` that names the one that does."""
+    from filelock import FileLock, Timeout
+
+    holder = home / HOLDER
+    lock = FileLock(home / "lock")
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        try:
+            name = holder.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            name = "another process"
+        raise TimeoutError(f"{name} sends this run already, wait for it or stop it") from None
+    try:
+        write_atomic(holder, f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
 def main(argv: list[str]) -> int:
     """Mirror a run directory.
 
@@ -267,8 +297,6 @@ def main(argv: list[str]) -> int:
     int
         The exit status.
     """
-    from filelock import FileLock
-
     directory, patience = Path(argv[0]), float(argv[1])
     pid = int(argv[2]) if argv[2:] else None
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -281,7 +309,7 @@ def main(argv: list[str]) -> int:
     try:
         end = End(directory, patience)
         # The mirror process of the attempt before may not have ended yet.
-        with FileLock(folder(directory) / "lock", timeout=patience):
+        with _alone(folder(directory), patience if pid else min(patience / 2, BUSY)):
             persist(directory, pid, end, report)
     except Exception as error:
         traceback.print_exc()

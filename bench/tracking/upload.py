@@ -14,9 +14,13 @@ from bench.config.run_settings import run_settings
 from bench.core.errors import UserError
 from bench.core.untrusted import why
 from bench.record.schema import IDENTITY, Identity, is_finished
-from bench.tracking.mirror import Mirror, patience
+from bench.tracking.mirror import UPLOADING, Mirror, patience
 from bench.tracking.mirror_state import folder, load_state
 from bench.tracking.options import MirrorOptions, mirror_options, recorded_symbols
+
+
+class NoAnswer(UserError):
+    """W&B was not done in time."""
 
 
 def upload(directory: Path, given: Mapping[str, Any], say: Callable[[str], None]) -> None:
@@ -36,10 +40,15 @@ def upload(directory: Path, given: Mapping[str, Any], say: Callable[[str], None]
     UserError
         If the folder is no record, there is no login, or W&B does not take it.
     """
-    waits = patience() if os.environ.get("WANDB_FINISH_TIMEOUT") else None
+    waits = patience(UPLOADING)
     mirror = Mirror(_options(directory, given), say, waits, warn=False)
     mirror.start(directory, live=False)
     mirror.close(0 if is_finished(directory) else 1)
+    if mirror.silent:
+        raise NoAnswer(
+            f"{directory} is not in W&B, whose server was not done with it in {waits:g} s: mirror it again later, or "
+            f"set WANDB_FINISH_TIMEOUT to more seconds (see {folder(directory) / 'mirror.log'})"
+        )
     if mirror.failure:
         raise UserError(f"{directory} is not in W&B ({mirror.failure}): see {folder(directory) / 'mirror.log'}")
 
@@ -94,12 +103,15 @@ def upload_all(paths: Sequence[Path], pairs: Sequence[str], say: Callable[[str],
     if not directories:
         raise UserError(f"there is no record of a run in {', '.join(map(str, paths))}: name a run directory")
     problems = []
-    for directory in directories:
+    for position, directory in enumerate(directories, 1):
         say(f"{directory}")
         try:
             upload(directory, given, say)
         except UserError as error:
             problems.append(str(error))
+            if isinstance(error, NoAnswer) and position < len(directories):
+                problems.append(f"{len(directories) - position} more records were not tried: run the same line later")
+                break
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
 
