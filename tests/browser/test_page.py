@@ -5,7 +5,7 @@ import json
 import os
 import random
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -145,6 +145,20 @@ class Browser:
 
 
 @pytest.fixture
+def opened(chromium, tmp_path: Path) -> Callable[..., Browser]:
+    """Opens a page of records that a test made below its own folder."""
+
+    def of(*words: str) -> Browser:
+        file = tmp_path / "page.html"
+        assert cli.main(["compare", str(tmp_path), f"html={file}", *words]) == 0
+        browser = Browser(chromium, file)
+        browser.open()
+        return browser
+
+    return of
+
+
+@pytest.fixture
 def browser(chromium, page: Path) -> Browser:
     opened = Browser(chromium, page)
     opened.open()
@@ -222,12 +236,63 @@ def test_every_panel_has_its_marks(browser: Browser) -> None:
     assert browser.count("provenance", "details:not(#left-out) tbody tr") == len(field["runs"]) == 12
 
 
-def test_a_plot_is_as_wide_as_its_place(browser: Browser) -> None:
+BOXES = """const box = (node) => { const { left, right } = node.getBoundingClientRect(); return [left, right]; };
+return [...document.querySelectorAll(".plot")].map((plot) => ({
+  name: plot.parentNode.getAttribute("aria-label"),
+  place: box(plot.parentNode),
+  drawn: box(plot.querySelector(".main-svg")),
+  area: box(plot.querySelector(".draglayer .nsewdrag")),
+  marks: [...plot.querySelectorAll(".scatterlayer .point, .errorbar path, .shapelayer path")].map(box),
+}))"""
+"""Left and right ends of plots: of their place, of what is drawn, of the area inside the axes, of marks in it."""
+
+
+def misplaced(browser: Browser) -> list[str]:
+    """Plots that are not as wide as their place, and those with a mark that is not seen."""
+    plots = browser.js(BOXES)
+    assert len(plots) > 15
+    return [
+        plot["name"]
+        for plot in plots
+        if plot["drawn"] != pytest.approx(plot["place"], abs=1)
+        or any(left < plot["drawn"][0] or right > plot["drawn"][1] + 0.5 for left, right in plot["marks"])
+    ]
+
+
+@pytest.mark.parametrize("width", [1200, 800, 360])
+def test_plots_fit_their_places_when_the_page_opens(browser: Browser, width: int) -> None:
+    browser.open(width=width)
+    assert browser.js("return document.querySelectorAll('.plot').length") > 0
     browser.show(-1)
-    wide = """return [...document.querySelectorAll(".plot")].map((plot) =>
-        [plot.clientWidth, plot.querySelector(".main-svg").getBoundingClientRect().width])"""
-    sizes = browser.js(wide)
-    assert len(sizes) > 15 and all(drawn == pytest.approx(place, abs=1) for place, drawn in sizes)
+    assert misplaced(browser) == []
+    # Each difference has its point, and the line of no difference is inside the axes.
+    forests = [plot for plot in browser.js(BOXES) if plot["name"].endswith(": differences")]
+    assert len(forests) == 3
+    for plot in forests:
+        left, right = plot["area"]
+        assert all(left - 6 <= mark[0] <= mark[1] <= right + 6 for mark in plot["marks"])
+        assert any(mark[1] - mark[0] < 1.5 for mark in plot["marks"])  # the line at zero, which is upright
+
+
+def test_plots_follow_their_places_without_a_resize_of_the_window(browser: Browser) -> None:
+    browser.show(-1)
+    before = [plot["place"][1] - plot["place"][0] for plot in browser.js(BOXES)]
+    browser.js("document.getElementById('main').style.maxWidth = '50rem'")
+    browser.driver.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0], 500))")
+    assert [plot["place"][1] - plot["place"][0] for plot in browser.js(BOXES)] != before
+    assert misplaced(browser) == []
+
+
+def test_without_a_common_seed_a_sentence_stands_where_axes_would_be_empty(opened, tmp_path: Path) -> None:
+    make(tmp_path, "keeplora", seed=0)
+    make(tmp_path, "lora", seed=1)
+    browser = opened()
+    assert browser.data("short") == []
+    assert "Not drawn: lora (no seed in common)." in browser.js(
+        "return document.getElementById('short').parentNode.innerText"
+    )
+    make(tmp_path, "third", seed=0)
+    assert [len(traces) for traces in opened().data("short")] == [1, 1, 1]
 
 
 def test_text_of_records_is_shown_and_does_nothing(browser: Browser) -> None:

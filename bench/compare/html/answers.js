@@ -81,13 +81,17 @@ function compare(sheet, body, baseline) {
     return contrast ? [{ group, index, contrast, differences: differences(data, tested, index, contrast) }] : [];
   });
   const few = rows.filter(({ index }) => sheet.shows(index)).reverse();
-  if (few.length) {
-    const grid = body.appendChild(make("div", { class: "grid fit" }));
-    for (const [at, key] of data.compared.entries()) {
-      const points = few.map((one) => ({ group: one.group, difference: one.differences[at] }));
-      forest(sheet, grid, column[key].title, points);
-    }
+  const grid = body.appendChild(make("div", { class: "grid fit" }));
+  /** @type {Set<string>} */
+  const missing = new Set();
+  for (const [at, key] of data.compared.entries()) {
+    const points = few.map((one) => ({ group: one.group, difference: one.differences[at] }));
+    const drawn = points.filter(({ difference: [mean] }) => known(mean));
+    for (const { group, difference } of points)
+      if (!known(difference[0])) missing.add(`${group.short} (${difference[3]})`);
+    if (drawn.length) forest(sheet, grid, column[key].title, drawn);
   }
+  if (missing.size) body.append(soft(`Not drawn: ${[...missing].join(", ")}.`));
   const titles = data.compared.map((key) => column[key].title);
   const head = ["Method", ...titles, "Gains most on", "Loses most on", "Time", "Memory"];
   const lines = rows.map(({ group, contrast, differences }) =>

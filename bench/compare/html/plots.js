@@ -4,7 +4,7 @@ import { make } from "./elements.js";
 import { known } from "./text.js";
 
 const CONFIG = {
-  responsive: true,
+  responsive: false, // the sheet redraws what gets another width
   displaylogo: false,
   scrollZoom: false,
   displayModeBar: "hover",
@@ -16,11 +16,17 @@ const CONFIG = {
 export class Plots {
   /** @type {Map<HTMLElement, Build>} */
   #builds = new Map();
+  /** Widths in which they are drawn. @type {Map<HTMLElement, number>} */
+  #widths = new Map();
   /** @type {HTMLElement[]} */
   #waiting = [];
+  #places = new ResizeObserver((entries) => {
+    for (const { target } of entries) this.#fit(/** @type {HTMLElement} */ (target));
+  });
 
   /**
-   * Puts a plot into a parent. It is drawn when all that is added now has its place, and with it its width.
+   * Puts a plot into a parent. It is drawn when all that is added now has its place, and with it its width; and again
+   * whenever its place gets another width.
    *
    * @param {HTMLElement} parent
    * @param {string} name  What a screen reader says.
@@ -39,11 +45,21 @@ export class Plots {
       return { traces, layout: { height, ...layout } };
     });
     this.#waiting.push(node);
+    this.#places.observe(node);
     if (this.#waiting.length === 1) queueMicrotask(() => this.#drawWaiting());
   }
 
   #drawWaiting() {
-    for (const node of this.#waiting.splice(0)) this.#render(node);
+    for (const node of this.#waiting.splice(0)) this.#fit(node);
+  }
+
+  /**
+   * Draws a plot unless it is drawn in the width of its place.
+   *
+   * @param {HTMLElement} node
+   */
+  #fit(node) {
+    if (this.#widths.get(node) !== widthOf(node)) this.#render(node);
   }
 
   /**
@@ -55,6 +71,8 @@ export class Plots {
     for (const plot of this.#builds.keys()) {
       if (!node.contains(plot)) continue;
       this.#builds.delete(plot);
+      this.#widths.delete(plot);
+      this.#places.unobserve(plot);
       Plotly.purge(plot);
     }
     node.replaceChildren();
@@ -67,10 +85,13 @@ export class Plots {
   /** @param {HTMLElement} node */
   #render(node) {
     const build = this.#builds.get(node);
-    if (!build) return;
+    const width = widthOf(node);
+    if (!build || !width) return; // gone, or nothing of it is to be seen
+    this.#widths.set(node, width);
     const look = colours();
-    const { traces, layout } = build(look, node.clientWidth);
+    const { traces, layout } = build(look, width);
     const base = {
+      width,
       paper_bgcolor: look.paper,
       plot_bgcolor: look.paper,
       showlegend: false,
@@ -82,6 +103,15 @@ export class Plots {
     };
     Plotly.react(node, traces, { ...base, ...layout }, CONFIG);
   }
+}
+
+/**
+ * Whole pixels that an element is wide.
+ *
+ * @param {HTMLElement} node
+ */
+function widthOf(node) {
+  return Math.floor(node.getBoundingClientRect().width);
 }
 
 /** @returns {Look} */
