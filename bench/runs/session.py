@@ -21,6 +21,7 @@ from bench.learning.driver import learn
 from bench.learning.evaluate import Protocol, evaluate_row
 from bench.learning.method import Method
 from bench.learning.observers import Observers
+from bench.learning.optimizer import epoch_steps, steps_of
 from bench.learning.task_data import TaskData
 from bench.learning.training_state import EpochReport, Misfit, TrainingState
 from bench.metrics import scalars
@@ -35,6 +36,7 @@ from bench.record.schema import ACCURACY, BATCHES, CHECKPOINTS, EVENTS, MODEL, O
 from bench.runs import gate
 from bench.runs.loading import Parts, context_of, pixel_cache
 from bench.runs.progress import Progress, Snapshot
+from bench.runs.rehearsal import rehearse
 from bench.runs.resume import fitting, is_described, no_fit, read_snapshot
 from bench.runs.rows import keep, measured, reuse
 from bench.runs.state import RunState, settle
@@ -260,7 +262,7 @@ class Session:
         }
 
     def _begun(self, data: TaskData) -> None:
-        """Restore training that was broken off, and report the updates that are to be trained."""
+        """Restore training that was broken off, report the updates that are to be trained, try the largest task."""
         if self._broken_off is not None:
             saved, self._broken_off = self._broken_off, None
             with fitting(self.record.directory):
@@ -269,10 +271,12 @@ class Session:
             if (update := linear_map.update) is not None:
                 values = {"A": update.A, "B": update.B, "scale": update.scale}
                 self.context.observers.report("update", data.name, linear_map.name, **values)
+        rehearse(self.method, data, self.parts, self.settings.precision)
 
     def _record_epoch(self, data: TaskData, report: EpochReport) -> None:
-        steps = -(-len(data.train) // self.parts.budgets[data.index].batch_size)
-        self.record.event("epoch", task=data.name, step=steps * (report.epoch + 1), **dataclasses.asdict(report))
+        budget, images = self.parts.budgets[data.index], len(data.train)
+        step = min(epoch_steps(budget, images) * (report.epoch + 1), steps_of(budget, images))
+        self.record.event("epoch", task=data.name, step=step, **dataclasses.asdict(report))
 
     def _measure(self) -> None:
         """Measure what is missing of one row of the matrix."""
@@ -318,7 +322,8 @@ class Session:
             return
         settings, record, watch, method = self.settings, self.record, self.watch, self.method
         if settings.checkpoint.final:
-            values = {"version": checkpoint.VERSION, "weights_sha256": self.parts.weights}
+            prompts = {task.name: task.prompts for task in self.parts.tasks}
+            values = {"version": checkpoint.VERSION, "weights_sha256": self.parts.weights, "prompts": prompts}
             content = checkpoint.pack(self.state.between_tasks(method), values)
             record.write(MODEL, content)
         seconds = {name: round(value, 3) for name, value in {"total": watch.total(), **watch.seconds}.items()}
