@@ -25,7 +25,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q
 
 fuzz: $(VENV)/.installed-test
-	FUZZ=10 $(BIN)/python -m pytest -q tests/test_fuzz_*.py
+	FUZZ=10 FUZZ_FRESH=1 $(BIN)/python -m pytest -q tests/test_fuzz_*.py
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow
