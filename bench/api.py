@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bench.core.errors import UserError, suggest
     from bench.core.lazy import F, no_grad, torch
     from bench.data.dataset import Counts, Dataset, Splits, folder_dataset, load_dataset
-    from bench.data.dataset_stream import DatasetStream, Part
+    from bench.data.dataset_stream import DatasetStream, Part, hold_out
     from bench.data.images import ArrayImages, FileImages, Images, PackedImages, Subset, alone
     from bench.data.pixels import Pixels
     from bench.data.stream import LABEL_SPACES, LabelSpace, Stream, Task, ZeroShot
@@ -51,7 +51,7 @@ HOMES = {
     "bench.core.errors": ("UserError", "suggest"),
     "bench.core.lazy": ("F", "no_grad", "torch"),
     "bench.data.dataset": ("Counts", "Dataset", "Splits", "folder_dataset", "load_dataset"),
-    "bench.data.dataset_stream": ("DatasetStream", "Part"),
+    "bench.data.dataset_stream": ("DatasetStream", "Part", "hold_out"),
     "bench.data.images": ("ArrayImages", "FileImages", "Images", "PackedImages", "Subset", "alone"),
     "bench.data.pixels": ("Pixels",),
     "bench.data.stream": ("LABEL_SPACES", "LabelSpace", "Stream", "Task", "ZeroShot"),

@@ -2,50 +2,64 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
-
-import yaml
 
 from bench.api import (
     LABEL_SPACES,
     Dataset,
     DatasetStream,
     Part,
+    Splits,
+    Task,
     UserError,
-    folder_dataset,
     load_dataset,
     register,
     setting,
-    suggest,
 )
 
-from .reading import text
+from .folder import Folder, list_of
+from .own_parts import Choices
+from .own_table import ENDINGS, Table
+from .shots import Fewer, draw, few_shot
+from .tasks_file import FEWER, READING, read_tasks
 
-NOTHING = ("", "~", "null", "Null", "NULL")
-"""What YAML writes for no value."""
 
-KEYS = ("dataset", "folder", "name", "template", "epochs")
+@dataclass(frozen=True)
+class OwnPart(Part):
+    """A part of which perhaps only some images a class are trained on."""
+
+    shots: int | None = None
+    fewer: Fewer = "error"
 
 
 @register("stream", "custom", title="Datasets of your choice, in your order", paper="")
 class Custom(DatasetStream):
-    """`datasets=[dtd,plants]` names registered datasets, or folders below ``data=`` with train/ and test/.
+    """`datasets=[dtd,plants]` names registered datasets, files with one, or folders and tables of images.
 
-    `tasks_file=tasks.yaml` says more: a list of entries, each with ``dataset`` (or ``folder``). An entry may also have
-    ``name``, ``template`` with ``{}`` for the class name, and ``epochs``.
+    `tasks_file=tasks.yaml` says more: a list of entries, each with ``dataset``, ``folder`` or ``table``. An entry may
+    also have a ``name``, a ``template`` with ``{}`` for the class name or several ``templates``, ``epochs``, ``shots``,
+    and for own images ``split`` and the columns of a table.
     """
 
     @dataclass
     class Settings:
         """Which datasets, with which prompts, in which label space."""
 
-        datasets: list[str] = setting([], "names of datasets, or of folders below data=, in order")
+        datasets: list[str] = setting(
+            [], "names of datasets, a file.py with one, or folders and tables of images below data=, in order"
+        )
         tasks_file: str = setting("", "YAML file that lists the tasks, instead of datasets")
         template: str = setting("", "prompt with {} for the class name, instead of each dataset's own")
         label_space: str = setting("task", "classes among which a test image is classified", choices=LABEL_SPACES)
+        split: float | None = setting(
+            None, "share of each class held out for testing, of own images without test images", above=0, below=1
+        )
+        split_seed: int = setting(0, "seed of that choice", low=0)
+        shots: int | None = setting(None, "training images a class; null takes all", low=1)
+        fewer: str | None = setting(None, "where a class has fewer images; null is error", choices=FEWER)
 
         def check(self) -> list[str]:
             """Return what is wrong: the tasks are named twice, or not at all."""
@@ -62,14 +76,37 @@ class Custom(DatasetStream):
     def parts(cls, settings: Any, root: Path | None) -> list[Part]:
         """Return the named datasets, in the order in which they are named."""
         listed = settings.tasks_file
-        entries = _entries(listed) if listed else [{"dataset": name} for name in settings.datasets]
-        found = []
+        entries = read_tasks(listed) if listed else [{"dataset": name} for name in settings.datasets]
+        found: list[Part] = []
         for entry in entries:
-            dataset = _dataset(entry, root)
-            template = entry.get("template") or settings.template or dataset.template
-            name = entry.get("name") or dataset.short or dataset.registry_name
-            found.append(Part(dataset, name, template, entry.get("epochs")))
+            dataset = _dataset(entry, settings, root)
+            templates = entry.get("templates") or (entry.get("template") or settings.template or dataset.template,)
+            found.append(
+                OwnPart(
+                    dataset,
+                    entry.get("name") or dataset.short or dataset.registry_name,
+                    templates[0],
+                    entry.get("epochs"),
+                    tuple(templates[1:]),
+                    entry.get("shots", settings.shots),
+                    entry.get("fewer") or settings.fewer or "error",
+                )
+            )
         return found
+
+    def tasks_of(self, part: Part, splits: Splits, seed: int) -> list[Task]:
+        """Return the task; the record says which images are held out or drawn."""
+        (task,) = super().tasks_of(part, splits, seed)
+        choices = getattr(part.dataset, "choices", Choices())
+        if choices.split is not None:
+            fact = {"share": choices.split, "seed": choices.split_seed, "images": len(splits.test)}
+            self.facts.setdefault("held_out_for_test", {})[part.name] = fact
+        if not isinstance(part, OwnPart) or part.shots is None:
+            return [task]
+        chosen = draw(part.name, splits.classes, splits.train.labels, part.shots, seed, part.fewer)
+        self.facts.setdefault("shots", {})[part.name] = chosen
+        train, test = few_shot(splits, chosen)
+        return [dataclasses.replace(task, train=train, test=test)]
 
 
 class _Absent(Dataset):
@@ -81,62 +118,34 @@ class _Absent(Dataset):
         self.absent: str = why
 
 
-def _dataset(entry: dict[str, Any], root: Path | None) -> Dataset:
-    if "dataset" in entry:
-        try:
-            dataset = load_dataset(entry["dataset"], root)
-        except UserError as error:
-            return _Absent(entry["dataset"], str(error))
-        return type(dataset)((entry["folder"],)) if "folder" in entry else dataset
-    return folder_dataset(entry["folder"])
-
-
-class _TextSafeLoader(yaml.BaseLoader):
-    """YAML in which every value is text as it is written: a dataset may be called 010 or on."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping, in which each key must stand once."""
-        found = super().construct_mapping(node, deep)
-        if len(found) < len(node.value):
-            raise yaml.YAMLError(f"a key is there twice below line {node.start_mark.line + 1}")
-        return found
-
-
-def _entries(name: str) -> list[dict[str, Any]]:
-    """Return the entries of a file of tasks, checked."""
-    path, there = Path(name), False
-    with contextlib.suppress(OSError, RuntimeError):  # no such user, a name that no file has
-        path = path.expanduser()
-        there = path.is_file()
-    if not there:
-        raise UserError(f"the file {path} of stream.tasks_file cannot be read (it is not there): give a YAML file")
-    written = text(path)
+def _dataset(entry: dict[str, Any], settings: Any, root: Path | None) -> Dataset:
+    """Return the dataset of a task: registered, in a file, or own images."""
+    chosen = {"split": settings.split, "split_seed": settings.split_seed}
+    choices = Choices(**{**chosen, **{key: entry[key] for key in READING if key in entry}})
+    name = entry.get("dataset", "")
+    if "table" in entry or name.lower().endswith(ENDINGS):
+        return Table(entry.get("table", name), choices)
+    if "dataset" not in entry:
+        return _folder(entry["folder"], choices)
     try:
-        content = yaml.load(written, _TextSafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"the file {path} is not YAML ({' '.join(str(error).split())}): correct it") from error
-    entries = content.get("tasks") if isinstance(content, dict) else content
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f'the file {path} lists no tasks: write lines such as "- dataset: dtd"')
-    for number, entry in enumerate(entries, start=1):
-        where = f"task {number} in {path}"
-        if not isinstance(entry, dict) or not ({"dataset", "folder"} & entry.keys()):
-            raise UserError(f'{where} names no dataset: write "- dataset: NAME" or "- folder: NAME"')
-        for key in entry:
-            if key not in KEYS:
-                raise UserError(f'{where} has the unknown key "{key}"{suggest(str(key), KEYS)}')
-            if not isinstance(entry[key], str):
-                raise UserError(f'{where} has a list or a mapping as "{key}": write text')
-        for key in ("name", "template", "epochs"):
-            if entry.get(key) in NOTHING:
-                entry.pop(key, None)
-        if "epochs" in entry:
-            entry["epochs"] = _epochs(entry["epochs"], where)
-    return entries
+        dataset = load_dataset(name, root)
+    except UserError as error:
+        own = _folder(name, choices)
+        where = own.locate(root) if root is not None else None
+        if where is None:
+            return _Absent(name, str(error))
+        if choices.split is not None or list_of(where) is not None:
+            return own
+        return _Absent(name, f"{error}; to hold out test images of class folders alone, set stream.split=0.2")
+    if isinstance(dataset, Folder):
+        return _folder(name, choices)
+    own_keys = [key for key in READING if key in entry]
+    if own_keys:
+        raise UserError(f'the dataset {name} has its own images and labels: leave out "{own_keys[0]}" in its task')
+    return type(dataset)((entry["folder"],)) if "folder" in entry else dataset
 
 
-def _epochs(written: str, where: str) -> int:
-    digits = written.isascii() and written.isdecimal() and len(written) < 10
-    if not digits or int(written) < 1:
-        raise UserError(f"{where} has epochs: {written}; write a whole number from 1")
-    return int(written)
+def _folder(name: str, choices: Choices) -> Folder:
+    dataset = Folder((name,), choices)
+    dataset.registry_name = name
+    return dataset

@@ -204,6 +204,39 @@ def plants(root: Path) -> None:
                 save(root / "plants" / split / name / f"{number}.png", label, 10 * len(split) + number)
 
 
+def shells(root: Path) -> None:
+    """Somebody's class folders, without a test part."""
+    for label, name in enumerate(["cone", "sea_snail"]):
+        for number in range(ALL):
+            save(root / "shells" / name / f"{number}.png", label, 100 + number)
+
+
+def leaves(root: Path) -> None:
+    """Somebody's table of paths and labels, beside a folder of images."""
+    lines = ["path,label,split"]
+    for split, count in (("train", TRAIN), ("test", TEST), ("val", 1)):
+        for label, name in enumerate(["ash", "red_oak"]):
+            for number in range(count):
+                lines.append(f"images/{split}_{label}_{number}.png,{name},{split}")
+                save(root / "leaves" / f"images/{split}_{label}_{number}.png", label, 200 + 10 * len(split) + number)
+    text(root / "leaves" / "leaves.csv", *lines)
+
+
+def fungi(root: Path) -> None:
+    """Somebody's folder in the form of Hugging Face's imagefolder, with labels in lists."""
+    for split, count in (("train", TRAIN), ("test", TEST), ("validation", 1)):
+        rows = []
+        for label, name in enumerate(["chanterelle", "fly_agaric"]):
+            for number in range(count):
+                rows.append({"file_name": f"{label}{number}.png", "label": name, "text": "seen in a wood"})
+                save(root / "fungi" / split / f"{label}{number}.png", label, 300 + 10 * len(split) + number)
+        text(root / "fungi" / split / "metadata.jsonl", *map(json.dumps, rows))
+
+
+OWN = {"plants": plants, "shells": shells, "leaves": leaves, "fungi": fungi}
+"""What makes somebody's own images, by the folder that they are in."""
+
+
 def coop_splits(root: Path) -> None:
     """CoOp's split files for the datasets of X-TAIL, over the images that lie there."""
     places = {
