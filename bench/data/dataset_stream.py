@@ -129,10 +129,8 @@ class DatasetStream(Stream):
         return [task for part, splits in read for task in self.tasks_of(part, splits, order_seed)]
 
 
-def hold_out(
-    images: Images, classes: Sequence[str], share: float, seed: int, purpose: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Choose a share of the images of each class, to be held out.
+def hold_out(images: Images, classes: Sequence[str], share: float, seed: int, purpose: str) -> tuple[Subset, Subset]:
+    """Hold out a share of the images of each class.
 
     The choice depends on (seed, purpose, class) and on the order of the class's images alone: not on other classes.
 
@@ -151,9 +149,9 @@ def hold_out(
 
     Returns
     -------
-    kept, held : int64 array
-        Indices of the images that stay, and of those that are held out, ascending. An image that occurs several times,
-        as in few-shot draws, is on one side only, and held out once.
+    kept, held : Subset
+        The images that stay, and those that are held out, each in the order of `images`. An image that occurs several
+        times, as in few-shot draws, is on one side only, and held out once.
 
     Raises
     ------
@@ -174,4 +172,11 @@ def hold_out(
         chosen.append(rng.permutation(own)[:count])
     out = np.isin(origin, np.concatenate(chosen))
     _, first = np.unique(origin, return_index=True)
-    return np.flatnonzero(~out), np.sort(first[out[first]])
+    return _chosen(images, np.flatnonzero(~out)), _chosen(images, np.sort(first[out[first]]))
+
+
+def _chosen(images: Images, indices: np.ndarray) -> Subset:
+    """Return a selection, decoded together with the rest of what it is taken from."""
+    if isinstance(images, Subset):
+        return Subset(images.images, images.indices[indices], images.labels[indices], images.whole)
+    return Subset(images, indices, whole=True)
