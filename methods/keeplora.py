@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.api import (
-    F,
     LabelSpace,
     LinearMap,
     Method,
@@ -303,12 +302,12 @@ class KeepLora(Method):
         return factors if self.head is None else [*factors, self.head]
 
     def loss(self, pixels: Tensor, labels: Tensor, task: TaskData) -> Tensor:
-        """Cross-entropy over the task's prompts, with the head's logits where there is one."""
+        """Cross-entropy over the task's prompts, with label smoothing, and the head's logits where there is one."""
         features = self.clip.encode_images(pixels)
         logits = self.clip.logits(features, self.clip.encode_tokens(task.tokens))
         if self.head is not None:
             logits = logits + head_logits(features, self.head, self.settings.head_scale)
-        return F.cross_entropy(logits, labels)
+        return task.cross_entropy(logits, labels)
 
     @no_grad
     def end_task(self, task: TaskData) -> None:

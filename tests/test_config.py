@@ -42,9 +42,16 @@ def test_defaults_are_those_of_the_contract():
         "train.momentum": 0.9,
         "train.grad_clip": None,
         "train.warmup": 0.05,
+        "train.steps": None,
+        "train.tasks": [],
+        "train.betas": None,
+        "train.eps": 1e-8,
+        "train.pct_start": 0.3,
+        "train.label_smoothing": 0.0,
         "evaluate.batch_size": 256,
         "evaluate.split": "test",
         "evaluate.templates": [],
+        "evaluate.held_out": 0.1,
     }
 
 

@@ -1,5 +1,6 @@
 """The training loop: schedules, optimisers, what it may touch, and what stops it."""
 
+import copy
 import math
 
 import pytest
@@ -9,10 +10,12 @@ from bench.config.run_settings import Train
 from bench.core.errors import UserError
 from bench.data.pixels import Pixels
 from bench.learning.method import Method
+from bench.learning.moments import mean_gradient
+from bench.learning.optimizer import build_optimizer, build_schedule, groups_of, tensors_of
 from bench.learning.task_data import Context, TaskData
 from bench.learning.toy import tiny_clip, toy_task
-from bench.learning.train import build_optimizer, build_schedule, fit
-from bench.learning.training_state import EpochReport
+from bench.learning.train import fit
+from bench.learning.training_state import EpochReport, TrainingState
 
 CONTEXT = Context(tasks=1, batch_size=16, init_seed=0, data_seed=0)
 
@@ -184,3 +187,216 @@ def test_nothing_to_train_is_no_error() -> None:
     method.parameters = lambda: []  # type: ignore[method-assign]
     assert fit(method, data, Train(epochs=1)) == 0
     assert method.steps == 0
+
+
+# ---- budgets in steps
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 8])
+def test_a_budget_in_steps_is_that_of_epochs_cut_off(steps: int) -> None:
+    """40 images in batches of 16 are three steps an epoch; the images are those of training by epochs."""
+    whole, data = probe()
+    fit(whole, data, Train(epochs=3, batch_size=16, schedule="constant"))
+    method, data = probe()
+    seen, reports = [], []
+    fit(method, data, Train(steps=steps, batch_size=16, schedule="constant"), lambda: seen.append(1), reports.append)
+    images = steps // 3 * 40 + steps % 3 * 16
+    assert len(seen) == method.steps == steps and method.seen == whole.seen[:images]
+    assert [report.epoch for report in reports] == list(range(math.ceil(steps / 3)))
+    assert all(report.loss == pytest.approx(math.log(3), abs=0.02) for report in reports)
+
+
+@pytest.mark.parametrize("stopped", range(1, 5))
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+def test_a_budget_in_steps_continues_at_any_step_with_the_same_bits(optimizer: str, stopped: int) -> None:
+    train = Train(steps=5, batch_size=16, schedule="cosine", warmup=2, optimizer=optimizer, betas=[0.8, 0.9])
+    straight, data = matrix()
+    reports: list[EpochReport] = []
+    fit(straight, data, train, on_epoch=reports.append)
+
+    broken, data = matrix()
+    states: list[TrainingState] = []
+    data.safe_point = lambda state: states.append(copy.deepcopy(state())) if broken.steps == stopped else None
+    with pytest.raises(Stopped):
+        fit(broken, data, train, on_step=lambda: stop_after(broken, stopped + 1))
+    continued, data = matrix()
+    data.resume = states[0]
+    for mine, kept in zip(continued.parameters(), broken.kept[stopped], strict=True):
+        mine["params"][0].copy_(kept)
+    again: list[EpochReport] = []
+    fit(continued, data, train, on_epoch=again.append)
+    assert torch.equal(continued.a, straight.a) and torch.equal(continued.b, straight.b)
+    assert again == reports[len(reports) - len(again) :] and again
+
+
+class Stopped(Exception):
+    """Training was broken off."""
+
+
+def stop_after(method: "Matrices", steps: int) -> None:
+    if method.steps == steps:
+        raise Stopped
+
+
+class Matrices(Method):
+    """Trains two matrices in groups with rates of their own, and remembers them after every step."""
+
+    def setup(self) -> None:
+        self.a = torch.ones(3, 4)
+        self.b = torch.eye(4)
+        self.steps = 0
+        self.kept: dict[int, list[torch.Tensor]] = {}
+        self.rates = ({"lr": 0.5}, {"lr_scale": 0.1, "weight_decay": 0.7})
+
+    def parameters(self):
+        return [{"params": [one], **rate} for one, rate in zip((self.a, self.b), self.rates, strict=True)]
+
+    def loss(self, pixels, labels, task):
+        inputs = pixels.mean(dim=(2, 3)) @ torch.ones(3, 4)
+        return task.cross_entropy((inputs @ self.b.T) @ self.a.T, labels)
+
+    def after_step(self) -> None:
+        self.steps += 1
+        self.kept[self.steps] = [self.a.detach().clone(), self.b.detach().clone()]
+
+
+def matrix() -> tuple[Matrices, TaskData]:
+    _, data = probe()
+    return Matrices(Matrices.Settings(), tiny_clip(), CONTEXT), data
+
+
+# ---- groups
+
+
+def test_groups_have_rates_and_weight_decay_of_their_own() -> None:
+    """One step of SGD in float64: p - lr (gradient + decay p), with what each group says, else the run's."""
+    torch.manual_seed(0)
+    tensors = [torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(4)]
+    says = [{}, {"lr": 0.5}, {"lr_scale": 0.1}, {"weight_decay": 0.25}]
+    train = Train(optimizer="sgd", lr=2.0, momentum=0, weight_decay=0.125)
+    optimizer = build_optimizer([{"params": [t], **say} for t, say in zip(tensors, says, strict=True)], train)
+    before = [tensor.detach().clone() for tensor in tensors]
+    sum((tensor**2).sum() for tensor in tensors).backward()
+    optimizer.step()
+    for tensor, start, (rate, decay) in zip(
+        tensors, before, [(2.0, 0.125), (0.5, 0.125), (0.2, 0.125), (2.0, 0.25)], strict=True
+    ):
+        assert torch.allclose(tensor.detach(), start - rate * (2 * start + decay * start), atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine", "constant"])
+def test_every_group_follows_the_schedule_at_its_own_height(schedule: str) -> None:
+    groups = [{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)], "lr_scale": 0.1}]
+    train = Train(lr=2.0, schedule=schedule, warmup=4)
+    optimizer = build_optimizer(groups, train)
+    schedule_ = build_schedule(optimizer, train, 12)
+    for step in range(12):
+        first, second = (group["lr"] for group in optimizer.param_groups)
+        assert second == pytest.approx(first / 10, rel=1e-12)
+        if step < 11:
+            optimizer.step()
+            schedule_.step() if schedule_ is not None else None
+
+
+def test_tensors_alone_are_one_group() -> None:
+    tensors = [torch.zeros(1), torch.zeros(2)]
+    assert tensors_of(tensors) == tensors and groups_of(tensors, Train())[0]["params"] == tensors
+    assert tensors_of([{"params": tensors[:1]}, {"params": tensors[1:], "lr": 1.0}]) == tensors
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ([torch.zeros(1), {"params": []}], "tensors and groups"),
+        ([{"params": [], "learning_rate": 1}], 'says "learning_rate", which is none of params, lr, lr_scale'),
+        ([{"params": [torch.zeros(1)], "lr": 1, "lr_scale": 1}], "both lr and lr_scale"),
+    ],
+)
+def test_groups_that_are_not_right_are_refused(parameters: list, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        build_optimizer(parameters, Train())
+
+
+# ---- optimisers and schedules
+
+
+def test_adam_takes_betas_and_eps_and_onecycle_leaves_given_betas_alone() -> None:
+    train = Train(betas=[0.7, 0.8], eps=1e-3)
+    optimizer = build_optimizer([torch.zeros(1)], train)
+    build_schedule(optimizer, train, 10)
+    assert optimizer.param_groups[0]["betas"] == (0.7, 0.8) and optimizer.param_groups[0]["eps"] == 1e-3
+
+
+def test_muon_takes_matrices_and_refuses_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = Train(optimizer="muon", lr=0.1, momentum=0.8, weight_decay=0.3)
+    group = build_optimizer([torch.zeros(2, 2)], train).param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.1, 0.8, 0.3)
+    with pytest.raises(UserError, match=r"trains matrices only .* of the shape \(3,\): choose train.optimizer=adamw"):
+        build_optimizer([torch.zeros(2, 2), torch.zeros(3)], train)
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(UserError, match=r"muon needs torch 2.9 or newer"):
+        build_optimizer([torch.zeros(2, 2)], train)
+
+
+def test_a_warm_up_in_steps_for_every_schedule() -> None:
+    """Against the definitions: linear to the rate over the steps, then the schedule."""
+    assert course(Train(lr=2.0, schedule="constant", warmup=4), 6)[0] == pytest.approx([0.5, 1, 1.5, 2, 2, 2])
+    assert course(Train(lr=2.0, schedule="constant", warmup=0.5), 3)[0] == [2.0] * 3  # a share is for cosine only
+    rates = course(Train(lr=2.0, schedule="cosine", warmup=4), 10)[0]
+    falling = [1 + math.cos(math.pi * step / 6) for step in range(6)]
+    assert rates == pytest.approx([0.5, 1, 1.5, 2, *falling])
+
+
+@pytest.mark.parametrize(("change", "up"), [({"warmup": 5}, 5), ({"pct_start": 0.25}, 10)])
+def test_onecycle_rises_over_the_steps_it_is_given(change: dict, up: int) -> None:
+    """Against the definition, in float64: half a cosine from lr/25 to lr, and one from there to lr/250000."""
+    rates, _ = course(Train(lr=1.0, schedule="onecycle", **change), 40)
+    top, end = up - 1, 39
+    for step, rate in enumerate(rates):
+        low, share = (1 / 25, 1 - step / top) if step <= top else (1 / 250000, (step - top) / (end - top))
+        assert rate == pytest.approx(low + (1 - low) * (1 + math.cos(math.pi * share)) / 2, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("train", "sentence"),
+    [
+        (Train(warmup=10, schedule="cosine"), "train.warmup=10 takes all 10 steps of a task: lower it, or raise"),
+        (Train(warmup=11, schedule="constant"), "train.warmup=11 takes all 10 steps"),
+        (Train(warmup=1), "a way up of a single step in a task, which has 10: raise train.warmup"),
+        (Train(pct_start=0.1), "a way up of a single step in a task, which has 10: raise train.pct_start"),
+    ],
+)
+def test_a_schedule_that_cannot_be_laid_out_is_refused(train: Train, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        build_schedule(build_optimizer([torch.zeros(1)], train), train, 10)
+
+
+# ---- label smoothing
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_label_smoothing_of_the_loss_and_of_the_mean_gradient(smoothing: float) -> None:
+    """Against the definition in float64: the target is 1 - s at the label, and s / classes more everywhere."""
+    method, data = probe()
+    data.budget = Train(label_smoothing=smoothing)
+    clip = method.clip
+    pixels, labels = next(data.train.batches(40))
+    loss = Method.loss(method, pixels, labels, data)
+    logits = clip.logits(clip.encode_images(pixels), clip.encode_tokens(data.tokens)).double()
+    target = torch.full((40, 3), smoothing / 3, dtype=torch.float64)
+    target[torch.arange(40), labels] += 1 - smoothing
+    expected = -(target * (logits - logits.exp().sum(1, keepdim=True).log())).sum(1).mean()
+    assert float(loss) == pytest.approx(float(expected), abs=1e-5)
+
+    chosen = next(m for m in clip.maps.values() if m.tower == "image")
+    found = mean_gradient(clip, data, [chosen])[chosen.name]
+    with clip.trainable([chosen.parameter]):
+        Method.loss(method, pixels, labels, data).backward()
+        assert torch.allclose(found, chosen.grad, atol=1e-6)
+
+
+def test_a_shared_result_knows_the_label_smoothing() -> None:
+    _, data = probe()
+    plain = data.identity("gradient")
+    data.budget = Train(label_smoothing=0.1)
+    assert data.identity("gradient") != plain

@@ -18,6 +18,13 @@ MIRRORS = ("track.", "cache.", "checkpoint.")
 """Groups of such settings."""
 
 LATER: dict[str, Any] = {
+    "evaluate.held_out": 0.1,
+    "train.steps": None,
+    "train.tasks": [],
+    "train.betas": None,
+    "train.eps": 1e-8,
+    "train.pct_start": 0.3,
+    "train.label_smoothing": 0.0,
     "evaluate.templates": [],
 }
 """Settings that are younger than the first records -> the value with which a run does what every run did before.
@@ -25,6 +32,35 @@ LATER: dict[str, Any] = {
 With this value they are no part of the fingerprint, so that older records keep their names; a record without them says
 this value.
 """
+
+LATER_OF: dict[tuple[str, str], dict[str, Any]] = {
+    ("stream.name", "custom"): {
+        "stream.split": None,
+        "stream.split_seed": 0,
+        "stream.shots": None,
+        "stream.fewer": None,
+    },
+}
+"""The same of the settings of one plug-in: the setting that names it, and its name."""
+
+
+def later(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run that are younger than the first records, with the values that meant as before.
+
+    Parameters
+    ----------
+    flat : mapping of str to object
+        Settings of a run or of a record by dotted key.
+
+    Returns
+    -------
+    dict of str to object
+    """
+    found = dict(LATER)
+    for (key, name), settings in LATER_OF.items():
+        if flat.get(key) == name:
+            found.update(settings)
+    return found
 
 
 def decides(key: str) -> bool:
@@ -55,12 +91,13 @@ def fingerprint(flat: Mapping[str, Any]) -> str:
     str
         Ten hexadecimal digits.
     """
+    younger = later(flat)
     kept = {
         key: value
         for key, value in flat.items()
         if decides(key)
         and not (value is None and key.startswith(("seeds.", "batches.")))
-        and not (key in LATER and value == LATER[key])
+        and not (key in younger and value == younger[key])
     }
     return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]
 

@@ -33,7 +33,9 @@ RESERVED = {"name", "file", "file_sha256"}
 """Names that a plug-in cannot give to a setting of its own."""
 
 
-def resolve(pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = True) -> Resolved:
+def resolve(
+    pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = True, base: Mapping[str, Any] | None = None
+) -> Resolved:
     """Return the run that ``key=value`` words mean.
 
     Parameters
@@ -44,6 +46,8 @@ def resolve(pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = Tru
         ``method.``, ``stream.`` or ``model.`` sets all its members.
     need_method : bool, optional
         Whether a run without a method is an error.
+    base : mapping of str to object, optional
+        Values by dotted key that `pairs` override, such as those of a record.
 
     Returns
     -------
@@ -55,7 +59,7 @@ def resolve(pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = Tru
         With one sentence for every problem, joined by newlines.
     """
     problems: list[str] = []
-    given = _given(pairs) if isinstance(pairs, Mapping) else read(pairs, problems)
+    given = {**_given(base or {}), **given_values(pairs, problems)}
     known = run_settings()
     names = {f"{kind}.name" for kind in CHOICES}
     choices = {kind: _choose(kind, given, known[f"{kind}.name"], need_method, problems) for kind in CHOICES}
@@ -67,6 +71,7 @@ def resolve(pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = Tru
         if key not in names:
             values.put(key, value, raw, "user")
 
+    values.one_budget()
     flat = values.flat
     run = build(Run, {**flat, **{kind: flat[f"{kind}.name"] for kind in CHOICES}})
     seeds = {key: run.seed if value is None else value for key, value in vars(run.seeds).items()}
@@ -77,7 +82,7 @@ def resolve(pairs: Sequence[str] | Mapping[str, Any], *, need_method: bool = Tru
             groups[kind] = build(choice.settings, flat, f"{kind}.")
             if kind not in values.wrong:
                 problems += [f'{kind} "{choice.name}": {text}' for text in complaints(groups[kind])]
-    problems += _wrong_paths(flat)
+    problems += [*complaints(run), *_wrong_paths(flat)]
     if not problems:
         problems += [*_without_weights(choices["model"], groups["model"]), *_misfits(choices, groups)]
     if problems:
@@ -137,6 +142,19 @@ def resolve_method(words: Sequence[str]) -> tuple[type, Any]:
     if problems or choice.cls is None:
         raise together(problems)
     return choice.cls, settings
+
+
+def given_values(pairs: Sequence[str] | Mapping[str, Any], problems: list[str]) -> Mapping[str, tuple[Any, str | None]]:
+    """Return dotted key -> (value, text) of what a user gave; the text is None for a value from Python.
+
+    Parameters
+    ----------
+    pairs : sequence of str, or mapping of str to object
+        As for `resolve`.
+    problems : list of str
+        As for `read`.
+    """
+    return _given(pairs) if isinstance(pairs, Mapping) else read(pairs, problems)
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, tuple[Any, str | None]]:

@@ -15,14 +15,33 @@ class Train:
     """How one task is trained."""
 
     epochs: int = setting(10, "passes over a task's training images", low=1)
+    steps: int | None = setting(None, "optimiser steps on a task, in place of epochs; null trains by epochs", low=1)
+    tasks: list[str] = setting([], "settings of single tasks that win over all others, such as SUN397.epochs=5")
     batch_size: int = setting(64, "images per step", low=1)
     lr: float = setting(1e-3, "highest learning rate of the schedule", above=0)
-    optimizer: str = setting("adamw", "optimiser", choices=("adamw", "adam", "sgd"))
+    optimizer: str = setting("adamw", "optimiser", choices=("adamw", "adam", "sgd", "muon"))
     schedule: str = setting("onecycle", "course of the learning rate", choices=("onecycle", "cosine", "constant"))
     weight_decay: float = setting(0.01, "weight decay", low=0)
-    momentum: float = setting(0.9, "momentum; sgd only", low=0, below=1)
+    momentum: float = setting(0.9, "momentum; sgd and muon", low=0, below=1)
+    betas: list[float] | None = setting(
+        None, "Adam's two decay rates; null is 0.9,0.999, of which onecycle moves the first", low=0, below=1
+    )
+    eps: float = setting(1e-8, "what Adam adds to the root of its second moment", above=0)
     grad_clip: float | None = setting(None, "largest norm of the gradient; null does not clip", above=0)
-    warmup: float = setting(0.05, "share of the steps that warm up; cosine only", low=0, below=1)
+    warmup: float = setting(
+        0.05, "below 1 the share of the steps that warm up, cosine only; from 1 their number, for every schedule", low=0
+    )
+    pct_start: float = setting(0.3, "share of the steps on the way up; onecycle only", low=0, below=1)
+    label_smoothing: float = setting(0.0, "share of the target that is spread over all classes", low=0, below=1)
+
+    def check(self) -> list[str]:
+        """Return what is wrong across the fields, a sentence each."""
+        wrong = []
+        if self.betas is not None and len(self.betas) != 2:
+            wrong.append(f"train.betas has {len(self.betas)} values: give two, as in train.betas=[0.9,0.99]")
+        if self.warmup >= 1 and self.warmup != int(self.warmup):
+            wrong.append(f"train.warmup={self.warmup:g} is no whole number of steps: from 1 on it counts steps")
+        return wrong
 
 
 @dataclass(frozen=True)
@@ -31,6 +50,12 @@ class Evaluate:
 
     batch_size: int = setting(256, "images per forward pass", low=1)
     split: str = setting("test", "which images are scored; validation is for tuning", choices=("test", "validation"))
+    held_out: float = setting(
+        0.1,
+        "share of a class's training images that is scored instead, with split=validation where there are no others",
+        above=0,
+        below=1,
+    )
     templates: list[str] = setting(
         [], "prompts with {} beside each task's own; a class is the mean of their features where images are scored"
     )

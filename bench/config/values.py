@@ -15,6 +15,9 @@ from bench.config.fields import Setting, show
 from bench.config.run_settings import CHOICES
 from bench.core.errors import nearest, shorten, suggest
 
+SOURCES = ("default", "method", "stream", "tuned", "user")
+"""Where a value may come from; later ones win."""
+
 
 @dataclass
 class Choice:
@@ -143,6 +146,12 @@ class Values:
                 self.wrong.add(group)
         elif group not in self.choices or self.choices[group].settings is not None:
             self.problems.append(blame + self._unknown(key))  # otherwise it is unknown what the group may have
+
+    def one_budget(self) -> None:
+        """Drop train.steps where train.epochs comes from a stronger source; otherwise steps decide if they are set."""
+        epochs, steps = (SOURCES.index(self.sources[key]) for key in ("train.epochs", "train.steps"))
+        if epochs > steps:
+            self.flat["train.steps"] = None
 
     def _unknown(self, key: str) -> str:
         members = [name for name in self.settable if name.startswith(f"{key}.")]

@@ -1,4 +1,7 @@
-"""Tasks, streams of tasks and the label spaces in which their images are classified."""
+"""Tasks, streams of tasks and the label spaces in which their images are classified.
+
+It is one file, because these belong together; more than half of it is the documentation that docs/api.md shows.
+"""
 
 import hashlib
 import json

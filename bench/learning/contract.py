@@ -16,6 +16,7 @@ from bench.data.pixels import Pixels
 from bench.data.stream import LABEL_SPACES, label_space
 from bench.learning.driver import learn
 from bench.learning.method import Method
+from bench.learning.optimizer import tensors_of
 from bench.learning.task_data import Context, TaskData
 from bench.learning.toy import tiny_clip, toy_task
 
@@ -179,7 +180,7 @@ def frozen(start: Start) -> None:
     before: dict[str, Tensor] = {}
 
     def keep() -> None:
-        trained = {id(parameter) for parameter in trial.method.parameters()}
+        trained = {id(parameter) for parameter in tensors_of(trial.method.parameters())}
         before.update({name: p.detach().clone() for name, p in model.named_parameters() if id(p) not in trained})
 
     def look() -> None:

@@ -21,6 +21,7 @@ from bench.data.stream import Task, label_space
 from bench.learning.driver import learn
 from bench.learning.evaluate import outcomes
 from bench.learning.method import Method
+from bench.learning.optimizer import tensors_of
 from bench.learning.task_data import Context, TaskData
 from bench.model.clip import Clip
 
@@ -122,14 +123,14 @@ def measure(clip: Clip, cls: type[Method], settings: Any, run: Run, sizes: Sizes
 
     def count_step() -> None:
         if method.parameters():
-            with clip.computing(run.precision), clip.trainable(method.parameters()):
+            with clip.computing(run.precision), clip.trainable(tensors_of(method.parameters())):
                 batch = next(iter(data.train.batches(sizes.batch)))
                 operations[STEP] = counted(lambda: method.loss(*batch, data).backward())
 
     trained = learn(
         method,
         data,
-        dataclasses.replace(run.train, batch_size=sizes.batch, epochs=1),
+        dataclasses.replace(run.train, batch_size=sizes.batch, epochs=1, steps=None),
         precision=run.precision,
         phase=lambda name: watch.phase(PHASES[name]),
         fitted=count_step,

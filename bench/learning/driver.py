@@ -9,6 +9,7 @@ from typing import Any
 from bench.config.run_settings import Train
 from bench.core.console import bar
 from bench.learning.method import Method
+from bench.learning.optimizer import steps_of
 from bench.learning.task_data import TaskData
 from bench.learning.training_state import EpochReport
 
@@ -64,7 +65,8 @@ def learn(
     int
         Number of values that were trained.
     """
-    steps = -(-len(data.train) // train.batch_size) * train.epochs
+    data.budget = train
+    steps = steps_of(train, len(data.train))
     with phase("begin"):
         method.begin_task(data)
     begun()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.config.run_settings import Train
 from bench.core.code import code_sha256
-from bench.core.lazy import F
 from bench.data.stream import LabelSpace
 from bench.learning.train import fit
 from bench.learning.training_state import EpochReport
@@ -109,20 +108,22 @@ class Method:
         task : TaskData
         """
 
-    def parameters(self) -> Sequence[Tensor]:
+    def parameters(self) -> Sequence[Tensor] | Sequence[dict[str, Any]]:
         """Return the tensors to train on the current task.
 
         The engine makes them require gradients while it trains, and only then. An empty sequence trains nothing.
 
         Returns
         -------
-        sequence of Tensor
-            Float32 leaf tensors on the model's device, the same objects in the same order until the task ends.
+        sequence of Tensor, or of dict
+            Float32 leaf tensors on the model's device, the same objects in the same order until the task ends. Groups
+            with rates of their own are dicts as torch's optimisers take them: ``params``, and ``lr`` or ``lr_scale`` (a
+            factor on ``train.lr``), and ``weight_decay``; what a group does not say is the run's.
         """
         return []
 
     def loss(self, pixels: Tensor, labels: Tensor, task: TaskData) -> Tensor:
-        """Return the loss of one batch; by default the cross-entropy over the task's prompts.
+        """Return the loss of one batch; by default the cross-entropy over the task's prompts, with label smoothing.
 
         Parameters
         ----------
@@ -138,7 +139,7 @@ class Method:
             Scalar, a mean over the images of the batch: processes that share a run weigh their means by images.
         """
         images = self.clip.encode_images(pixels)
-        return F.cross_entropy(self.clip.logits(images, self.clip.encode_tokens(task.tokens)), labels)
+        return task.cross_entropy(self.clip.logits(images, self.clip.encode_tokens(task.tokens)), labels)
 
     def after_step(self) -> None:
         """Act after every optimiser step: project or average parameters, for example."""
@@ -156,7 +157,7 @@ class Method:
             ``task.resume`` is where training was broken off; ``task.safe_point(state)`` may write a checkpoint and may
             stop the run.
         train : Train
-            The budget: epochs, batch size, learning rate, schedule, optimiser.
+            The budget: epochs or steps, batch size, learning rate, schedule, optimiser.
         on_step : callable
             To be called after every step.
         on_epoch : callable

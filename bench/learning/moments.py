@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.compute.world import World
-from bench.core.lazy import F, no_grad, torch
+from bench.core.lazy import no_grad, torch
 from bench.model.linear_maps import LinearMap, Recorder
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _reported(moments: dict[str, SecondMoment], task: TaskData) -> dict[str, Sec
 
 
 def mean_gradient(clip: Clip, task: TaskData, maps: Sequence[LinearMap], drop_last: bool = False) -> dict[str, Tensor]:
-    """Compute the gradient of a task's mean cross-entropy with respect to weights, over all training images.
+    """Compute the gradient of a task's mean `TaskData.cross_entropy` with respect to weights, over all training images.
 
     The class features do not depend on the images, so the text tower runs forward once and backward once, with the
     gradient at its output averaged over all batches; by linearity this is the mean of the batches' gradients.
@@ -208,7 +208,7 @@ def mean_gradient(clip: Clip, task: TaskData, maps: Sequence[LinearMap], drop_la
         upstream = class_features.detach().requires_grad_(bool(text_maps))
         for pixels, labels in task.batches("gradient", drop_last=drop_last, share="batches"):
             logits = clip.logits(clip.encode_images(pixels), upstream)
-            (F.cross_entropy(logits, labels, reduction="sum") / total).backward()
+            (task.cross_entropy(logits, labels, reduction="sum") / total).backward()
         of_images = dict.fromkeys(m.parameter for m in maps if m.tower == "image")
         task.context.world.sum_gradients([*of_images, *([upstream] if text_maps else [])])
         if text_maps:

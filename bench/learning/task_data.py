@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.compute.seeding import generator
 from bench.compute.world import World
+from bench.config.run_settings import Train
 from bench.core.console import watched
-from bench.core.lazy import torch
+from bench.core.lazy import F, torch
 from bench.data.batch_order import BatchOrder
 from bench.learning.observers import Observers
 from bench.learning.training_state import TrainingState
@@ -102,6 +103,8 @@ class TaskData:
         The training images; ``len(task.train)`` is their number, ``task.train.labels`` their labels, int64 [images]
         on the CPU. Take them in batches with `batches`.
     context : Context
+    budget : Train
+        How the task is trained.
     resume : TrainingState or None
         Where training was broken off; `fit` continues from there.
     safe_point : callable
@@ -114,6 +117,7 @@ class TaskData:
     tokens: Tensor
     train: Pixels
     context: Context
+    budget: Train = field(default_factory=Train)
     resume: TrainingState | None = None
     safe_point: Callable[[Callable[[], TrainingState]], None] = _nothing
 
@@ -136,7 +140,27 @@ class TaskData:
         if watched_over or context.order.record is not None or context.order.path is not None:
             return None
         drawn = [purpose, self.index, context.data_seed, context.batch_size]
-        return [*drawn, *self.train.identity(), list(self.prompts)]
+        smoothing = [self.budget.label_smoothing] if self.budget.label_smoothing else []
+        return [*drawn, *self.train.identity(), list(self.prompts), *smoothing]
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        """Return the cross-entropy of a batch with the run's label smoothing: the loss of training.
+
+        Parameters
+        ----------
+        logits : Tensor
+            Float [batch, classes].
+        labels : Tensor
+            int64 [batch].
+        reduction : {"mean", "sum", "none"}, optional
+            Over the images.
+
+        Returns
+        -------
+        Tensor
+            Scalar; [batch] for ``"none"``.
+        """
+        return F.cross_entropy(logits, labels, reduction=reduction, label_smoothing=self.budget.label_smoothing)
 
     def batches(
         self,
@@ -145,6 +169,7 @@ class TaskData:
         drop_last: bool = False,
         batch_size: int | None = None,
         skip: int = 0,
+        stop: int | None = None,
         share: str = "nothing",
         bar: bool = True,
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -162,6 +187,8 @@ class TaskData:
             Images in a batch; the run's by default.
         skip : int, optional
             Batches at the start that were taken already.
+        stop : int, optional
+            Batches after which the pass ends; it goes on to the last one by default.
         share : {"nothing", "batches", "images"}, optional
             What the processes of a run share: each makes the whole pass, every n-th batch (for sums that are added up
             with `World.sum`), or takes its images of every batch, which may be none.
@@ -177,9 +204,9 @@ class TaskData:
         """
         size = batch_size or self.context.batch_size
         drawn = self.train.plan(size, generator(self.context.data_seed, purpose, self.index, epoch), drop_last)
-        planned = self.context.order.plan(self.name, purpose, epoch, drawn, len(self.train))
+        planned = self.context.order.plan(self.name, purpose, epoch, drawn[:stop], len(self.train))[skip:]
         divide = {"batches": self.context.world.my_batches, "images": self.context.world.my_images}
-        planned = divide[share](planned[skip:]) if share in divide else planned[skip:]
+        planned = divide[share](planned) if share in divide else planned
         batches = self.train.take(planned)
         return self._watch(purpose, batches, len(planned)) if bar else batches
 

@@ -11,16 +11,14 @@ from bench.compute.world import World
 from bench.config.run_settings import Train
 from bench.core.errors import UserError
 from bench.core.lazy import torch
-from bench.learning.training_state import EpochReport, Schedule, capture_training, restore_training
+from bench.learning.optimizer import build_optimizer, build_schedule, epoch_steps, steps_of, tensors_of
+from bench.learning.training_state import EpochReport, capture_training, restore_training
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.learning.task_data import TaskData
     from bench.model.clip import Clip
-
-FEWEST_STEPS = 3
-"""OneCycle needs a step on the way up, one at the top and one on the way down."""
 
 
 class Losses:
@@ -69,73 +67,13 @@ class Losses:
         return total
 
 
-def build_optimizer(parameters: Sequence[Tensor], train: Train) -> torch.optim.Optimizer:
-    """Return AdamW, Adam or SGD with the run's learning rate and weight decay; one kernel for all parameters."""
-    common: dict[str, Any] = {"lr": train.lr, "weight_decay": train.weight_decay, "fused": True}
-    if train.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=train.momentum, **common)
-    return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[train.optimizer](parameters, **common)
-
-
-def steps_of(train: Train, images: int) -> int:
-    """Return the optimiser steps of a task with that many training images."""
-    return math.ceil(images / train.batch_size) * train.epochs
-
-
-def check_steps(train: Train, steps: int, task: str = "a task") -> None:
-    """Refuse a budget whose schedule cannot be laid out.
-
-    Parameters
-    ----------
-    train : Train
-    steps : int
-        Optimiser steps of the task.
-    task : str, optional
-        What the sentence calls it.
-
-    Raises
-    ------
-    UserError
-        If OneCycle has too few steps.
-    """
-    if train.schedule == "onecycle" and steps < FEWEST_STEPS:
-        raise UserError(
-            f"train.schedule=onecycle needs at least {FEWEST_STEPS} steps and {task} has {steps}: raise train.epochs, "
-            "lower train.batch_size or choose train.schedule=constant"
-        )
-
-
-def build_schedule(optimizer: torch.optim.Optimizer, train: Train, steps: int) -> Schedule:
-    """Return the schedule of the learning rate over `steps` optimiser steps; None for a constant one.
-
-    ``onecycle`` has PyTorch's defaults, as in the code released with KeepLoRA: up to ``lr`` over 30 % of the steps from
-    lr/25, down to lr/250000, both along cosines, with Adam's beta1 moving against it between 0.95 and 0.85 (SGD keeps
-    its momentum).
-    ``cosine`` rises linearly over the fraction ``warmup`` and falls to zero along a cosine.
-    """
-    if train.schedule == "onecycle":
-        check_steps(train, steps)
-        cycle = train.optimizer != "sgd"
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=train.lr, total_steps=steps, cycle_momentum=cycle)
-    if train.schedule == "cosine":
-        warmup = round(train.warmup * steps)
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    return None
-
-
 class Trainable(Protocol):
     """What the training loop needs of a method."""
 
     clip: Clip
 
-    def parameters(self) -> Sequence[Tensor]:
-        """Return the tensors to train."""
+    def parameters(self) -> Sequence[Tensor] | Sequence[dict[str, Any]]:
+        """Return the tensors to train, perhaps in groups."""
         ...
 
     def loss(self, pixels: Tensor, labels: Tensor, task: TaskData) -> Tensor:
@@ -156,9 +94,9 @@ def fit(
 ) -> int:
     """Train `method.parameters()` on a task for the given budget.
 
-    Every epoch sees all images once, shuffled, the last partial batch included. The parameters require gradients only
-    in here. Training that was broken off continues from `task.resume`; after every step `task.safe_point` may keep
-    where it stands.
+    Every epoch sees all images once, shuffled, the last partial batch included; a budget in steps may end inside one.
+    The parameters require gradients only in here. Training that was broken off continues from `task.resume`; after
+    every step `task.safe_point` may keep where it stands.
 
     Parameters
     ----------
@@ -175,14 +113,16 @@ def fit(
     UserError
         If the loss stops being a finite number.
     """
-    parameters = list(method.parameters())
+    given = method.parameters()
+    parameters = tensors_of(given)
     if not parameters:
         return 0
     world = task.context.world
     world.broadcast(parameters)
-    steps_per_epoch = math.ceil(len(task.train) / train.batch_size)
-    optimizer = build_optimizer(parameters, train)
-    schedule = build_schedule(optimizer, train, steps_of(train, len(task.train)))
+    images, steps = len(task.train), steps_of(train, len(task.train))
+    steps_per_epoch = epoch_steps(train, images)
+    optimizer = build_optimizer(given, train)
+    schedule = build_schedule(optimizer, train, steps)
     # Gradients in fp16 are scaled up, since small ones would vanish; a step whose gradients overflow is left out.
     scaler = torch.amp.GradScaler(task.tokens.device.type, enabled=method.clip.precision == torch.float16)
     # Losses are summed on the device: reading one at every step would make the device wait.
@@ -195,17 +135,18 @@ def fit(
             on_step()
     observers = task.context.observers
     with method.clip.trainable(parameters):
-        for epoch in range(first, train.epochs):
+        for epoch in range(first, math.ceil(steps / steps_per_epoch)):
             total_now = partial(losses.total, task.name, epoch, train.lr)
-            planned = task.batches("train", epoch, batch_size=train.batch_size, skip=step, share="images", bar=False)
-            for pixels, labels in planned:
+            stop = min(steps_per_epoch, steps - epoch * steps_per_epoch)
+            planned = {"batch_size": train.batch_size, "skip": step, "stop": stop}
+            for pixels, labels in task.batches("train", epoch, **planned, share="images", bar=False):
                 optimizer.zero_grad(set_to_none=True)
                 if len(labels):  # none for some process where the last batch has fewer images than there are processes
                     loss = method.loss(pixels, labels, task)
                     if observers:
                         observers.report("loss", task.name, epoch=epoch, step=step, loss=loss.detach())
                     # Every process has the mean over its images, and the sum over processes is the mean over all.
-                    whole = min(train.batch_size, len(task.train) - step * train.batch_size)
+                    whole = min(train.batch_size, images - step * train.batch_size)
                     scaler.scale(loss if world.size == 1 else loss * (len(labels) / whole)).backward()
                     losses.add(loss, len(labels))
                 world.sum_gradients(parameters)
@@ -220,7 +161,7 @@ def fit(
                 step += 1
                 on_step()
                 task.safe_point(partial(capture_training, optimizer, schedule, scaler, epoch, step, total_now))
-            mean = float(total_now()) / len(task.train)
+            mean = float(total_now()) / min(images, stop * train.batch_size)
             on_epoch(EpochReport(epoch, mean, optimizer.param_groups[0]["lr"]))
             step, losses = 0, Losses(device, world)
     return sum(parameter.numel() for parameter in parameters)

@@ -99,7 +99,11 @@ class Misfit(ValueError):
     """A state of training that is not one of the training at hand; says why."""
 
 
-KEPT = {"Adam": {"step", "exp_avg", "exp_avg_sq"}, "AdamW": {"step", "exp_avg", "exp_avg_sq"}}
+KEPT = {
+    "Adam": {"step", "exp_avg", "exp_avg_sq"},
+    "AdamW": {"step", "exp_avg", "exp_avg_sq"},
+    "Muon": {"momentum_buffer"},
+}
 """What an optimiser keeps of a tensor that it trains; it fails in its next step without."""
 
 CHANGING = (

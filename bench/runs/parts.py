@@ -2,35 +2,83 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from bench.config.fields import describe
 from bench.config.run_settings import Resolved, Train
 from bench.core.errors import UserError, suggest
+from bench.data.dataset_stream import hold_out
 from bench.data.stream import Stream, Task, ZeroShot
 from bench.learning.method import Method
-from bench.learning.train import check_steps, steps_of
+from bench.learning.optimizer import check_steps, steps_of
+
+HELD_OUT_SEED = 0
+"""Seed of the images that are held out for validation; all runs have the same, so that they can be compared."""
 
 
 def train_settings(resolved: Resolved, task: Task) -> Train:
-    """Return the training settings of one task: the run's, with the task's own where the user said nothing.
+    """Return the training settings of one task.
+
+    They are the run's, with the task's own where the user said nothing, and with what train.tasks says of the task.
+    Epochs and steps replace each other: of the two, the one from the stronger source counts.
 
     Raises
     ------
     UserError
-        If the task's own settings are unknown or out of range.
+        If settings of the task are unknown, out of range or contradict each other.
     """
-    known = {key.removeprefix("train."): one for key, one in describe(Train, "train.").items()}
-    own = {}
-    for key, value in task.train_settings.items():
-        if key not in known:
-            raise UserError(f'task {task.name} sets "train.{key}", which is no setting{suggest(key, known)}')
-        try:
-            own[key] = known[key].convert(value, None)
-        except ValueError as error:
-            raise UserError(f"task {task.name} sets train.{key}={value}: it {error}") from error
-    return dataclasses.replace(
-        resolved.run.train, **{k: v for k, v in own.items() if resolved.sources.get(f"train.{k}") != "user"}
-    )
+    sources = resolved.sources
+    own = {
+        key: _converted(f"task {task.name} sets", key, value, None)
+        for key, value in task.train_settings.items()
+        if sources.get(f"train.{key}") != "user"
+    }
+    if sources.get("train.epochs") == "user":
+        own.pop("steps", None)
+    elif "epochs" in own and sources.get("train.steps") != "user":
+        own.setdefault("steps", None)
+    single = {
+        key: _converted("train.tasks sets", key, None, raw)
+        for name, key, raw in _singles(resolved)
+        if name == task.name
+    }
+    if "epochs" in single:
+        single.setdefault("steps", None)
+    train = dataclasses.replace(resolved.run.train, **{**own, **single, "tasks": []})
+    if wrong := train.check():
+        raise UserError("\n".join(f"task {task.name}: {text}" for text in wrong))
+    return train
+
+
+def _converted(who: str, key: str, value: Any, raw: str | None) -> Any:
+    """Return a setting of a single task as its type."""
+    known = {
+        name.removeprefix("train."): one for name, one in describe(Train, "train.").items() if name != "train.tasks"
+    }
+    if key not in known:
+        raise UserError(f'{who} "train.{key}", which is no setting of a task{suggest(key, known)}')
+    try:
+        return known[key].convert(value, raw)
+    except ValueError as error:
+        raise UserError(f"{who} train.{key}={value if raw is None else raw}: it {error}") from error
+
+
+def _singles(resolved: Resolved) -> list[tuple[str, str, str]]:
+    """Return the entries of train.tasks as task, key and text; a task's name may hold dots.
+
+    Raises
+    ------
+    UserError
+        If one is not written as TASK.KEY=VALUE.
+    """
+    found = []
+    for entry in resolved.run.train.tasks:
+        left, equals, raw = entry.partition("=")
+        name, dot, key = left.strip().rpartition(".")
+        if not (equals and dot and name and key):
+            raise UserError(f'train.tasks has "{entry}": write TASK.KEY=VALUE, as in train.tasks=[SUN397.epochs=5]')
+        found.append((name, key, raw))
+    return found
 
 
 def check_budgets(resolved: Resolved, stream: Stream, budgets: Sequence[Train]) -> None:
@@ -41,8 +89,12 @@ def check_budgets(resolved: Resolved, stream: Stream, budgets: Sequence[Train]) 
     Raises
     ------
     UserError
-        Naming the first such task.
+        Naming the first such task, or a task in train.tasks that the stream has not.
     """
+    names = [task.name for task in stream.tasks]
+    for name, key, _ in _singles(resolved):
+        if name not in names:
+            raise UserError(f'train.tasks sets {key} of "{name}", which is no task of the stream{suggest(name, names)}')
     method = resolved.method_class
     if method.constant or method.fit is not Method.fit:
         return
@@ -56,7 +108,7 @@ def load_stream(resolved: Resolved) -> Stream:
     Raises
     ------
     UserError
-        If a template of evaluate.templates has no ``{}``, or a task lacks the validation images that are asked for.
+        If a template of evaluate.templates has no ``{}``, or a class has too few images to hold one out.
     """
     settings = resolved.run
     for template in settings.evaluate.templates:
@@ -66,7 +118,7 @@ def load_stream(resolved: Resolved) -> Stream:
     if more := tuple(settings.evaluate.templates):
         stream.tasks = [dataclasses.replace(t, more_templates=(*t.more_templates, *more)) for t in stream.tasks]
     if settings.evaluate.split == "validation":
-        stream.tasks = [_with_validation(task) for task in stream.tasks]
+        _score_validation(stream, settings.evaluate.held_out)
     return stream
 
 
@@ -91,8 +143,24 @@ def published_zero_shot(resolved: Resolved, stream: Stream) -> ZeroShot | None:
     return stream.zero_shot(settings.model)
 
 
-def _with_validation(task: Task) -> Task:
-    """Return the task with its validation images in place of its test images."""
-    if task.validation is None:
-        raise UserError(f"task {task.name} has no validation images: leave evaluate.split at test")
-    return dataclasses.replace(task, test=task.validation)
+def _score_validation(stream: Stream, share: float) -> None:
+    """Put validation images in place of test images; where a task has none, hold out a share of its training images."""
+    held = {}
+    for index, task in enumerate(stream.tasks):
+        if task.validation is not None:
+            stream.tasks[index] = dataclasses.replace(task, test=task.validation)
+            continue
+        try:
+            kept, scored = hold_out(task.train, task.classes, share, HELD_OUT_SEED, "validation")
+        except UserError as error:
+            raise UserError(
+                f"task {task.name} has no validation images ({error}): leave evaluate.split at test"
+            ) from error
+        stream.tasks[index] = dataclasses.replace(task, train=kept, test=scored)
+        held[task.name] = {"share": share, "seed": HELD_OUT_SEED, "images": len(scored)}
+    if held:
+        stream.facts["held_out_for_validation"] = held
+        stream.notes.append(
+            f"{100 * share:g} % of the training images of each class are held out and scored, since there are no "
+            f"validation images: {', '.join(held)}"
+        )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.learning.method import Method
+from bench.learning.optimizer import tensors_of
 from bench.learning.training_state import TrainingState
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank
@@ -100,7 +101,7 @@ class RunState:
         for linear_map in self.clip.maps.values():
             if linear_map.update is not None:
                 elsewhere |= {id(linear_map.update.A), id(linear_map.update.B)}
-        for index, parameter in enumerate(method.parameters()):
+        for index, parameter in enumerate(tensors_of(method.parameters())):
             if id(parameter) not in elsewhere:
                 yield str(index), parameter
 
