@@ -109,6 +109,8 @@ def test_streams_and_models_are_kept_apart(tmp_path):
         ("evaluate.split", "validation", "evaluate.split validation"),
         ("train.epochs", 1, "train.epochs 1"),
         ("train.batch_size", 64, "train.batch_size 64"),
+        ("train.steps", 50, "train.epochs (absent), train.steps 50"),
+        ("train.tasks", ["pocket.epochs=3"], "train.tasks [pocket.epochs=3]"),
     ],
 )
 def test_other_settings_of_what_is_measured_are_another_field(tmp_path, key, value, said):

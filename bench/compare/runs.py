@@ -7,14 +7,16 @@ Nothing is computed again: the scalars are those of summary.json, which are pure
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.config.fingerprint import LATER
+from bench.config.fingerprint import later
 from bench.config.written import items, means
 from bench.core.errors import UserError, shorten, suggest
 from bench.core.untrusted import kind_of, why
@@ -49,7 +51,7 @@ TITLES = {
 }
 """Short headings of `SHOWN` and `COSTS`."""
 
-BUDGET = ("train.epochs", "train.batch_size")
+BUDGET = ("train.epochs", "train.steps", "train.tasks", "train.batch_size")
 """Settings that say how often how many images are shown, alike for all methods, unless a method prescribes its own."""
 
 PRESCRIBED = ("method", "tuned")
@@ -60,6 +62,9 @@ DATA = {"tasks": "order of tasks", "manifests": "images, labels or class names",
 
 ABSENT = "(absent)"
 """What stands for a value that one side of a comparison lacks."""
+
+STAMP = "%Y-%m-%dT%H:%M:%S%z"
+"""How environment.json writes when a process began: in whole seconds, after loading."""
 
 UNFINISHED = Summary("unfinished", stream="", model="", method="", fingerprint="", seed=0, metrics={}, seconds={})
 """Stands for the summary of a run that has none."""
@@ -93,13 +98,13 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """The value of each setting by its dotted key; of a setting younger than the record what it then meant."""
         recorded = {key: one.value for key, one in self.identity.settings.items()}
-        return LATER | recorded if recorded else {}
+        return later(recorded) | recorded if recorded else {}
 
     @cached_property
     def sources(self) -> dict[str, str]:
         """Where the value of each setting came from: ``default``, ``method``, ``stream``, ``tuned`` or ``user``."""
         recorded = {key: one.source for key, one in self.identity.settings.items()}
-        return dict.fromkeys(LATER, "default") | recorded if recorded else {}
+        return dict.fromkeys(later(self.settings), "default") | recorded if recorded else {}
 
     @cached_property
     def matrix(self) -> AccuracyMatrix:
@@ -149,8 +154,27 @@ class Run:
     @property
     def budget(self) -> dict[str, Any]:
         """The training budget: see `BUDGET`. Empty where nothing is trained; without what the method prescribes."""
-        keys = [key for key in BUDGET if key in self.settings and self.sources[key] not in PRESCRIBED]
+        idle = "train.steps" if self.settings.get("train.steps") is None else "train.epochs"
+        keys = [k for k in BUDGET if k in self.settings and k != idle and self.sources[k] not in PRESCRIBED]
         return {key: self.settings[key] for key in keys} if self.trains else {}
+
+    @property
+    def periods(self) -> list[tuple[str, float, float]]:
+        """When each process worked on it: host, begin and latest end in seconds since 1970; without those not recorded.
+
+        A process that was broken off left no end. It ended before the next one began, and it took no longer than all.
+        """
+        seconds = self.summary.seconds
+        elsewhere = [seconds.get("load"), *self.summary.seconds_reused.values()]
+        spent = (seconds.get("total") or 0.0) - sum(one or 0.0 for one in elsewhere)
+        began = []
+        for one in (self.environment, *self.environment.get("continued", [])):
+            try:
+                began.append((str(one["host"]), datetime.strptime(one["started"], STAMP).timestamp()))
+            except (KeyError, TypeError, ValueError):
+                continue
+        following = [*(start for _, start in began[1:]), math.inf]
+        return [(host, start, min(end, start + spent)) for (host, start), end in zip(began, following, strict=False)]
 
     def value(self, name: str) -> float | None:
         """Return a scalar or a cost.
@@ -254,6 +278,30 @@ def _part(
     except (OSError, ValueError) as error:
         reasons.append(f"damaged: {file}: {why(error)}")
     return None
+
+
+def sharing(runs: Iterable[Run]) -> set[Path]:
+    """Return the runs that shared a machine with another one of them for more than a second.
+
+    Parameters
+    ----------
+    runs : iterable of Run
+
+    Returns
+    -------
+    set of Path
+        Run directories. Their seconds say how busy the machine was, not only what their methods cost.
+    """
+    found = set()
+    latest: dict[str, tuple[float, Path]] = {}  # of each host: the latest end so far
+    for start, end, host, path in sorted(
+        (start, end, host, run.path) for run in runs for host, start, end in run.periods
+    ):
+        until, other = latest.get(host, (-math.inf, path))
+        if min(until, end) - start > 1 and other != path:
+            found |= {path, other}
+        latest[host] = max((until, other), (end, path))
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- filters
