@@ -346,12 +346,14 @@ def test_compare_separates_folders_filters_and_options(say, monkeypatch, tmp_pat
 
 @pytest.mark.parametrize(("tty", "no_color", "bold"), [(True, "", True), (True, "1", False), (False, "", False)])
 def test_compare_is_bold_on_a_terminal_that_wants_it(say, monkeypatch, tmp_path, tty, no_color, bold):
-    for last, method in ((50, "lora"), (60, "third")):
-        made_records.make(tmp_path, method, last=last)
+    for seed in range(3):
+        made_records.make(tmp_path, "lora", seed=seed, last=50 + seed)
+        made_records.make(tmp_path, "third", seed=seed, last=60 + 1.1 * seed)
     monkeypatch.setenv("NO_COLOR", no_color)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: tty, raising=False)
-    status, out, _ = say("compare", str(tmp_path))
-    assert status == 0 and ("\x1b[1m" in out) == bold
+    for words in ((), ("per=task",)):
+        status, out, _ = say("compare", str(tmp_path), *words)
+        assert status == 0 and ("\x1b[1m" in out) == bold
 
 
 def test_diff_takes_two_folders(say, monkeypatch, tmp_path):

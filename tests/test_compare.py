@@ -60,19 +60,27 @@ def test_mean_and_standard_error_over_seeds(tmp_path):
     assert "left out" not in text and "note" not in text and "not comparable" not in text
 
 
-def test_the_best_mean_is_bold_where_there_is_one(tmp_path):
-    make(tmp_path, last=60)
-    make(tmp_path, "lora", last=50)
-    make(tmp_path, "third", last=60)
+def test_what_is_shown_to_be_ahead_is_bold(tmp_path):
+    for seed, last in enumerate([60, 61, 62]):
+        make(tmp_path, seed=seed, last=last)
+        make(tmp_path, "lora", seed=seed, last=50 + seed / 10)
+        make(tmp_path, "third", seed=seed, last=40)
     assert "\x1b" not in table(tmp_path)
     lines = {
         line.split()[0]: line for line in table(tmp_path, bold=True).splitlines() if line.startswith(("k", "l", "t"))
     }
-    bold = {name: re.findall(r"\x1b\[1m *(\S+)\x1b\[0m", line) for name, line in lines.items()}
-    assert bold["keeplora"] == bold["third"] == ["60.00", "60.00", "70.00", "-20.00"]
-    assert bold["lora"] == []  # and nothing is where all are alike: zero-shot, transfer
+    bold = {name: re.findall(r"\x1b\[1m *(\S+ ± \S+)\x1b\[0m", line) for name, line in lines.items()}
+    # Last, half of Average and of Learning, and Backward; nothing where all are alike: zero-shot, transfer
+    assert bold["keeplora"] == ["60.50 ± 0.29", "61.00 ± 0.58", "70.50 ± 0.29", "-19.00 ± 0.58"]
+    assert bold["lora"] == bold["third"] == []
     plain = {name: re.sub(r"\x1b\[\d*m", "", line) for name, line in lines.items()}
     assert len({len(line) for line in plain.values()}) == 1
+
+
+def test_nothing_is_bold_with_one_seed(tmp_path):
+    make(tmp_path, last=60)
+    make(tmp_path, "lora", last=50)
+    assert "\x1b" not in table(tmp_path, bold=True)
 
 
 def test_what_labels_leave_unsaid_stands_below(tmp_path):
@@ -152,7 +160,9 @@ def mtil(root, method="keeplora", tasks=None, **changes):
 
 def test_published_rows_stand_below_ours(tmp_path):
     known = mtil(tmp_path, last=1)
-    mtil(tmp_path, "lora", last=2)
+    for seed, last in enumerate([2, 3, 4], start=1):
+        mtil(tmp_path, "lora", seed=seed, last=last)
+        mtil(tmp_path, "third", seed=seed, last=0.9 * last - 0.8)
     make(tmp_path)
     text = table(tmp_path, bold=True)
     head, _, rest = text.partition("published, not measured here:\n")

@@ -9,7 +9,9 @@ from support.made_records import change, make
 
 from bench.cli import main as cli
 from bench.compare.diff import diff
-from bench.compare.export import csv_text, latex
+from bench.compare.export.paper import latex
+from bench.compare.export.numbers import csv_text
+from bench.compare.export.task_text import task_text
 from bench.compare.grouping import gather
 from bench.compare.tables import sections, text
 from bench.core.console import one_line, say, visible
@@ -52,10 +54,14 @@ def test_nothing_in_a_record_acts_on_the_terminal(odd: Path, capsys: pytest.Capt
     assert cli.main(["compare", str(odd)]) == 0
     output = capsys.readouterr().out
     assert SHOWN in output and acts(output) == []
+    for seed in (2, 3, 4):
+        make(odd, seed=seed, last=90 + seed)
+        make(odd, "third", seed=seed, last=60 + seed**2 / 10)
     comparison = gather([odd])
-    bold = text(comparison, sections(comparison), bold=True)
-    assert bold.count("\x1b[1m") == bold.count("\x1b[0m") > 0
-    assert acts(bold.replace("\x1b[1m", "").replace("\x1b[0m", "")) == []
+    for show in (text, task_text):
+        bold = show(comparison, sections(comparison), bold=True)
+        assert bold.count("\x1b[1m") == bold.count("\x1b[0m") > 0
+        assert acts(bold.replace("\x1b[1m", "").replace("\x1b[0m", "")) == []
 
 
 def test_nothing_in_a_record_breaks_the_lines_of_a_table(odd: Path) -> None:

@@ -25,7 +25,10 @@ def call(words: list[str]) -> int:
     options = {key: filters.pop(key) for key in (*OPTIONS, *FORMATS) if key in filters}
     comparison = gather(paths, filters)
     parts = sections(comparison, options)
-    print(text(comparison, parts, bold=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
+    show = text
+    if options.get("per") == "task":
+        from bench.compare.export.task_text import task_text as show
+    print(show(comparison, parts, bold=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
     for line in write(parts, options, comparison.left_out):
         print(line)
     return 0
@@ -39,10 +42,14 @@ COMPARE = Verb(
 RUNDIR is a run directory or any folder above some. KEY=VALUE keeps the runs with that setting, KEY=[A,B] those with one
 of several. Runs that may not be compared get separate tables; docs/compare.md explains the rule and the statistics.
 
+  per=task          Transfer, Average and Last of every task, as papers print them, in place of one row of means a method
+  columns=[A,B]     the columns in this order: transfer, average, last, seconds, any metric of docs/metrics.md
+  rows=[A,B]        the rows in this order: methods, labels, fingerprints, published methods (published: all of them)
+  names={A: B}      what rows, tasks and columns are called
   baseline=NAME     the method that others are compared with (by default KeepLoRA, else the first one that trains)
   published=off     leave out what papers published on the same stream and model
   csv=FILE          write all numbers, one line for every method and metric
-  latex=FILE        write the tables for LaTeX, with booktabs
+  latex=FILE        write the tables for a paper in LaTeX
   html=FILE         write a page to look at: works offline, in one file
   pictures=FOLDER   write pictures for papers, as SVG and PNG
 
@@ -50,6 +57,7 @@ examples
   python -m bench compare runs
   python -m bench compare runs/pocket method=[keeplora,lora] train.epochs=5 baseline=lora
   python -m bench compare runs stream=mtil-order1 csv=numbers.csv latex=table.tex
+  python -m bench compare runs per=task rows=[lora,keeplora] 'names={lora: LoRA, keeplora: KeepLoRA}' latex=table.tex
   python -m bench compare runs html=comparison.html pictures=figures
 """,
     call=call,

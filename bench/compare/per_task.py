@@ -55,7 +55,7 @@ class TaskTable:
     scalar : str
         One of `bench.compare.significance.COMPARED`.
     measured, published : list of TaskRow
-        In the order of the groups, and of the published table; only published rows that have a value for some task.
+        In the order of the groups, and of the published table; only published rows that have a value of the metric.
     ahead : list of TaskRow or None
         For each task and, last, for the mean over tasks: the measured row that is shown to be ahead (see `ahead`).
     """
@@ -85,7 +85,9 @@ class PerTask:
     notes: list[str]
 
 
-def per_task(field: ComparableRuns, published: Published | None = None, scalars: Sequence[str] = COMPARED) -> PerTask:
+def per_task(
+    field: ComparableRuns, published: Published | None = None, scalars: Sequence[str] = COMPARED, every: bool = False
+) -> PerTask:
     """Return metrics for every task: means over seeds, and published values beside them.
 
     Parameters
@@ -95,6 +97,8 @@ def per_task(field: ComparableRuns, published: Published | None = None, scalars:
         What may stand beside these runs: ``published`` of `bench.compare.tables.Section`.
     scalars : sequence of str, optional
         Some of `bench.compare.significance.COMPARED`, in the order of the tables.
+    every : bool, optional
+        Whether published rows that have no value for any task stand there too, for their means.
 
     Returns
     -------
@@ -118,7 +122,8 @@ def per_task(field: ComparableRuns, published: Published | None = None, scalars:
             names = [f"task {number}" for number in range(1, len(names) + 1)]
             keys = list(range(len(names)))
             notes.append("each seed has other tasks: values are those of the task at each position")
-    tables = [_table(field, published, scalar, names, keys) for scalar in scalars]
+    rows = [row for row in published.rows if every or row.columns] if published else []
+    tables = [_table(field, rows, scalar, names, keys) for scalar in scalars]
     kept = [table for table in tables if any(one for row in table.measured for one in row.tasks)]
     return PerTask(names, kept, notes)
 
@@ -135,7 +140,7 @@ def _orders(field: ComparableRuns) -> tuple[list[list[str]], list[str]]:
 
 
 def _table(
-    field: ComparableRuns, published: Published | None, scalar: str, names: list[str], keys: Sequence[str | int]
+    field: ComparableRuns, published: Sequence[PublishedRow], scalar: str, names: list[str], keys: Sequence[str | int]
 ) -> TaskTable:
     columns = [*keys, OVERALL]
     measured = []
@@ -152,15 +157,15 @@ def _over(values: dict[int, float]) -> Spread | None:
     return spread(values.values()) if values else None
 
 
-def _quoted(published: Published | None, scalar: str, names: Sequence[str]) -> list[TaskRow]:
-    """Return the published rows that have a value of a metric for some task."""
+def _quoted(published: Sequence[PublishedRow], scalar: str, names: Sequence[str]) -> list[TaskRow]:
+    """Return the published rows that have a value of a metric."""
     word = next(word for word, one in METRICS.items() if one == scalar)
     rows = []
-    for row in published.rows if published else ():
+    for row in published:
         values = row.columns.get(word, {})
-        if values:
-            tasks = [_said(values.get(name)) for name in names]
-            rows.append(TaskRow(row.method, None, row, tasks, _said(row.value(scalar))))
+        tasks, overall = [_said(values.get(name)) for name in names], _said(row.value(scalar))
+        if values or overall:
+            rows.append(TaskRow(row.method, None, row, tasks, overall))
     return rows
 
 

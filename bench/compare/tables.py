@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-from bench.compare import published, significance
+from bench.compare import choice, published, significance
+from bench.compare.choice import USUAL, Choice
 from bench.compare.grouping import ComparableRuns, Comparison, Group
-from bench.compare.published import Published
-from bench.compare.runs import COSTS, SHOWN, TITLES
-from bench.compare.significance import TOGETHER, Against, Difference
+from bench.compare.per_task import PerTask, ahead, per_task
+from bench.compare.published import Published, Row
+from bench.compare.runs import COSTS, SHOWN
+from bench.compare.significance import COMPARED, TOGETHER, Against, Difference
 from bench.core.console import one_line
 from bench.core.errors import UserError
+from bench.core.tables import aligned
 from bench.metrics.scalars import FORMULAS, spread
 
 COLUMNS = (*SHOWN, *COSTS)
-"""Columns of a table after the method and its number of seeds."""
+"""Columns of a table after the method and its number of seeds, where no others are chosen."""
 
 DIGITS = {"seconds": 1, "peak_memory_mb": 0}
 """Decimals of a column; 2 for all others."""
@@ -23,7 +27,10 @@ DIGITS = {"seconds": 1, "peak_memory_mb": 0}
 SCALE = {"stored_bytes": 1e-6}
 """What a recorded number is multiplied by to be in the unit of its column."""
 
-OPTIONS = ("baseline", "published")
+PUBLISHED = "published, not measured here:"
+"""The line above published rows."""
+
+OPTIONS = ("baseline", "published", *choice.OPTIONS)
 """Words of the command line that are no filters."""
 
 
@@ -38,11 +45,30 @@ class Section:
         Differences to the baseline; ``None`` where there is no baseline or nothing else.
     published : Published or None
         What papers say; ``None`` where that may not stand beside these runs.
+    choice : Choice
+        Which columns are shown, and names that are no labels of rows.
     """
 
     field: ComparableRuns
     against: Against | None = None
     published: Published | None = None
+    choice: Choice = USUAL
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Scalars and costs that a table with a row a method shows."""
+        return self.choice.columns or COLUMNS
+
+    @cached_property
+    def per_task(self) -> PerTask:
+        """The metrics for every task, with its name and for the rows and metrics of the choice."""
+        made = per_task(self.field, self.published, self.choice.columns or COMPARED, every=True)
+        return replace(made, tasks=[self.choice.named(task) for task in made.tasks])
+
+    @cached_property
+    def ahead(self) -> dict[str, Group | None]:
+        """For each accuracy of the columns the group that is shown to be ahead of the next one."""
+        return {name: ahead(self.field.groups, name) for name in self.columns if name in SHOWN}
 
 
 def sections(comparison: Comparison, options: Mapping[str, str] | None = None) -> list[Section]:
@@ -52,31 +78,33 @@ def sections(comparison: Comparison, options: Mapping[str, str] | None = None) -
     ----------
     comparison : Comparison
     options : mapping of str to str, optional
-        ``baseline``: see `bench.compare.significance.against`. ``published``: ``on``, the default, or ``off``.
+        ``baseline``: see `bench.compare.significance.against`. ``published``: ``on``, the default, or ``off``. The
+        others: see `bench.compare.choice.read`.
 
     Returns
     -------
     list of Section
-        One a field, in the same order.
+        One a field with chosen rows, in the same order.
 
     Raises
     ------
     UserError
-        If nothing is called like the baseline, or ``published`` is neither.
+        If nothing is called like the baseline, ``published`` is neither, or a choice fits nothing.
     """
     options = options or {}
     baseline, quoted = options.get("baseline"), options.get("published", "on")
     if quoted not in ("on", "off"):
         raise UserError(f"published={quoted} must be on or off")
+    chosen = choice.read(options)
+    tables = [
+        published.beside(one.stream, one.model, one.conditions) if quoted == "on" else None for one in comparison.fields
+    ]
+    fields, tables = choice.applied(chosen, comparison.fields, tables)
     if baseline is not None:
-        significance.check_baseline(comparison.fields, baseline)
+        significance.check_baseline(fields, baseline)
     return [
-        Section(
-            field,
-            significance.against(field, baseline),
-            published.beside(field.stream, field.model, field.conditions) if quoted == "on" else None,
-        )
-        for field in comparison.fields
+        Section(one, significance.against(one, baseline), table, chosen)
+        for one, table in zip(fields, tables, strict=True)
     ]
 
 
@@ -92,7 +120,7 @@ def text(comparison: Comparison, laid_out: Sequence[Section], bold: bool = False
     laid_out : sequence of Section
         See `sections`.
     bold : bool
-        Whether the best mean of every accuracy is printed in bold, by an ANSI escape sequence.
+        Whether the mean that is shown to be ahead is printed in bold, by an ANSI escape sequence.
 
     Returns
     -------
@@ -101,16 +129,19 @@ def text(comparison: Comparison, laid_out: Sequence[Section], bold: bool = False
     """
     blocks = [_block(section, bold) for section in laid_out]
     if laid_out:
-        formulas = [f"  {TITLES[name]} = {name} = {FORMULAS[name]}" for name in SHOWN]
+        shown, title = laid_out[0].columns, laid_out[0].choice.title
+        formulas = [f"  {title(name)} = {name} = {FORMULAS[name]}" for name in shown if name in FORMULAS]
         blocks.append(
             "mean ± standard error over n seeds; a[i,j] = percent correct on test set j after task i, "
-            "row 0 = untrained model\n" + "\n".join(formulas)
+            "row 0 = untrained model" + "".join(f"\n{line}" for line in formulas)
         )
-    if comparison.left_out:
-        blocks.append(
-            "\n".join(["left out:", *(one_line(f"  {path}: {reason}") for path, reason in comparison.left_out)])
-        )
-    return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, *left_out(comparison)])
+
+
+def left_out(comparison: Comparison) -> list[str]:
+    """Return the block of text about runs whose numbers are not used; nothing where there are none."""
+    lines = [one_line(f"  {path}: {reason}") for path, reason in comparison.left_out]
+    return ["\n".join(["left out:", *lines])] if lines else []
 
 
 def best(field: ComparableRuns) -> dict[str, list[Group]]:
@@ -163,62 +194,71 @@ def cell(group: Group, name: str, plus_minus: str = " ± ") -> str:
 
 def _block(section: Section, bold: bool) -> str:
     """Lay out one section: title, table, what its labels leave unsaid, differences, published numbers, notes."""
-    field = section.field
-    winners = best(field)
-    rows = [["Method", "n", *(TITLES[name] for name in COLUMNS)]]
+    columns, title = section.columns, section.choice.title
+    rows = [["Method", "n", *(title(name) for name in columns)]]
     strong = set()
-    for number, group in enumerate(field.groups, start=1):
-        rows.append([group.label, str(len(group.runs)), *(cell(group, name) for name in COLUMNS)])
-        strong |= {(number, column) for column, name in enumerate(COLUMNS, start=2) if group in winners.get(name, [])}
-    theirs = quoted(section.published)
-    rows += theirs
-    lines = _aligned(rows, strong if bold else ())
+    for number, group in enumerate(section.field.groups, start=1):
+        rows.append([group.label, str(len(group.runs)), *(cell(group, name) for name in columns)])
+        strong |= {(number, at) for at, name in enumerate(columns, start=2) if section.ahead.get(name) is group}
+    theirs = quoted(section)
+    lines = aligned([*rows, *theirs], strong if bold else ())
     if theirs:
-        lines.insert(len(lines) - len(theirs), "published, not measured here:")
-    if field.apart:
-        other = ", ".join(field.apart)
-        lines.insert(0, one_line(f"not comparable with other tables of this stream and model: other {other}"))
-    lines.insert(0, one_line(field.title))
-    below = []
-    for group in field.groups:
+        lines.insert(len(lines) - len(theirs), PUBLISHED)
+    differences = ["", *_differences(section.against, title)] if section.against else []
+    return "\n".join([*heading(section), *lines, *below(section), *map(one_line, differences)])
+
+
+def heading(section: Section) -> list[str]:
+    """Return what stands above a table: its stream and model, and what tells it from others of both."""
+    lines = [section.field.title]
+    if section.field.apart:
+        other = ", ".join(section.field.apart)
+        lines.append(f"not comparable with other tables of this stream and model: other {other}")
+    return [one_line(line) for line in lines]
+
+
+def below(section: Section) -> list[str]:
+    """Return what stands below a table: what labels leave unsaid, notes, and where published numbers come from."""
+    lines = []
+    for group in section.field.groups:
         if group.label != group.method and group.fingerprint in group.label:
-            below.append(f"  {group.label}: {_settings(group)}")
-    below += [f"  note: {note}" for note in field.notes]
+            lines.append(f"  {group.label}: {own_settings(group, ' (see bench diff)')}")
+    lines += [f"  note: {note}" for note in section.field.notes]
     if section.published:
-        below += [f"  {line}" for line in provenance(section.published)]
-    if section.against:
-        below += ["", *_differences(section.against)]
-    return "\n".join([*lines, *map(one_line, below)])
+        lines += [f"  {line}" for line in provenance(section.published)]
+    return [one_line(line) for line in lines]
 
 
-def _settings(group: Group, shown: int = 4) -> str:
-    """Return, in short, the settings that tell a group from others of its method."""
+def own_settings(group: Group, hint: str, shown: int = 4) -> str:
+    """Return, in short, the settings that tell a group from others of its method; where some are left out, a hint."""
     parts = [f"{key}={value}" for key, value in group.apart.items()]
-    more = f", and {len(parts) - shown} more (see bench diff)" if len(parts) > shown else ""
+    more = f", and {len(parts) - shown} more{hint}" if len(parts) > shown else ""
     return ", ".join(parts[:shown]) + more or "the same settings, recorded by another version"
 
 
-def quoted(table: Published | None) -> list[list[str]]:
-    """Return the rows of a published table as cells.
+def quoted(section: Section) -> list[list[str]]:
+    """Return the published rows of a section as cells.
 
     Parameters
     ----------
-    table : Published or None
+    section : Section
 
     Returns
     -------
     list of list of str
-        The method with the number of its source in `provenance`, ``-`` for the seeds, and `COLUMNS`.
+        The method with the number of its source in `provenance`, ``-`` for the seeds, and the columns of the section.
     """
-    if table is None:
-        return []
-    numbers = _numbered(table)
     rows = []
-    for row in table.rows:
-        values = [row.value(name) for name in COLUMNS]
+    for row in section.published.rows if section.published else ():
+        values = [row.value(name) for name in section.columns]
         cells = ["-" if value is None else f"{value:.1f}" for value in values]
-        rows.append([f"{row.method} [{numbers[row.source]}]", "-", *cells])
+        rows.append([cited(section, row), "-", *cells])
     return rows
+
+
+def cited(section: Section, row: Row) -> str:
+    """Return the method of a published row with the number of its source in `provenance`."""
+    return f"{row.method} [{_numbered(section.published)[row.source]}]"
 
 
 def provenance(table: Published) -> list[str]:
@@ -241,17 +281,18 @@ def provenance(table: Published) -> list[str]:
     return [*lines, *table.notes, *said]
 
 
-def _numbered(table: Published) -> dict[str, int]:
+def _numbered(table: Published | None) -> dict[str, int]:
     """Return every source with its number, from 1."""
-    return {source: number for number, source in enumerate(dict.fromkeys(row.source for row in table.rows), start=1)}
+    sources = dict.fromkeys(row.source for row in table.rows) if table else {}
+    return {source: number for number, source in enumerate(sources, start=1)}
 
 
-def _differences(against: Against) -> list[str]:
+def _differences(against: Against, title: Callable[[str], str]) -> list[str]:
     """Lay out the differences to the baseline: a line for every method and scalar, and what the intervals are."""
     rows = []
     for group, differences in against.rows:
         for number, one in enumerate(differences):
-            rows.append(["" if number else group.label, TITLES[one.scalar], *_interval(one), one.over])
+            rows.append(["" if number else group.label, title(one.scalar), *_interval(one), one.over])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"difference to {against.baseline.label} ({100 * TOGETHER:g} % interval)"]
     for label, scalar, mean, interval, verdict, over in rows:
@@ -294,29 +335,3 @@ def _interval(one: Difference) -> tuple[str, str, str]:
     if one.low is None or one.high is None:
         return f"{one.mean:+.2f}", "", ""
     return f"{one.mean:+.2f}", f"[{one.low:+.2f}, {one.high:+.2f}]", "" if one.shown else "no difference shown"
-
-
-def _aligned(rows: list[list[str]], strong: Iterable[tuple[int, int]] = ()) -> list[str]:
-    """Pad the cells of a table: the first column to the left, the others to the right, a rule below the head.
-
-    Parameters
-    ----------
-    rows : list of list of str
-        The head first.
-    strong : iterable of (int, int)
-        Rows and columns of cells in bold.
-
-    Returns
-    -------
-    list of str
-        Lines.
-    """
-    rows = [[one_line(one) for one in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    strong = set(strong)
-    lines = []
-    for number, row in enumerate(rows):
-        cells = [row[0].ljust(widths[0]), *(one.rjust(w) for one, w in zip(row[1:], widths[1:], strict=True))]
-        cells = [f"\x1b[1m{one}\x1b[0m" if (number, column) in strong else one for column, one in enumerate(cells)]
-        lines.append("  ".join(cells))
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]

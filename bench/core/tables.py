@@ -6,6 +6,8 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from bench.core.console import one_line
+
 NARROWEST = 8
 """Columns as narrow as this are not wrapped any further."""
 
@@ -66,3 +68,29 @@ def wrap(text: str, first: str = "  ", rest: str = "  ") -> str:
 
 def _width() -> int:
     return max(shutil.get_terminal_size((100, 24)).columns, SMALLEST)
+
+
+def aligned(rows: list[list[str]], strong: Iterable[tuple[int, int]] = ()) -> list[str]:
+    """Pad the cells of a table: the first column to the left, the others to the right, a rule below the head.
+
+    Parameters
+    ----------
+    rows : list of list of str
+        The head first.
+    strong : iterable of (int, int)
+        Rows and columns of cells in bold.
+
+    Returns
+    -------
+    list of str
+        Lines.
+    """
+    rows = [[one_line(one) for one in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    strong = set(strong)
+    lines = []
+    for number, row in enumerate(rows):
+        cells = [row[0].ljust(widths[0]), *(one.rjust(w) for one, w in zip(row[1:], widths[1:], strict=True))]
+        cells = [f"\x1b[1m{one}\x1b[0m" if (number, column) in strong else one for column, one in enumerate(cells)]
+        lines.append("  ".join(cells))
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]

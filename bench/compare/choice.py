@@ -1,0 +1,267 @@
+"""Which rows and columns a table has, in which order and under which names: words of the command line.
+
+A name or a row that fits nothing is refused, with the nearest one that would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from bench.compare.grouping import ComparableRuns, Group
+from bench.compare.published import METRICS, Published
+from bench.compare.runs import COSTS, SHOWN, TITLES
+from bench.compare.significance import COMPARED
+from bench.config.written import items, members, unquoted
+from bench.core.errors import UserError, shorten, suggest
+from bench.metrics.scalars import SCALARS
+
+OPTIONS = ("per", "columns", "rows", "names")
+"""Words of the command line that this module reads."""
+
+ALL_PUBLISHED = "published"
+"""The row that stands for all published ones."""
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("-", "_").replace(" ", "_")
+
+
+HEADINGS = {
+    **{name: name for name in (*SCALARS, *COSTS)},
+    **{_plain(TITLES[name]): name for name in (*SHOWN, *COSTS)},
+    **METRICS,
+}
+"""What a column may be called -> the scalar or cost that it shows."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a user wants to see of a comparison.
+
+    Attributes
+    ----------
+    per : str
+        ``method`` for one row a method with all columns, ``task`` for a table of every metric with a column a task.
+    columns : tuple of str
+        Scalars and costs in their order; empty for the usual ones.
+    rows : tuple of str
+        Labels, methods or fingerprints in their order; empty for all rows.
+    names : mapping of str to str
+        A method, label, fingerprint, task or column -> what it is called in the tables.
+    """
+
+    per: str = "method"
+    columns: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def title(self, scalar: str) -> str:
+        """Return the heading of a column.
+
+        Parameters
+        ----------
+        scalar : str
+            A scalar or a cost.
+
+        Returns
+        -------
+        str
+        """
+        named = (new for old, new in self.names.items() if HEADINGS.get(_plain(old)) == scalar)
+        return next(named, TITLES.get(scalar, scalar))
+
+    def named(self, name: str) -> str:
+        """Return what a task or a published method is called."""
+        return self.names.get(name, name)
+
+
+USUAL = Choice()
+"""What is shown where nothing is chosen."""
+
+
+def read(options: Mapping[str, str]) -> Choice:
+    """Read the words of the command line.
+
+    Parameters
+    ----------
+    options : mapping of str to str
+        Those of `OPTIONS` count: ``per=task``, ``columns=[transfer,last]``, ``rows=[keeplora,lora]`` and
+        ``names={keeplora: KeepLoRA}``.
+
+    Returns
+    -------
+    Choice
+
+    Raises
+    ------
+    UserError
+        If one of them cannot be read or names something twice, or a column is unknown.
+    """
+    per = options.get("per", "method")
+    if per not in ("method", "task"):
+        raise UserError(f"per={shorten(per)} must be method or task")
+    columns = tuple(_column(word, per) for word in _listed(options, "columns"))
+    _once("columns", columns)
+    rows = tuple(_listed(options, "rows"))
+    _once("rows", rows)
+    return Choice(per, columns, rows, _names(options))
+
+
+def _listed(options: Mapping[str, str], option: str) -> list[str]:
+    """Return the items of ``[a,b]``, or the one item that stands without brackets."""
+    if option not in options:
+        return []
+    found = items(options[option])
+    if found is None:
+        found = [options[option]] if options[option].strip() and "[" not in options[option] else []
+    if not found:
+        raise UserError(f"{option}={shorten(options[option])} names nothing: write {option}=[NAME,NAME]")
+    return [unquoted(one) for one in found]
+
+
+def _once(option: str, words: Sequence[str]) -> None:
+    twice = next((word for word in words if words.count(word) > 1), None)
+    if twice is not None:
+        raise UserError(f"{option}= names {shorten(twice)} twice: once is enough")
+
+
+def _column(word: str, per: str) -> str:
+    scalar = HEADINGS.get(_plain(word))
+    if scalar is None:
+        raise UserError(f'columns= has no "{shorten(word)}"{suggest(word, HEADINGS)}')
+    if per == "task" and scalar not in COMPARED:
+        raise UserError(f"columns={shorten(word)} has no values by task: with per=task choose {', '.join(METRICS)}")
+    return scalar
+
+
+def _names(options: Mapping[str, str]) -> dict[str, str]:
+    if "names" not in options:
+        return {}
+    found = members(options["names"])
+    if found is None:
+        raise UserError(f"names={shorten(options['names'])} is no mapping: write 'names={{keeplora: KeepLoRA}}'")
+    names = {old: unquoted(new).strip() for old, new in found.items()}
+    for old, new in names.items():
+        if not new:
+            raise UserError(f"names= gives {shorten(old)} an empty name: write another, or leave it out")
+    return names
+
+
+# ---------------------------------------------------------------------------------------------- applied
+
+
+def applied(
+    choice: Choice, fields: Sequence[ComparableRuns], published: Sequence[Published | None]
+) -> tuple[list[ComparableRuns], list[Published | None]]:
+    """Choose, order and name the rows of tables.
+
+    Parameters
+    ----------
+    choice : Choice
+    fields : sequence of ComparableRuns
+    published : sequence of Published or None
+        What stands below each of them.
+
+    Returns
+    -------
+    fields : list of ComparableRuns
+        Those with at least one chosen row; their groups chosen, in the order of the choice, with new labels.
+    published : list of Published or None
+        What stands below each of those, chosen, ordered and named in the same way.
+
+    Raises
+    ------
+    UserError
+        If a row or a name fits nothing, or two rows of a table would have the same name.
+    """
+    _check_known(choice, fields, published)
+    shown: list[ComparableRuns] = []
+    below: list[Published | None] = []
+    for one, table in zip(fields, published, strict=True):
+        groups = _chosen(choice, one.groups)
+        if groups:
+            shown.append(replace(one, groups=[replace(group, label=_label(choice, group)) for group in groups]))
+            below.append(None if table is None else _quoted(choice, table))
+            _distinct([group.label for group in shown[-1].groups])
+    for one in shown:
+        _distinct([choice.named(task) for task in one.runs[0].identity.tasks])
+    if fields and not shown:
+        raise UserError(f"rows=[{shorten(','.join(choice.rows))}] names no run here: name a measured method too")
+    return shown, below
+
+
+def _words(group: Group) -> set[str]:
+    """Return what a group may be called without new names."""
+    return {group.label, group.method, group.fingerprint}
+
+
+def _calls(choice: Choice, group: Group) -> set[str]:
+    """Return what a group may be called, new names of its method and of itself included."""
+    return _words(group) | {_label(choice, group), choice.named(group.method)}
+
+
+def _chosen(choice: Choice, groups: Sequence[Group]) -> list[Group]:
+    """Return the groups that the rows name, each once."""
+    if not choice.rows:
+        return list(groups)
+    found: dict[str, Group] = {}
+    for word in choice.rows:
+        for group in groups:
+            if word in _calls(choice, group):
+                found.setdefault(group.label, group)
+    return list(found.values())
+
+
+def _label(choice: Choice, group: Group) -> str:
+    """Return the new label of a group; where its method has a new name, the settings after it stay."""
+    for word in (group.label, group.fingerprint):
+        if word in choice.names:
+            return choice.names[word]
+    if group.method not in choice.names:
+        return group.label
+    return choice.names[group.method] + group.label.removeprefix(group.method)
+
+
+def _distinct(labels: Sequence[str]) -> None:
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise UserError(f"names= calls two rows or tasks of a table {shorten(twice)}: give each a name of its own")
+
+
+def _quoted(choice: Choice, table: Published) -> Published | None:
+    """Choose, order and name published rows; None where none is left.
+
+    Where no rows are chosen, a table for every task has those that have values for some.
+    """
+    rows = [row for row in table.rows if choice.per != "task" or choice.rows or row.columns]
+    if choice.rows:
+        at = {word: place for place, word in enumerate(choice.rows)}
+
+        def place(method: str) -> int | None:
+            return next((at[word] for word in (method, choice.named(method), ALL_PUBLISHED) if word in at), None)
+
+        rows = [row for row in rows if place(row.method) is not None]
+        rows.sort(key=lambda row: place(row.method) or 0)
+    return replace(table, rows=tuple(replace(row, method=choice.named(row.method)) for row in rows)) if rows else None
+
+
+def _check_known(choice: Choice, fields: Sequence[ComparableRuns], published: Sequence[Published | None]) -> None:
+    """Refuse a row or a name that fits nothing in any table."""
+    if not fields:
+        return
+    quoted = {row.method for table in published if table for row in table.rows}
+    groups = [group for one in fields for group in one.groups]
+    rows = quoted.union(*map(_words, groups))
+    tasks = {task for one in fields for run in one.runs for task in run.identity.tasks}
+    for old in choice.names:
+        if old not in rows | tasks and _plain(old) not in HEADINGS:
+            raise UserError(f'names= has "{shorten(old)}", no row, task or column here{_near(old, rows | tasks)}')
+    calls = rows.union({choice.named(method) for method in quoted}, *(_calls(choice, group) for group in groups))
+    for word in choice.rows:
+        if word not in calls | {ALL_PUBLISHED}:
+            raise UserError(f'rows= has no "{shorten(word)}"{_near(word, calls)}')
+
+
+def _near(word: str, valid: Iterable[str]) -> str:
+    return suggest(shorten(word), valid)
