@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from bench.metrics.scalars import summary
     from bench.model.clip import Clip
     from bench.model.linear_maps import KINDS, TOWERS, LinearMap, LowRank, Site
+    from bench.reuse.evaluate import Evaluation, evaluate
+    from bench.reuse.export import export
+    from bench.reuse.load import Loaded, load
     from bench.runs.result import Result, run
 
 HOMES = {
@@ -66,6 +69,9 @@ HOMES = {
     "bench.metrics.scalars": ("summary",),
     "bench.model.clip": ("Clip",),
     "bench.model.linear_maps": ("KINDS", "TOWERS", "LinearMap", "LowRank", "Site"),
+    "bench.reuse.evaluate": ("Evaluation", "evaluate"),
+    "bench.reuse.export": ("export",),
+    "bench.reuse.load": ("Loaded", "load"),
     "bench.runs.result": ("Result", "run"),
 }
 """Where each name lives. The imports above say the same to type checkers; a test holds the two together."""

@@ -142,4 +142,4 @@ class PocketModel:
         model = open_clip.CLIP(**model_config)
         model.load_state_dict({name: tensor.float() for name, tensor in load(weights).items()})
         # Its 16 tokens are enough for its own stream. Users try other streams on it before they take a real model.
-        return Clip(model, tokenizer, config["preprocess_cfg"], "pocket", cut_prompts=True)
+        return Clip(model, tokenizer, config["preprocess_cfg"], "pocket", cut_prompts=True, config=model_config)

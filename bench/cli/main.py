@@ -8,19 +8,22 @@ from collections.abc import Sequence
 
 from bench.cli.check import CHECK
 from bench.cli.compare import COMPARE
-from bench.cli.dashboard import DASHBOARD
 from bench.cli.data import DATA
 from bench.cli.diff import DIFF
 from bench.cli.list import LIST
-from bench.cli.mirror import MIRROR
 from bench.cli.profile import PROFILE
+from bench.cli.reuse import EVALUATE, EXPORT
 from bench.cli.run import RUN
 from bench.cli.sweep import SWEEP
+from bench.cli.tracking import DASHBOARD, MIRROR
 from bench.core.console import visible
 from bench.core.errors import UserError, suggest
 from bench.core.signals import Stopped
 
-VERBS = {verb.name: verb for verb in (RUN, SWEEP, LIST, DATA, COMPARE, DIFF, MIRROR, DASHBOARD, PROFILE, CHECK)}
+VERBS = {
+    verb.name: verb
+    for verb in (RUN, SWEEP, LIST, DATA, COMPARE, DIFF, EVALUATE, EXPORT, MIRROR, DASHBOARD, PROFILE, CHECK)
+}
 """All verbs by name, in the order of the overview."""
 
 HELP = ("-h", "--help")

@@ -18,6 +18,10 @@ from bench.learning.method import Method
 Classifier = Callable[[Tensor], Tensor]
 
 
+def _as_it_is(space: LabelSpace) -> LabelSpace:
+    return space
+
+
 @dataclass(frozen=True)
 class Protocol:
     """How the test sets of a stream are measured.
@@ -31,12 +35,16 @@ class Protocol:
         As for `bench.data.stream.Stream`.
     batch_size : int
         Images per forward pass.
+    place : callable
+        Takes a label space and returns it with the indices of tasks that the method knows; for streams that the method
+        has not learned.
     """
 
     tasks: Sequence[Task]
     label_space: str
     shared_prompts: str
     batch_size: int
+    place: Callable[[LabelSpace], LabelSpace] = _as_it_is
 
 
 @torch.no_grad()
@@ -135,7 +143,8 @@ def evaluate_row(
     def measure(column: int, space: LabelSpace) -> np.ndarray:
         nonlocal ready
         if ready is None or ready[0] != space.prompts:
-            ready = space.prompts, method.classifier(space) if seen else Method.classifier(method, space)
+            own = method.classifier(protocol.place(space)) if seen else Method.classifier(method, space)
+            ready = space.prompts, own
         task = protocol.tasks[column]
         pixels = store.get(task.test)
         return outcomes(task.name, method, ready[1], pixels, space, protocol.batch_size, on_batch, seen)

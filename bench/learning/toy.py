@@ -15,18 +15,20 @@ CLASSES = ("red thing", "green thing", "blue thing")
 CONTEXT_LENGTH = 16
 
 
+CONFIG: dict[str, Any] = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 36, "patch_size": 12, "width": 64, "layers": 2, "head_width": 32},
+    "text_cfg": {"context_length": CONTEXT_LENGTH, "vocab_size": 49408, "width": 48, "heads": 2, "layers": 2},
+}
+"""open_clip's configuration of the toy model."""
+
+
 def tiny_model(seed: int = 0, custom_text: bool = False, quick_gelu: bool = False) -> torch.nn.Module:
     """Return an open_clip model of two blocks a tower with random weights, biases included."""
     build = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
-    text = {"context_length": CONTEXT_LENGTH, "vocab_size": 49408, "width": 48, "heads": 2, "layers": 2}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Any = build(
-            embed_dim=32,
-            vision_cfg={"image_size": 36, "patch_size": 12, "width": 64, "layers": 2, "head_width": 32},
-            text_cfg=text,
-            quick_gelu=quick_gelu,
-        )
+        model: Any = build(**CONFIG, quick_gelu=quick_gelu)
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -51,7 +53,8 @@ def tiny_clip(seed: int = 0) -> Clip:
     Clip
         Images of 36 x 36 pixels, prompts of at most 16 tokens, features of width 32.
     """
-    return Clip(tiny_model(seed), _tokenizer(), {"size": 36, "mean": (0.5,) * 3, "std": (0.3,) * 3}, "tiny")
+    preprocess = {"size": 36, "mean": (0.5,) * 3, "std": (0.3,) * 3}
+    return Clip(tiny_model(seed), _tokenizer(), preprocess, "tiny", config=CONFIG)
 
 
 def toy_task(index: int, train: int = 40, test: int = 24) -> Task:

@@ -41,6 +41,9 @@ class Clip:
     cut_prompts : bool, optional
         Cut prompts that do not fit into the context and list them in `too_long`, instead of refusing them: for models
         so small that the prompts of real streams do not fit.
+    config : dict of str to object, optional
+        open_clip's configuration of the architecture: ``embed_dim``, ``vision_cfg``, ``text_cfg`` and so on. Without it
+        ``python -m bench export`` cannot write the model as a checkpoint of open_clip.
 
     Attributes
     ----------
@@ -48,8 +51,12 @@ class Clip:
         The open_clip model, in evaluation mode. Its parameters require no gradients, except inside `trainable`.
     text : torch.nn.Module
         Its text tower: `model.text`, or `model` itself.
-    name : str
+    name, config
         As given.
+    tokenizer : callable
+        As given.
+    preprocess : dict of str to object
+        All of open_clip's preprocessing settings.
     notes : list of str
         What a user should know about how the model was loaded; a run prints them.
     maps : dict of str to LinearMap
@@ -67,10 +74,20 @@ class Clip:
         If a tower is not open_clip's own (ResNet, timm, Hugging Face) or has another kind of block.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, preprocess: dict[str, Any], name: str, cut_prompts: bool = False):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        preprocess: dict[str, Any],
+        name: str,
+        cut_prompts: bool = False,
+        config: dict[str, Any] | None = None,
+    ):
         self.model: Any = model.eval().requires_grad_(False)
         self.text: Any = getattr(model, "text", model)
         self.name = name
+        self.config = config
+        self.tokenizer = tokenizer
         self.notes: list[str] = []
         check_native(model, self.text, name)
         image_sites = replace_linear_maps(self.model.visual.transformer.resblocks, "image")
@@ -82,6 +99,7 @@ class Clip:
         self._last_image_sites = [site for site in image_sites if site.name.startswith(last)]
         self._texts = TextEncoder(model, tokenizer, name, cut_prompts, text_sites, self._autocast)
         self._preprocess = Preprocess({"size": model.visual.image_size, **preprocess})
+        self.preprocess = self._preprocess.settings
         self.image_size = self._preprocess.image_size
         self.transform_id = self._preprocess.transform_id
         self._products: torch.dtype | None = None

@@ -26,6 +26,8 @@ class Preprocess:
 
     Attributes
     ----------
+    settings : dict of str to object
+        All settings, those that were not given included.
     image_size : tuple of two int
         Height and width of the result, in pixels.
     transform_id : str
@@ -37,8 +39,9 @@ class Preprocess:
         *self._to_rgb, _, normalize = image_transform_v2(config, is_train=False).transforms
         self._moments = tuple(torch.tensor(moment).view(3, 1, 1) for moment in (normalize.mean, normalize.std))
         self.image_size: tuple[int, int] = (config.size, config.size) if isinstance(config.size, int) else config.size
+        self.settings = dataclasses.asdict(config)
         self.transform_id = json.dumps(
-            [dataclasses.asdict(config), *(importlib.metadata.version(name) for name in ("pillow", "torchvision"))]
+            [self.settings, *(importlib.metadata.version(name) for name in ("pillow", "torchvision"))]
         )
 
     def to_uint8(self, image: Image.Image) -> np.ndarray:

@@ -61,7 +61,7 @@ def load_open_clip(name: str, checkpoint: str | None = None, weights: str = "pre
     tag = name.partition("/")[2]
     chosen = None if weights == "random" else tag or None
     model, tokenizer = _create(name, chosen, _of_tag(name), seed, required=weights != "random")
-    return Clip(model, tokenizer, model.visual.preprocess_cfg, name)
+    return Clip(model, tokenizer, model.visual.preprocess_cfg, name, config=_config(name, model))
 
 
 def _create(name: str, tag: str | None, quick_gelu: bool, seed: int, required: bool) -> tuple[Any, Any]:
@@ -87,6 +87,12 @@ def _create(name: str, tag: str | None, quick_gelu: bool, seed: int, required: b
         ) from error
 
 
+def _config(name: str, model: Any) -> dict[str, Any]:
+    """Return open_clip's configuration of a model, with the activation that it runs with."""
+    config = open_clip.get_model_config(name.partition("/")[0]) or {}
+    return {**config, "quick_gelu": activation(model) == "QuickGELU"}
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """While open, hide what libraries log: they report every retry, and the suite's own sentences say what matters."""
@@ -103,7 +109,7 @@ def _from_file(name: str, checkpoint: str) -> Clip:
     quick_gelu, reason = _activation(name, checkpoint, file)
     model, tokenizer = _create(name, None, quick_gelu, seed=0, required=False)
     resized = _load(model, file.tensors, checkpoint, architecture)
-    clip = Clip(model, tokenizer, model.visual.preprocess_cfg, name)
+    clip = Clip(model, tokenizer, model.visual.preprocess_cfg, name, config=_config(name, model))
     clip.notes.append(f"{checkpoint} runs with {activation(model)}, {reason}")
     clip.notes += [f"the position embeddings of {checkpoint} are for other {what} and are resized" for what in resized]
     return clip

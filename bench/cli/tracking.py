@@ -1,4 +1,4 @@
-"""``python -m bench mirror``: put records that are on disk into W&B."""
+"""``python -m bench mirror`` and ``python -m bench dashboard``: records and their overview in W&B."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bench.core.errors import UserError
 from bench.core.signals import at_once
 
 
-def call(words: list[str]) -> int:
+def call_mirror(words: list[str]) -> int:
     """Upload what W&B does not have yet of some runs."""
     from bench.tracking.upload import upload_all  # not before it is asked for: see bench.cli.verb
 
@@ -18,6 +18,14 @@ def call(words: list[str]) -> int:
         raise UserError("mirror needs a run directory or a folder of them: python -m bench mirror runs")
     with at_once():
         upload_all(paths, [pair.word for pair in pairs], say)
+    return 0
+
+
+def call_dashboard(words: list[str]) -> int:
+    """Make the view and the report of a project, or bring them up to date."""
+    from bench.tracking.dashboard import dashboard  # not before it is asked for: see bench.cli.verb
+
+    dashboard(words, say)
     return 0
 
 
@@ -35,5 +43,22 @@ examples
   python -m bench mirror runs/pocket/pocket/lora/0123456789-s0 track.project=elsewhere
   python -m bench mirror runs track.wandb=offline
 """,
-    call=call,
+    call=call_mirror,
+)
+
+DASHBOARD = Verb(
+    name="dashboard",
+    summary="make a saved view and a report in W&B of the runs of a project, or bring them up to date",
+    usage="dashboard ENTITY/PROJECT [stream=NAME] [KEY=VALUE...]",
+    help="""\
+Results by method, scatter of Transfer and Last, the accuracy of every task over the stages, training, costs, matrices,
+and the effect of settings that differ. KEY=VALUE keeps the runs with that setting; stream, model and evaluate.split
+must be given where the project has several of them. The same line again updates the same view and report.
+
+examples
+  python -m bench dashboard my-team/keeplora-bench
+  python -m bench dashboard my-team/keeplora-bench stream=pocket evaluate.split=test
+  python -m bench dashboard my-team/keeplora-bench stream=pocket method=keeplora evaluate.split=validation
+""",
+    call=call_dashboard,
 )

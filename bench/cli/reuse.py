@@ -1,0 +1,72 @@
+"""``python -m bench evaluate`` and ``python -m bench export``: use the model of a finished run."""
+
+from __future__ import annotations
+
+from bench.cli.verb import Verb
+from bench.config.words import split
+from bench.core.errors import UserError
+
+
+def call_evaluate(words: list[str]) -> int:
+    """Measure what a run learned on a stream."""
+    run, settings = _run_and_settings(words, "evaluate", "evaluate RUN stream=NAME data=DIR")
+    from bench.reuse.evaluate import evaluate  # torch comes with it
+
+    evaluate(run, settings, ["python", "-m", "bench", "evaluate", *words])
+    return 0
+
+
+def call_export(words: list[str]) -> int:
+    """Write an open_clip checkpoint of what a run learned."""
+    run, settings = _run_and_settings(words, "export", "export RUN to=DIR")
+    places = [word.partition("=")[2] for word in settings if word.startswith(("to=", "--to="))]
+    if len(places) != 1 or not places[0]:
+        raise UserError("say where the checkpoint should go, once: python -m bench export RUN to=DIR")
+    from bench.reuse.export import export  # torch comes with it
+
+    export(run, places[0], [word for word in settings if not word.startswith(("to=", "--to="))])
+    return 0
+
+
+def _run_and_settings(words: list[str], verb: str, usage: str) -> tuple[str, list[str]]:
+    """Separate the run directory from the settings."""
+    pairs, plain = split(words, paths=True)
+    if len(plain) != 1:
+        raise UserError(f"{verb} takes one run directory, not {len(plain)}: python -m bench {usage}")
+    return plain[0], [one.word for one in pairs]
+
+
+EVALUATE = Verb(
+    name="evaluate",
+    summary="measure the model of a finished run on any stream or folder",
+    usage="evaluate RUN [stream=NAME] [data=DIR] [KEY=VALUE...]",
+    help="""\
+Classifies the test images of a stream as the method does after its last task, and writes a record to
+OUT/<stream>/<model>/<method>/ (out=evaluations), which compare reads like that of a run. Without stream= it measures
+the run's own stream and says whether every answer is that of its last row. The run itself is not changed. Settings:
+stream and stream.KEY, data, device, threads, precision, evaluate.KEY, cache.KEY, out; model.checkpoint=FILE where the
+weights lie elsewhere now, and method=FILE, model=FILE likewise.
+
+examples
+  python -m bench evaluate runs/pocket/pocket/lora/0123456789-s0
+  python -m bench evaluate runs/pocket/pocket/lora/0123456789-s0 stream=custom stream.datasets=[plants] data=/data
+  python -m bench compare evaluations
+""",
+    call=call_evaluate,
+)
+
+EXPORT = Verb(
+    name="export",
+    summary="write the model of a finished run as an open_clip checkpoint",
+    usage="export RUN to=DIR",
+    help="""\
+Merges what was learned into the weights and writes open_clip_model.safetensors, open_clip_config.json and a model card
+README.md to a new folder, which open_clip loads by itself: open_clip.create_model("local-dir:DIR"). The result is
+loaded and compared with the model of the run before the verb ends. What a method keeps beside the weights (heads,
+routers, class means) is not part of a checkpoint; the verb and the card say where that changes the answers.
+
+example
+  python -m bench export runs/pocket/pocket/lora/0123456789-s0 to=my-model
+""",
+    call=call_export,
+)
