@@ -69,6 +69,11 @@ class Parts:
         """The tasks in order."""
         return self.stream.tasks
 
+    @property
+    def prompts(self) -> dict[str, tuple[str, ...]]:
+        """The prompts of each task by its name, in order."""
+        return {task.name: task.prompts for task in self.tasks}
+
 
 def load_parts(resolved: Resolved, device: torch.device) -> Parts:
     """Load stream and model of a run.

@@ -322,10 +322,8 @@ class Session:
             return
         settings, record, watch, method = self.settings, self.record, self.watch, self.method
         if settings.checkpoint.final:
-            prompts = {task.name: task.prompts for task in self.parts.tasks}
-            values = {"version": checkpoint.VERSION, "weights_sha256": self.parts.weights, "prompts": prompts}
-            content = checkpoint.pack(self.state.between_tasks(method), values)
-            record.write(MODEL, content)
+            values = {"version": checkpoint.VERSION, "weights_sha256": self.parts.weights, "prompts": self.parts.prompts}
+            record.write(MODEL, checkpoint.pack(self.state.between_tasks(method), values))
         seconds = {name: round(value, 3) for name, value in {"total": watch.total(), **watch.seconds}.items()}
         record.summary(
             Summary(
