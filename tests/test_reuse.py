@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -198,6 +199,18 @@ def test_a_record_without_its_prompts_takes_them_from_the_stream(copy: Callable,
     change(path / "identity.json", prompts_sha256="0" * 64)
     with pytest.raises(UserError, match="old record without its prompts"):
         load(path)
+
+
+def test_the_example_of_the_page_runs(finished: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (50, 40), (200, 20, 20)).save("flag.png")
+    names: dict = {}
+    place = "runs/pocket/pocket/lora/0123456789-s0"
+    assert place in code
+    exec(code.replace(place, str(finished["lora"][0])), names)
+    assert names["logits"].shape == (1, 3) and names["features"].norm().item() == pytest.approx(1, abs=1e-5)
 
 
 # -------------------------------------------------------------------------------------------- evaluate
