@@ -3,6 +3,7 @@
 # make fuzz     ten times as many random inputs, and other ones every time
 # make cluster  the tests on a real SLURM, which is installed and started for them (root, Debian)
 # make browser  the tests of the page in a headless Chromium, which is installed for them (root, Debian)
+# make latex    the tables of a paper in a LaTeX, which is installed for them (root, Debian)
 # make lint     style, types, directions of imports, the scripts of the page (needs npm)
 # make docs     the pages as a site with a search, in site/; a broken link stops it
 # make lock     new versions of all packages (needs uv)
@@ -16,7 +17,7 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 10000
 
 .DELETE_ON_ERROR:
-.PHONY: demo test fuzz slow cluster browser lint lint-js docs format lock clean
+.PHONY: demo test fuzz slow cluster browser latex lint lint-js docs format lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m bench run method=keeplora
@@ -35,6 +36,9 @@ cluster: $(VENV)/.installed-test
 
 browser: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m browser
+
+latex: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -m latex
 
 lint: $(VENV)/.installed-test lint-js
 	$(BIN)/ruff check .

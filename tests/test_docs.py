@@ -215,7 +215,7 @@ def test_the_changes_have_the_sections_that_readers_look_for() -> None:
 def test_the_page_for_contributors_names_the_checks() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert {"lint", "test", "slow", "cluster", "browser", "docs"} <= set(targets)
+    assert {"lint", "test", "slow", "cluster", "browser", "latex", "docs"} <= set(targets)
     assert [target for target in targets if target not in {"demo", "clean"} and f"`make {target}`" not in text] == []
 
 

@@ -125,7 +125,10 @@ def test_latex_has_captions_without_hashes_and_a_label_for_each_table(tmp_path):
         )
         assert "images, labels or class names unlike in other tables." in text
         assert (
-            "keeplora (1) &" in text and "keeplora (1): method.x0=0, method.x1=1" in text and "keeplora (2) &" in text and "diff" not in text
+            "keeplora (1) &" in text
+            and "keeplora (1): method.x0=0, method.x1=1" in text
+            and "keeplora (2) &" in text
+            and "diff" not in text
         )
 
 
@@ -164,6 +167,19 @@ def test_latex_by_task_has_published_rows_below_a_rule(tmp_path):
     rows = [row.method for row in known.rows if "transfer" in row.columns]
     assert [line.partition(" [")[0] for line in below.splitlines()] == list(map(paper.escape, rows))
     assert "ZSCL [1] & -- & 86.0 & 67.4" in below and "& 68.1 \\\\" in below
+
+
+def test_latex_by_task_has_a_table_a_metric_where_one_would_be_higher_than_a_page(tmp_path):
+    def references(**options):
+        return re.findall(r"\\label\{(.*?)\}", paper.latex(sections(tmp_path, per="task", **options)))
+
+    known = mtil(tmp_path)
+    measure(next(tmp_path.rglob("*-s0")), known.tasks, [[50] * 11] * 12)
+    assert references(published="off") == ["tab:mtil-order1-by-task"]
+    assert references(published="off", columns="last") == ["tab:mtil-order1-last"]
+    assert references() == ["tab:mtil-order1-transfer", "tab:mtil-order1-average", "tab:mtil-order1-last"]
+    text = paper.latex(sections(tmp_path, per="task"))
+    assert text.count("for every task: ") == text.count(r"\begin{table*}") == 3 and "Average for every task: " in text
 
 
 def test_latex_by_task_says_why_there_is_no_table(tmp_path):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from bench.compare.export.task_text import task_cells
 from bench.compare.grouping import ComparableRuns
 from bench.compare.per_task import TaskTable
+from bench.compare.published import METRICS
 from bench.compare.significance import TOGETHER
 from bench.compare.tables import PUBLISHED, Section, cell, cited, own_settings, provenance, quoted
 from bench.core.console import one_line
@@ -24,6 +26,15 @@ BOLD = r"\textbf"
 
 NARROW = 6
 """Columns of a table that has room in one column of a page."""
+
+TALLEST = 36
+"""Rows of a table by task that has room on a page, below its caption."""
+
+LARGE = 25
+"""Lines of a table whose letters are of the larger of two sizes."""
+
+LONGEST = 60
+"""Characters of a condition that a caption quotes."""
 
 
 def escape(text: str) -> str:
@@ -51,34 +62,54 @@ def latex(sections: Sequence[Section]) -> str:
     Returns
     -------
     str
-        LaTeX. Wide tables span both columns of a page, and are as wide as it at most. No hash is in it.
+        LaTeX. Wide tables span both columns of a page, and are as wide as it at most. Where a table for every task
+        would be higher than a page, each metric has its own. No hash is in it.
     """
-    tables = [_table(section, label) for section, label in zip(sections, _references(sections), strict=True)]
+    parts = [part for section in sections for part in _parts(section)]
+    tables = [_table(part, reference) for part, reference in zip(parts, _references(parts), strict=True)]
     return "\n\n".join(["% needs \\usepackage{booktabs,graphicx}", *tables]) + "\n"
 
 
+def _parts(section: Section) -> list[Section]:
+    """Return what stands in one table each: all of a section, or one metric where a page has too few lines for all."""
+    tables = section.per_task.tables if section.choice.per == "task" else []
+    if sum(1 + len(table.measured) + len(table.published) for table in tables) <= TALLEST:
+        return [section]
+    return [replace(section, choice=replace(section.choice, columns=(table.scalar,))) for table in tables]
+
+
 def _references(sections: Sequence[Section]) -> list[str]:
-    r"""Return a name for each table that ``\ref`` finds it by: its stream, and a number where it has several."""
+    r"""Return a name for each table that ``\ref`` finds it by: its stream, what it shows, where needed a number."""
     names: list[str] = []
     for section in sections:
         stream = re.sub(r"[^a-z0-9]+", "-", section.field.stream.lower()).strip("-") or "stream"
-        name = f"tab:{stream}-by-task" if section.choice.per == "task" else f"tab:{stream}"
+        name = f"tab:{stream}{_ending(section)}"
         used = sum(one == name or one.startswith(f"{name}:") for one in names)
         names.append(f"{name}:{used + 1}" if used else name)
     return names
+
+
+def _ending(section: Section) -> str:
+    if section.choice.per != "task":
+        return ""
+    words = [word for word, scalar in METRICS.items() if scalar in section.choice.columns]
+    return f"-{words[0]}" if len(words) == 1 else "-by-task"
 
 
 def _table(section: Section, reference: str) -> str:
     """Put caption, label and tabular into a table, which is shrunk to the width of the text where it is wider."""
     by_task = section.choice.per == "task"
     if by_task and not section.per_task.tables:
-        return "\n".join(f"% {escape(line)}" for line in (section.field.title, *section.per_task.notes))
+        title = f"stream {section.field.stream}, model {section.field.model}"
+        return "\n".join(f"% {escape(line)}" for line in (title, *section.per_task.notes))
     rows, columns = _by_task(section) if by_task else _by_method(section)
-    kind = "table*" if columns > NARROW else "table"
+    notes = " ".join(map(_sentence, provenance(section.published))) if section.published else ""
+    kind = "table*" if columns > NARROW or notes else "table"
+    size = r"\footnotesize" if len(rows) <= LARGE else r"\scriptsize"
     return "\n".join(
         [
             rf"\begin{{{kind}}}[t]",
-            r"\centering\footnotesize\setlength{\tabcolsep}{3pt}\setlength{\belowcaptionskip}{4pt}",
+            rf"\centering{size}\setlength{{\tabcolsep}}{{3pt}}\setlength{{\belowcaptionskip}}{{4pt}}",
             rf"\caption{{{_caption(section, any(BOLD in row for row in rows))}}}",
             rf"\label{{{reference}}}",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
@@ -87,6 +118,7 @@ def _table(section: Section, reference: str) -> str:
             *rows,
             r"\bottomrule",
             r"\end{tabular}}",
+            *([rf"\par\smallskip\parbox{{\linewidth}}{{\scriptsize {escape(notes)}}}"] if notes else []),
             rf"\end{{{kind}}}",
         ]
     )
@@ -176,7 +208,7 @@ def _labels(field: ComparableRuns) -> dict[str, str]:
 
 
 def _caption(section: Section, bold: bool) -> str:
-    """Say what is shown, over how many seeds, what bold means, and where published numbers come from."""
+    """Say what is shown, over how many seeds, what bold means, and what labels leave unsaid."""
     field, labels = section.field, _labels(section.field)
     seeds, by_task = _seeds(field), section.choice.per == "task"
     parts = [_sentence(_title(section)), _means(field, by_task)]
@@ -191,17 +223,17 @@ def _caption(section: Section, bold: bool) -> str:
         parts += map(_sentence, section.per_task.notes)
     parts += [f"{labels[g.label]}: {own_settings(g, '')}." for g in field.groups if labels[g.label] != g.label]
     if section.published:
-        parts += ["Below the rule: published, not measured here."]
-        parts += [_sentence(line) for line in provenance(section.published)]
+        parts += ["Below the rule: published, not measured here; the numbers in brackets are sources."]
     return escape(" ".join(parts)).replace("n seeds", "$n$ seeds")
 
 
 def _title(section: Section) -> str:
-    """Return stream, model and what tells the table from others; of what is known by its hash, only that it differs."""
+    """Return stream, model and what tells the table from others; of what is long or a hash, only that it differs."""
     field = section.field
     parts = [f"stream {field.stream}", f"model {field.model}"]
     for name, value in field.apart.items():
-        parts.append(f"{name} unlike in other tables" if _hashed(field.conditions.get(name)) else f"{name} {value}")
+        plain = len(value) <= LONGEST and not _hashed(field.conditions.get(name))
+        parts.append(f"{name} {value}" if plain else f"{name} unlike in other tables")
     text = ", ".join(parts)
     if section.choice.per == "task":
         titles = [section.choice.title(table.scalar) for table in section.per_task.tables]
