@@ -22,8 +22,9 @@ export GOMP_SPINCOUNT ?= 10000
 demo: $(VENV)/.installed
 	$(BIN)/python -m bench run method=keeplora
 
+# A worker for every core, each with one thread.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --dist worksteal
 
 fuzz: $(VENV)/.installed-test
 	FUZZ=10 FUZZ_FRESH=1 $(BIN)/python -m pytest -q tests/test_fuzz_*.py
