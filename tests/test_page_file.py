@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from support.made_records import change, make, measure, settings_of
+from support.made_records import change, learn, make, measure, settings_of
 from test_compare import mtil
 
 from bench.cli import main as cli
-from bench.compare import export, grouping, page, runs
+from bench.compare import export, grouping, page, runs, significance
 from bench.compare import tables as compare
 from bench.metrics.matrix import AccuracyMatrix
 
@@ -80,7 +80,9 @@ def test_the_data_of_the_page_are_those_of_the_records(tmp_path):
             assert mine["mean"][row][column] == pytest.approx(statistics.mean(known), abs=0.005)
             assert mine["error"][row][column] == pytest.approx(statistics.stdev(known) / 3**0.5, abs=0.005)
     assert field["groups"][1]["error"] is None and field["groups"][1]["values"]["last"] == [40, None, 1]
-    assert field["best"]["last"] == [0] and field["tasks"] == ["a", "b"] and field["states"] == ["zero-shot", "a", "b"]
+    assert (
+        field["ahead"]["last"] is None and field["tasks"] == ["a", "b"] and field["states"] == ["zero-shot", "a", "b"]
+    )
 
 
 def test_differences_are_those_of_the_statistics(tmp_path):
@@ -186,6 +188,64 @@ def test_types_describe_the_data_of_the_page(tmp_path):
     assert keys_of("Group") | keys_of("Style") == set(field["groups"][0])
     assert keys_of("Tried") == set(tried) and keys_of("Ruler") == set(tried["rulers"]["method.rank"])
     assert keys_of("Tops") == set(tried["tops"]["last"])
+    assert keys_of("PerTask") == set(field["per_task"]) and keys_of("TaskTable") == set(field["per_task"]["tables"][0])
+
+
+def test_every_task_has_its_numbers_and_its_differences(tmp_path):
+    for seed in range(3):
+        measure(make(tmp_path, seed=seed), ["a", "b"], [[30, 40], [80 + seed, 50], [70, 90 - seed]])
+        measure(make(tmp_path, "lora", seed=seed), ["a", "b"], [[30, 40], [75, 45 + seed], [60 + seed**2, 80]])
+    make(tmp_path, "solo", seed=9)
+    section = compare.sections(grouping.gather([tmp_path]))[0]
+    (field,) = data(tmp_path)["fields"]
+    found = field["per_task"]
+    transfer, _, last = found["tables"]
+    assert found["names"] == ["a", "b"] and [transfer["key"], last["key"]] == ["transfer_by_column", "last"]
+    assert last["rows"][0] == [[70, 0, 3], [89, 0.577, 3], [79.5, 0.289, 3]] and transfer["rows"][0][0] is None
+    lora = next(group for group in section.field.groups if group.method == "lora")
+    for key, at in (("a", 0), ("b", 1)):
+        one = significance.difference(lora, section.against.baseline, "last", section.against.level, key)
+        assert last["differences"]["1"][at] == [*(round(end, 3) for end in (one.mean, one.low, one.high)), one.over]
+    assert last["differences"]["2"] == [[None, None, None, "no seed in common"]] * 2
+    lows, highs = zip(*(row[1:3] for row in last["differences"]["1"]), strict=True)
+    assert last["reach"] == pytest.approx([min(0, *lows), max(0, *highs)], abs=1e-3)
+    assert last["ahead"][0] == 0 and transfer["ahead"][0] is None
+
+
+def test_only_what_the_seeds_show_is_bold(tmp_path):
+    for seed in range(3):
+        make(tmp_path, seed=seed, last=70 + seed**2 / 10)
+        make(tmp_path, "lora", seed=seed, last=40 + seed)
+        make(tmp_path, "third", seed=seed, last=40 + seed)
+    (field,) = data(tmp_path)["fields"]
+    assert field["ahead"]["last"] == 0 and field["ahead"]["zero_shot"] is None
+    assert field["winners"]["last"] == [0]
+
+
+def test_chosen_names_are_those_of_the_page(tmp_path):
+    for rank in (2, 4):
+        make(tmp_path, fingerprint=f"f{rank}", method__rank=rank)
+    make(tmp_path, "lora")
+    found = data(tmp_path, names="{keeplora: KeepLoRA, lora: LoRA, a: Apples, last: Final}")
+    (field,) = found["fields"]
+    assert [group["short"] for group in field["groups"]] == ["KeepLoRA rank=2", "KeepLoRA rank=4", "LoRA"]
+    assert field["tasks"] == field["per_task"]["names"] == ["Apples", "b"]
+    assert "Final" in [column["title"] for column in found["columns"]]
+
+
+def test_the_interval_of_a_task_is_cut_off_where_no_accuracies_can_lie(tmp_path):
+    for seed in (0, 1):
+        measure(make(tmp_path, seed=seed), ["a", "b"], [[30, 40], [80, 50], [70, 90]])
+        measure(make(tmp_path, "lora", seed=seed), ["a", "b"], [[30, 40], [75, 45], [20 + 60 * seed, 80]])
+    last = data(tmp_path)["fields"][0]["per_task"]["tables"][-1]
+    assert last["differences"]["1"][0][2] > 300 and last["reach"] == [-100, 100]
+
+
+def test_the_loss_of_every_pass_is_in_the_page(tmp_path):
+    for seed in (0, 1):
+        learn(make(tmp_path, seed=seed), [[2.0 + seed, 1.0], [0.123456789]])
+    (field,) = data(tmp_path)["fields"]
+    assert field["groups"][0]["losses"] == [[[2.5, 0.5], [1, 0]], [[0.12346, 0]]]
 
 
 def test_the_checks_of_the_scripts_are_pinned():
@@ -274,7 +334,7 @@ def test_units_of_the_columns(tmp_path):
 def test_published_numbers_stand_apart(tmp_path):
     known = mtil(tmp_path, last=1)
     (field,) = data(tmp_path)["fields"]
-    assert len(field["groups"]) == 1 and field["best"]["last"] == []
+    assert len(field["groups"]) == 1 and field["ahead"]["last"] is None
     rows = field["published"]["rows"]
     assert [(row["method"], row["source"]) for row in rows] == [(row.method, row.source) for row in known.rows]
     assert [row["values"].get("last") for row in rows] == [row.last for row in known.rows]

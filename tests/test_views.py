@@ -4,7 +4,7 @@ import statistics
 
 import numpy as np
 import pytest
-from support.made_records import change, make, measure
+from support.made_records import change, learn, make, measure
 
 from bench.compare import grouping, views
 from bench.compare import tables as compare
@@ -61,6 +61,25 @@ def test_the_mean_of_the_tasks_learned_so_far(tmp_path):
     assert np.isnan(line.learned[0]) and line.learned[1:] == [80, 70]
     (tmp_path / "pocket/pocket/keeplora/0123456789-s0/accuracy.csv").unlink()
     assert view(tmp_path).lines[0].learned == []
+
+
+def test_the_training_loss_is_a_mean_over_the_seeds_that_made_a_pass(tmp_path):
+    for seed, losses in enumerate([[[4.0, 2.0], [3.0]], [[5.0, 3.0, 1.0], [2.0]]]):
+        learn(make(tmp_path, seed=seed), losses)
+    make(tmp_path, "zero-shot")
+    line, other = view(tmp_path).lines
+    assert [[one.mean for one in task] for task in line.losses] == [[4.5, 2.5, 1.0], [2.5]]
+    assert [one.standard_error for one in line.losses[0]] == [pytest.approx(0.5), pytest.approx(0.5), None]
+    assert other.losses == []
+
+
+def test_losses_that_are_no_numbers_are_left_out_and_damaged_lines_named(tmp_path):
+    path = make(tmp_path)
+    learn(path, [["x", None, [], 1e300, 2.0], [float("inf")]])
+    assert [[one.mean for one in task] for task in view(tmp_path).lines[0].losses] == [[2.0], []]
+    (path / "metrics.jsonl").write_text("{\n")
+    found = view(tmp_path)
+    assert found.lines[0].losses == [] and "metrics.jsonl, line 1 is damaged" in found.notes[0]
 
 
 def test_the_baseline_is_that_of_the_statistics(tmp_path):

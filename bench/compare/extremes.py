@@ -63,9 +63,11 @@ def fastest(view: View) -> int | None:
     Returns
     -------
     int or None
-        ``None`` where no line trains, or none was timed.
+        ``None`` where no line trains, none was timed, or runs of some of them shared a machine.
     """
     timed = [index for index, line in enumerate(view.lines) if line.group.trains and "seconds" in line.values]
+    if any(view.lines[index].group.shared for index in timed):
+        return None
     return min(timed, key=lambda index: view.lines[index].values["seconds"].mean, default=None)
 
 
@@ -156,7 +158,7 @@ class Contrast:
         The task with the largest gain and the one with the largest loss after the last stage, and the change in points;
         ``None`` where no task changes by `SMALLEST` in that direction.
     ratios : dict of str to float
-        Mean over mean of the costs in `RATIOS` that both have.
+        Mean over mean of the costs in `RATIOS` that both have; not of seconds where runs shared a machine.
     reach : float or None
         The largest change of any cell of the matrix, without its sign, in points; ``None`` without a common cell.
     """
@@ -200,7 +202,8 @@ def contrast(line: Line, base: Line) -> Contrast:
     """
     ours, theirs = line.values, base.values
     differences = {n: ours[n].mean - theirs[n].mean for n in COMPARED if n in ours and n in theirs}
-    ratios = {n: ours[n].mean / theirs[n].mean for n in RATIOS if n in ours and n in theirs and theirs[n].mean > 0}
+    alone = [name for name in RATIOS if name != "seconds" or not (line.group.shared or base.group.shared)]
+    ratios = {n: ours[n].mean / theirs[n].mean for n in alone if n in ours and n in theirs and theirs[n].mean > 0}
     if line.mean is None or base.mean is None:
         return Contrast(differences, None, None, ratios, None)
     change = line.mean - base.mean

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.compare.runs import ABSENT, DATA, Run, chosen, find, read
+from bench.compare.runs import ABSENT, DATA, Run, chosen, find, read, sharing
 from bench.config.fields import show
 from bench.config.fingerprint import decides
 from bench.core.errors import UserError
@@ -41,6 +41,9 @@ class Group:
     label : str
         The method, with the settings of `apart` if they are few, else with the fingerprint; unique among the groups
         beside it.
+    shared : int
+        Runs that shared a machine with another one that is compared, of this or another group: their seconds say little
+        about the method.
     """
 
     method: str
@@ -49,6 +52,7 @@ class Group:
     settings: dict[str, str] = field(default_factory=dict)
     apart: dict[str, str] = field(default_factory=dict)
     label: str = ""
+    shared: int = 0
 
     @property
     def trains(self) -> bool:
@@ -171,6 +175,7 @@ def compared(runs: Iterable[Run]) -> Comparison:
             alike.setdefault(_canonical([run.stream, run.model, _measured(run)]), []).append(run)
     sets = [one for key in sorted(alike) for one in _sets(alike[key], left_out)]
     _set_apart(sets)
+    _note_sharing(sets)
     return Comparison(sets, left_out)
 
 
@@ -316,6 +321,17 @@ def _set_apart(sets: list[ComparableRuns]) -> None:
             values = [other.conditions.get(name) for other in others]
             if any(value != one.conditions.get(name) for value in values):
                 one.apart[name] = _short(one.conditions.get(name, ABSENT), values)
+
+
+def _note_sharing(sets: list[ComparableRuns]) -> None:
+    """Count the runs of every group that shared a machine, and note which groups have some."""
+    shared = sharing(run for one in sets for run in one.runs)
+    for one in sets:
+        for group in one.groups:
+            group.shared = sum(run.path in shared for run in group.runs.values())
+        if labels := [group.label for group in one.groups if group.shared]:
+            said = ", ".join(labels)
+            one.notes.append(f"runs shared a machine, so that their seconds are not those of a run alone: {said}")
 
 
 def _short(value: Any, others: list[Any]) -> str:

@@ -17,6 +17,8 @@ from bench.compare.tables import COLUMNS, SCALE, Section, best
 from bench.core.errors import UserError
 from bench.metrics.matrix_file import ZERO_SHOT
 from bench.metrics.scalars import HEADLINES, Spread, mean, spread
+from bench.record.events import EpochEvent, read_events
+from bench.record.schema import LARGEST
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07c00", "#56b4e9", "#8a5fbf", "#8c564b")
 """Colours of methods in the order of their names, the first six after Okabe and Ito's for colour-blind readers: all
@@ -39,6 +41,10 @@ TRADEOFF = (RANKED, HEADLINES["Transfer"])
 """Scalars on the two axes of the trade-off."""
 
 
+OVER = ("seconds", "stored_bytes")
+"""Costs over which accuracies are drawn."""
+
+
 @dataclass(frozen=True)
 class Line:
     """One group of runs as it is drawn.
@@ -59,6 +65,8 @@ class Line:
         no run measured it; its error also where only one did. ``None`` where there is no matrix to average.
     learned : list of float
         The mean accuracy on the tasks learned so far, for each of the T stages; NaN where none of them was measured.
+    losses : list of list of Spread
+        For each of the T tasks the training loss over the seeds, pass by pass; empty where none was recorded.
     phases : dict of str to float
         Mean seconds of each phase.
     """
@@ -71,6 +79,7 @@ class Line:
     mean: np.ndarray | None
     error: np.ndarray | None
     learned: list[float]
+    losses: list[list[Spread]]
     phases: dict[str, float]
 
 
@@ -150,10 +159,12 @@ def _view(section: Section, colors: dict[str, str]) -> View:
         used[color] = used.get(color, -1) + 1
         means, error = _over(matrices.get(group.label, []))
         learned = [] if means is None else [_known_mean(means[row, :row]) for row in range(1, len(means))]
+        losses = _losses(group, len(tasks), notes)
         phases = _phases(group)
-        lines.append(Line(group, short, color, used[color], _values(group), means, error, learned, phases))
+        lines.append(Line(group, short, color, used[color], _values(group), means, error, learned, losses, phases))
     at = {group.label: number for number, group in enumerate(groups)}
     winners = {name: [at[group.label] for group in few] for name, few in best(section.field).items()}
+    tasks = [section.choice.named(task) for task in tasks]
     return View(section, tasks, lines, _shown(lines), winners, [*section.field.notes, *notes])
 
 
@@ -213,6 +224,29 @@ def _known_mean(values: np.ndarray) -> float:
     return float(known.mean()) if known.size else math.nan
 
 
+def _losses(group: Group, size: int, notes: list[str]) -> list[list[Spread]]:
+    """Return the training loss on each of some tasks, pass by pass, over the runs that made the pass."""
+    losses: list[list[list[float]]] = [[] for _ in range(size)]
+    for run in group.runs.values():
+        try:
+            events = read_events(run.path)
+        except (OSError, ValueError) as error:
+            notes.append(f"not in curves of the loss: {run.path}: {error}")
+            continue
+        trained = [one for one in events if isinstance(one, EpochEvent) and _is_loss(one.loss)]
+        for passes, task in zip(losses, run.identity.tasks, strict=False):
+            for number, loss in enumerate(one.loss for one in trained if one.task == task):
+                if number == len(passes):
+                    passes.append([])
+                passes[number].append(loss)
+    known = [[spread(values) for values in passes] for passes in losses]
+    return known if any(known) else []
+
+
+def _is_loss(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) <= LARGEST  # what is larger is damage; so is no number
+
+
 def _phases(group: Group) -> dict[str, float]:
     """Return the mean seconds of each phase over the runs that were timed; what no phase accounts for is other."""
     runs = [run.summary.seconds for run in group.runs.values() if run.value("seconds") is not None]
@@ -225,12 +259,15 @@ def _phases(group: Group) -> dict[str, float]:
 
 def _shortened(groups: Sequence[Group]) -> list[str]:
     """Return labels with short names of settings, where these tell the groups apart as well."""
-    named = [
-        group.label if group.fingerprint in group.label else f"{group.method} {short_settings(group)}"
-        for group in groups
-    ]
-    shorts = [short.strip() for short in named]
+    shorts = [_short(group) for group in groups]
     return shorts if len(set(shorts)) == len(shorts) else [group.label for group in groups]
+
+
+def _short(group: Group) -> str:
+    settings = " ".join(f"{key}={value}" for key, value in group.apart.items())
+    if not settings or not group.label.endswith(settings):
+        return group.label
+    return group.label.removesuffix(settings) + short_settings(group)
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from plotly.offline import get_plotlyjs
-from support.made_records import change, make, measure
+from support.made_records import change, learn, make, measure
 from test_compare import mtil
 
 from bench.cli import main as cli
@@ -26,7 +26,10 @@ FLAGS = (
 EVIL = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1><a href=javascript:hacked=1>%{x}"
 TASKS = ["apples", "<b>pears</b>", "2020-01-01"]
 """Names that a page might take for markup or for dates."""
-PANELS = ["short", "results", "tradeoff", "matrices", "curves", "costs", "sweeps", "settings", "provenance"]
+PANELS = [
+    "short", "results", "tradeoff", "tasks", "matrices", "curves", "losses", "costs", "sweeps", "settings",
+    "provenance",
+]  # fmt: skip
 METHODS = 6
 """Rows of the first field: two methods, four settings of a third."""
 
@@ -41,6 +44,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = make(root, method, seed=seed, fingerprint=fingerprint, **settings)
         measure(path, TASKS, [[rng.uniform(20, 90) for _ in TASKS] for _ in range(4)])
         change(path, "summary.json", seconds={"total": 10.0, "train": 5.0, "evaluate": 4.0})
+        if method != "zero-shot":
+            learn(path, [[3.0 + seed, 2.0, 1.5], [2.0, 1.0, 0.5], [4.0]])
         if method == "evil":
             change(path, "summary.json", method=EVIL)
 
@@ -217,8 +222,25 @@ def test_every_panel_has_its_marks(browser: Browser) -> None:
     for column, traces in enumerate(curves[1:]):
         for trace, group in zip(traces, field["groups"], strict=True):
             assert trace["y"] == [row[column] for row in group["mean"]]
-    # Costs: phases that add up, memory, what is stored.
-    seconds, memory, stored = browser.data("costs")
+    # Losses: of every task, a line for each method that trains.
+    losses = browser.data("losses")
+    trained = [group for group in field["groups"] if group["method"] != "zero-shot"]
+    assert len(losses) == len(TASKS) and all(len(traces) == METHODS - 1 for traces in losses)
+    for task, traces in enumerate(losses):
+        for trace, group in zip(traces, trained, strict=True):
+            assert trace["x"] == list(range(1, len(trace["x"]) + 1))
+            assert trace["y"] == [mean for mean, _ in group["losses"][task]]
+    # Tasks: a row a method, a cell for every task and their mean; a plot for each method that has a difference.
+    assert browser.count("tasks", "tbody tr") == METHODS and browser.count("tasks", "tbody td") == METHODS * 4
+    apart = field["per_task"]["tables"][-1]["differences"]
+    drawn = [trace for (trace,) in browser.data("tasks")]
+    assert [trace["x"] for trace in drawn] == [[one[0] for one in row] for row in apart.values()]
+    assert len(drawn) == METHODS - 1
+    # Costs: Last over seconds and over what is stored, phases that add up, memory, what is stored.
+    *over, seconds, memory, stored = browser.data("costs")
+    for scatter, cost in zip(over, [10, 2.5], strict=True):
+        assert sorted(y for trace in scatter for y in trace["y"]) == pytest.approx(sorted(means.values()))
+        assert {x for trace in scatter for x in trace["x"]} == {cost}
     assert [sum(values) for values in zip(*(trace["x"] for trace in seconds), strict=True)] == [10] * METHODS
     assert memory[0]["x"] == [700.4] * METHODS and stored[0]["x"] == [2.5] * METHODS
     # Settings tried: the metric over rank, over rank and alpha, and a line for each of four.
@@ -242,7 +264,8 @@ return [...document.querySelectorAll(".plot")].map((plot) => ({
   place: box(plot.parentNode),
   drawn: box(plot.querySelector(".main-svg")),
   area: box(plot.querySelector(".draglayer .nsewdrag")),
-  marks: [...plot.querySelectorAll(".scatterlayer .point, .errorbar path, .shapelayer path")].map(box),
+  marks: [...plot.querySelectorAll(".scatterlayer .point, .shapelayer path")].map(box),
+  bars: [...plot.querySelectorAll(".errorbar path")].map(box),
 }))"""
 """Left and right ends of plots: of their place, of what is drawn, of the area inside the axes, of marks in it."""
 
@@ -256,6 +279,11 @@ def misplaced(browser: Browser) -> list[str]:
         for plot in plots
         if plot["drawn"] != pytest.approx(plot["place"], abs=1)
         or any(left < plot["drawn"][0] or right > plot["drawn"][1] + 0.5 for left, right in plot["marks"])
+        # An interval on a task is cut off at 100 points.
+        or (
+            any(left < plot["drawn"][0] or right > plot["drawn"][1] + 0.5 for left, right in plot["bars"])
+            and not plot["name"].endswith("on every task")
+        )
     ]
 
 
@@ -270,7 +298,7 @@ def test_plots_fit_their_places_when_the_page_opens(browser: Browser, width: int
     assert len(forests) == 3
     for plot in forests:
         left, right = plot["area"]
-        assert all(left - 6 <= mark[0] <= mark[1] <= right + 6 for mark in plot["marks"])
+        assert all(left - 6 <= mark[0] <= mark[1] <= right + 6 for mark in [*plot["marks"], *plot["bars"]])
         assert any(mark[1] - mark[0] < 1.5 for mark in plot["marks"])  # the line at zero, which is upright
 
 
@@ -295,6 +323,26 @@ def test_without_a_common_seed_a_sentence_stands_where_axes_would_be_empty(opene
     assert [len(traces) for traces in opened().data("short")] == [1, 1, 1]
 
 
+def test_seconds_of_runs_that_shared_a_machine_are_marked(opened, tmp_path: Path) -> None:
+    for minute, method in enumerate(("keeplora", "lora", "third")):
+        began = {"host": "a", "started": f"2026-11-27T12:{2 * minute:02}:00+0000"}
+        change(make(tmp_path, method), "environment.json", **began)
+    change(make(tmp_path, "fourth"), "environment.json", host="a", started="2026-11-27T12:04:30+0000")
+    browser = opened()
+    seconds = "return [...document.querySelectorAll('#results ~ div tbody tr')].map((r) => r.cells[8].textContent)"
+    assert browser.js(seconds) == ["60.0 *", "60.0", "60.0", "60.0 *"]
+    times = "return [...document.querySelectorAll('#short ~ div tbody tr')].map((r) => r.cells[6].textContent)"
+    assert browser.js(times) == ["–shared machine", "× 1.00", "–shared machine"]
+    symbols = """return [...document.querySelectorAll('#costs ~ div .plot')].slice(0, 2).map(({ data }) =>
+        data.flatMap(({ marker }) => marker.symbol).filter((one) => one.endsWith("-open")).length)"""
+    assert browser.js(symbols) == [2, 0]  # over seconds, not over what is stored
+    ticks = "return [...document.querySelectorAll('#costs ~ div .ytick text')].map((one) => one.textContent)"
+    assert {"fourth *", "third *", "lora"} <= set(browser.js(ticks))
+    said = browser.js("return document.getElementById('main').innerText")
+    assert "runs shared a machine, so that their seconds are not those of a run alone: fourth, third" in said
+    assert "Fastest" not in said
+
+
 def test_text_of_records_is_shown_and_does_nothing(browser: Browser) -> None:
     browser.show(-1)
     browser.js("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
@@ -317,7 +365,9 @@ def test_text_of_records_is_shown_and_does_nothing(browser: Browser) -> None:
 def test_published_numbers_are_marked(browser: Browser) -> None:
     browser.show(0)
     known = published.find("mtil-order1")
-    rows = browser.js("return [...document.querySelectorAll('tr.published')].map((row) => row.cells[0].textContent)")
+    rows = browser.js(
+        "return [...document.querySelectorAll('#results ~ div tr.published')].map((row) => row.cells[0].textContent)"
+    )
     assert rows == [f"{row.method} (published)" for row in known.rows]
     ours, theirs = browser.data("tradeoff")[0]
     both = [row for row in known.rows if None not in (row.transfer, row.last)]
@@ -379,6 +429,22 @@ def test_all_controls_are_reached_and_work_by_keyboard(browser: Browser) -> None
     browser.focus("#curves ~ div select")
     browser.press(Keys.ARROW_DOWN)
     assert len(browser.data("curves")) == 1
+
+    browser.focus("#losses ~ div select")
+    browser.press(Keys.ARROW_DOWN)
+    assert len(browser.data("losses")) == 1
+
+    browser.focus("#tasks ~ div select")
+    browser.press(Keys.ARROW_UP)  # from Last to Average
+    rows = embedded(browser.page)["fields"][-1]["per_task"]["tables"][1]["rows"]
+    cells = "return [...document.querySelectorAll('#tasks ~ div tbody tr')].map((r) => r.cells[1].textContent)"
+    assert browser.js(cells) == [f"{row[0][0]:.1f}" for row in rows]
+
+    browser.focus("#costs ~ div select")
+    browser.press(Keys.ARROW_DOWN)  # from Last to Average
+    drawn = [y for trace in browser.data("costs")[0] for y in trace["y"]]
+    averages = [group["values"]["average_mtil"][0] for group in groups]
+    assert len(drawn) == METHODS and set(drawn) == set(averages)
 
     browser.js("[...document.querySelectorAll('#sweeps ~ div select')].at(-1).focus()")
     browser.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN)

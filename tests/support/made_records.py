@@ -89,6 +89,17 @@ def measure(path, tasks, rows):
     change(path, "identity.json", tasks=list(tasks))
 
 
+def learn(path, losses):
+    """Give a record the training loss of each pass over the images of its tasks: a list for each task."""
+    tasks = json.loads((path / "identity.json").read_text(encoding="utf-8"))["tasks"]
+    lines = [
+        {"event": "epoch", "task": task, "step": 10 * (epoch + 1), "epoch": epoch, "loss": loss, "lr": 0.1}
+        for task, passes in zip(tasks, losses, strict=True)
+        for epoch, loss in enumerate(passes)
+    ]
+    (path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+
+
 def opened_below(folder, monkeypatch):
     """Return a list that grows by the path of every file below a folder that is opened from now on."""
     seen = []

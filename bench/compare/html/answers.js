@@ -1,9 +1,9 @@
 // Panel in numbers: what is best, and how far all others lie from a baseline.
 
 import { controls, heading, make, row, select, soft, table } from "./elements.js";
-import { markerStyle, swatch } from "./marks.js";
-import { axis } from "./plots.js";
-import { known, safe, spread, written } from "./text.js";
+import { forest } from "./forests.js";
+import { swatch } from "./marks.js";
+import { busy, known, spread, written } from "./text.js";
 
 /** @typedef {import("./sheet.js").Sheet} Sheet */
 
@@ -75,21 +75,22 @@ function against(sheet, node) {
  */
 function compare(sheet, body, baseline) {
   const { data, field, column } = sheet;
+  const base = field.groups[baseline];
   const tested = field.against?.baseline === baseline ? field.against : null;
   const rows = field.groups.flatMap((group, index) => {
     const contrast = field.contrasts[baseline][index];
     return contrast ? [{ group, index, contrast, differences: differences(data, tested, index, contrast) }] : [];
   });
-  const few = rows.filter(({ index }) => sheet.shows(index)).reverse();
+  const few = rows.filter(({ index }) => sheet.shows(index));
   const grid = body.appendChild(make("div", { class: "grid fit" }));
   /** @type {Set<string>} */
   const missing = new Set();
   for (const [at, key] of data.compared.entries()) {
-    const points = few.map((one) => ({ group: one.group, difference: one.differences[at] }));
-    const drawn = points.filter(({ difference: [mean] }) => known(mean));
-    for (const { group, difference } of points)
-      if (!known(difference[0])) missing.add(`${group.short} (${difference[3]})`);
-    if (drawn.length) forest(sheet, grid, column[key].title, drawn);
+    const { title } = column[key];
+    const points = few.map(({ group, differences }) => ({ label: group.short, group, difference: differences[at] }));
+    const entries = points.filter(({ difference: [mean] }) => known(mean));
+    for (const { label, difference } of points) if (!known(difference[0])) missing.add(`${label} (${difference[3]})`);
+    if (entries.length) forest(sheet, grid, `${title}: differences`, { entries, title: `${title}, points`, each: 26 });
   }
   if (missing.size) body.append(soft(`Not drawn: ${[...missing].join(", ")}.`));
   const titles = data.compared.map((key) => column[key].title);
@@ -100,7 +101,9 @@ function compare(sheet, body, baseline) {
       [
         ...differences.map(differenceCell),
         ...extremes(group, contrast, field).map((text) => make("td", {}, text)),
-        ...contrast[3].map((ratio) => make("td", {}, known(ratio) ? `× ${ratio.toFixed(2)}` : "–")),
+        ...contrast[3].map((ratio, at) =>
+          ratioCell(ratio, at === 0 && [group, base].some((one) => busy("seconds", one))),
+        ),
       ],
     ),
   );
@@ -136,45 +139,12 @@ function differences(data, tested, index, contrast) {
 }
 
 /**
- * @param {Sheet} sheet
- * @param {HTMLElement} parent
- * @param {string} title
- * @param {{ group: Group, difference: Difference }[]} points  From the bottom up.
+ * @param {number | null} ratio
+ * @param {boolean} shared  Whether there is none because runs shared a machine.
  */
-function forest(sheet, parent, title, points) {
-  sheet.plots.add(parent, `${title}: differences`, 70 + 26 * points.length, (look) => ({
-    traces: points.map(({ group, difference: [mean, low, high, over] }, index) => ({
-      type: "scatter",
-      mode: "markers",
-      x: [mean],
-      y: [index],
-      marker: markerStyle(group, 9),
-      error_x:
-        known(mean) && known(low) && known(high)
-          ? { type: "data", symmetric: false, array: [high - mean], arrayminus: [mean - low], color: group.color }
-          : undefined,
-      hovertemplate: `${safe(group.short)}: ${written(mean, 2, true)}<br>${safe(interval(low, high, over))}<extra></extra>`,
-    })),
-    layout: {
-      xaxis: axis(look, { title: { text: `${title}, points` } }),
-      yaxis: axis(look, {
-        tickvals: points.map((_, index) => index),
-        ticktext: points.map(({ group }) => safe(group.short)),
-        range: [-0.6, points.length - 0.4],
-        showgrid: false,
-      }),
-      shapes: [{ type: "line", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: look.soft, width: 1 } }],
-    },
-  }));
-}
-
-/**
- * @param {number | null} low
- * @param {number | null} high
- * @param {string} over
- */
-function interval(low, high, over) {
-  return known(low) ? `[${written(low, 2)}, ${written(high, 2)}] over ${over}` : over;
+function ratioCell(ratio, shared) {
+  if (known(ratio)) return make("td", {}, `× ${ratio.toFixed(2)}`);
+  return make("td", {}, "–", ...(shared ? [make("span", { class: "interval" }, "shared machine")] : []));
 }
 
 /** @param {Difference} difference */

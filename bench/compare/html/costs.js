@@ -1,20 +1,54 @@
-// Seconds by phase, memory, and what is stored.
+// Accuracy over cost, seconds by phase, memory, and what is stored.
 
-import { make } from "./elements.js";
+import { controls, make, select, soft } from "./elements.js";
 import { axis, mixed } from "./plots.js";
-import { safe, spread, written } from "./text.js";
+import { BUSY, busy, safe, spread, written } from "./text.js";
+import { scatter } from "./tradeoff.js";
 
 /** @typedef {import("./sheet.js").Sheet} Sheet */
+
+/** Pixels of an accuracy over a cost. */
+const HEIGHT = 340;
 
 /** @param {Sheet} sheet */
 export function costs(sheet) {
   const node = sheet.panel("costs", "Costs");
+  over(sheet, node);
   const body = node.appendChild(make("div"));
   sheet.follow(() => {
     sheet.plots.clear(body);
     const groups = sheet.picked().reverse();
     if (groups.length) draw(sheet, body, groups);
   });
+}
+
+/**
+ * Puts an accuracy over the costs that methods are weighed by.
+ *
+ * @param {Sheet} sheet
+ * @param {HTMLElement} node
+ */
+function over(sheet, node) {
+  const { columns, column, data, field } = sheet;
+  const [accuracies, costs] = [data.headlines, data.costs].map((keys) =>
+    keys.filter((key) => columns.some((one) => one.key === key)),
+  );
+  if (!accuracies.length || !costs.length) return;
+  let shown = accuracies[0];
+  const body = make("div");
+  const options = accuracies.map((key) => /** @type {[string, string]} */ ([key, column[key].title]));
+  const choice = select("Accuracy", options, shown, (value) => {
+    shown = value;
+    update();
+  });
+  node.append(make("h3", {}, "Accuracy over cost"), controls(choice), body);
+  const update = () => {
+    sheet.plots.clear(body);
+    const grid = body.appendChild(make("div", { class: "grid fit" }));
+    for (const key of costs) scatter(sheet, grid, { x: key, y: shown }, HEIGHT);
+    if (field.groups.some((group) => busy("seconds", group))) body.append(soft(BUSY));
+  };
+  sheet.follow(update);
 }
 
 /**
@@ -25,6 +59,7 @@ export function costs(sheet) {
 function draw(sheet, body, groups) {
   const phases = [...new Set(groups.flatMap((group) => Object.keys(group.phases)))];
   const height = 60 + 30 * groups.length;
+  body.append(make("h3", {}, "Each cost"));
   if (phases.length) stacked(sheet, body, groups, phases, height + 10);
   const grid = body.appendChild(make("div", { class: "grid fit" }));
   for (const column of sheet.columns) {
@@ -39,11 +74,12 @@ function draw(sheet, body, groups) {
  *
  * @param {Look} look
  * @param {Group[]} groups
+ * @param {boolean} stars  Whether those are marked whose runs shared a machine.
  */
-function names(look, groups) {
+function names(look, groups, stars = false) {
   return axis(look, {
     tickvals: [...groups.keys()],
-    ticktext: groups.map((group) => safe(group.short)),
+    ticktext: groups.map((group) => safe(group.short) + (stars && busy("seconds", group) ? " *" : "")),
     showgrid: false,
     range: [-0.6, groups.length - 0.4],
   });
@@ -75,7 +111,7 @@ function stacked(sheet, parent, groups, phases, height) {
       },
       hovertemplate: groups.map((group) => `${safe(group.short)}, ${safe(phase)}: %{x:.1f} s<extra></extra>`),
     })),
-    layout: { barmode: "stack", xaxis: axis(look, { title: { text: "seconds" } }), yaxis: names(look, groups) },
+    layout: { barmode: "stack", xaxis: axis(look, { title: { text: "seconds" } }), yaxis: names(look, groups, true) },
   });
   const title = "Seconds by phase";
   sheet.plots.add(parent, title, height, build, title, make("ul", { class: "legend" }, ...entries));
@@ -111,7 +147,7 @@ function bars(sheet, parent, groups, { key, title, digits }, height) {
         ),
       },
     ],
-    layout: { xaxis: axis(look, { rangemode: "tozero" }), yaxis: names(look, groups) },
+    layout: { xaxis: axis(look, { rangemode: "tozero" }), yaxis: names(look, groups, key === "seconds") },
   });
   sheet.plots.add(parent, title, height, build, title);
 }

@@ -4,11 +4,13 @@ import { answers } from "./answers.js";
 import { costs } from "./costs.js";
 import { curves } from "./curves.js";
 import { byId, make } from "./elements.js";
+import { losses } from "./losses.js";
 import { matrices } from "./matrices.js";
 import { provenance, settings } from "./provenance.js";
 import { results } from "./results.js";
 import { Sheet } from "./sheet.js";
 import { sweeps } from "./sweeps.js";
+import { tasks } from "./tasks.js";
 import { many } from "./text.js";
 import { tradeoff } from "./tradeoff.js";
 
@@ -21,7 +23,7 @@ const NOTHING = {
   states: [],
   groups: [],
   shown: [],
-  best: {},
+  ahead: {},
   winners: {},
   fastest: null,
   baselines: [],
@@ -30,6 +32,7 @@ const NOTHING = {
   ranges: {},
   tried: [],
   against: null,
+  per_task: null,
   published: null,
   settings: { methods: [], rows: [] },
   runs: [],
@@ -42,7 +45,20 @@ function choices(sheet) {
 }
 
 /** From the top of the page to its end. */
-const PANELS = [answers, results, tradeoff, choices, matrices, curves, costs, sweeps, settings, provenance];
+const PANELS = [
+  answers,
+  results,
+  tradeoff,
+  choices,
+  tasks,
+  matrices,
+  curves,
+  losses,
+  costs,
+  sweeps,
+  settings,
+  provenance,
+];
 
 /**
  * Draws a field.

@@ -2,7 +2,7 @@
 
 import { definitions, details, heading, make, row, soft, table } from "./elements.js";
 import { swatch } from "./marks.js";
-import { known, many, spread, written } from "./text.js";
+import { BUSY, busy, known, many, spread, written } from "./text.js";
 
 /** @typedef {import("./sheet.js").Sheet} Sheet */
 /** @typedef {{ line: HTMLElement, keys: (string | number | null)[] }} Row  One row and what it is sorted by. */
@@ -29,7 +29,12 @@ export function results(sheet) {
   const rising = [true, false, ...columns.map(({ cost }) => cost)];
   sortable(head, rising, rows);
   node.append(whole);
-  node.append(soft("Mean ± standard error over n seeds; the highest mean of an accuracy is bold. Headings sort."));
+  node.append(
+    soft(
+      "Mean ± standard error over n seeds. Bold: the highest mean, where the seeds show that it is ahead of the next one. Headings sort.",
+    ),
+  );
+  if (field.groups.some((group) => busy("seconds", group))) node.append(soft(BUSY));
   const formulas = data.columns.filter(({ formula }) => formula);
   node.append(
     details(
@@ -51,8 +56,9 @@ export function results(sheet) {
  */
 function resultRow({ field, columns }, group, index) {
   const cells = columns.map(({ key, digits }) => {
-    const best = (field.best[key] ?? []).includes(index);
-    return make("td", { class: best ? "best" : undefined }, spread(group.values[key], digits, group.n));
+    const best = field.ahead[key] === index;
+    const text = spread(group.values[key], digits, group.n) + (busy(key, group) ? " *" : "");
+    return make("td", { class: best ? "best" : undefined }, text);
   });
   const more = group.short.endsWith(group.settings) ? [] : [make("span", { class: "interval" }, group.settings)];
   const line = row([swatch(group), group.short, ...more], [make("td", {}, String(group.n)), ...cells]);

@@ -18,6 +18,20 @@ export function safe(text) {
   return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/%\{/g, "%&#123;");
 }
 
+/** Says what open markers and stars mean. */
+export const BUSY =
+  "Open markers and *: runs shared a machine while they ran, so that their seconds are not those of a run alone.";
+
+/**
+ * Whether a column of a group holds seconds of runs that shared a machine.
+ *
+ * @param {string} key
+ * @param {Group} group
+ */
+export function busy(key, group) {
+  return key === "seconds" && group.shared > 0;
+}
+
 /**
  * @param {number} count
  * @param {string} word

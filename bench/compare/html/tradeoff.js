@@ -5,7 +5,7 @@ import { beside } from "./labels.js";
 import { symbol } from "./marks.js";
 import { around, axis } from "./plots.js";
 import { PUBLISHED } from "./results.js";
-import { known, safe, spread, titled } from "./text.js";
+import { BUSY, busy, known, safe, spread, titled } from "./text.js";
 
 /** @typedef {import("./sheet.js").Sheet} Sheet */
 /** @typedef {{ x: string, y: string }} Axes  Keys of two columns. */
@@ -56,9 +56,27 @@ export function tradeoff(sheet) {
  * @param {HTMLElement} body
  * @param {Axes} axes
  */
-function draw(sheet, body, { x, y }) {
+function draw(sheet, body, axes) {
+  sheet.plots.clear(body);
+  const papers = scatter(sheet, body, axes, HEIGHT);
+  const sentences = ["Mean over seeds; bars are standard errors."];
+  if (sheet.field.groups.some((group) => !group.trains)) sentences.push("Dotted: a method that trains nothing.");
+  if (papers) sentences.push(`Hollow diamonds: ${PUBLISHED.toLowerCase()}.`);
+  if (Object.values(axes).some((key) => sheet.field.groups.some((group) => busy(key, group)))) sentences.push(BUSY);
+  body.append(soft(sentences.join(" ")));
+}
+
+/**
+ * Draws one column against another.
+ *
+ * @param {Sheet} sheet
+ * @param {HTMLElement} parent
+ * @param {Axes} axes
+ * @param {number} height
+ * @returns {number}  How many published numbers are in it.
+ */
+export function scatter(sheet, parent, { x, y }, height) {
   const { field, column, plots } = sheet;
-  plots.clear(body);
   const ours = field.groups.flatMap((group, index) =>
     group.values[x] && group.values[y]
       ? [{ short: group.short, values: group.values, group, named: sheet.shows(index) }]
@@ -75,9 +93,9 @@ function draw(sheet, body, { x, y }) {
   /** @type {Item[]} */
   const items = [...ours, ...papers];
   const bearable = (/** @type {Item} */ item) => (item.source || ours.length > FEW ? 30 : 150);
-  plots.add(body, `${column[y].title} against ${column[x].title}`, HEIGHT, (look, width) => {
+  plots.add(parent, `${column[y].title} against ${column[x].title}`, height, (look, width) => {
     const [across, up] = [field.ranges[x]?.[y], field.ranges[y]?.[x]].map((range) => around([range], 0.12));
-    const labels = labelled(items, { x, y }, { across, up, width, bearable });
+    const labels = labelled(items, { x, y }, { across, up, width, height, bearable });
     // One trace a colour: hundreds of traces would take half a minute to draw.
     const colors = [...new Set(items.map(({ group }) => group?.color))];
     return {
@@ -97,10 +115,7 @@ function draw(sheet, body, { x, y }) {
       },
     };
   });
-  const sentences = ["Mean over seeds; bars are standard errors."];
-  if (field.groups.some((group) => !group.trains)) sentences.push("Dotted: a method that trains nothing.");
-  if (papers.length) sentences.push(`Hollow diamonds: ${PUBLISHED.toLowerCase()}.`);
-  body.append(soft(sentences.join(" ")));
+  return papers.length;
 }
 
 /**
@@ -118,10 +133,10 @@ function one(value) {
  *
  * @param {Item[]} items
  * @param {Axes} axes
- * @param {{ across: Span, up: Span, width: number, bearable: (item: Item) => number }} area
+ * @param {{ across: Span, up: Span, width: number, height: number, bearable: (item: Item) => number }} area
  */
-function labelled(items, { x, y }, { across, up, width, bearable }) {
-  const [wide, high] = [Math.max(width - 80, 100), HEIGHT - 70];
+function labelled(items, { x, y }, { across, up, width, height, bearable }) {
+  const [wide, high] = [Math.max(width - 80, 100), height - 70];
   const scale = { x: wide / (across[1] - across[0]), y: high / (up[1] - up[0]) };
   const named = items.filter((item) => item.named);
   const points = named.map((item) => ({
@@ -146,6 +161,7 @@ function labelled(items, { x, y }, { across, up, width, bearable }) {
  */
 function points({ column }, { x, y }, items, look, labels) {
   const color = items[0].group?.color;
+  const hollow = (/** @type {Group} */ group) => busy(x, group) || busy(y, group);
   /** @type {(key: string) => object} */
   const errors = (key) => ({
     type: "data",
@@ -157,6 +173,7 @@ function points({ column }, { x, y }, items, look, labels) {
   const hover = (item) =>
     [
       `${safe(item.short)}${item.source ? " (published)" : ""}`,
+      ...(item.group && hollow(item.group) ? ["runs shared a machine"] : []),
       ...[x, y].map(
         (key) => `${column[key].title} ${spread(item.values[key], column[key].digits, item.values[key][2])}`,
       ),
@@ -172,7 +189,11 @@ function points({ column }, { x, y }, items, look, labels) {
     textfont: { size: 11, color: color ? look.ink : look.soft },
     cliponaxis: false,
     marker: color
-      ? { symbol: items.flatMap(({ group }) => (group ? [symbol(group)] : [])), size: 10, color }
+      ? {
+          symbol: items.flatMap(({ group }) => (group ? [symbol(group) + (hollow(group) ? "-open" : "")] : [])),
+          size: 10,
+          color,
+        }
       : { symbol: "diamond-open", size: 8, color: look.soft },
     error_x: errors(x),
     error_y: errors(y),

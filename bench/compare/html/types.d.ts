@@ -44,12 +44,14 @@ interface Group extends Style {
   method: string;
   trains: boolean;
   n: number;
+  shared: number;
   apart: Record<string, string>;
   settings: string;
   values: Record<string, Statistic>;
   mean: Matrix | null;
   error: Matrix | null;
   learned: (number | null)[];
+  losses: [mean: number | null, error: number | null][][];
   spans: (Span | null)[];
   phases: Record<string, number>;
 }
@@ -86,6 +88,22 @@ interface Tried {
   tops: Record<string, Tops>;
 }
 
+/** One metric of every task: a row for each group, a cell for each task and, last, the mean over tasks. */
+interface TaskTable {
+  key: string;
+  rows: (Statistic | null)[][];
+  ahead: (number | null)[];
+  published: { method: string; values: (number | null)[] }[];
+  differences: Record<number, Difference[]>;
+  reach: Span;
+}
+
+interface PerTask {
+  names: string[];
+  notes: string[];
+  tables: TaskTable[];
+}
+
 interface Field {
   title: string;
   conditions: [name: string, value: string][];
@@ -94,7 +112,7 @@ interface Field {
   states: string[];
   groups: Group[];
   shown: number[];
-  best: Record<string, number[]>;
+  ahead: Record<string, number | null>;
   winners: Record<string, number[]>;
   fastest: number | null;
   baselines: number[];
@@ -103,6 +121,7 @@ interface Field {
   ranges: Record<string, Record<string, Span | null>>;
   tried: Tried[];
   against: { baseline: number; level: number; rows: Record<number, Record<string, Difference>> } | null;
+  per_task: PerTask | null;
   published: { rows: PublishedRow[]; notes: string[] } | null;
   settings: { methods: string[]; rows: [key: string, values: string[]][] };
   runs: [label: string, ...cells: (string | number)[]][];
@@ -113,6 +132,7 @@ interface PageData {
   columns: Column[];
   headlines: string[];
   tradeoff: [x: string, y: string];
+  costs: string[];
   compared: string[];
   together: number;
   most: number;

@@ -21,8 +21,8 @@ FILES = Path(__file__).parent.parent / "html"
 """Markup, style and script of the page."""
 
 SCRIPTS = (
-    "text", "elements", "marks", "plots", "labels", "sheet", "answers", "results", "tradeoff", "matrices", "curves",
-    "costs", "axes", "crossed", "parallel", "sweeps", "provenance", "page",
+    "text", "elements", "marks", "plots", "labels", "sheet", "forests", "answers", "results", "tradeoff", "tasks",
+    "matrices", "curves", "losses", "costs", "axes", "crossed", "parallel", "sweeps", "provenance", "page",
 )  # fmt: skip
 """ES modules of the page, each after those that it imports."""
 

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.compare import extremes
+from bench.compare.choice import USUAL
 from bench.compare.extremes import RATIOS
 from bench.compare.grouping import Group
-from bench.compare.runs import ABSENT, COSTS, SHOWN, TITLES, Run
+from bench.compare.page.numbers import cells, range_of, rounded
+from bench.compare.page.tasks import task_by_task
+from bench.compare.per_task import ahead
+from bench.compare.runs import ABSENT, COSTS, SHOWN, Run
 from bench.compare.significance import COMPARED, TOGETHER
 from bench.compare.tables import COLUMNS, DIGITS, Section
-from bench.compare.views import DIVERGING, MOST, SEQUENTIAL, TRADEOFF, Line, View, short_names, short_settings, views
+from bench.compare.views import (
+    DIVERGING,
+    MOST,
+    OVER,
+    SEQUENTIAL,
+    TRADEOFF,
+    Line,
+    View,
+    short_names,
+    short_settings,
+    views,
+)
 from bench.config.fields import show
 from bench.metrics.scalars import FORMULAS, HEADLINES
 
@@ -49,10 +63,12 @@ def data(sections: Sequence[Section], left_out: Sequence[tuple[Path, str]] = ())
         Plain values for JSON, with the keys of ``PageData`` in bench/compare/html/types.d.ts. Numbers have as many
         decimals as can be seen.
     """
+    choice = sections[0].choice if sections else USUAL
     return {
-        "columns": [_column(name) for name in COLUMNS],
+        "columns": [_column(name, choice.title(name)) for name in COLUMNS],
         "headlines": list(reversed(HEADLINES.values())),
         "tradeoff": TRADEOFF,
+        "costs": OVER,
         "compared": COMPARED,
         "together": TOGETHER,
         "most": MOST,
@@ -62,10 +78,10 @@ def data(sections: Sequence[Section], left_out: Sequence[tuple[Path, str]] = ())
     }
 
 
-def _column(name: str) -> dict[str, Any]:
+def _column(name: str, title: str) -> dict[str, Any]:
     return {
         "key": name,
-        "title": TITLES[name],
+        "title": title,
         "digits": DIGITS.get(name, 2),
         "cost": name in COSTS,
         "unit": "" if name in COSTS else "points" if name in DIFFERENCES else "%",
@@ -92,14 +108,22 @@ def _field(view: View) -> dict[str, Any]:
         "states": view.states,
         "groups": [_line(line) for line in view.lines],
         "shown": view.shown,
-        "best": view.best,
+        "ahead": _ahead(view),
         **_extremes(view),
         "against": _against(view),
+        "per_task": task_by_task(view),
         "published": _published(view),
         "settings": _settings(field.groups),
         "runs": [_run(run, group, environments) for group in field.groups for run in group.runs.values()],
         "environments": [environment["lines"] for environment in environments.values()],
     }
+
+
+def _ahead(view: View) -> dict[str, int | None]:
+    """Return for each accuracy the line that is shown to be ahead of the next one."""
+    at = {line.group.label: index for index, line in enumerate(view.lines)}
+    first = {name: ahead(view.section.field.groups, name) for name in SHOWN}
+    return {name: at[group.label] if group else None for name, group in first.items()}
 
 
 def _line(line: Line) -> dict[str, Any]:
@@ -112,17 +136,18 @@ def _line(line: Line) -> dict[str, Any]:
         "color": line.color,
         "variant": line.variant,
         "n": len(group.runs),
+        "shared": group.shared,
         "apart": group.apart,
         "settings": short_settings(group),
         "values": {
-            name: [_rounded(over.mean, 4), _rounded(over.standard_error, 4), over.n]
-            for name, over in line.values.items()
+            name: [rounded(over.mean, 4), rounded(over.standard_error, 4), over.n] for name, over in line.values.items()
         },
-        "mean": _cells(line.mean),
-        "error": _cells(line.error),
-        "learned": [_rounded(value, 2) for value in line.learned],
-        "spans": [_range(span) for span in extremes.spans(line)],
-        "phases": {name: _rounded(seconds, 3) for name, seconds in line.phases.items()},
+        "mean": cells(line.mean),
+        "error": cells(line.error),
+        "learned": [rounded(value, 2) for value in line.learned],
+        "spans": [range_of(span) for span in extremes.spans(line)],
+        "losses": [[[rounded(one.mean, 5), rounded(one.standard_error, 5)] for one in task] for task in line.losses],
+        "phases": {name: rounded(seconds, 3) for name, seconds in line.phases.items()},
     }
 
 
@@ -134,8 +159,8 @@ def _extremes(view: View) -> dict[str, Any]:
         "fastest": extremes.fastest(view),
         "baselines": baselines,
         "contrasts": {base: [_contrast(line, view.lines[base]) for line in view.lines] for base in baselines},
-        "accuracies": _range(extremes.accuracies(view)),
-        "ranges": {a: {b: _range(one) for b, one in others.items()} for a, others in extremes.ranges(view).items()},
+        "accuracies": range_of(extremes.accuracies(view)),
+        "ranges": {a: {b: range_of(one) for b, one in others.items()} for a, others in extremes.ranges(view).items()},
         "tried": [_tried(one) for one in extremes.tried(view)],
     }
 
@@ -145,10 +170,10 @@ def _contrast(line: Line, base: Line) -> list[Any] | None:
     if line is base:
         return None
     this = extremes.contrast(line, base)
-    gain, loss = ([task[0], _rounded(task[1], 2)] if task else None for task in (this.gain, this.loss))
-    differences = [_rounded(this.differences.get(name), 4) for name in COMPARED]
-    ratios = [_rounded(this.ratios.get(name), 4) for name in RATIOS]
-    return [differences, gain, loss, ratios, _rounded(this.reach, 2)]
+    gain, loss = ([task[0], rounded(task[1], 2)] if task else None for task in (this.gain, this.loss))
+    differences = [rounded(this.differences.get(name), 4) for name in COMPARED]
+    ratios = [rounded(this.ratios.get(name), 4) for name in RATIOS]
+    return [differences, gain, loss, ratios, rounded(this.reach, 2)]
 
 
 def _tried(method: extremes.Tried) -> dict[str, Any]:
@@ -159,24 +184,10 @@ def _tried(method: extremes.Tried) -> dict[str, Any]:
         "names": short_names(method.rulers),
         "widest": method.widest,
         "tops": {
-            name: {"best": top.best, "tenth": top.tenth, "low": _rounded(top.low, 4), "high": _rounded(top.high, 4)}
+            name: {"best": top.best, "tenth": top.tenth, "low": rounded(top.low, 4), "high": rounded(top.high, 4)}
             for name, top in method.tops.items()
         },
     }
-
-
-def _range(span: extremes.Range | None) -> list[float | None] | None:
-    return None if span is None else [_rounded(value, 4) for value in span]
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    """Round a number; JSON has none that is not finite."""
-    return round(value, digits) if value is not None and math.isfinite(value) else None
-
-
-def _cells(matrix: Any) -> list[list[float | None]] | None:
-    cells = [] if matrix is None else [[_rounded(value, 2) for value in row] for row in matrix.tolist()]
-    return cells if any(value is not None for row in cells for value in row) else None
 
 
 def _against(view: View) -> dict[str, Any] | None:
@@ -186,7 +197,7 @@ def _against(view: View) -> dict[str, Any] | None:
     at = {line.group.label: number for number, line in enumerate(view.lines)}
     rows = {
         at[group.label]: {
-            one.scalar: [_rounded(one.mean, 4), _rounded(one.low, 4), _rounded(one.high, 4), one.over]
+            one.scalar: [rounded(one.mean, 4), rounded(one.low, 4), rounded(one.high, 4), one.over]
             for one in differences
         }
         for group, differences in against.rows
