@@ -29,8 +29,9 @@ from .tasks_file import FEWER, READING, read_tasks
 
 @dataclass(frozen=True)
 class OwnPart(Part):
-    """A part of which perhaps only some images a class are trained on."""
+    """A part with a number of steps, or of images a class, that is trained on."""
 
+    steps: int | None = None
     shots: int | None = None
     fewer: Fewer = "error"
 
@@ -40,8 +41,8 @@ class Custom(DatasetStream):
     """`datasets=[dtd,plants]` names registered datasets, files with one, or folders and tables of images.
 
     `tasks_file=tasks.yaml` says more: a list of entries, each with ``dataset``, ``folder`` or ``table``. An entry may
-    also have a ``name``, a ``template`` with ``{}`` for the class name or several ``templates``, ``epochs``, ``shots``,
-    and for own images ``split`` and the columns of a table.
+    also have a ``name``, a ``template`` with ``{}`` for the class name or several ``templates``, ``epochs`` or
+    ``steps``, ``shots``, and for own images ``split`` and the columns of a table.
     """
 
     @dataclass
@@ -88,6 +89,7 @@ class Custom(DatasetStream):
                     templates[0],
                     entry.get("epochs"),
                     tuple(templates[1:]),
+                    entry.get("steps"),
                     entry.get("shots", settings.shots),
                     entry.get("fewer") or settings.fewer or "error",
                 )
@@ -97,11 +99,15 @@ class Custom(DatasetStream):
     def tasks_of(self, part: Part, splits: Splits, seed: int) -> list[Task]:
         """Return the task; the record says which images are held out or drawn."""
         (task,) = super().tasks_of(part, splits, seed)
+        if not isinstance(part, OwnPart):
+            return [task]
+        if part.steps is not None:
+            task = dataclasses.replace(task, train_settings={"steps": part.steps})
         choices = getattr(part.dataset, "choices", Choices())
         if choices.split is not None:
             fact = {"share": choices.split, "seed": choices.split_seed, "images": len(splits.test)}
             self.facts.setdefault("held_out_for_test", {})[part.name] = fact
-        if not isinstance(part, OwnPart) or part.shots is None:
+        if part.shots is None:
             return [task]
         chosen = draw(part.name, splits.classes, splits.train.labels, part.shots, seed, part.fewer)
         self.facts.setdefault("shots", {})[part.name] = chosen
@@ -130,19 +136,27 @@ def _dataset(entry: dict[str, Any], settings: Any, root: Path | None) -> Dataset
     try:
         dataset = load_dataset(name, root)
     except UserError as error:
-        own = _folder(name, choices)
-        where = own.locate(root) if root is not None else None
-        if where is None:
-            return _Absent(name, str(error))
-        if choices.split is not None or list_of(where) is not None:
-            return own
-        return _Absent(name, f"{error}; to hold out test images of class folders alone, set stream.split=0.2")
+        return _unregistered(name, choices, root, str(error))
     if isinstance(dataset, Folder):
         return _folder(name, choices)
     own_keys = [key for key in READING if key in entry]
     if own_keys:
         raise UserError(f'the dataset {name} has its own images and labels: leave out "{own_keys[0]}" in its task')
     return type(dataset)((entry["folder"],)) if "folder" in entry else dataset
+
+
+def _unregistered(name: str, choices: Choices, root: Path | None, why: str) -> Dataset:
+    """Return the own images in a folder without train/, as far as it is clear which of them are for testing."""
+    own = _folder(name, choices)
+    try:
+        where = own.locate(root) if root is not None else None
+        if where is None:
+            return _Absent(name, why)
+        if choices.split is not None or list_of(where) is not None:
+            return own
+    except (OSError, UserError):
+        return own  # whoever reads it says what is wrong
+    return _Absent(name, f"{why}; to hold out test images of class folders alone, set stream.split=0.2")
 
 
 def _folder(name: str, choices: Choices) -> Folder:

@@ -57,6 +57,7 @@ class Table(Dataset):
     def __init__(self, file: str, choices: Choices):
         super().__init__((file,))
         self.registry_name = file
+        self.short: str = PurePosixPath(file).stem
         self.choices = choices
 
     def locate(self, root: Path) -> Path | None:

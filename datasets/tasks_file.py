@@ -80,7 +80,7 @@ def _entry(written: Any, where: str) -> dict[str, Any]:
             raise UserError(f'{where} has a list or a mapping as "{key}": write text')
         if key in WHAT or not (isinstance(value, str) and value in NOTHING):
             entry[key] = READERS[key](key, value, where) if key in READERS else value
-    for one, other in (("table", "dataset"), ("table", "folder"), ("template", "templates")):
+    for one, other in (("table", "dataset"), ("table", "folder"), ("template", "templates"), ("epochs", "steps")):
         if one in entry and other in entry:
             raise UserError(f"{where} has both {one} and {other}: leave one out")
     return entry
@@ -115,6 +115,7 @@ def _texts(key: str, written: Any, where: str) -> tuple[str, ...]:
 
 READERS: dict[str, Callable[[str, Any, str], Any]] = {
     "epochs": _count,
+    "steps": _count,
     "shots": _count,
     "split_seed": _count,
     "split": _share,
@@ -126,4 +127,4 @@ READERS: dict[str, Callable[[str, Any, str], Any]] = {
 READING = ("split", "split_seed", "path_column", "label_column", "split_column", "images", "classes")
 """Keys for folders and tables, which are fields of `Choices`."""
 
-KEYS = (*WHAT, "name", "template", "templates", "epochs", "shots", "fewer", *READING)
+KEYS = (*WHAT, "name", "template", "templates", "epochs", "steps", "shots", "fewer", *READING)

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shlex
 import sys
 import types
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import fake_trees
 import numpy as np
 import pytest
 
+from bench.cli import main as cli
 from bench.config.fingerprint import LATER_OF, fingerprint
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
@@ -176,7 +178,7 @@ def lines(root: Path) -> list[str]:
 
 def test_a_table_says_paths_labels_and_parts(own: Path) -> None:
     task = only(own, "stream.datasets=[leaves/leaves.csv]")
-    assert task.name == "leaves/leaves.csv" and task.classes == ("ash", "red oak")
+    assert task.name == "leaves" and task.classes == ("ash", "red oak")
     assert names(task.train) == [f"images/train_{label}_{number}.png" for label in (0, 1) for number in range(4)]
     assert task.train.labels.tolist() == [0] * 4 + [1] * 4 and len(task.test) == 4
     assert task.validation is not None and len(task.validation) == 2
@@ -231,7 +233,7 @@ def test_a_table_without_parts_has_a_share_held_out(own: Path, tmp_path: Path) -
     entry = "- table: leaves/all.csv\n  split: 0.3\n  split_seed: 4\n"
     found = stream(own, tasks(tmp_path, entry))
     assert len(found.tasks[0].test) == 4 and len(found.tasks[0].train) == 10
-    assert found.facts["held_out_for_test"] == {"leaves/all.csv": {"share": 0.3, "seed": 4, "images": 4}}
+    assert found.facts["held_out_for_test"] == {"all": {"share": 0.3, "seed": 4, "images": 4}}
     (own / "leaves" / "all.csv").write_text("\n".join([content[0], *reversed(content[1:])]))
     assert stream(own, tasks(tmp_path, entry)).tasks[0].digest() == found.tasks[0].digest()
     with pytest.raises(UserError, match="all.csv has no test images: add a column split with train and test, or hold"):
@@ -477,6 +479,7 @@ def test_a_folder_with_training_images_alone_has_a_share_held_out(tmp_path: Path
         ("- folder: shells\n  split: nan\n", "has split: nan; write a share"),
         ("- folder: shells\n  split: 20%\n", "has split: 20%; write a share"),
         ("- folder: shells\n  split: 0.2\n  split_seed: -1\n", "has split_seed: -1; write a whole number from 0"),
+        ("- folder: plants\n  steps: 5\n  epochs: 2\n", "has both epochs and steps: leave one out"),
         ("- folder: plants\n  shots: 0\n", "has shots: 0; write a whole number from 1"),
         ("- folder: plants\n  fewer: none\n", "has fewer: none; write one of error, all, repeat"),
         ("- folder: plants\n  templates: a {}\n", "has no list of texts as templates"),
@@ -500,3 +503,50 @@ def test_bad_entries_are_answered_in_one_sentence(content: str, message: str, tr
 def test_a_share_on_the_line_is_between_0_and_1(value: str) -> None:
     with pytest.raises(UserError, match=rf"stream.split={value}"):
         resolve(["method=lora", "stream=custom", "stream.datasets=[shells]", f"stream.split={value}"])
+
+
+# ---- docs/streams.md
+
+SECTION = re.search(
+    r"^## Your own images\n(.*?)^## ",
+    (ROOT / "docs" / "streams.md").read_text(encoding="utf-8"),
+    re.MULTILINE | re.DOTALL,
+)
+assert SECTION is not None
+EXAMPLES = dict(re.findall(r"<!-- example: (\S+) -->\n```\w+\n(.*?)^```", SECTION[1], re.MULTILINE | re.DOTALL))
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", SECTION[1], re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def documented(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of data, with the examples of the page: what lies in a folder of the data there, the rest above."""
+    root = tmp_path_factory.mktemp("documented")
+    for make in (*fake_trees.OWN.values(), fake_trees.dtd):
+        make(root / "data")
+    for name, content in EXAMPLES.items():
+        (root / "data" / name if "/" in name else root / name).write_text(content, encoding="utf-8")
+    return root
+
+
+def test_the_page_has_an_example_of_everything() -> None:
+    assert {"leaves/leaves.csv", "fungi/train/metadata.jsonl", "birds.py", "tasks.yaml"} == EXAMPLES.keys()
+    assert len(COMMANDS) == 6
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_of_the_page_run(command: str, documented: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(documented)
+    words = shlex.split(command.replace("data=/data", "data=data").replace("method=keeplora", "method=zero-shot"))[3:]
+    if words[0] == "run":
+        words += [f"model={TOY}", "device=cpu", "cache.gb=0"]
+    assert cli.main(words) == 0
+
+
+def test_the_file_of_tasks_of_the_page_means_what_it_says(documented: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(documented)
+    found = {task.name: task for task in stream(documented / "data", "stream.tasks_file=tasks.yaml").tasks}
+    assert list(found) == ["green", "shells", "leaves", "fungi", "Birds"]
+    assert found["green"].prompts[0] == "a photo of a moss, a type of plant."
+    assert found["green"].train_settings == {"epochs": 5} and len(found["shells"].test) == 4
+    assert found["shells"].test_prompts[0] == ("a photo of a cone, a type of shell.", "a close-up of a cone.")
+    assert len(found["leaves"].train) == 4 and found["Birds"].classes == ("robin", "wren")
