@@ -17,6 +17,7 @@ from support.made_records import make
 
 from bench.compare import export, page
 from bench.compare.diff import diff
+from bench.compare.export.task_text import task_text
 from bench.compare.grouping import gather
 from bench.compare.tables import sections, text
 from bench.core.errors import UserError
@@ -123,12 +124,15 @@ def shown(root: Path) -> str:
     comparison = gather([root])
     parts = sections(comparison)
     output = text(comparison, parts, bold=True)
-    assert output.replace("\x1b[1m", "").replace("\x1b[0m", "").replace("\n", "").isprintable()
-    output.encode()
-    written = export.csv_text(parts)
-    (written + export.latex(parts)).encode()
-    cells = [cell for line in csv.reader(io.StringIO(written, newline="")) for cell in line]
-    assert not [cell for cell in cells if re.match(r"[=+@]|-[^\d]", cell) and not is_number(cell)]
+    by_task = sections(comparison, {"per": "task"})
+    for written in (output, task_text(comparison, by_task, bold=True)):
+        assert written.replace("\x1b[1m", "").replace("\x1b[0m", "").replace("\n", "").isprintable()
+        written.encode()
+    for laid_out in (parts, by_task):
+        written = export.csv_text(laid_out)
+        (written + export.latex(laid_out)).encode()
+        cells = [cell for line in csv.reader(io.StringIO(written, newline="")) for cell in line]
+        assert not [cell for cell in cells if re.match(r"[=+@]|-[^\d]", cell) and not is_number(cell)]
     page.embedded(page.data(parts, comparison.left_out))
     left_out = {path.name for path, _ in comparison.left_out}
     kept = {run.path.name for one in comparison.fields for run in one.runs}

@@ -127,6 +127,14 @@ def test_what_cannot_be_read_is_said(tmp_path):
     assert made.tables == [] and "no accuracy matrix can be read" in made.notes[-1]
 
 
+def test_a_task_that_a_record_does_not_have_is_not_compared(tmp_path):
+    measured(tmp_path, "keeplora", (0, 1))
+    measured(tmp_path, "lora", (0, 1))
+    groups = field_of(tmp_path).groups
+    for task in ("figs", 3):
+        assert difference(*groups, "last", task=task).over == "not defined here"
+
+
 def test_published_values_stand_by_task(tmp_path):
     known = mtil(tmp_path)
     names = list(known.tasks)

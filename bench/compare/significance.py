@@ -219,7 +219,7 @@ def value_of(run: Run, scalar: str, task: str | int | None = None) -> float | No
         return run.value(scalar)
     try:
         return COLUMNS[scalar](run.matrix)[_column(run, task)]
-    except UserError:  # a damaged matrix
+    except (UserError, ValueError, IndexError):  # a damaged matrix, or one of other tasks
         return None
 
 
