@@ -1,6 +1,7 @@
 """Tasks, streams, label spaces, and what is refused in them."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,14 @@ def test_missing_files_are_named_at_once(folder: Path) -> None:
         FileImages(folder, ["0.png", "9.png"], [0, 1])
     with pytest.raises(UserError, match="1 files in .* have 2 labels"):
         FileImages(folder, ["0.png"], [0, 1])
+
+
+def test_what_is_no_file_keeps_nobody_waiting(folder: Path) -> None:
+    os.mkfifo(folder / "7.png")
+    (folder / "8.png").mkdir()
+    for name in ("7.png", "8.png"):
+        with pytest.raises(UserError, match=rf"the image .*{name} is no file but a folder, a named pipe or a device"):
+            FileImages(folder, ["0.png", name], [0, 1])
 
 
 BLANK = np.zeros((3, 4, 4, 3))

@@ -1,8 +1,11 @@
-"""What can be checked of image files before any is decoded, the same for the verb ``data`` and for a run."""
+"""What can be checked of image files before any is decoded, the same for a run and the verb ``data``; their threads."""
 
 import os
+import stat
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
@@ -17,6 +20,12 @@ Reading all headers of a large dataset on a network disk would take minutes.
 
 LARGE_OTHERS = 20_000
 """The same for all other endings: flat areas take nearly no space there."""
+
+
+@lru_cache(maxsize=1)
+def threads() -> ThreadPoolExecutor:
+    """Return the threads that decode; they run in parallel, because Pillow releases Python's lock."""
+    return ThreadPoolExecutor(os.cpu_count(), "decode")
 
 
 def checked_states(root: Path, names: Sequence[str]) -> list[os.stat_result]:
@@ -35,7 +44,7 @@ def checked_states(root: Path, names: Sequence[str]) -> list[os.stat_result]:
     Raises
     ------
     UserError
-        If a file is missing, or has more pixels than Pillow decodes; the sentence names it.
+        If a file is missing or no file, or has more pixels than Pillow decodes; the sentence names it.
     """
     states = []
     for name in names:
@@ -46,6 +55,8 @@ def checked_states(root: Path, names: Sequence[str]) -> list[os.stat_result]:
             raise UserError(
                 f"the image {path} cannot be read ({error.strerror}): {_deeper(root, path) or 'check the dataset'}"
             ) from error
+        if not stat.S_ISREG(state.st_mode):  # a named pipe would keep whoever opens it waiting
+            raise UserError(f"the image {path} is no file but a folder, a named pipe or a device: remove it")
         if state.st_size >= LARGE.get(path.suffix.lower(), LARGE_OTHERS):
             _check_pixels(path)
         states.append(state)
