@@ -48,6 +48,7 @@ def test_defaults_are_those_of_the_contract():
         "train.eps": 1e-8,
         "train.pct_start": 0.3,
         "train.label_smoothing": 0.0,
+        "train.augment": "none",
         "evaluate.batch_size": 256,
         "evaluate.split": "test",
         "evaluate.templates": [],

@@ -90,6 +90,23 @@ def test_budgets_are_those_of_the_released_code(name: str, epochs: list[int], tr
     assert {train_settings(mine, task).epochs for task in tasks} == {3}
 
 
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    [
+        ("cifar100-10", (20, 128, "adam", 5e-4, 0.0, "cosine", 0.0, "inflora")),
+        ("imagenet-r-20", (50, 128, "adam", 5e-4, 0.0, "cosine", 0.0, "inflora")),
+        ("cub200-10", (20, 48, "sgd", 0.005, 5e-4, "cosine", 0.0, "pilot")),
+    ],
+)
+@pytest.mark.parametrize("method", ["inflora", "keeplora", "finetune"])
+def test_class_incremental_streams_train_every_method_as_their_papers_do(
+    method: str, name: str, budget: tuple[Any, ...]
+) -> None:
+    train = resolve([f"method={method}", f"stream={name}"]).run.train
+    found = (train.epochs, train.batch_size, train.optimizer, train.lr, train.weight_decay)
+    assert (*found, train.schedule, train.warmup, train.augment) == budget and train.momentum == 0.9
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_the_table_of_streams_is_true(name: str) -> None:
     """What the table says without importing is what the classes have."""

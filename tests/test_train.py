@@ -1,6 +1,7 @@
 """The training loop: schedules, optimisers, what it may touch, and what stops it."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -198,7 +199,8 @@ def test_a_budget_in_steps_is_that_of_epochs_cut_off(steps: int) -> None:
     whole, data = probe()
     fit(whole, data, Train(epochs=3, batch_size=16, schedule="constant"))
     method, data = probe()
-    seen, reports = [], []
+    seen: list[int] = []
+    reports: list[EpochReport] = []
     fit(method, data, Train(steps=steps, batch_size=16, schedule="constant"), lambda: seen.append(1), reports.append)
     images = steps // 3 * 40 + steps % 3 * 16
     assert len(seen) == method.steps == steps and method.seen == whole.seen[:images]
@@ -209,17 +211,18 @@ def test_a_budget_in_steps_is_that_of_epochs_cut_off(steps: int) -> None:
 @pytest.mark.parametrize("stopped", range(1, 5))
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_a_budget_in_steps_continues_at_any_step_with_the_same_bits(optimizer: str, stopped: int) -> None:
-    train = Train(steps=5, batch_size=16, schedule="cosine", warmup=2, optimizer=optimizer, betas=[0.8, 0.9])
-    straight, data = matrix()
+    budget = Train(steps=5, batch_size=16, schedule="cosine", warmup=2)
+    train = dataclasses.replace(budget, optimizer=optimizer, betas=[0.8, 0.9], augment="inflora")
+    straight, data = matrix(train)
     reports: list[EpochReport] = []
     fit(straight, data, train, on_epoch=reports.append)
 
-    broken, data = matrix()
+    broken, data = matrix(train)
     states: list[TrainingState] = []
     data.safe_point = lambda state: states.append(copy.deepcopy(state())) if broken.steps == stopped else None
     with pytest.raises(Stopped):
         fit(broken, data, train, on_step=lambda: stop_after(broken, stopped + 1))
-    continued, data = matrix()
+    continued, data = matrix(train)
     data.resume = states[0]
     for mine, kept in zip(continued.parameters(), broken.kept[stopped], strict=True):
         mine["params"][0].copy_(kept)
@@ -260,8 +263,9 @@ class Matrices(Method):
         self.kept[self.steps] = [self.a.detach().clone(), self.b.detach().clone()]
 
 
-def matrix() -> tuple[Matrices, TaskData]:
+def matrix(train: Train) -> tuple[Matrices, TaskData]:
     _, data = probe()
+    data.budget = train
     return Matrices(Matrices.Settings(), tiny_clip(), CONTEXT), data
 
 
@@ -276,7 +280,7 @@ def test_groups_have_rates_and_weight_decay_of_their_own() -> None:
     train = Train(optimizer="sgd", lr=2.0, momentum=0, weight_decay=0.125)
     optimizer = build_optimizer([{"params": [t], **say} for t, say in zip(tensors, says, strict=True)], train)
     before = [tensor.detach().clone() for tensor in tensors]
-    sum((tensor**2).sum() for tensor in tensors).backward()
+    torch.stack([(tensor**2).sum() for tensor in tensors]).sum().backward()
     optimizer.step()
     for tensor, start, (rate, decay) in zip(
         tensors, before, [(2.0, 0.125), (0.5, 0.125), (0.2, 0.125), (2.0, 0.25)], strict=True

@@ -25,6 +25,7 @@ LATER: dict[str, Any] = {
     "train.eps": 1e-8,
     "train.pct_start": 0.3,
     "train.label_smoothing": 0.0,
+    "train.augment": "none",
     "evaluate.templates": [],
 }
 """Settings that are younger than the first records -> the value with which a run does what every run did before.

@@ -32,6 +32,9 @@ class Train:
         0.05, "below 1 the share of the steps that warm up, cosine only; from 1 their number, for every schedule", low=0
     )
     pct_start: float = setting(0.3, "share of the steps on the way up; onecycle only", low=0, below=1)
+    augment: str = setting(
+        "none", "random change of training images", choices=("none", "crop", "clip", "inflora", "pilot", "flip")
+    )
     label_smoothing: float = setting(0.0, "share of the target that is spread over all classes", low=0, below=1)
 
     def check(self) -> list[str]:

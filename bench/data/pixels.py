@@ -1,20 +1,25 @@
-"""Images as the model reads them: decoded, resized and cropped once, then served as batches."""
+"""Images as the model reads them: decoded, resized and cropped once, then served as batches.
+
+It is one file, because all of it is about one set of images; a third of it is documentation of parameters.
+"""
 
 import hashlib
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from bench.core.code import code_sha256
 from bench.core.console import watched
 from bench.core.errors import UserError
+from bench.data.augment import PRESETS, Changed, Originals, flipped
+from bench.data.image_files import threads
 from bench.data.images import DAMAGE, ArrayImages, Images, Subset, cache_id, release_packs, to_rgb
 from bench.data.pixel_cache import PixelCache
 from bench.model.clip import Clip
@@ -78,6 +83,7 @@ class Pixels:
         self._chosen = torch.from_numpy(images.indices) if base is not None and isinstance(images, Subset) else None
         self._decoded: Tensor | None = None
         self._asked_cache = False
+        self._kept: Originals | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -152,11 +158,14 @@ class Pixels:
         release_packs()
 
     def _decode(self, indices: "list[int] | range") -> np.ndarray:
-        return np.stack(list(_threads().map(self._one, indices)))
+        return np.stack(list(threads().map(self._one, indices)))
 
     def _one(self, index: int) -> np.ndarray:
+        return self.clip.to_uint8(self._opened(index))
+
+    def _opened(self, index: int) -> Image.Image:
         try:
-            return self.clip.to_uint8(to_rgb(self.images.image(index)))
+            return to_rgb(self.images.image(index))
         except DAMAGE as error:
             where = f"image {index} of class {int(self.labels[index])} in a set of {len(self)}"
             raise UserError(f"{where} cannot be decoded ({error}): restore or remove it") from error
@@ -213,13 +222,17 @@ class Pixels:
             order = order[: len(order) - len(order) % batch_size]
         return order.split(batch_size) if len(order) else ()
 
-    def take(self, planned: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def take(
+        self, planned: Sequence[Tensor], read: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield planned batches; the next one is read while the caller works on one.
 
         Parameters
         ----------
         planned : sequence of int64 Tensor [batch]
             Indices of images, as from `plan`.
+        read : callable, optional
+            What reads the images instead of `uint8`, as from `augmented`.
 
         Yields
         ------
@@ -233,12 +246,41 @@ class Pixels:
         UserError
             If an image cannot be decoded; the sentence names it.
         """
-        for pixels, labels in ahead(self._read, planned):
+        for pixels, labels in ahead(partial(self._read, read or self.uint8), planned):
             yield self.clip.normalize(pixels), labels.to(self.clip.device, non_blocking=True)
 
-    def _read(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    def augmented(self, name: str, draw: Callable[[int], torch.Generator]) -> Callable[[Tensor], Tensor]:
+        """Return what reads images changed at random.
+
+        Parameters
+        ----------
+        name : str
+            A preset of `bench.data.augment`.
+        draw : callable
+            Takes the index of an image and returns the generator that decides how it is changed.
+
+        Returns
+        -------
+        callable
+            As `uint8`.
+        """
+        preset = PRESETS[name]
+        if not preset.needs_original:
+            return lambda chosen: flipped(self.uint8(chosen), preset, map(draw, chosen.tolist()))
+        size = self.clip.image_size
+        if self.base is None:
+            return Changed(self._originals(preset.side(size)), int, preset, size, draw)
+        chosen_here = self.images.indices if isinstance(self.images, Subset) else np.arange(len(self))
+        return Changed(self.base._originals(preset.side(size)), lambda i: int(chosen_here[i]), preset, size, draw)
+
+    def _originals(self, side: int) -> Originals:
+        if self._kept is None or self._kept.side != side:
+            self._kept = Originals(self.images, self._opened, side, self.cache, f"{self._key()}-originals")
+        return self._kept
+
+    def _read(self, source: Callable[[Tensor], Tensor], chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Return uint8 images and labels on the CPU, in memory that a CUDA device can copy from by itself."""
-        pixels, labels = self.uint8(chosen), self.labels[chosen]
+        pixels, labels = source(chosen), self.labels[chosen]
         return (pixels.pin_memory(), labels.pin_memory()) if self.clip.device.type == "cuda" else (pixels, labels)
 
 
@@ -265,12 +307,6 @@ def ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Res
                 yield before.result()
         if pending is not None:
             yield pending.result()
-
-
-@lru_cache(maxsize=1)
-def _threads() -> ThreadPoolExecutor:
-    """Return the threads that decode; they run in parallel, because Pillow releases Python's lock."""
-    return ThreadPoolExecutor(os.cpu_count(), "decode")
 
 
 def _plugin_code(cls: type) -> str:

@@ -172,6 +172,7 @@ class TaskData:
         stop: int | None = None,
         share: str = "nothing",
         bar: bool = True,
+        augment: bool | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the training images in an order that depends on (data seed, purpose, task, epoch) alone.
 
@@ -194,6 +195,10 @@ class TaskData:
             with `World.sum`), or takes its images of every batch, which may be none.
         bar : bool, optional
             Show a progress bar, and stop between two batches where the run was asked to. Training does both itself.
+        augment : bool, optional
+            Change the images at random as ``train.augment`` says. By default this is done for the purpose ``"train"``
+            alone: other passes see each image as a test does. What an image becomes depends on (data seed, purpose,
+            task, epoch, image) alone.
 
         Yields
         ------
@@ -207,8 +212,15 @@ class TaskData:
         planned = self.context.order.plan(self.name, purpose, epoch, drawn[:stop], len(self.train))[skip:]
         divide = {"batches": self.context.world.my_batches, "images": self.context.world.my_images}
         planned = divide[share](planned) if share in divide else planned
-        batches = self.train.take(planned)
+        random = self.budget.augment if (purpose == "train" if augment is None else augment) else "none"
+        batches = self.train.take(planned, self._changing(random, purpose, epoch))
         return self._watch(purpose, batches, len(planned)) if bar else batches
+
+    def _changing(self, preset: str, purpose: str, epoch: int) -> Callable[[Tensor], Tensor] | None:
+        if preset == "none":
+            return None
+        seed = self.context.data_seed
+        return self.train.augmented(preset, lambda image: generator(seed, f"{purpose} {image}", self.index, epoch))
 
     def _watch(
         self, purpose: str, batches: Iterator[tuple[Tensor, Tensor]], count: int

@@ -134,12 +134,12 @@ def fit(
         for _ in range(first * steps_per_epoch + step):
             on_step()
     observers = task.context.observers
+    batches = partial(task.batches, "train", batch_size=train.batch_size, share="images", bar=False)
     with method.clip.trainable(parameters):
         for epoch in range(first, math.ceil(steps / steps_per_epoch)):
             total_now = partial(losses.total, task.name, epoch, train.lr)
             stop = min(steps_per_epoch, steps - epoch * steps_per_epoch)
-            planned = {"batch_size": train.batch_size, "skip": step, "stop": stop}
-            for pixels, labels in task.batches("train", epoch, **planned, share="images", bar=False):
+            for pixels, labels in batches(epoch, skip=step, stop=stop):
                 optimizer.zero_grad(set_to_none=True)
                 if len(labels):  # none for some process where the last batch has fewer images than there are processes
                     loss = method.loss(pixels, labels, task)
