@@ -48,7 +48,8 @@ def test_columns_and_rows_are_chosen_and_ordered(runs):
     rows = [line.split()[:4] for line in text.splitlines() if line.startswith(("third", "keeplora", "lora"))]
     assert rows == [["third", "2", "40.50", "±"], ["keeplora", "2", "60.50", "±"]]
     assert "Last = last =" in text and "Average" not in text.partition("mean ±")[2]
-    assert "  third  Transfer" in text and "2 methods" not in text  # differences are those of the rows
+    assert "  third  Transfer" in text and "2 methods" not in text  # differences are those of the rows and columns
+    assert "Average" not in text and "difference to" not in shown(runs, columns="seconds")
 
 
 def test_rows_are_named_by_method_label_or_fingerprint(runs):
@@ -88,7 +89,9 @@ def test_a_table_by_task(runs):
         ["lora", "2", "65.2", "45.2", "55.2 ± 0.2"], ["keeplora", "2", "70.2", "50.2", "60.2 ± 0.2"],
         ["lora", "2", "50.5", "50.5", "50.5 ± 0.5"], ["keeplora", "2", "60.5", "60.5", "60.5 ± 0.5"],
     ]  # fmt: skip
-    assert "Average of a task" in text
+    assert "  Average = mean over all stages" in text
+    text = shown(runs, per="task", columns="[last]", names="{last: Final}")
+    assert text.endswith("± standard error\n  Final = after the last task")
 
 
 def test_a_value_that_some_seeds_lack_says_how_many_have_it(runs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -204,7 +204,8 @@ def _block(section: Section, bold: bool) -> str:
     lines = aligned([*rows, *theirs], strong if bold else ())
     if theirs:
         lines.insert(len(lines) - len(theirs), PUBLISHED)
-    differences = ["", *_differences(section.against, title)] if section.against else []
+    compared = any(name in COMPARED for name in columns)
+    differences = ["", *_differences(section, section.against)] if section.against and compared else []
     return "\n".join([*heading(section), *lines, *below(section), *map(one_line, differences)])
 
 
@@ -287,12 +288,13 @@ def _numbered(table: Published | None) -> dict[str, int]:
     return {source: number for number, source in enumerate(sources, start=1)}
 
 
-def _differences(against: Against, title: Callable[[str], str]) -> list[str]:
+def _differences(section: Section, against: Against) -> list[str]:
     """Lay out the differences to the baseline: a line for every method and scalar, and what the intervals are."""
     rows = []
     for group, differences in against.rows:
-        for number, one in enumerate(differences):
-            rows.append(["" if number else group.label, title(one.scalar), *_interval(one), one.over])
+        for number, one in enumerate(one for one in differences if one.scalar in section.columns):
+            title = section.choice.title(one.scalar)
+            rows.append(["" if number else group.label, title, *_interval(one), one.over])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"difference to {against.baseline.label} ({100 * TOGETHER:g} % interval)"]
     for label, scalar, mean, interval, verdict, over in rows:

@@ -10,11 +10,12 @@ from bench.compare.tables import PUBLISHED, Section, below, cited, heading, left
 from bench.core.console import one_line
 from bench.core.tables import aligned
 
-MEANING = """\
-means over n seeds in percent, the mean over tasks ± standard error
-  Transfer of a task = mean over the stages before it is learned
-  Average of a task = mean over all stages after the first task began
-  Last of a task = after the last task"""
+MEANING = {
+    "transfer_by_column": "mean over the stages before the task is learned",
+    "average_mtil": "mean over all stages but that of the untrained model",
+    "last": "after the last task",
+}
+"""What a value of a metric is for one task."""
 
 
 def task_text(comparison: Comparison, laid_out: Sequence[Section], bold: bool = False) -> str:
@@ -34,7 +35,11 @@ def task_text(comparison: Comparison, laid_out: Sequence[Section], bold: bool = 
         Blocks with an empty line between them.
     """
     blocks = [_block(section, bold) for section in laid_out]
-    return "\n\n".join([*blocks, *([MEANING] if laid_out else []), *left_out(comparison)])
+    if laid_out:
+        shown = laid_out[0].choice.columns or MEANING
+        lines = [f"  {laid_out[0].choice.title(name)} = {MEANING[name]}" for name in shown]
+        blocks.append("\n".join(["means over n seeds in percent, the mean over tasks ± standard error", *lines]))
+    return "\n\n".join([*blocks, *left_out(comparison)])
 
 
 def task_cells(row: TaskRow, plus_minus: str = " ± ") -> list[str]:
