@@ -44,7 +44,10 @@ class Choices:
 def refuse_second_test(choices: Choices, what: str) -> None:
     """Refuse a share for testing where there are test images."""
     if choices.split is not None:
-        raise UserError(f"{what} of its own, so none are held out for testing: leave out split")
+        raise UserError(
+            f"{what} of its own, so none are held out for testing: leave out split, or set it for single tasks in a "
+            "file of tasks"
+        )
 
 
 def class_names(labels: Sequence[str], file: Path | None, owner: str) -> tuple[str, ...]:

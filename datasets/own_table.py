@@ -108,11 +108,11 @@ def splits_of(rows: Sequence[Row], source: Path, base: Path, names: Path | None,
     if names is None and all(label.isdecimal() for label in labels):
         note = f'its labels are numbers, so prompts say "{labels[0]}": name the classes in a file, with classes: FILE'
     if "test" in images:
-        refuse_second_test(choices, f"the table {source} has test images")
+        refuse_second_test(choices, f"{source} has test images")
         return Splits(classes, images["train"], images["test"], images.get("validation"), note)
     if choices.split is None:
         raise UserError(
-            f"the table {source} has no test images: add a column split with train and test, or hold out a share with "
+            f"{source} has no test images: add a column split with train and test, or hold out a share with "
             "split: 0.2 in a file of tasks (stream.split=0.2)"
         )
     everything = images["train"] if "train" in images else images[""]
@@ -287,23 +287,28 @@ def _check_once(rows: Sequence[Row], source: Path) -> None:
     if twice:
         lines = [str(row.line) for row in rows if row.path == twice[0]]
         raise UserError(
-            f"{len(twice)} paths are more than once in {source}, first {twice[0]} (lines {', '.join(lines[:5])}): list "
+            f"{len(twice)} of {len(counts)} paths are more than once in {source}, first {twice[0]} (lines {', '.join(lines[:5])}): list "
             "every image once"
         )
 
 
 def _check_classes(parts: dict[str, list[Row]], labels: Sequence[str], source: Path) -> None:
-    """Refuse a table whose parts do not all have images of all classes."""
+    """Refuse a table whose parts do not all have images of all classes, or of which only some rows are in a part."""
+    if "" in parts and len(parts) > 1:
+        row = parts[""][0]
+        raise UserError(
+            f"{len(parts[''])} of {sum(map(len, parts.values()))} images of {source} are in no part, first {row.path} "
+            f"(line {row.line}): begin their paths with train/ or test/, or add a column split"
+        )
     if "" not in parts and "train" not in parts:
-        raise UserError(f"the table {source} has no training images: write train as split of some")
+        raise UserError(f"{source} has no training images: write train as split of some")
     for part, rows in parts.items():
         lacking = _in_order(set(labels) - {row.label for row in rows})
         if lacking:
             more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
             kind = {"train": "training", "": "training"}.get(part, part)
             raise UserError(
-                f"the table {source} has no {kind} image of {', '.join(lacking[:5])}{more}: every class needs one in "
-                "every part"
+                f"{source} has no {kind} image of {', '.join(lacking[:5])}{more}: every class needs one in every part"
             )
 
 

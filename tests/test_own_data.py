@@ -281,7 +281,7 @@ def bad(old: str, new: str) -> Callable[[list[str]], list[str]]:
         ),
         (
             bad("train_0_1.png", "train_0_0.png"),
-            r"1 paths are more than once in .*first images/train_0_0.* \(lines 2, 3\)",
+            r"1 of 13 paths are more than once in .*first images/train_0_0.* \(lines 2, 3\)",
         ),
         (
             lambda lines: [*lines, "a.png"],
@@ -451,6 +451,9 @@ def test_bad_folders_are_answered_in_one_sentence(tree: Path, tmp_path: Path) ->
     assert "train holds metadata.csv and metadata.jsonl: keep one of them" in said("stream.datasets=[fungi]")
     (tmp_path / "shells" / "metadata.csv").write_text("file_name,text\ncone/0.png,a shell\n")
     assert 'metadata.csv has no column "label" (it has file_name, text)' in said("stream.datasets=[shells]")
+    rows = ["train/a.png,a,1", "test/a.png,a,2", "extra/b.png,a,3"]
+    (tmp_path / "shells" / "metadata.csv").write_text("\n".join(["file_name,label,number", *rows]))
+    assert "1 of 3 images of" in (found := said("stream.datasets=[shells]")) and "first extra/b.png (line 4)" in found
     for name in ("val", "valid"):
         fake_trees.save(tmp_path / "plants" / name / "moss" / "0.png", 0, 0)
     assert "holds val/ and valid/ with validation images: make them one" in said("stream.datasets=[plants]")
