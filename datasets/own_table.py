@@ -285,9 +285,9 @@ def _check_once(rows: Sequence[Row], source: Path) -> None:
     counts = Counter(row.path for row in rows)
     twice = [path for path, count in counts.items() if count > 1]
     if twice:
-        lines = [str(row.line) for row in rows if row.path == twice[0]]
+        lines = ", ".join([str(row.line) for row in rows if row.path == twice[0]][:5])
         raise UserError(
-            f"{len(twice)} of {len(counts)} paths are more than once in {source}, first {twice[0]} (lines {', '.join(lines[:5])}): list "
+            f"{len(twice)} of {len(counts)} paths are more than once in {source}, first {twice[0]} (lines {lines}): list "
             "every image once"
         )
 
