@@ -287,8 +287,8 @@ def _check_once(rows: Sequence[Row], source: Path) -> None:
     if twice:
         lines = ", ".join([str(row.line) for row in rows if row.path == twice[0]][:5])
         raise UserError(
-            f"{len(twice)} of {len(counts)} paths are more than once in {source}, first {twice[0]} (lines {lines}): list "
-            "every image once"
+            f"{len(twice)} of {len(counts)} paths are more than once in {source}, first {twice[0]} (lines {lines}): "
+            "list every image once"
         )
 
 
