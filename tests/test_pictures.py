@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from support.made_records import change, make, measure
+from support.made_records import change, learn, make, measure
 from test_compare import mtil
 
 from bench.cli import main as cli
-from bench.compare import grouping, pictures, views
+from bench.compare import grouping, per_task, pictures, views
 from bench.compare import tables as compare
 
 
@@ -19,6 +19,8 @@ def sections(tmp_path):
             path = make(tmp_path, method, seed=seed)
             measure(path, ["a", "b$", "c"], rng.integers(200, 900, size=(4, 3)) / 10)
             change(path, "summary.json", seconds={"total": 10.0, "load": 1.0, "train": 6.0 + seed})
+            if method != "zero-shot":
+                learn(path, [[3.0, 2.0 + seed], [1.0], [2.0, 1.5, 1.0]])
     return compare.sections(grouping.gather([tmp_path]))
 
 
@@ -96,6 +98,46 @@ def test_costs_add_up(view):
     assert [bar.get_width() for bar in stored.patches] == [2.5] * 3
 
 
+def test_every_task_has_its_difference_and_its_interval(view):
+    drawn = pictures.tasks(view).axes
+    assert [axes.get_title() for axes in drawn] == ["lora", "zero-shot"]
+    assert [text.get_text() for text in drawn[0].get_yticklabels()] == view.tasks
+    against = view.section.against
+    for axes, line in zip(drawn, view.lines[1:], strict=True):
+        (row,) = per_task.apart(against, [line.group], view.tasks, "last")
+        (container,) = axes.containers
+        assert container.lines[0].get_xdata().tolist() == [one.mean for one in row]
+        (arms,) = container.lines[2]
+        for ends, one in zip(arms.get_segments(), row, strict=True):
+            low, high = (one.mean, one.mean) if one.low is None else (one.low, one.high)
+            assert ends[:, 0].tolist() == pytest.approx([low, high])
+        low, high = axes.get_xlim()
+        assert -100 <= low < 0 < high <= 100
+
+
+def test_the_loss_falls_pass_by_pass(view):
+    drawn = [axes for axes in pictures.losses(view).axes if axes.get_visible()]
+    assert [axes.get_title() for axes in drawn] == view.tasks
+    for task, axes in enumerate(drawn):
+        assert len(axes.containers) == 2
+        for container, line in zip(axes.containers, view.lines, strict=False):
+            assert container.lines[0].get_ydata().tolist() == [one.mean for one in line.losses[task]]
+
+
+def test_accuracy_over_cost_has_open_markers_where_runs_shared_a_machine(tmp_path):
+    for seed, method in enumerate(("keeplora", "lora")):
+        change(make(tmp_path, method), "environment.json", host="a", started=f"2026-11-27T12:00:0{seed}+0000")
+    (view,) = views.views(compare.sections(grouping.gather([tmp_path])))
+    seconds, stored = pictures.over_costs(view).axes
+    for axes, cost, open_ in ((seconds, 60.0, True), (stored, 2.5, False)):
+        for container in axes.containers:
+            points = container.lines[0]
+            assert points.get_xydata().tolist() == [[cost, 50.0]]
+            assert (points.get_markerfacecolor() == "white") == open_
+    labels = [text.get_text() for text in pictures.costs(view).axes[0].get_yticklabels()]
+    assert labels == ["lora *", "keeplora *"]
+
+
 def test_the_same_runs_give_the_same_files(sections, tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "DPI", 40)
     first, second = (pictures.write(sections, tmp_path / name) for name in ("one", "two/deep"))
@@ -135,6 +177,7 @@ def test_a_run_without_a_matrix_has_a_point_and_costs(tmp_path):
     (make(tmp_path) / "accuracy.csv").unlink()
     (view,) = views.views(compare.sections(grouping.gather([tmp_path])))
     assert pictures.matrices(view) is pictures.difference(view) is pictures.curves(view) is None
+    assert pictures.tasks(view) is pictures.losses(view) is None
     assert pictures.scatter(view).axes and pictures.costs(view).axes
 
 

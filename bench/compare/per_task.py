@@ -13,7 +13,7 @@ import numpy as np
 from bench.compare.grouping import ComparableRuns, Group
 from bench.compare.published import METRICS, Published
 from bench.compare.published import Row as PublishedRow
-from bench.compare.significance import COMPARED, EQUAL, difference, level_of, value_of
+from bench.compare.significance import COMPARED, EQUAL, Against, Difference, difference, level_of, value_of
 from bench.core.errors import UserError
 from bench.metrics.scalars import Spread, spread
 
@@ -228,3 +228,29 @@ def ahead(groups: Sequence[Group], scalar: str, task: str | int | None = None) -
         return None
     found = difference(best, following, scalar, level_of(len(ranked) - 1), task)
     return best if found.low is not None and found.low > 0 and "seeds" in found.over else None
+
+
+# ----------------------------------------------------------------------------------------- differences
+
+
+def apart(against: Against, groups: Sequence[Group], names: Sequence[str], scalar: str) -> list[list[Difference]]:
+    """Return how far groups are from the baseline on every task.
+
+    Parameters
+    ----------
+    against : Against
+        Of its intervals each has the level of those here, which hold one by one: over many tasks some miss by chance.
+    groups : sequence of Group
+    names : sequence of str
+        The tasks: see `PerTask`.
+    scalar : str
+        One of `bench.compare.significance.COMPARED`.
+
+    Returns
+    -------
+    list of list of Difference
+        For each group one for each task.
+    """
+    own = {name for group in groups for run in group.runs.values() for name in run.identity.tasks}
+    tasks: Sequence[str | int] = names if own.issuperset(names) else range(len(names))
+    return [[difference(group, against.baseline, scalar, against.level, task) for task in tasks] for group in groups]

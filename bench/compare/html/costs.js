@@ -1,6 +1,7 @@
 // Accuracy over cost, seconds by phase, memory, and what is stored.
 
 import { controls, make, select, soft } from "./elements.js";
+import { legend } from "./marks.js";
 import { axis, mixed } from "./plots.js";
 import { BUSY, busy, safe, spread, written } from "./text.js";
 import { scatter } from "./tradeoff.js";
@@ -46,6 +47,7 @@ function over(sheet, node) {
     sheet.plots.clear(body);
     const grid = body.appendChild(make("div", { class: "grid fit" }));
     for (const key of costs) scatter(sheet, grid, { x: key, y: shown }, HEIGHT);
+    body.append(legend(sheet.picked()));
     if (field.groups.some((group) => busy("seconds", group))) body.append(soft(BUSY));
   };
   sheet.follow(update);

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.compare.page.numbers import range_of, rounded
-from bench.compare.per_task import PerTask, TaskTable, per_task
-from bench.compare.significance import Difference, difference
+from bench.compare.per_task import PerTask, TaskTable, apart, per_task
+from bench.compare.significance import Difference
 from bench.compare.views import View
 from bench.metrics.scalars import Spread
 
@@ -38,8 +38,10 @@ def task_by_task(view: View) -> dict[str, Any] | None:
 
 def _table(view: View, found: PerTask, table: TaskTable, at: dict[str, int]) -> dict[str, Any]:
     rows = {at[row.label]: [_cell(one) for one in (*row.tasks, row.overall)] for row in table.measured}
-    apart = _differences(view, found.tasks, table.scalar)
-    ends = [end for row in apart.values() for one in row for end in (one.mean, one.low, one.high) if end is not None]
+    differences = _differences(view, found.tasks, table.scalar)
+    ends = [
+        end for row in differences.values() for one in row for end in (one.mean, one.low, one.high) if end is not None
+    ]
     cut = [max(-WIDEST, min(WIDEST, end)) for end in (0.0, *ends)]
     return {
         "key": table.scalar,
@@ -51,7 +53,7 @@ def _table(view: View, found: PerTask, table: TaskTable, at: dict[str, int]) -> 
         ],
         "differences": {
             index: [[rounded(one.mean, 3), rounded(one.low, 3), rounded(one.high, 3), one.over] for one in row]
-            for index, row in apart.items()
+            for index, row in differences.items()
         },
         "reach": range_of((min(cut), max(cut))),
     }
@@ -66,10 +68,6 @@ def _differences(view: View, names: Sequence[str], scalar: str) -> dict[int, lis
     against = view.section.against
     if against is None:
         return {}
-    own = {name for run in view.section.field.runs for name in run.identity.tasks}
-    tasks: Sequence[str | int] = names if own.issuperset(names) else range(len(names))
-    return {
-        index: [difference(view.lines[index].group, against.baseline, scalar, against.level, task) for task in tasks]
-        for index in view.shown
-        if index != view.baseline
-    }
+    shown = [index for index in view.shown if index != view.baseline]
+    rows = apart(against, [view.lines[index].group for index in shown], names, scalar)
+    return dict(zip(shown, rows, strict=True))

@@ -1,129 +1,27 @@
-"""A comparison as static pictures for papers: `python -m bench compare RUNS pictures=FOLDER`.
-
-Every picture is written as SVG and as PNG, in the width of a column (3.3 inches) or of a page (7 inches). Text in SVG
-is drawn as paths, so that it looks alike everywhere, and the same runs give the same bytes.
-"""
+"""Pictures of accuracies: one against another, matrices, and curves over the stages."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench.compare.extremes import contrast
+from bench.compare.pictures.look import COLUMN, PAGE, canvas, dashes, look, shown
 from bench.compare.runs import TITLES
-from bench.compare.tables import Section
-from bench.compare.views import DIVERGING, SEQUENTIAL, TRADEOFF, Line, View, views
-from bench.core.files import write_output
+from bench.compare.views import DIVERGING, SEQUENTIAL, TRADEOFF, Line, View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-COLUMN, PAGE = 3.3, 7.0
-"""Widths in inches."""
-
-DPI = 300
-
-MARKERS = ("o", "s", "D", "^", "v", "P")
-DASHES = ("-", "--", ":", "-.", (0, (8, 2)))
-"""What tells variants of one colour apart."""
-
-STYLE: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "legend.fontsize": 7,
-    "legend.handletextpad": 0.4,
-    "legend.columnspacing": 1.0,
-    "text.parse_math": False,  # a name with two dollar signs is no formula
-    "svg.hashsalt": "keeplora-bench",  # names inside an SVG are drawn by chance otherwise
-}
-
-METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
 
 SMALLEST = 3.2
 """Points of the smallest numbers in cells; smaller ones are left out."""
 
 SMALLEST_SCALE = 0.1
 """Percentage points at the ends of the shortest scale of differences."""
-
-Draw = Callable[[View], "Figure | None"]
-
-
-def write(sections: Sequence[Section], folder: Path) -> list[Path]:
-    """Write all pictures of all fields.
-
-    Parameters
-    ----------
-    sections : sequence of Section
-        See `bench.compare.tables.sections`.
-    folder : Path
-        It is made if it is not there.
-
-    Returns
-    -------
-    list of Path
-        The files.
-
-    Raises
-    ------
-    OSError
-        If something cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    return [path for name, view in _named(views(sections)) for path in _write(view, folder, name)]
-
-
-def _named(drawn: Sequence[View]) -> Iterator[tuple[str, View]]:
-    """Name fields by stream and model, and by a number where that does not tell them apart."""
-    stems = [re.sub(r"[^\w.-]+", "-", f"{view.section.field.stream}-{view.section.field.model}") for view in drawn]
-    for number, (stem, view) in enumerate(zip(stems, drawn, strict=True), start=1):
-        yield (f"{stem}-{stems[:number].count(stem)}" if stems.count(stem) > 1 else stem), view
-
-
-def _write(view: View, folder: Path, stem: str) -> Iterator[Path]:
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
-        for name, draw in DRAWN.items():
-            figure = draw(view)
-            if figure is None:
-                continue
-            for ending, metadata in METADATA.items():
-                path = folder / f"{stem}-{name}.{ending}"
-                content = io.BytesIO()
-                figure.savefig(content, format=ending, dpi=DPI, metadata=metadata)
-                write_output(path, content.getvalue())
-                yield path
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def _shown(view: View) -> list[Line]:
-    return [view.lines[index] for index in view.shown]
-
-
-def _look(line: Line) -> dict[str, Any]:
-    return {"color": line.color, "marker": MARKERS[line.variant % len(MARKERS)], "label": line.short}
-
-
-def _dashes(line: Line) -> Any:
-    return DASHES[line.variant % len(DASHES)]
-
-
-# ---------------------------------------------------------------------------------------------------- pictures
 
 
 def scatter(view: View, x: str = TRADEOFF[0], y: str = TRADEOFF[1]) -> Figure | None:
@@ -140,14 +38,14 @@ def scatter(view: View, x: str = TRADEOFF[0], y: str = TRADEOFF[1]) -> Figure | 
     Figure or None
         ``None`` where no line has both.
     """
-    lines = [line for line in _shown(view) if x in line.values and y in line.values]
+    lines = [line for line in shown(view) if x in line.values and y in line.values]
     if not lines:
         return None
     rows = view.section.published.rows if view.section.published else ()
     points = [point for row in rows if None not in (point := (row.value(x), row.value(y)))]
     names = [*(line.short for line in lines), *(["published"] if points else [])]
     columns = 2 if max(map(len, names)) <= 22 else 1
-    figure = _figure(COLUMN, 2.6 + 0.16 * math.ceil(len(names) / columns))
+    figure = canvas(COLUMN, 2.6 + 0.16 * math.ceil(len(names) / columns))
     axes = figure.subplots()
     if points:
         axes.plot(*zip(*points, strict=True), "D", mfc="none", color="#888888", markersize=4, label="published")
@@ -155,7 +53,7 @@ def scatter(view: View, x: str = TRADEOFF[0], y: str = TRADEOFF[1]) -> Figure | 
         across, up = line.values[x], line.values[y]
         axes.errorbar(
             across.mean, up.mean, xerr=across.standard_error, yerr=up.standard_error, linestyle="", markersize=5,
-            elinewidth=1, capsize=2, **_look(line),
+            elinewidth=1, capsize=2, **look(line),
         )  # fmt: skip
     axes.set(xlabel=f"{TITLES[x]} (%)", ylabel=f"{TITLES[y]} (%)")
     axes.grid(alpha=0.3)
@@ -175,7 +73,7 @@ def matrices(view: View) -> Figure | None:
     Figure or None
         ``None`` where there is no matrix.
     """
-    drawn = [(line, line.mean) for line in _shown(view) if line.mean is not None]
+    drawn = [(line, line.mean) for line in shown(view) if line.mean is not None]
     if not drawn:
         return None
     low, high = (reach(np.stack([mean for _, mean in drawn])) for reach in (np.nanmin, np.nanmax))
@@ -199,7 +97,7 @@ def difference(view: View) -> Figure | None:
     base = view.lines[view.baseline]
     drawn = [
         (line, line.mean - base.mean)
-        for line in _shown(view)
+        for line in shown(view)
         if line is not base and line.mean is not None and base.mean is not None
     ]
     if not drawn:
@@ -220,16 +118,16 @@ def curves(view: View) -> Figure | None:
     Figure or None
         ``None`` where there is no matrix.
     """
-    lines = [(line, line.mean) for line in _shown(view) if line.mean is not None]
+    lines = [(line, line.mean) for line in shown(view) if line.mean is not None]
     if not lines:
         return None
     size, across = len(view.tasks), 4
     down = math.ceil((size + 1) / across)
-    figure = _figure(PAGE, 1.45 * down + 0.2 + 0.16 * math.ceil(len(lines) / 4))
+    figure = canvas(PAGE, 1.45 * down + 0.2 + 0.16 * math.ceil(len(lines) / 4))
     grid = figure.subplots(down, across, sharex=True, squeeze=False).flatten().tolist()
     stages = np.arange(size + 1)
     for line, mean in lines:
-        style = {**_look(line), "linestyle": _dashes(line), "markersize": 2.5, "linewidth": 1}
+        style = {**look(line), "linestyle": dashes(line), "markersize": 2.5, "linewidth": 1}
         grid[0].plot(stages[1:], line.learned, **style)
         for column in range(size):
             error = None if line.error is None else np.nan_to_num(line.error[:, column])
@@ -251,60 +149,6 @@ def curves(view: View) -> Figure | None:
     return figure
 
 
-def costs(view: View) -> Figure | None:
-    """Draw seconds by phase, largest memory and what is stored.
-
-    Parameters
-    ----------
-    view : View
-
-    Returns
-    -------
-    Figure or None
-        ``None`` where no run recorded any of them.
-    """
-    from matplotlib.patches import Patch
-
-    lines = _shown(view)[::-1]
-    names = ("peak_memory_mb", "stored_bytes")
-    phases = list(dict.fromkeys(phase for line in lines for phase in line.phases))
-    if not phases and not any(name in line.values for line in lines for name in names):
-        return None
-    figure = _figure(PAGE, 1.0 + 0.22 * len(lines))
-    left, *others = figure.subplots(1, 3, sharey=True)
-    at = np.arange(len(lines))
-    colors = [line.color for line in lines]
-    start, entries = np.zeros(len(lines)), []
-    for number, phase in enumerate(phases):
-        seconds = np.array([line.phases.get(phase, 0.0) for line in lines])
-        strength = 1 - 0.75 * number / max(len(phases) - 1, 1)
-        left.barh(at, seconds, left=start, color=[(color, strength) for color in colors], edgecolor="white")
-        entries.append(Patch(color=("#444444", strength), label=phase))
-        start += seconds
-    left.set(xlabel="seconds", yticks=at, yticklabels=[line.short for line in lines])
-    if entries:
-        figure.legend(handles=entries, loc="outside upper center", ncols=len(entries), handlelength=0.8)
-    for axes, name in zip(others, names, strict=True):
-        known = [line.values.get(name) for line in lines]
-        errors = [over.standard_error or 0.0 if over else 0.0 for over in known]
-        axes.barh(at, [over.mean if over else 0.0 for over in known], xerr=errors, color=colors, ecolor="#444444")
-        axes.set_xlabel(TITLES[name])
-    return figure
-
-
-DRAWN: dict[str, Draw] = {
-    "scatter": scatter,
-    "matrices": matrices,
-    "difference": difference,
-    "curves": curves,
-    "costs": costs,
-}
-"""Last part of a file's name -> what draws it; ``None`` where there is nothing to draw."""
-
-
-# ------------------------------------------------------------------------------------------------------- parts
-
-
 def _maps(
     view: View, drawn: Sequence[tuple[Line, np.ndarray]], low: float, high: float, scale: str, form: str, title: str
 ) -> Figure:
@@ -312,7 +156,7 @@ def _maps(
     size, across = len(view.tasks), min(3, len(drawn))
     down = math.ceil(len(drawn) / across)
     side = PAGE / 3 - 0.6  # inches that are left for the cells of one of three
-    figure = _figure(COLUMN if across == 1 else PAGE, down * (max(side * (size + 1) / size * 0.85, 1.2) + 0.75))
+    figure = canvas(COLUMN if across == 1 else PAGE, down * (max(side * (size + 1) / size * 0.85, 1.2) + 0.75))
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten().tolist()
     points = min(7.0, side * 72 / size / (0.6 * max(len(form.format(value)) for value in (low, high))))
     for (line, cells), axes in zip(drawn, grid, strict=False):

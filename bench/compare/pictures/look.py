@@ -1,0 +1,70 @@
+"""What all pictures have in common: sizes, style, and what tells methods apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bench.compare.views import Line, View
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMN, PAGE = 3.3, 7.0
+"""Widths in inches."""
+
+MARKERS = ("o", "s", "D", "^", "v", "P")
+DASHES = ("-", "--", ":", "-.", (0, (8, 2)))
+"""What tells variants of one colour apart."""
+
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "legend.handletextpad": 0.4,
+    "legend.columnspacing": 1.0,
+    "text.parse_math": False,  # a name with two dollar signs is no formula
+    "svg.hashsalt": "keeplora-bench",  # names inside an SVG are drawn by chance otherwise
+}
+
+
+def canvas(width: float, height: float) -> Figure:
+    """Return an empty picture.
+
+    Parameters
+    ----------
+    width, height : float
+        Inches.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def shown(view: View) -> list[Line]:
+    """Return the lines that a picture has room for."""
+    return [view.lines[index] for index in view.shown]
+
+
+def look(line: Line, name: str = "") -> dict[str, Any]:
+    """Return colour, marker and label of a line.
+
+    Parameters
+    ----------
+    line : Line
+    name : str
+        A label other than its own.
+    """
+    return {"color": line.color, "marker": MARKERS[line.variant % len(MARKERS)], "label": name or line.short}
+
+
+def dashes(line: Line) -> Any:
+    """Return the dashes of a line."""
+    return DASHES[line.variant % len(DASHES)]
+
+
+def starred(line: Line) -> str:
+    """Return the label of a line, with a star where its runs shared a machine and its seconds are no measure."""
+    return f"{line.short} *" if line.group.shared else line.short
