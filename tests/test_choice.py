@@ -61,6 +61,13 @@ def test_rows_are_named_by_method_label_or_fingerprint(runs):
     assert field.groups[0].label == "keeplora"  # the order of what was read stays
 
 
+def test_a_row_may_have_brackets_in_its_name(runs):
+    make(runs, "lora", fingerprint="abc", method__maps=["q"])
+    for rows in ("lora method.maps=[q]", "['lora method.maps=[q]']", '["lora method.maps=[q]"]'):
+        (section,) = compare.sections(gather([runs]), {"rows": rows})
+        assert [group.label for group in section.field.groups] == ["lora method.maps=[q]"]
+
+
 def test_names_replace_methods_tasks_and_headings(runs):
     make(runs, "lora", fingerprint="abc", method__rank=2)
     names = "{keeplora: KeepLoRA, lora: LoRA, 'third': 'a, b', transfer: Trans., a: Apples}"
@@ -142,9 +149,9 @@ def test_mixed_streams_have_a_table_each(runs):
         ({"columns": "[transfr]"}, 'columns= has no "transfr" (did you mean "transfer"?)'),
         ({"columns": "[last,seconds]", "per": "task"}, "columns=seconds has no values by task"),
         ({"columns": "[last,Last]"}, "columns= names last twice"),
-        ({"columns": "[]"}, "columns=[] names nothing"),
-        ({"columns": ""}, "columns= names nothing"),
-        ({"rows": "[lora"}, "rows=[lora names nothing"),
+        ({"columns": "[]"}, "columns=[] is no list of names"),
+        ({"columns": ""}, "columns= is no list of names"),
+        ({"rows": "[lora"}, "rows=[lora is no list of names"),
         ({"rows": "[lora,lora]"}, "rows= names lora twice"),
         ({"rows": "[keplora]"}, 'rows= has no "keplora" (did you mean "keeplora"?)'),
         ({"names": "keeplora"}, "names=keeplora is no mapping"),

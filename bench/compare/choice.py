@@ -112,11 +112,12 @@ def _listed(options: Mapping[str, str], option: str) -> list[str]:
     """Return the items of ``[a,b]``, or the one item that stands without brackets."""
     if option not in options:
         return []
-    found = items(options[option])
-    if found is None:
-        found = [options[option]] if options[option].strip() and "[" not in options[option] else []
+    text = options[option].strip()
+    found = items(text) if text.startswith("[") else [text] if text else None
     if not found:
-        raise UserError(f"{option}={shorten(options[option])} names nothing: write {option}=[NAME,NAME]")
+        raise UserError(
+            f"{option}={shorten(text)} is no list of names: write {option}=[NAME,NAME], a name with brackets in quotes"
+        )
     return [unquoted(one) for one in found]
 
 
