@@ -138,7 +138,13 @@ def test_latex_of_published_rows_is_never_bold(tmp_path):
     text = paper.latex(sections(tmp_path))
     below = text.partition("published, not measured here:")[2].partition(r"\bottomrule")[0]
     assert "textbf" not in below and below.count("&") == len(known.rows) * len(compare.COLUMNS)
-    assert paper.escape(known.rows[0].source) in text and paper.escape(known.notes[0].rstrip(".")) in text
+    assert (
+        paper.escape(known.rows[0].source) in text
+        and paper.escape(known.notes[1]) in text
+        and "docs/" in known.notes[0]
+        and "docs/" not in text
+    )
+    assert "prompts and augmentation." in text
 
 
 def test_latex_by_task(tmp_path):

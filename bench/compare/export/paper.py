@@ -104,6 +104,7 @@ def _table(section: Section, reference: str) -> str:
         return "\n".join(f"% {escape(line)}" for line in (title, *section.per_task.notes))
     rows, columns = _by_task(section) if by_task else _by_method(section)
     notes = " ".join(map(_sentence, provenance(section.published))) if section.published else ""
+    notes = re.sub(r" \(docs/[^)]*\)", "", notes)  # pages of this project, which the reader of a paper does not have
     kind = "table*" if columns > NARROW or notes else "table"
     size = r"\footnotesize" if len(rows) <= LARGE else r"\scriptsize"
     return "\n".join(
