@@ -22,7 +22,7 @@ from bench.core.errors import UserError, shorten, suggest
 from bench.core.untrusted import kind_of, why
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import Outcomes
-from bench.metrics.scalars import HEADLINES
+from bench.metrics.scalars import COLUMNS, HEADLINES
 from bench.record.results import read_matrix, read_outcomes
 from bench.record.schema import (
     ENVIRONMENT,
@@ -110,6 +110,11 @@ class Run:
     def matrix(self) -> AccuracyMatrix:
         """The accuracy matrix, read when it is first needed; a damaged or missing file raises `UserError`."""
         return read_matrix(self.path)
+
+    @cached_property
+    def columns(self) -> dict[str, list[float | None]]:
+        """The scalars of `bench.metrics.scalars.COLUMNS` for each task, computed once; errors as for ``matrix``."""
+        return {name: of(self.matrix) for name, of in COLUMNS.items()}
 
     @cached_property
     def outcomes(self) -> Outcomes | None:

@@ -218,7 +218,7 @@ def value_of(run: Run, scalar: str, task: str | int | None = None) -> float | No
     if task is None:
         return run.value(scalar)
     try:
-        return COLUMNS[scalar](run.matrix)[_column(run, task)]
+        return run.columns[scalar][_column(run, task)]
     except (UserError, ValueError, IndexError):  # a damaged matrix, or one of other tasks
         return None
 
