@@ -506,3 +506,17 @@ def test_a_member_that_claims_more_than_the_file_has_is_not_unpacked(tmp_path: P
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/data.pkl", bytes(10**7))
     assert "is cut off or damaged (x/data.pkl is larger than the file)" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["Tiny-16", "Tiny-16-quickgelu", "Tiny-16-custom"])
+@pytest.mark.parametrize("size", [None, 16, 48])
+def test_a_model_of_any_resolution_says_how_open_clip_builds_it(name: str, size: int | None) -> None:
+    clip = load_open_clip(name, weights="random", image_size=size)
+    assert clip.image_size == (size or 32, size or 32) and clip.config is not None
+    config = dict(clip.config)
+    build = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+    built = build(**config).eval()
+    built.load_state_dict(clip.model.state_dict())
+    pixels = clip.normalize(torch.zeros(1, 3, *clip.image_size, dtype=torch.uint8))
+    with torch.no_grad():
+        torch.testing.assert_close(built.encode_image(pixels, normalize=True), clip.encode_images(pixels))

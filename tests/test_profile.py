@@ -1,23 +1,33 @@
 """What ``python -m bench profile`` prints and refuses."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from bench.api import tiny_clip
 from bench.cli import main as cli
+from bench.config.resolve import resolve, resolve_method
+from bench.core.stopwatch import Stopwatch
+from bench.learning import costs
 from bench.learning.costs import counted
 
 TOY = str(Path(__file__).parent / "toy.py")
+ROOT = Path(__file__).parent.parent
 
 
 def test_profile_prints_what_a_method_costs(capsys: pytest.CaptureFixture) -> None:
     words = ["profile", "method=keeplora", f"model={TOY}", "method.rank=4", "classes=5", "batch=4", "steps=3"]
     assert cli.main(words) == 0
-    printed = capsys.readouterr().out
-    assert "5 classes, 3 steps of 4 images" in printed
+    printed, doing = capsys.readouterr()
+    for phase in ("load", "before the first task", "before training", "training", "after training", "evaluation"):
+        assert f"  {phase} ...\n" in doing
+    assert "one task of 5 classes, 3 steps of 4 images" in printed.splitlines()[0]
+    assert "5 classes, 12 training images of 36 x 36 pixels, 3 steps of 4 images" in printed
     for what in ("gradient pass", "subspace update", "one training step", "peak memory", "kept after a task"):
         assert what in printed
     # 4 images of 10 tokens and 5 prompts in towers of two blocks, forwards and backwards: some tens of millions.
@@ -27,6 +37,43 @@ def test_profile_prints_what_a_method_costs(capsys: pytest.CaptureFixture) -> No
     assert cli.main(["profile", "method=zero-shot", f"model={TOY}", "classes=5"]) == 0
     printed = capsys.readouterr().out
     assert "a training step" not in printed.replace("one training step", "") and "an image of evaluation" in printed
+
+
+def test_a_share_of_the_machine_is_never_above_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where other work has slowed down the products that the machine is measured by."""
+    monkeypatch.setattr(costs, "product_rate", lambda dtype, device: 1e-6)
+    cls, settings = resolve_method(["method=lora", "method.rank=4"])
+    run = resolve(["method=lora", f"stream={TOY}", f"model={TOY}"]).run
+    found = costs.measure(tiny_clip(), cls, settings, run, costs.Sizes(classes=5, batch=4), Stopwatch())
+    assert max(found.shares.values()) == 1.0 and found.rate > 1e-6
+
+
+def test_sizes_are_free(capsys: pytest.CaptureFixture) -> None:
+    """More classes than images of the steps, also for a head that needs an image of every class."""
+    words = ["profile", "method=keeplora-plus", f"model={TOY}", "method.rank=4", "classes=20", "batch=3"]
+    assert cli.main(words) == 2
+    assert "give every class an image" in capsys.readouterr().err
+    assert cli.main([*words, "images=24"]) == 0
+    assert "20 classes, 24 training images" in capsys.readouterr().out
+    assert cli.main([*words, "resolution=48"]) == 2
+    assert "has a resolution of its own: leave resolution out" in capsys.readouterr().err
+
+
+def test_how_long_it_takes_is_said_before_torch_is_imported() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from bench.cli.main import main\n"
+        "main(['profile', 'method=lora', 'model=ViT-B-16', 'weights=random', 'classes=1000', 'threads=2'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and "torch" in done.stderr.splitlines()[-1]
+    line = "lora on ViT-B-16: one task of 1000 classes, 3 steps of 8 images; about "
+    assert done.stdout.startswith(line) and "on 2 CPU threads" in done.stdout
+    # By hand, 12 blocks a tower: 24 w w + 4 w t operations a token. 9 passes over 24 images of 197 tokens with w = 768,
+    # 16 over 1000 prompts of 8 tokens with w = 512; 5e10 operations a second of each thread, after 15 seconds.
+    image, text = (12 * t * (24 * w * w + 4 * w * t) for t, w in ((197, 768), (8, 512)))
+    seconds = 15 + (9 * 24 * image + 16 * 1000 * text) / 1e11
+    assert f"about {seconds / 60:.0f} minutes" in done.stdout
 
 
 def test_operations_are_counted_as_they_are_executed() -> None:

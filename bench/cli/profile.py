@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from bench.cli.verb import Verb
 from bench.config.words import Pair, split
@@ -16,8 +20,18 @@ if TYPE_CHECKING:
 LARGEST = 1_000_000
 """The largest of these sizes."""
 
-SMALLEST = {"classes": 1, "batch": 1, "steps": 3}
-"""Words of ``profile`` that are no settings of a run, with their smallest values: prompts, images a step, steps."""
+SMALLEST = {"classes": 1, "batch": 1, "steps": 3, "images": 1, "resolution": 1}
+"""Words of ``profile`` that are no settings of a run, with their smallest values: prompts, images a step, steps,
+training images, and height and width of an image in pixels."""
+
+CORE = 5e10
+"""Operations a second of one core, for the guess of how long it will take."""
+
+START = 15
+"""Seconds for torch, a model and the products that the machine is measured by, for the same guess."""
+
+PROMPT = 8
+"""Tokens of a prompt, for the same guess."""
 
 
 def call(words: list[str]) -> int:
@@ -26,6 +40,9 @@ def call(words: list[str]) -> int:
     from bench.config.resolve import resolve  # a mistake in a setting must not wait for torch
 
     resolved = resolve(settings)
+    if resolved.model_class is not None and "resolution" in given:
+        raise UserError(f"model {resolved.run.model} has a resolution of its own: leave resolution out")
+    print(_plan(resolved, given), flush=True)
     # torch comes with these.
     from bench.compute.device import choose_device, deterministic
     from bench.core.stopwatch import Stopwatch
@@ -33,12 +50,53 @@ def call(words: list[str]) -> int:
     from bench.runs.loading import load_model
 
     device, watch, sizes = choose_device(resolved.run.device), Stopwatch(), Sizes(**given)
+
+    @contextmanager
+    def phase(name: str) -> Iterator[None]:
+        print(f"  {name} ...", file=sys.stderr, flush=True)
+        with watch.phase(name):
+            yield
+
     with deterministic(resolved.run.threads, resolved.run.precision == "tf32"):
-        with watch.phase("load"):
-            clip = load_model(resolved).to(device)
-        costs = measure(clip, resolved.method_class, resolved.method_settings, resolved.run, sizes, watch)
-    print(_report(resolved, sizes, watch, costs, device.type))
+        with phase("load"):
+            clip = load_model(resolved, sizes.resolution).to(device)
+        costs = measure(clip, resolved.method_class, resolved.method_settings, resolved.run, sizes, watch, phase)
+    print(_report(sizes, watch, costs, clip.image_size, device.type))
     return 0
+
+
+def _plan(resolved: Resolved, given: Mapping[str, int]) -> str:
+    """Say what is going to be measured and about how long that takes, before torch is imported."""
+    from bench.config.catalogue import architectures, split
+
+    classes, batch, steps = given.get("classes", 100), given.get("batch", 8), given.get("steps", 3)
+    head = (
+        f"{resolved.run.method} on {resolved.run.model}: one task of {classes} classes, {steps} steps of {batch} images"
+    )
+    if resolved.model_class is not None:
+        return f"{head}; a registered model, how long it takes is not known before"
+    config = architectures()[split(resolved.run.model)[0]].config
+    count = given.get("images", batch * steps)
+    image, text = _operations(config, given.get("resolution"))
+    # In forward passes: the first gradient and training are three each, statistics and evaluation one each.
+    work = image * (3 * count + 3 * batch * steps + 3 * count) + text * classes * (3 * steps + 7)
+    cores = resolved.run.threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    seconds = START + work / CORE / cores
+    said = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    return f"{head}; about {said} on {cores} CPU threads, less on a GPU, more where a method decomposes weights"
+
+
+def _operations(config: Mapping[str, Any], resolution: int | None) -> tuple[float, float]:
+    """Return the operations of a forward pass of one image and of one prompt, from an open_clip configuration."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    size, patch = resolution or vision["image_size"], vision["patch_size"]
+    size = min(size) if isinstance(size, list) else size
+    tokens = (size // patch) ** 2 + 1
+
+    def blocks(layers: int, width: int, length: int) -> float:
+        return layers * (24 * width**2 * length + 4 * width * length**2)
+
+    return blocks(vision["layers"], vision["width"], tokens), blocks(text["layers"], text["width"], PROMPT)
 
 
 def _sizes(words: list[str]) -> tuple[dict[str, int], list[str]]:
@@ -64,7 +122,7 @@ def _sizes(words: list[str]) -> tuple[dict[str, int], list[str]]:
     return sizes, settings
 
 
-def _report(resolved: Resolved, sizes: Sizes, watch: Stopwatch, costs: Costs, device: str) -> str:
+def _report(sizes: Sizes, watch: Stopwatch, costs: Costs, image_size: tuple[int, int], device: str) -> str:
     import torch
 
     from bench.core.tables import table
@@ -76,16 +134,17 @@ def _report(resolved: Resolved, sizes: Sizes, watch: Stopwatch, costs: Costs, de
         ("one training step", f"{costs.step:.3f} s"),
         ("one image of evaluation, class features included", f"{costs.image * 1e3:.1f} ms"),
         *((f"operations of {name}", f"{count:.3g} GFLOP") for name, count in costs.operations.items()),
-        (f"operations a second in products of {SQUARE} x {SQUARE} matrices", f"{costs.rate:.0f} GFLOP/s"),
+        (f"most operations a second, here or in {SQUARE} x {SQUARE} matrices", f"{costs.rate:.0f} GFLOP/s"),
         *((f"share of that in {name}", f"{share:.0%}") for name, share in costs.shares.items()),
         ("peak memory", f"{costs.peak_memory_mb or 0:.0f} MB"),
         ("numbers of the model", f"{costs.parameters:,}"),
         ("trained on a task", f"{costs.trained:,}"),
         ("kept after a task", f"{costs.stored_numbers:,} ({costs.stored_bytes / 1e6:.1f} MB)"),
     ]
+    height, width = image_size
     head = (
-        f"{resolved.run.method} on {resolved.run.model}, {device}, {torch.get_num_threads()} threads: {sizes.classes} "
-        f"classes, {sizes.steps} steps of {sizes.batch} images"
+        f"{device}, {torch.get_num_threads()} threads, {sizes.classes} classes, {sizes.trained_on} training images of "
+        f"{height} x {width} pixels, {sizes.steps} steps of {sizes.batch} images"
     )
     return "\n".join([head, *costs.notes, table(("what", "cost"), rows)])
 
@@ -96,12 +155,18 @@ PROFILE = Verb(
     usage="profile method=NAME [KEY=VALUE...]",
     help="""\
 One synthetic task of noise images, on a model with its weights or with random ones, so that costs are known without
-downloads. classes=N prompts (100), batch=N images a step (8), steps=N training steps (3); weights=random is short for
-model.weights=random; everything else as for a run.
+downloads. weights=random is short for model.weights=random. It says first about how long it takes, and on standard
+error what it is doing. Everything but these sizes is as for a run:
+  classes=N     prompts (100)
+  batch=N       images a step (8)
+  steps=N       training steps, at least 3 (3)
+  images=N      training images (as many as the steps take); a head of class means needs one of every class
+  resolution=N  height and width of an image in pixels (the model's own); open_clip's models only
 
 examples
   python -m bench profile method=keeplora
   python -m bench profile method=keeplora model=ViT-B-16 weights=random classes=100 batch=8
+  python -m bench profile method=lora model=ViT-B-16 weights=random classes=1000 batch=64 resolution=336
 """,
     call=call,
 )

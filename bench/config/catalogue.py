@@ -30,14 +30,14 @@ class Architecture:
         Pre-trained tags such as ``"openai"``; None when this release of open_clip could not be read for them.
     unsupported : str
         Why the suite cannot use it; empty when it can.
-    widths : dict of str to int
-        Width of the blocks of the ``"image"`` and the ``"text"`` tower, if the file says.
+    config : dict of str to object
+        What open_clip's file says of it: ``vision_cfg``, ``text_cfg`` and so on.
     """
 
     name: str
     tags: tuple[str, ...] | None
     unsupported: str = ""
-    widths: dict[str, int] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 @functools.lru_cache(maxsize=1)
@@ -63,7 +63,7 @@ def architectures() -> dict[str, Architecture]:
         except (OSError, ValueError):
             continue
         own = None if tags is None else tags.get(path.stem, ())
-        known[path.stem] = Architecture(path.stem, own, reason, widths_in(config))
+        known[path.stem] = Architecture(path.stem, own, reason, config)
     return known
 
 
@@ -172,7 +172,7 @@ def widths(name: str) -> dict[str, int]:
         By ``"image"`` and ``"text"``; empty if they are not known.
     """
     found = architectures().get(split(name)[0])
-    return found.widths if found else {}
+    return widths_in(found.config) if found else {}
 
 
 def widths_in(config: dict[str, Any]) -> dict[str, int]:

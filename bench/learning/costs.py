@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,11 @@ STEP, IMAGE = "a training step", "an image of evaluation"
 PHASES = {"begin": "before training", "fit": "training", "end": "after training"}
 """Names of the phases of `bench.learning.driver.learn`."""
 
+REFERENCE = "products for comparison"
+"""Name of the phase in which the machine is measured."""
+
+Phase = Callable[[str], AbstractContextManager[None]]
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -47,11 +53,22 @@ class Sizes:
         Images in a step.
     steps : int
         Training steps; at least 3.
+    images : int
+        Training images, at least one; 0 for as many as the steps take.
+    resolution : int or None
+        Height and width of an image in pixels; None leaves the model's own.
     """
 
     classes: int = 100
     batch: int = 8
     steps: int = 3
+    images: int = 0
+    resolution: int | None = None
+
+    @property
+    def trained_on(self) -> int:
+        """The number of training images."""
+        return self.images or self.batch * self.steps
 
 
 @dataclass(frozen=True)
@@ -65,9 +82,10 @@ class Costs:
     operations : dict of str to float
         Floating-point operations of `STEP` and `IMAGE` in 1e9; a method without training has no `STEP`.
     rate : float
-        Operations a second of this machine in a product of two square matrices, in 1e9.
+        Most operations a second that this machine has shown, in 1e9: in a product of two square matrices, or in `STEP`
+        or `IMAGE` where they were faster.
     shares : dict of str to float
-        The fraction of that rate which `STEP` and `IMAGE` reach.
+        The fraction of that rate which `STEP` and `IMAGE` reach, at most 1.
     peak_memory_mb : float or None
         In MB (1e6 bytes).
     parameters, trained, stored_numbers : int
@@ -91,7 +109,9 @@ class Costs:
     notes: list[str]
 
 
-def measure(clip: Clip, cls: type[Method], settings: Any, run: Run, sizes: Sizes, watch: Stopwatch) -> Costs:
+def measure(
+    clip: Clip, cls: type[Method], settings: Any, run: Run, sizes: Sizes, watch: Stopwatch, phase: Phase | None = None
+) -> Costs:
     """Take a method through one synthetic task of noise images.
 
     Parameters
@@ -107,16 +127,19 @@ def measure(clip: Clip, cls: type[Method], settings: Any, run: Run, sizes: Sizes
     sizes : Sizes
     watch : Stopwatch
         Gets the seconds of every phase, and of the parts that the method names.
+    phase : callable, optional
+        Takes the name of a phase and returns the context in which it is measured; that of `watch` by default.
 
     Returns
     -------
     Costs
     """
+    phase = phase or watch.phase
     task = _noise(clip, sizes)
     notes: list[str] = []
     context = Context(tasks=1, batch_size=sizes.batch, init_seed=0, data_seed=0, say=notes.append, part=watch.part)
     data = TaskData(0, task.name, task.prompts, clip.tokenize(task.prompts), Pixels(task.train, clip, True), context)
-    with watch.phase("before the first task"):
+    with phase("before the first task"):
         method = cls(settings, clip, context)
     ends: list[float] = []
     operations: dict[str, float] = {}
@@ -127,30 +150,37 @@ def measure(clip: Clip, cls: type[Method], settings: Any, run: Run, sizes: Sizes
                 batch = next(iter(data.train.batches(sizes.batch)))
                 operations[STEP] = counted(lambda: method.loss(*batch, data).backward())
 
+    def end_step() -> None:
+        if clip.device.type == "cuda":
+            torch.cuda.synchronize(clip.device)  # a step has ended when the device is done, not when it was told
+        ends.append(time.perf_counter())
+
     trained = learn(
         method,
         data,
-        dataclasses.replace(run.train, batch_size=sizes.batch, epochs=1, steps=None),
+        dataclasses.replace(run.train, batch_size=sizes.batch, steps=sizes.steps),
         precision=run.precision,
-        phase=lambda name: watch.phase(PHASES[name]),
+        phase=lambda name: phase(PHASES[name]),
         fitted=count_step,
-        on_step=lambda: ends.append(time.perf_counter()),
+        on_step=end_step,
     )
-    with watch.phase("evaluation"), clip.computing(run.precision):
+    with phase("evaluation"), clip.computing(run.precision):
         classifier = _evaluate(method, task, run.evaluate.batch_size)
-    with clip.computing(run.precision), torch.no_grad():
+    with phase(REFERENCE), clip.computing(run.precision), torch.no_grad():
         one = next(iter(Pixels(task.test, clip, True).batches(1)))[0]
         operations[IMAGE] = counted(lambda: classifier(one))
-        rate = product_rate(clip.precision, clip.device)
+        product = product_rate(clip.precision, clip.device)
     step = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else 0.0
     image = watch.seconds["evaluation"] / len(task.test)
     seconds = {STEP: step, IMAGE: image}
+    reached = {name: count / seconds[name] for name, count in operations.items() if seconds[name]}
+    rate = max(product, *reached.values())  # other work may have slowed the product down
     return Costs(
         step,
         image,
         operations,
         rate,
-        {name: count / seconds[name] / rate for name, count in operations.items() if seconds[name]},
+        {name: value / rate for name, value in reached.items()},
         peak_memory_mb(clip.device),
         sum(parameter.numel() for parameter in clip.model.parameters()),
         trained,
@@ -198,12 +228,14 @@ def product_rate(dtype: torch.dtype, device: torch.device, seconds: float = 3.0)
 
 
 def _noise(clip: Clip, sizes: Sizes) -> Task:
-    height, width = clip.image_size
-    count = sizes.batch * sizes.steps
-    pixels = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
-    images = ArrayImages(pixels, np.arange(count) % sizes.classes)
+    (height, width), tested = clip.image_size, sizes.batch * sizes.steps
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (max(sizes.trained_on, tested), height, width, 3), dtype=np.uint8
+    )
+    labels = np.arange(len(pixels)) % sizes.classes
     classes = tuple(f"thing {number}" for number in range(sizes.classes))
-    return Task("synthetic", classes, "a photo of a {}.", images, images)
+    train, test = (ArrayImages(pixels[:count], labels[:count]) for count in (sizes.trained_on, tested))
+    return Task("synthetic", classes, "a photo of a {}.", train, test)
 
 
 def _evaluate(method: Method, task: Task, batch_size: int) -> Callable[[torch.Tensor], torch.Tensor]:

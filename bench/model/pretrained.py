@@ -27,7 +27,13 @@ POSITIONS = {
 """Weights that open_clip resizes where a checkpoint has more or fewer positions, and what they belong to."""
 
 
-def load_open_clip(name: str, checkpoint: str | None = None, weights: str = "pretrained", seed: int = 0) -> Clip:
+def load_open_clip(
+    name: str,
+    checkpoint: str | None = None,
+    weights: str = "pretrained",
+    seed: int = 0,
+    image_size: int | None = None,
+) -> Clip:
     """Return an open_clip model, on the CPU.
 
     The names and the settings of a run are checked before, by `bench.config.catalogue`.
@@ -44,6 +50,8 @@ def load_open_clip(name: str, checkpoint: str | None = None, weights: str = "pre
         ``random`` draws them, for measurements of cost without downloads.
     seed : int, optional
         Seed of random weights.
+    image_size : int, optional
+        Height and width of the images in pixels, instead of the architecture's own; position embeddings are resized.
 
     Returns
     -------
@@ -57,14 +65,16 @@ def load_open_clip(name: str, checkpoint: str | None = None, weights: str = "pre
         towers are not supported.
     """
     if checkpoint and weights != "random":
-        return _from_file(name, checkpoint)
+        return _from_file(name, checkpoint, image_size)
     tag = name.partition("/")[2]
     chosen = None if weights == "random" else tag or None
-    model, tokenizer = _create(name, chosen, _of_tag(name), seed, required=weights != "random")
+    model, tokenizer = _create(name, chosen, _of_tag(name), seed, weights != "random", image_size)
     return Clip(model, tokenizer, model.visual.preprocess_cfg, name, config=_config(name, model))
 
 
-def _create(name: str, tag: str | None, quick_gelu: bool, seed: int, required: bool) -> tuple[Any, Any]:
+def _create(
+    name: str, tag: str | None, quick_gelu: bool, seed: int, required: bool, image_size: int | None = None
+) -> tuple[Any, Any]:
     """Return open_clip's model and tokenizer, without its reports."""
     architecture = name.partition("/")[0]
     try:
@@ -74,6 +84,7 @@ def _create(name: str, tag: str | None, quick_gelu: bool, seed: int, required: b
                 architecture,
                 pretrained=tag,
                 force_quick_gelu=quick_gelu,
+                force_image_size=image_size,
                 require_pretrained=required,  # never random weights that nobody asked for
             )
             return model, open_clip.get_tokenizer(architecture)
@@ -90,7 +101,8 @@ def _create(name: str, tag: str | None, quick_gelu: bool, seed: int, required: b
 def _config(name: str, model: Any) -> dict[str, Any]:
     """Return open_clip's configuration of a model, with the activation that it runs with."""
     config = open_clip.get_model_config(name.partition("/")[0]) or {}
-    return {**config, "quick_gelu": activation(model) == "QuickGELU"}
+    vision = {**config.get("vision_cfg", {}), "image_size": model.visual.image_size}
+    return {**config, "vision_cfg": vision, "quick_gelu": activation(model) == "QuickGELU"}
 
 
 @contextmanager
@@ -103,11 +115,11 @@ def _quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _from_file(name: str, checkpoint: str) -> Clip:
+def _from_file(name: str, checkpoint: str, image_size: int | None) -> Clip:
     architecture = name.partition("/")[0]
     file = read_checkpoint(checkpoint)
     quick_gelu, reason = _activation(name, checkpoint, file)
-    model, tokenizer = _create(name, None, quick_gelu, seed=0, required=False)
+    model, tokenizer = _create(name, None, quick_gelu, 0, False, image_size)
     resized = _load(model, file.tensors, checkpoint, architecture)
     clip = Clip(model, tokenizer, model.visual.preprocess_cfg, name, config=_config(name, model))
     clip.notes.append(f"{checkpoint} runs with {activation(model)}, {reason}")

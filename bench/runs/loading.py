@@ -162,8 +162,14 @@ def _go_on() -> None:
     """Do not stop."""
 
 
-def load_model(resolved: Resolved) -> Clip:
+def load_model(resolved: Resolved, image_size: int | None = None) -> Clip:
     """Return the model of a run, on the CPU: a registered one, or one of open_clip's.
+
+    Parameters
+    ----------
+    resolved : Resolved
+    image_size : int, optional
+        As for `load_open_clip`; registered models have their own.
 
     Raises
     ------
@@ -181,7 +187,8 @@ def load_model(resolved: Resolved) -> Clip:
             raise UserError(f"model {resolved.run.model} gives no bench.api.Clip from load(settings)")
         return clip
     settings = resolved.model_settings
-    return load_open_clip(resolved.run.model, settings.checkpoint, settings.weights, resolved.run.seeds.init or 0)
+    seed = resolved.run.seeds.init or 0
+    return load_open_clip(resolved.run.model, settings.checkpoint, settings.weights, seed, image_size)
 
 
 def pixel_cache(settings: Run, may_stop: Callable[[], None]) -> PixelCache | None:
