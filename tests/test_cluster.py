@@ -11,8 +11,8 @@ import pytest
 
 from bench.sweep import launch, slurm
 from bench.sweep.display import Tasks
+from bench.sweep.local import Stop
 from bench.sweep.points import Point, reason_of, state_of
-from bench.sweep.stopping import Stop
 
 ROOT = Path(__file__).parent.parent
 

@@ -25,9 +25,9 @@ from bench.core.errors import UserError
 from bench.sweep import display, launch, processes
 from bench.sweep.attempts import Attempt
 from bench.sweep.file import expand
+from bench.sweep.local import Stop
 from bench.sweep.options import Launch, Options, options
 from bench.sweep.points import Point, job_id, last_attempt, results_of, state_of
-from bench.sweep.stopping import Stop
 
 ROOT = Path(__file__).parent.parent
 COMMAND = ["python", "-m", "bench", "run", "${args_no_hyphens}"]
@@ -290,6 +290,7 @@ sys.path.insert(0, sys.argv[1])
 import test_launch
 from bench.cli.main import main
 from bench.sweep import processes
+from bench.sweep.local import Stop
 processes.command = test_launch.stand_in
 sys.exit(main(["sweep", *sys.argv[2:]]))
 """

@@ -14,11 +14,10 @@ from bench.core.files import write_atomic
 from bench.sweep import slurm
 from bench.sweep.display import Output, Tasks, progress
 from bench.sweep.file import Sweep, expand, find
-from bench.sweep.local import carry_out, cores
+from bench.sweep.local import Stop, carry_out, cores, stopping
 from bench.sweep.options import Launch, options
 from bench.sweep.points import Point, State, job_id, last_attempt, plan, points_table, reason_of, state_of, states_of
 from bench.sweep.processes import command, writing
-from bench.sweep.stopping import Stop, stopping
 
 TAIL = 10
 """Lines of a failed point's log that are shown."""
