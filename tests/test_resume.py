@@ -18,6 +18,7 @@ from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.core.signals import Stopped
+from bench.trials.contract import verify
 from bench.record import provenance
 from bench.record.checkpoint import Checkpoints
 from bench.runs import loading, session
@@ -117,11 +118,68 @@ def test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_the_one_before(
     assert_same(straight, broken)
 
 
-@pytest.mark.parametrize("train", [["train.optimizer=sgd"], ["train.schedule=cosine"], ["train.schedule=constant"]])
+@pytest.mark.parametrize(
+    "train",
+    [
+        ["train.optimizer=sgd"],
+        ["train.schedule=cosine"],
+        ["train.schedule=constant"],
+        ["train.optimizer=muon", "train.schedule=constant", "train.warmup=2", "train.label_smoothing=0.1"],
+        ["train.steps=5", "train.tasks=[toy1.steps=4]", "train.augment=inflora", "train.betas=[0.8,0.9]"],
+    ],
+)
 def test_every_optimiser_and_schedule_continues_exactly(train: list[str], tmp_path: Path, killed_after) -> None:
     straight = run(resolve(words(tmp_path / "straight", "lora", *train)))
     killed_after(3, before=False)
     broken, _ = until_finished(words(tmp_path / "broken", "lora", "checkpoint.every=0", *train))
+    assert_same(straight, broken)
+
+
+GROUPED = """
+from bench.api import Method, register, torch
+
+
+@register("method", "grouped", title="Two groups")
+class Grouped(Method):
+    defaults = {"train.lr": 0.01}
+    label_spaces = ("task",)
+
+    def setup(self):
+        self.bias = torch.zeros(3, device=self.clip.device)
+        self.scale = self.clip.model.logit_scale
+
+    def begin_task(self, task):
+        self.bias.zero_()
+
+    def parameters(self):
+        return [{"params": [self.scale], "lr_scale": 0.1}, {"params": [self.bias], "lr": 0.5, "weight_decay": 0.0}]
+
+    def loss(self, pixels, labels, task):
+        features = self.clip.encode_images(pixels)
+        return task.cross_entropy(self.clip.logits(features, self.clip.encode_tokens(task.tokens)) + self.bias, labels)
+
+    def classifier(self, space):
+        inner = super().classifier(space)
+        return lambda pixels: inner(pixels) + self.bias
+
+    def state_dict(self):
+        return {"bias": self.bias}
+
+    def load_state_dict(self, state):
+        self.bias.copy_(state["bias"])
+"""
+
+
+def test_groups_of_parameters_keep_the_contract_and_continue_exactly(tmp_path: Path, killed_after) -> None:
+    """One tensor is the model's, the other the method's own."""
+    method = tmp_path / "grouped.py"
+    method.write_text(GROUPED)
+    verdicts = list(verify(registry.load("method", str(method))))
+    assert [verdict.problem for verdict in verdicts] == [""] * len(verdicts)
+    straight = run(resolve(words(tmp_path / "straight", str(method))))
+    killed_after(3, before=False)
+    broken, times = until_finished(words(tmp_path / "broken", str(method), "checkpoint.every=0"))
+    assert times >= 3
     assert_same(straight, broken)
 
 

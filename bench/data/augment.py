@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional
 
 from bench.core.console import watched
 from bench.data.image_files import threads
-from bench.data.images import DAMAGE, FileImages, Images, Subset
+from bench.data.images import DAMAGE, FileImages, Images, Subset, release_packs
 from bench.data.pixel_cache import PixelCache
 
 RATIO = (3 / 4, 4 / 3)
@@ -244,6 +244,7 @@ class Originals:
         for start in watched("decode images", starts, len(starts)):
             part = range(start, min(start + TOGETHER, len(self._images)))
             yield np.concatenate([np.asarray(image).ravel() for image in threads().map(self._reduced, part)])
+        release_packs()
 
     def _reduced(self, index: int) -> Image.Image:
         image = self._opened(index).convert("RGB")
