@@ -38,7 +38,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 def point(tmp_path: Path) -> Point:
     folder = tmp_path / "runs" / "sweeps" / "some"
     folder.mkdir(parents=True)
-    return Point(1, ("method=lora",), "label", None, tmp_path / "runs" / "leaf-s0", folder)
+    return Point(1, ("method=lora",), "label", None, "test", tmp_path / "runs" / "leaf-s0", folder)
 
 
 def test_states_are_the_queues_and_else_the_accounts(tools) -> None:

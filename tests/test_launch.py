@@ -290,7 +290,6 @@ sys.path.insert(0, sys.argv[1])
 import test_launch
 from bench.cli.main import main
 from bench.sweep import processes
-from bench.sweep.local import Stop
 processes.command = test_launch.stand_in
 sys.exit(main(["sweep", *sys.argv[2:]]))
 """

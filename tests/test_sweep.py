@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import socket
 from collections import Counter
 from pathlib import Path
@@ -22,6 +23,7 @@ from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.sweep import parameters
 from bench.sweep.attempts import Attempt, birth, exit_status
+from bench.sweep.best import best, tried
 from bench.sweep.file import Sweep, expand, find, shipped_folder
 from bench.sweep.points import Point, results_of, state_of
 
@@ -143,11 +145,19 @@ def test_shipped_files_resolve_and_are_the_words_of_an_agent(file: Path) -> None
 def test_what_is_shipped() -> None:
     assert [file.stem for file in SHIPPED] == [
         "compare_methods", "keeplora_ablation", "keeplora_alpha", "keeplora_lr", "keeplora_rank",
-        "keeplora_thresholds", "lora_rank", "seeds",
+        "keeplora_thresholds", "lora_rank", "seeds", "tune",
     ]  # fmt: skip
     assert find("compare_methods") == shipped_folder() / "compare_methods.yaml"
     with pytest.raises(UserError, match='there is no sweep file "compare_method" .did you mean "compare_methods"'):
         find("compare_method")
+
+
+def test_the_rate_of_any_method_is_tuned_on_validation_images_of_any_stream() -> None:
+    found = expand(find("tune"), ["method=inflora", "stream=cifar100-10"])
+    assert {point.split for point in found.points} == {"validation"}
+    swept = settings(found, "method.name", "stream.name", "train.lr", "seed")
+    rates = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1]
+    assert swept == [("inflora", "cifar100-10", rate, seed) for rate in rates for seed in range(3)]
 
 
 def test_the_grid_of_thresholds_sets_both_towers_of_the_features() -> None:
@@ -475,3 +485,96 @@ def test_dry_run_and_status_show_and_start_nothing(write, capsys, monkeypatch):
         ["2", "pending", "seed=1"],
     ]
     assert not first.folder.exists()
+
+
+# ----------------------------------------------------------------------------------------- the best setting
+
+
+def finish(point: Point, **metrics: float | None) -> None:
+    """Write the summary of a finished point."""
+    point.directory.mkdir(parents=True)
+    names = {"stream": "s", "model": "m", "method": "n", "fingerprint": "f", "seed": 0}
+    summary = {"status": "finished", **names, "metrics": metrics, "seconds": {}}
+    (point.directory / "summary.json").write_text(json.dumps(summary))
+
+
+RATES = {"train.lr": {"values": [0.1, 0.01, 0.001]}, "seed": {"values": [0, 1]}}
+VALIDATION = {"evaluate.split": {"value": "validation"}}
+
+
+def shown(capsys, file: Path, *words: str) -> list[str]:
+    assert main(["sweep", str(file), *words]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_best_setting_is_that_of_the_best_mean_over_seeds(write, capsys):
+    file = write({**RATES, **VALIDATION, "method.note": {"value": "a b"}})
+    found = expand(file).points
+    # The best single run is one of 0.1, the best mean that of 0.01.
+    for point, value in zip(found, (90.0, 10.0, 60.0, 62.0, 50.0, 60.0), strict=True):
+        finish(point, last=value)
+    lines = shown(capsys, file, "best=last")
+    assert lines[0] == "last on validation images, the mean over seeds:"
+    assert [line.split() for line in lines[2:6]] == [
+        ["#", "last", "+-", "seeds", "setting"],
+        ["1", "61.0", "1.0", "2", "train.lr=0.01"],
+        ["2", "55.0", "5.0", "2", "train.lr=0.001"],
+        ["3", "50.0", "40.0", "2", "train.lr=0.1"],
+    ]
+    out = f"out={file.parent / 'runs'}"
+    assert lines[6:] == [
+        "",
+        "the best, train.lr=0.01, on test images:",
+        f"python -m bench run method=toy 'method.note=a b' {out} train.lr=0.01",
+    ]
+    words = shlex.split(lines[-1])[4:]
+    flat, of_point = resolve(words).flat, resolve(found[2].words).flat
+    assert {key for key in flat if flat[key] != of_point[key]} == {"evaluate.split"}
+
+
+def test_settings_that_lack_a_seed_are_not_ranked_and_test_images_and_ends_are_warned_of(write, capsys):
+    file = write(RATES)
+    found = expand(file).points
+    with pytest.raises(UserError, match=f"no setting of {file} has last for all its seeds yet: run its points"):
+        best(found, "last", file)
+    finish(found[0], last=99.0)  # its other seed is missing
+    for point, value in zip(found[2:], (60.0, 62.0, 50.0, 60.0), strict=True):
+        finish(point, last=value, forgetting_max_last=value)
+    lines = shown(capsys, file, "best=Last")
+    assert lines[5].split() == ["3", "1", "of", "2", "train.lr=0.1"]
+    notes = [line for line in lines if line.startswith(("note", "warning"))]
+    assert notes[0] == "note: 1 point is not finished; settings that lack one are not ranked"
+    assert notes[1].startswith("warning: points were scored on test images: ")
+    assert len(notes) == 2  # of two rates none is an end
+    finish(found[1], last=99.0)
+    assert "note: train.lr=0.1 is the largest that was tried: try larger ones" in shown(capsys, file, "best=last")
+    assert tried(found, "forgetting_max_last")[0].label == "train.lr=0.001"  # less is better
+
+
+def test_status_is_sorted_by_a_metric(write, capsys):
+    file = write({"seed": {"values": [0, 1, 2]}})
+    first, second, _ = expand(file).points
+    finish(first, last=40.0, forgetting_max_last=1.0)
+    finish(second, last=50.0, forgetting_max_last=2.0)
+    rows = [line.split() for line in shown(capsys, file, "status", "sort=last")]
+    assert [row[0] for row in rows] == ["#", "2", "1", "3"]
+    rows = [line.split() for line in shown(capsys, file, "status", "sort=forgetting_max_last")]
+    assert rows[0] == ["#", "state", "Last", "forgetting_max_last", "point"]
+    assert rows[1:] == [
+        ["1", "finished", "40.0", "1.0", "seed=0"],
+        ["2", "finished", "50.0", "2.0", "seed=1"],
+        ["3", "pending", "seed=2"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["best=lost"], 'best=lost names no metric (did you mean "last"?)'),
+        (["status", "sort=avrage"], 'sort=avrage names no metric (did you mean "average"?)'),
+        (["sort=last"], "sort=last sorts the table of status: write status beside it"),
+    ],
+)
+def test_metrics_that_are_none(write, capsys, words, said):
+    assert main(["sweep", str(write({"seed": {"values": [0]}})), *words]) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"

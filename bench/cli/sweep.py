@@ -30,12 +30,16 @@ KEY=VALUE is a setting for every point, as for "run", or one of
   count=N                the first N points; needed by method: random without run_cap, and for more than 10,000
   sweep_seed=N           which points method: random draws (0)
   dry_run=true           show points, words, run directories and states
+  best=METRIC            the best setting over its seeds, and the line that runs it; starts none
+  sort=METRIC            with status: the points sorted by a metric, the best first
+METRIC is transfer, average, last or another one of docs/metrics.md.
 
 examples
   python -m bench sweep compare_methods
   python -m bench sweep sweeps/keeplora_rank.yaml launch=local launch.processes=2 out=elsewhere
   python -m bench sweep compare_methods launch=slurm launch.partition=gpu launch.gpus_per_node=1 launch.mem_gb=32
-  python -m bench sweep compare_methods status
+  python -m bench sweep compare_methods status sort=last
+  python -m bench sweep tune method=lora best=last
 """,
     call=call,
 )

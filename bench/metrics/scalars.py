@@ -25,6 +25,9 @@ HEADLINES = {"Transfer": "transfer_by_column", "Average": "average_mtil", "Last"
 Everything that shows one of them takes its title and its scalar from here.
 """
 
+LESS_IS_BETTER = ("forgetting_first_last", "forgetting_max_last", "zero_shot_loss")
+"""The scalars that a better method has less of."""
+
 
 def _scalar(formula: str) -> Callable[[Scalar], Scalar]:
     """Return a decorator that enters a function in the table of scalars under its own name."""

@@ -200,7 +200,8 @@ class _AsWritten:
 def _point(number: int, line: tuple[str, ...], label: str, stem: str, resolved: Resolved) -> Point:
     """Return the point that the words of a line mean."""
     folder = user_path(resolved.run.out, "out") / "sweeps" / stem
-    return Point(number, line, label, resolved.run.threads, run_directory(resolved), folder)
+    run = resolved.run
+    return Point(number, line, label, run.threads, run.evaluate.split, run_directory(resolved), folder)
 
 
 def _unknown(content: Mapping[str, Any], parameters: Sequence[Parameter], ends: bool) -> list[str]:

@@ -12,10 +12,11 @@ from bench.config.words import split
 from bench.core.errors import UserError
 from bench.core.files import write_atomic
 from bench.sweep import slurm
+from bench.sweep.best import best
 from bench.sweep.display import Output, Tasks, progress
 from bench.sweep.file import Sweep, expand, find
 from bench.sweep.local import Stop, carry_out, cores, stopping
-from bench.sweep.options import Launch, options
+from bench.sweep.options import Launch, options, scalar_of
 from bench.sweep.points import Point, State, job_id, last_attempt, plan, points_table, reason_of, state_of, states_of
 from bench.sweep.processes import command, writing
 
@@ -47,9 +48,14 @@ def sweep(words: Sequence[str]) -> int:
         raise UserError("sweep takes one sweep file, and perhaps status: python -m bench sweep compare_methods status")
     chosen, rest = options([pair.word for pair in pairs])
     found = expand(find(asked[0]), rest, chosen.count, chosen.sweep_seed)
+    if chosen.sort is not None and "status" not in plain:
+        raise UserError(f"sort={chosen.sort} sorts the table of status: write status beside it")
+    if chosen.best is not None:
+        print(best(found.points, scalar_of(chosen.best) or "", found.file))
+        return 0
     if "status" in plain:
         states = states_of(found.points)
-        print(points_table(found.points))
+        print(points_table(found.points, scalar_of(chosen.sort or "")))
         explain(found, [point for point, state in zip(found.points, states, strict=True) if state == "failed"])
         return 0
     for note in found.notes:

@@ -12,6 +12,7 @@ from bench.config.run_settings import run_settings
 from bench.config.words import pair
 from bench.config.written import untyped
 from bench.core.errors import nearest, shorten, suggest, together
+from bench.metrics.scalars import HEADLINES, SCALARS
 from bench.sweep.slurm import START_UP
 
 SIGNAL_DELAY = 90
@@ -88,6 +89,34 @@ class Options:
     preempt: int | None = setting(
         None, "number of a running point that is stopped as by a preemption, and continues", low=1
     )
+    best: str | None = setting(None, "show the best setting by this metric, such as last, and start nothing")
+    sort: str | None = setting(None, "sort the table of status by this metric, the best first")
+
+    def check(self) -> list[str]:
+        """Return which metrics are unknown, a sentence each."""
+        asked = {key: getattr(self, key) for key in ("best", "sort")}
+        known = [*SCALARS, *map(str.lower, HEADLINES)]
+        return [
+            f"{key}={shorten(word)} names no metric{suggest(word, known)}"
+            for key, word in asked.items()
+            if word is not None and scalar_of(word) is None
+        ]
+
+
+def scalar_of(word: str) -> str | None:
+    """Return the scalar that a word names: its own name, or the title of one of the three of a paper.
+
+    Parameters
+    ----------
+    word : str
+        Such as ``last``, ``Transfer`` or ``forgetting_max_last``.
+
+    Returns
+    -------
+    str or None
+    """
+    titles = {title.lower(): name for title, name in HEADLINES.items()}
+    return word if word in SCALARS else titles.get(word.lower())
 
 
 def options(words: Sequence[str]) -> tuple[Options, list[str]]:

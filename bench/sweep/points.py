@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from bench.core.signals import is_interruption
 from bench.core.tables import table
-from bench.metrics.scalars import HEADLINES
+from bench.metrics.scalars import HEADLINES, LESS_IS_BETTER
 from bench.record.schema import Summary, is_finished
 from bench.sweep import slurm
 from bench.sweep.attempts import Attempt
@@ -33,6 +33,8 @@ class Point:
         Those of the words that distinguish it from the other points.
     threads : int or None
         The setting of that name.
+    split : str
+        ``evaluate.split``: the images that are scored.
     directory : Path
         The run directory.
     folder : Path
@@ -43,6 +45,7 @@ class Point:
     words: tuple[str, ...]
     label: str
     threads: int | None
+    split: str
     directory: Path
     folder: Path
 
@@ -141,23 +144,73 @@ def reason_of(point: Point) -> str:
 # ---------------------------------------------------------------------------------------------- tables
 
 
-def results_of(point: Point) -> list[str]:
-    """Return Transfer, Average and Last of a finished point, in percent; empty texts where there are none."""
+def metrics_of(point: Point) -> Mapping[str, float | None]:
+    """Return the scalars of a finished point by name, in percent; none where there is no summary."""
     try:
-        metrics = Summary.read(point.directory).metrics
+        return Summary.read(point.directory).metrics
     except (OSError, ValueError):
-        metrics = {}
-    values = [metrics.get(name) for name in HEADLINES.values()]
+        return {}
+
+
+def results_of(point: Point, names: Sequence[str] = tuple(HEADLINES.values())) -> list[str]:
+    """Return scalars of a finished point, in percent; empty texts where there are none.
+
+    Parameters
+    ----------
+    point : Point
+    names : sequence of str, optional
+        Of `bench.metrics.scalars`; Transfer, Average and Last by default.
+
+    Returns
+    -------
+    list of str
+    """
+    metrics = metrics_of(point)
+    values = [metrics.get(name) for name in names]
     return ["" if value is None else f"{value:.1f}" for value in values]
 
 
-def points_table(points: Sequence[Point]) -> str:
-    """Return a table of points, states and results, one point a line."""
+def points_table(points: Sequence[Point], sort: str | None = None) -> str:
+    """Return a table of points, states and results, one point a line.
+
+    Parameters
+    ----------
+    points : sequence of Point
+    sort : str, optional
+        The scalar by which points are sorted, the best first and those without at the end; it gets a column. By
+        default they come in the order of the file.
+
+    Returns
+    -------
+    str
+    """
+    columns = {**HEADLINES, **({sort: sort} if sort and sort not in HEADLINES.values() else {})}
     rows = [
-        (str(point.number), state, *results_of(point), point.label)
+        (str(point.number), state, *results_of(point, tuple(columns.values())), point.label)
         for point, state in zip(points, states_of(points), strict=True)
     ]
-    return table(("#", "state", *HEADLINES, "point"), rows)
+    if sort:
+        values = [metrics_of(point).get(sort) for point in points]
+        rows = [rows[place] for place in ranked(values, sort)]
+    return table(("#", "state", *columns, "point"), rows)
+
+
+def ranked(values: Sequence[float | None], metric: str) -> list[int]:
+    """Return the places of values, the best first, those without a value at the end, equal ones in their order.
+
+    Parameters
+    ----------
+    values : sequence of float or None
+    metric : str
+        The scalar whose values they are; it says whether more is better.
+
+    Returns
+    -------
+    list of int
+    """
+    sign = 1 if metric in LESS_IS_BETTER else -1
+    keys = [(value is None, 0.0 if value is None else sign * value) for value in values]
+    return sorted(range(len(values)), key=keys.__getitem__)
 
 
 def plan(points: Sequence[Point]) -> str:

@@ -1,0 +1,169 @@
+"""Which setting of a sweep is the best by a metric, as the mean over its seeds, and the line that runs it again."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.config.resolve import read
+from bench.config.words import pair
+from bench.core.errors import UserError
+from bench.core.tables import table
+from bench.metrics.scalars import spread
+from bench.sweep.points import Point, metrics_of, ranked
+
+SHOWN = 10
+"""Settings that are shown at most."""
+
+OF_THE_CHOICE = ("seed", "evaluate.split", "evaluate.held_out")
+"""Settings that a choice on validation images over seeds has, and that a run of what was chosen does without."""
+
+ENDS = 3
+"""Values of a number from which on the smallest and the largest are said to be the ends of what was tried."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One setting of a sweep: the points that differ in nothing but the seed.
+
+    Attributes
+    ----------
+    points : tuple of Point
+    values : tuple of float
+        The metric of those that are finished.
+    """
+
+    points: tuple[Point, ...]
+    values: tuple[float, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every point has a value."""
+        return len(self.values) == len(self.points)
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over the seeds; None where one is missing."""
+        return spread(self.values).mean if self.complete else None
+
+    @property
+    def label(self) -> str:
+        """The words that distinguish it from other settings, without the seed."""
+        point = self.points[0]
+        return re.sub(r"(^| )seed=\S+", "", point.label).strip() or shlex.join(self.words)
+
+    @property
+    def words(self) -> list[str]:
+        """What stands after ``python -m bench run`` to run it on test images, with the seed of one's choice."""
+        pairs = {word: pair(word) for word in self.points[0].words}
+        return [word for word, one in pairs.items() if one is None or one.key not in OF_THE_CHOICE]
+
+
+def tried(points: Sequence[Point], metric: str) -> list[Tried]:
+    """Return the settings of a sweep, the best first, those with an unfinished point at the end.
+
+    Parameters
+    ----------
+    points : sequence of Point
+    metric : str
+        A scalar of `bench.metrics.scalars`.
+
+    Returns
+    -------
+    list of Tried
+    """
+    groups: dict[Path, list[Point]] = {}
+    for point in points:  # the folder is named after a hash of all settings but the seed
+        groups.setdefault(point.directory.with_name(point.directory.name.rpartition("-s")[0]), []).append(point)
+    found = []
+    for members in groups.values():
+        values = [metrics_of(point).get(metric) for point in members]
+        found.append(Tried(tuple(members), tuple(value for value in values if value is not None)))
+    return [found[place] for place in ranked([one.mean for one in found], metric)]
+
+
+def best(points: Sequence[Point], metric: str, file: Path) -> str:
+    """Return the best setting of a sweep, with the others, what weakens the choice, and the line to paste.
+
+    Parameters
+    ----------
+    points : sequence of Point
+    metric : str
+        A scalar of `bench.metrics.scalars`.
+    file : Path
+        The sweep file, for what is said.
+
+    Returns
+    -------
+    str
+        Lines for a terminal.
+
+    Raises
+    ------
+    UserError
+        If no setting is finished with all its seeds, or the metric is not defined for it.
+    """
+    found = tried(points, metric)
+    first = found[0]
+    if first.mean is None:
+        raise UserError(
+            f"no setting of {file} has {metric} for all its seeds yet: run its points first, with the same line "
+            "without best="
+        )
+    split = "test" if any(point.split == "test" for point in points) else "validation"
+    lines = [f"{metric} on {split} images, the mean over seeds:", "", _table(found[:SHOWN], metric)]
+    if len(found) > SHOWN:
+        lines.append(f"  and {len(found) - SHOWN} more: status sort={metric} shows every point")
+    lines += ["", *_notes(found, split), f"the best, {first.label}, on test images:"]
+    return "\n".join([*lines, f"python -m bench run {shlex.join(first.words)}"])
+
+
+def _table(found: Sequence[Tried], metric: str) -> str:
+    rows = []
+    for number, one in enumerate(found, 1):
+        whole = spread(one.values) if one.complete else None
+        error = whole.standard_error if whole else None
+        seeds = str(len(one.points)) if whole else f"{len(one.values)} of {len(one.points)}"
+        cells = (f"{whole.mean:.1f}" if whole else "", "" if error is None else f"{error:.1f}")
+        rows.append((str(number), *cells, seeds, one.label))
+    return table(("#", metric, "+-", "seeds", "setting"), rows)
+
+
+def _notes(found: Sequence[Tried], split: str) -> list[str]:
+    """Return what weakens the choice, a line each."""
+    notes = []
+    missing = sum(len(one.points) - len(one.values) for one in found)
+    if missing:
+        are = "1 point is" if missing == 1 else f"{missing} points are"
+        notes.append(f"note: {are} not finished; settings that lack one are not ranked")
+    if split == "test":
+        notes.append(
+            "warning: points were scored on test images: what is chosen by them looks better than it is, so sweep with "
+            "evaluate.split=validation to choose"
+        )
+    return notes + _ends(found)
+
+
+def _ends(found: Sequence[Tried]) -> list[str]:
+    """Return which numbers of the best setting are the smallest or the largest that were tried."""
+    numbers = [_numbers(one) for one in found if one.complete]
+    notes = []
+    for key, value in numbers[0].items():
+        values = {one[key] for one in numbers if key in one}
+        if len(values) >= ENDS and value in (min(values), max(values)):
+            end, way = ("smallest", "smaller") if value == min(values) else ("largest", "larger")
+            notes.append(f"note: {key}={value:g} is the {end} that was tried: try {way} ones")
+    return notes
+
+
+def _numbers(one: Tried) -> dict[str, float]:
+    """Return the values of settings that are written as numbers."""
+    found = {}
+    for key, (_, text) in read(one.words, []).items():
+        with contextlib.suppress(ValueError):
+            found[key] = float(text)
+    return found
