@@ -51,6 +51,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         (
             "Stream", "Task", "LABEL_SPACES", "ZeroShot", "DatasetStream", "Part", "Dataset", "Splits", "Counts",
             "load_dataset", "folder_dataset", "Images", "ArrayImages", "FileImages", "PackedImages", "Subset", "alone",
+            "hold_out",
         ),
     ),
     "For a model": (

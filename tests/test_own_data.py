@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bench.cli import main as cli
-from bench.config.fingerprint import LATER_OF, fingerprint
+from bench.config.fingerprint import LATER, LATER_OF, fingerprint, later
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.data.dataset_stream import hold_out
@@ -74,7 +74,8 @@ def test_a_share_of_each_class_is_held_out(tree: Path) -> None:
         for more in (["seed=5", "seeds.task_order=3"], ["stream.split_seed=1"])
     )
     assert again.digest() == task.digest()  # runs with other seeds have the same test images
-    assert names(other.test) != names(task.test)
+    assert names(other.test) == ["cone/1.png", "cone/6.png", "sea_snail/1.png", "sea_snail/5.png"]
+    assert names(task.test) == ["cone/0.png", "cone/6.png", "sea_snail/2.png", "sea_snail/3.png"]  # in every release
 
 
 def test_what_is_held_out_does_not_depend_on_other_classes_or_the_disk(
@@ -109,6 +110,7 @@ def test_an_image_that_was_drawn_twice_is_on_one_side_only() -> None:
     drawn = Subset(images, [0, 0, 0, 1, 2, 3, 3])
     kept, out = hold_out(drawn, ["a", "b"], 0.5, 0, "validation")
     assert kept.images is images and not set(kept.indices) & set(out.indices)
+    assert kept.labels.tolist() == drawn.labels[np.isin(drawn.indices, kept.indices)].tolist()
     assert sorted(out.labels) == [0, 1] and sorted(set(kept.indices) | set(out.indices)) == [0, 1, 2, 3]
 
 
@@ -155,6 +157,7 @@ def test_new_settings_at_their_defaults_change_no_fingerprint() -> None:
     older = {key: value for key, value in flat.items() if key not in younger}
     assert fingerprint(older) == fingerprint(flat)
     assert all(fingerprint({**flat, key: "another"}) != fingerprint(flat) for key in younger)
+    assert later(flat) == LATER | younger and later({**flat, "stream.name": "pocket"}) == LATER
 
 
 # ---- tables
