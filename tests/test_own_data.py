@@ -130,6 +130,18 @@ def test_validation_images_are_held_out_where_there_are_none(tree: Path) -> None
         )
 
 
+def test_every_stream_has_validation_images(tmp_path: Path) -> None:
+    fake_trees.cifar100(tmp_path)
+    words = ["method=zero-shot", "stream=cifar100-5", f"data={tmp_path}"]
+    whole, scored = (load_stream(resolve([*words, *more])).tasks for more in ([], ["evaluate.split=validation"]))
+    for before, after in zip(whole, scored, strict=True):
+        images = [one for one in (before.train, after.train, after.test) if isinstance(one, Subset)]
+        everything, kept, held = images
+        assert kept.images is held.images and kept.whole and held.whole  # decoded once, with the other tasks
+        assert sorted([*kept.indices, *held.indices]) == sorted(everything.indices)
+        assert np.bincount(held.labels).tolist() == [1] * len(after.classes) and not len(kept) % len(after.classes)
+
+
 def test_a_class_with_one_image_has_none_to_hold_out(tmp_path: Path) -> None:
     fake_trees.shells(tmp_path)
     fake_trees.save(tmp_path / "shells" / "whelk" / "0.png", 0, 0)
