@@ -29,6 +29,22 @@ def test_auto_without_a_login_is_off_and_says_how_to_turn_it_on() -> None:
     assert asked("track.wandb=off").note == ""
 
 
+def test_the_note_is_said_once_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def said() -> list[str]:
+        lines: list[str] = []
+        Mirror(asked(), lines.append).start(tmp_path)
+        return lines
+
+    assert [line[:18] for line in said()] == ["note: no W&B login"]
+    assert said() == []
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", "~nosuchuser", "/proc/nowhere"):  # nothing can be written there
+        monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+        assert len(said()) == len(said()) == 1
+
+
 def test_auto_with_a_login_is_online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("WANDB_API_KEY", KEY)

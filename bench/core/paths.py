@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -50,6 +51,44 @@ def user_path(text: str, key: str = "") -> Path:
     if len(encoded) > LONGEST_PATH:
         raise UserError(f"{said} has {len(encoded)} bytes, more than {LONGEST_PATH}: write a shorter path")
     return path
+
+
+def user_cache() -> Path:
+    """Return the user's folder for what can be made again: ``$XDG_CACHE_HOME`` or ``~/.cache``, and our name below it.
+
+    Returns
+    -------
+    Path
+        It need not exist.
+
+    Raises
+    ------
+    UserError
+        As of `user_path`.
+    """
+    return user_path(str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "keeplora-bench"), "cache.dir")
+
+
+def first_time(name: str) -> bool:
+    """Return whether this is asked for the first time on this machine, and remember that it was.
+
+    Parameters
+    ----------
+    name : str
+        What is to happen once; the name of an empty file in the folder of `user_cache`.
+
+    Returns
+    -------
+    bool
+        Always true where that folder cannot be written.
+    """
+    with contextlib.suppress(OSError, UserError):
+        marker = user_cache() / "once" / name
+        if exists(marker):
+            return False
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    return True
 
 
 def is_folder(path: Path) -> bool:

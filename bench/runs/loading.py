@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from bench.config.run_settings import Resolved, Run, Train
 from bench.core.blame import blamed
 from bench.core.console import say
 from bench.core.errors import UserError
-from bench.core.paths import user_path
+from bench.core.paths import user_cache, user_path
 from bench.core.stopwatch import Stopwatch
 from bench.data.batch_order import BatchOrder
 from bench.data.pixel_cache import PixelCache
@@ -233,5 +232,4 @@ def shared_results(
 
 
 def _cache_folder(settings: Run) -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "keeplora-bench"
-    return user_path(settings.cache.dir or str(home), "cache.dir")
+    return user_path(settings.cache.dir, "cache.dir") if settings.cache.dir else user_cache()

@@ -22,6 +22,7 @@ from types import TracebackType
 import bench
 from bench.config.run_settings import Resolved
 from bench.core.errors import UserError
+from bench.core.paths import first_time
 from bench.core.signals import INTERRUPTIONS, Stopped, is_interruption
 from bench.core.untrusted import check_folder, opened, why
 from bench.tracking.mirror_process import GAVE_UP
@@ -87,7 +88,7 @@ class Mirror:
         live : bool, optional
             Whether this process is the run, whose load is then recorded too.
         """
-        if self.options.note:
+        if self.options.note and first_time("wandb-login"):
             self._say(f"note: {self.options.note}")
         if self.options.mode == "off":
             return
