@@ -118,3 +118,84 @@ def test_a_packing_is_found_out_once_for_every_set_of_texts(monkeypatch: pytest.
     assert len(made) == 2
     del first, tokens
     assert len(clip._texts.packings) == 1  # and forgotten with them
+
+
+# ---- embeddings instead of tokens
+
+
+def defined(x: Tensor, end: Tensor, **model: bool) -> Tensor:
+    """Features of embedded texts as open_clip's own text tower computes them, float64."""
+    whole = tiny_model(**model).double()
+    text = getattr(whole, "text", whole)
+    states = text.transformer(x + text.positional_embedding, attn_mask=text.attn_mask)
+    read = text.ln_final(states)[torch.arange(len(end)), end]
+    projection = text.text_projection
+    features = projection(read) if isinstance(projection, torch.nn.Linear) else read @ projection
+    return features / features.norm(dim=-1, keepdim=True)
+
+
+@pytest.mark.parametrize("prompts", TEXTS.values(), ids=TEXTS)
+def test_embedded_texts_have_the_features_of_their_tokens(prompts: list[str]) -> None:
+    clip = tiny_clip()
+    tokens = clip.tokenize(prompts)
+    with torch.no_grad():
+        x, end = clip.embed(tokens)
+        assert x.shape == (len(prompts), CONTEXT_LENGTH, 48) and end.tolist() == tokens.argmax(dim=-1).tolist()
+        assert (clip.encode_embeddings(x, end) - clip.encode_tokens(tokens)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("model", [{}, {"custom_text": True}, {"quick_gelu": True}])
+@pytest.mark.parametrize("prompts", TEXTS.values(), ids=TEXTS)
+def test_features_and_gradients_of_embeddings_are_those_of_their_definition(prompts: list[str], model: dict) -> None:
+    clip = Clip(tiny_model(**model), open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH), {"size": 36}, "tiny")
+    clip.model.double()
+    x, end = clip.embed(clip.tokenize(prompts))
+    x = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    found = []
+    for encode in (clip.encode_embeddings, lambda x, end: defined(x, end, **model)):
+        given = x.clone().requires_grad_()
+        features = encode(given, end)
+        (features * torch.linspace(-1, 1, features.numel(), dtype=x.dtype).view_as(features)).sum().backward()
+        found.append((features.detach(), given.grad))
+    (features, gradient), (expected, defined_gradient) = found
+    assert (features - expected).abs().max() < 1e-12
+    assert (gradient - defined_gradient).abs().max() < 1e-11 and gradient.abs().max() > 1e-3
+    assert all(gradient[i, int(last) + 1 :].abs().max() == 0 for i, last in enumerate(end) if last + 1 < CONTEXT_LENGTH)
+
+
+def test_embedded_texts_keep_packing_precision_and_recorders() -> None:
+    clip, seen = tiny_clip(), []
+    tokens = clip.tokenize(TEXTS["a template"])
+    x, end = (tensor.detach() for tensor in clip.embed(tokens))
+    layer = clip.text.transformer.resblocks[0].mlp.c_fc
+    hook = layer.register_forward_hook(lambda module, given, y: seen.append((y.shape[:2], y.dtype)))
+    with torch.no_grad(), clip.computing("bf16"):
+        low = clip.encode_embeddings(x, end)
+        assert torch.equal(low, clip.encode_embeddings(x, end)) and len(clip._texts.packings) == 1
+    hook.remove()
+    assert seen == [((1, int((end + 1).sum())), torch.bfloat16)] * 2
+    masks = []
+    with torch.no_grad(), clip.recording({"text.0.fc1": lambda x, mask: masks.append(mask)}):
+        recorded = clip.encode_embeddings(x, end)
+    assert masks[0].sum(dim=1).tolist() == (end + 1).tolist()
+    assert (recorded - low).abs().max() < 0.1
+    assert (recorded - clip.encode_tokens(tokens)).abs().max() < 1e-5
+
+
+def test_embeddings_of_another_shape_are_refused() -> None:
+    clip = tiny_clip()
+    x, end = clip.embed(clip.tokenize(TEXTS["a template"]))
+    for given in ((x[:, :-1], end), (x, end[:-1])):
+        with pytest.raises(ValueError, match=r"the embeddings are .* give \[texts, 16, width\] and one end"):
+            clip.encode_embeddings(*given)
+
+
+def test_a_model_that_reads_elsewhere_reads_embeddings_there() -> None:
+    model = tiny_model(custom_text=True)
+    model.text.pool_type = "last"
+    clip = Clip(model, open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH), {"size": 36}, "tiny")
+    tokens = clip.tokenize(TEXTS["a template"])
+    with torch.no_grad():
+        x, end = clip.embed(tokens)
+        assert end.tolist() == [CONTEXT_LENGTH - 1] * 3
+        assert torch.equal(clip.encode_embeddings(x, end), clip.encode_tokens(tokens))

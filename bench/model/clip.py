@@ -257,6 +257,49 @@ class Clip:
         """
         return self._texts.encode(tokens, cut)
 
+    def embed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the token embeddings of tokenised texts, for methods that learn some of them.
+
+        Parameters
+        ----------
+        tokens : int64 Tensor [texts, context length]
+            As from `tokenize`, on the model's device.
+
+        Returns
+        -------
+        x : float32 Tensor [texts, context length, width of the text tower]
+            Without the positional embedding; differentiable with respect to parameters inside `trainable`.
+        end : int64 Tensor [texts]
+            Positions of the end-of-text tokens.
+        """
+        return self._texts.embed(tokens)
+
+    def encode_embeddings(self, x: Tensor, end: Tensor) -> Tensor:
+        """Return the features of embedded texts, of unit length: `encode_tokens` for embeddings of one's own.
+
+        ``encode_embeddings(*embed(tokens))`` is ``encode_tokens(tokens)`` up to rounding. What follows an end-of-text
+        token is never computed.
+
+        Parameters
+        ----------
+        x : float32 Tensor [texts, context length, width of the text tower]
+            Token embeddings before the positional embedding is added, on the model's device.
+        end : int64 Tensor [texts]
+            Positions of the end-of-text tokens, at which the features are read. Keep the same tensor from step to step,
+            unchanged: what follows from it is computed once. A model that reads a text elsewhere ignores it.
+
+        Returns
+        -------
+        float32 Tensor [texts, width of embedding]
+            Differentiable with respect to `x`, to updates, and to parameters inside `trainable`.
+
+        Raises
+        ------
+        ValueError
+            If the shapes are others.
+        """
+        return self._texts.encode_embeddings(x, end)
+
     def encode_prompts(self, prompts: Sequence[str | Sequence[str]], batch_size: int = 256) -> Tensor:
         """Return the features of prompts, of unit length, encoded in batches.
 

@@ -121,33 +121,62 @@ class TextEncoder:
         -------
         float32 Tensor [texts, width of embedding]
         """
-        tower = self.tower
-        end = self._end_of_text(tokens)
+        tower, end = self.tower, self._end_of_text(tokens)
         if cut and end is not None and tower.attn_mask is not None:
             if not _recorded(self._sites):
-                return self._encode_packed(tokens, end)
+                packing = self._packing(tokens, tokens, end)
+                return self._encode_packed(tower.token_embedding(tokens.flatten()[packing.source]), packing, end)
             tokens = tokens[:, : int(end.max()) + 1]
-        length = tokens.shape[1]
+        return self._encode_whole(tower.token_embedding(tokens), tokens, end)
+
+    def embed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embeddings of tokens, and the positions of their end-of-text tokens: see `Clip.embed`."""
+        end = self._end_of_text(tokens)
+        last = tokens.new_full(tokens.shape[:1], tokens.shape[1] - 1)
+        return self.tower.token_embedding(tokens), last if end is None else end
+
+    def encode_embeddings(self, x: Tensor, end: Tensor) -> Tensor:
+        """Return the features of embedded texts, of unit length: see `Clip.encode_embeddings`."""
+        if x.shape[1] != self.tower.context_length or end.shape != x.shape[:1]:
+            raise ValueError(
+                f"the embeddings are {list(x.shape)} with {list(end.shape)} ends: give [texts, "
+                f"{self.tower.context_length}, width] and one end for each text"
+            )
+        if self._pool_type not in ("argmax", "eos"):
+            return self._encode_whole(x, None, None)
+        if self.tower.attn_mask is not None:
+            if not _recorded(self._sites):
+                # Nothing says which positions the texts have in common, so every one counts as another.
+                indices = torch.arange(x.shape[0] * x.shape[1], device=end.device).view(x.shape[:2])
+                packing = self._packing(end, indices, end)
+                return self._encode_packed(x.flatten(0, 1)[packing.source], packing, end)
+            x = x[:, : int(end.max()) + 1]
+        return self._encode_whole(x, None, end)
+
+    def _packing(self, key: Tensor, tokens: Tensor, end: Tensor) -> Packing:
+        """Return the packing of texts, computed once for texts that are encoded at every step."""
+        if key not in self.packings:
+            self.packings[key] = Packing.of(tokens, end)
+        return self.packings[key]
+
+    def _encode_packed(self, row: Tensor, packing: Packing, end: Tensor) -> Tensor:
+        """Return the features of embedded texts in one row, without the tokens that nothing reads."""
+        x = (row + self.tower.positional_embedding[packing.position])[None]
+        return self._read(x, end, Layout(self.tower.attn_mask, packing), whole=False)
+
+    def _encode_whole(self, x: Tensor, tokens: Tensor | None, end: Tensor | None) -> Tensor:
+        """Return the features of embedded texts, all positions computed; without `end` the pooling reads elsewhere."""
+        tower, length = self.tower, x.shape[1]
         mask = tower.attn_mask[:length, :length] if tower.attn_mask is not None else None
-        x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
+        x = x + tower.positional_embedding[:length]
         if end is None:
             with self._precision():
                 for block in tower.transformer.resblocks:
                     x = run_block(block, x, Layout(mask))
             x = text_global_pool(tower.ln_final(x), tokens, self._pool_type, eos_token_id=self._end_id)
             return self._project(x)
-        counted = torch.arange(length, device=tokens.device) <= end[:, None]
+        counted = torch.arange(length, device=x.device) <= end[:, None]
         return self._read(x, end, Layout(mask, counted=counted), whole=_recorded(self._last))
-
-    def _encode_packed(self, tokens: Tensor, end: Tensor) -> Tensor:
-        """Return what `encode` does, without the tokens that nothing reads: see `bench.model.packing`."""
-        tower = self.tower
-        if tokens not in self.packings:  # computed once for texts that are encoded at every step
-            self.packings[tokens] = Packing.of(tokens, end)
-        packing = self.packings[tokens]
-        row = tokens.flatten()[packing.source]
-        x = (tower.token_embedding(row) + tower.positional_embedding[packing.position])[None]
-        return self._read(x, end, Layout(tower.attn_mask, packing), whole=False)
 
     def _read(self, x: Tensor, end: Tensor, layout: Layout, whole: bool) -> Tensor:
         """Return the features of embedded texts, read at their end-of-text tokens."""
