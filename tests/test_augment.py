@@ -221,6 +221,15 @@ def test_an_original_that_cannot_be_decoded_is_named(tmp_path: Path, cache: Pixe
             seen(task(images, "crop", kept))
 
 
+@pytest.mark.parametrize("name", ["none", *PRESETS])
+def test_a_batch_may_be_empty(name: str, photos: FileImages) -> None:
+    """As where processes share one that has fewer images than there are processes."""
+    pixels = task(photos, name).train
+    read = None if name == "none" else pixels.augmented(name, partial(generator, 0, "x"))
+    sizes = [len(batch) for batch, _ in pixels.take([torch.arange(2), torch.arange(0)], read)]
+    assert sizes == [2, 0]
+
+
 def test_pixels_of_an_array_need_no_cache(cache: PixelCache) -> None:
     images = ArrayImages(np.stack([np.asarray(photo(36, 36))] * 2), range(2))
     read = Pixels(images, tiny_clip(), True, cache).augmented("crop", partial(generator, 0, "x"))

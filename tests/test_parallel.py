@@ -97,6 +97,13 @@ def test_two_processes_give_the_matrix_of_one(method: str, batch: int, tmp_path:
     assert summaries[0]["fingerprint"] == summaries[1]["fingerprint"]
 
 
+@pytest.mark.slow
+def test_two_processes_change_the_same_images_in_the_same_way(tmp_path: Path) -> None:
+    more = ["train.batch_size=13", "train.steps=7", "train.augment=inflora", "train.label_smoothing=0.1"]
+    alone, together = (finish(words(tmp_path / str(size), "lora", *more), size) for size in (1, 2))
+    assert_close(alone, together)
+
+
 def wait_for_epoch(process: subprocess.Popen, directory: Path, epoch: int) -> None:
     events, end = directory / "metrics.jsonl", time.monotonic() + 120
     while not (events.exists() and f'"epoch": {epoch},' in events.read_text()):

@@ -280,7 +280,9 @@ class Pixels:
 
     def _read(self, source: Callable[[Tensor], Tensor], chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Return uint8 images and labels on the CPU, in memory that a CUDA device can copy from by itself."""
-        pixels, labels = source(chosen), self.labels[chosen]
+        # Where processes share a batch, one of them may have no image of it.
+        pixels = source(chosen) if len(chosen) else torch.empty(0, *self.shape[1:], dtype=torch.uint8)
+        labels = self.labels[chosen]
         return (pixels.pin_memory(), labels.pin_memory()) if self.clip.device.type == "cuda" else (pixels, labels)
 
 
