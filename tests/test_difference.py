@@ -52,7 +52,7 @@ def test_only_what_differs(tmp_path):
             "learning: 65.0000 | 70.0000",
             'accuracy.csv: 2 of 6 cells differ, most after "b" (row 2) on "a" (column 1): 50.00 | 60.00',
         ],
-        "no difference in label space, order of tasks, prompts, plug-in files": [],
+        "no difference in label space, order of tasks, prompts, plug-in files, continued": [],
     }
 
 
@@ -74,6 +74,41 @@ def test_other_tasks(tmp_path):
     a, b = make(tmp_path / "a"), make(tmp_path / "b")
     AccuracyMatrix(["b", "a"]).to_csv(b / "accuracy.csv")
     assert parts(difference.diff(a, b))["results"] == ["tasks: a, b | b, a"]
+
+
+def continued(path: Path, *times: dict) -> Path:
+    """Add to a record that it was continued, each time with what was not as at its begin."""
+    begin = json.loads((path / "environment.json").read_text(encoding="utf-8"))
+    code = {"code_revision": "abc", "plugins_sha256": {}}
+    change(path, "environment.json", continued=[begin | {"code": code} | {"started": "later"} | one for one in times])
+    return path
+
+
+def test_a_continued_run_shows_what_changed_on_its_way(tmp_path):
+    a = make(tmp_path / "a")
+    packages = {"torch": "2.10", "numpy": "2.4"}
+    code = {"code_revision": f"{'0123456789abcdef' * 2}01234567+changes", "plugins_sha256": {"method": "e" * 64}}
+    b = continued(make(tmp_path / "b"), {}, {"threads": 4, "packages": packages}, {"threads": 4, "code": code})
+    change(b, "identity.json", plugins_sha256={"method": "d" * 64})
+    found = parts(difference.diff(a, b))
+    assert found["continued"] == [
+        "A: never",
+        "B: 3 times",
+        "B, time 2: package torch: 2.9 -> 2.10, threads: 2 -> 4",
+        f"B, time 3: code: abc -> 0123456789ab+changes, file of the method: {'d' * 12} -> {'e' * 12}, "
+        "package torch: 2.10 -> 2.9",
+    ]
+    assert "environment" not in found and "{" not in str(found["continued"])
+
+
+def test_runs_that_were_continued_alike_do_not_differ(tmp_path):
+    a, b = continued(make(tmp_path / "a"), {}), continued(make(tmp_path / "b"), {})
+    assert "no difference" in parts(difference.diff(a, b))
+    never = make(tmp_path / "c")
+    assert parts(difference.diff(a, never))["continued"] == ["A: once, with nothing changed", "B: never"]
+    change(b, "environment.json", continued=[{"packages": [1], "code": 7, "threads": [{"a": 1}]}])  # whatever is there
+    found = parts(difference.diff(never, b))
+    assert found["continued"][1:] == ["B: once", 'B, time 1: threads: 2 -> [{"a": 1}]']
 
 
 def test_diff_refuses(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ PARTS = {
     "plugins_sha256": "plug-in files",
 }
 """Fields of `Identity` that decide the numbers, beside the settings -> titles of their sections."""
+
+
+HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
+"""A long hash, and the digits of it that tell two apart."""
 
 
 def diff(a: Path, b: Path) -> str:
@@ -46,7 +52,8 @@ def diff(a: Path, b: Path) -> str:
     for key, title in PARTS.items():
         left, right = getattr(first.identity, key), getattr(second.identity, key)
         sections[title] = _changes(_by_name(left), _by_name(right))
-    sections["environment"] = _changes(_environment(first), _environment(second))
+    sections["environment"] = _changes(_environment(first.environment), _environment(second.environment))
+    sections["continued"] = _continuations(first, second)
     sections["results"] = _changes(_results(first), _results(second)) + _cell_changes(first, second)
     lines = [f"A  {first.path}", f"B  {second.path}"]
     for name, changes in sections.items():
@@ -81,11 +88,47 @@ def _settings(run: Run) -> dict[str, str]:
     return {f"seeds.{name}": show(value) for name, value in run.identity.seeds.items()} | settings
 
 
-def _environment(run: Run) -> dict[str, Any]:
-    """Return the environment with one entry for each package; the time of the start always differs and is left out."""
-    flat = {key: value for key, value in run.environment.items() if key not in ("packages", "started")}
-    packages = run.environment.get("packages") or {}
-    return flat | {f"package {name}": version for name, version in packages.items()}
+def _environment(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an environment with one entry for each package; the time of the start always differs and is left out."""
+    flat = {key: value for key, value in content.items() if key not in ("packages", "started", "continued", "code")}
+    packages = content.get("packages")
+    versions = packages if isinstance(packages, dict) else {}
+    return flat | {f"package {name}": version for name, version in versions.items()}
+
+
+def _continuations(first: Run, second: Run) -> list[str]:
+    """Return how often each run was continued, and what was not as before; none where both are alike in that."""
+    found = {name: _changed_by_continuing(run) for name, run in (("A", first), ("B", second))}
+    if found["A"] == found["B"]:
+        return []
+    lines = []
+    for name, changes in found.items():
+        times = {0: "never", 1: "once"}.get(len(changes), f"{len(changes)} times")
+        same = ", with nothing changed" if changes and not any(changes) else ""
+        lines.append(f"{name}: {times}{same}")
+        lines += [f"{name}, time {time}: {change}" for time, change in enumerate(changes, 1) if change]
+    return lines
+
+
+def _changed_by_continuing(run: Run) -> list[str]:
+    """Return for each process that continued a run what was not as it was before, as in ``threads: 2 -> 4``."""
+    before = _environment(run.environment) | _code(vars(run.identity))
+    lines = []
+    for entry in run.environment.get("continued", []):
+        now = _environment(entry) | _code(entry.get("code"))
+        # What only one of two versions of this suite records has not changed.
+        changed = [name for name in sorted(before.keys() & now.keys()) if before[name] != now[name]]
+        lines.append(", ".join(f"{name}: {show(before[name])} -> {show(now[name])}" for name in changed))
+        before |= now
+    return lines
+
+
+def _code(content: Any) -> dict[str, Any]:
+    """Return the state of the code with one entry for the file of each plug-in, hashes cut to twelve digits."""
+    content = content if isinstance(content, dict) else {}
+    revision, plugins = content.get("code_revision"), content.get("plugins_sha256")
+    flat = {f"file of the {kind}": digest for kind, digest in (plugins if isinstance(plugins, dict) else {}).items()}
+    return {name: HASH.sub(r"\1", show(value)) for name, value in ({"code": revision} | flat).items() if value}
 
 
 def _results(run: Run) -> dict[str, Any]:
