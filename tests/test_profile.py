@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ from bench.learning.costs import counted
 
 TOY = str(Path(__file__).parent / "toy.py")
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine is measured for a moment only."""
+    monkeypatch.setattr(costs, "product_rate", partial(costs.product_rate, seconds=0.1))
 
 
 def test_profile_prints_what_a_method_costs(capsys: pytest.CaptureFixture) -> None:

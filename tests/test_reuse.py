@@ -441,8 +441,8 @@ def test_a_model_that_open_clip_cannot_build_leaves_no_folder(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["evaluate"], "evaluate takes one run directory, not 0"),
-        (["evaluate", "a", "b"], "evaluate takes one run directory, not 2"),
+        (["evaluate"], "give one run directory, not 0: python -m bench evaluate RUN"),
+        (["evaluate", "a", "b"], "give one run directory, not 2"),
         (["evaluate", "nowhere"], 'error: "nowhere" holds no run'),
         (["export", "nowhere"], "say where the checkpoint should go"),
         (["export", "nowhere", "to=x"], 'error: "nowhere" holds no run'),
@@ -454,6 +454,13 @@ def test_wrong_words(
     monkeypatch.chdir(tmp_path)
     assert cli.main(words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_mistake_does_not_wait_for_torch(finished: dict) -> None:
+    line = ["evaluate", str(finished["lora"][0]), "stream.cuont=2"]
+    code = f"import sys; sys.modules['torch'] = None\nfrom bench.cli.main import main\nsys.exit(main({line}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and 'did you mean "stream.count"' in done.stderr
 
 
 def test_the_verb_records_its_line(finished: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,8 @@ def _plan(resolved: Resolved, given: Mapping[str, int]) -> str:
     cores = resolved.run.threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     seconds = START + work / CORE / cores
     said = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
-    return f"{head}; about {said} on {cores} CPU threads, less on a GPU, more where a method decomposes weights"
+    threads = f"{cores} CPU thread{'' if cores == 1 else 's'}"
+    return f"{head}; about {said} on {threads}, less on a GPU, more where a method decomposes weights"
 
 
 def _operations(config: Mapping[str, Any], resolution: int | None) -> tuple[float, float]:

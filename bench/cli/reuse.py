@@ -9,7 +9,7 @@ from bench.core.errors import UserError
 
 def call_evaluate(words: list[str]) -> int:
     """Measure what a run learned on a stream."""
-    run, settings = _run_and_settings(words, "evaluate", "evaluate RUN stream=NAME data=DIR")
+    run, settings = _run_and_settings(words, "evaluate RUN stream=NAME data=DIR")
     from bench.reuse.evaluate import evaluate  # torch comes with it
 
     evaluate(run, settings, ["python", "-m", "bench", "evaluate", *words])
@@ -18,22 +18,30 @@ def call_evaluate(words: list[str]) -> int:
 
 def call_export(words: list[str]) -> int:
     """Write an open_clip checkpoint of what a run learned."""
-    run, settings = _run_and_settings(words, "export", "export RUN to=DIR")
-    places = [word.partition("=")[2] for word in settings if word.startswith(("to=", "--to="))]
+    places = [word.partition("=")[2] for word in words if word.startswith(PLACE)]
     if len(places) != 1 or not places[0]:
         raise UserError("say where the checkpoint should go, once: python -m bench export RUN to=DIR")
+    run, settings = _run_and_settings([word for word in words if not word.startswith(PLACE)], "export RUN to=DIR")
     from bench.reuse.export import export  # torch comes with it
 
-    export(run, places[0], [word for word in settings if not word.startswith(("to=", "--to="))])
+    export(run, places[0], settings)
     return 0
 
 
-def _run_and_settings(words: list[str], verb: str, usage: str) -> tuple[str, list[str]]:
-    """Separate the run directory from the settings."""
+PLACE = ("to=", "--to=")
+"""How the word of ``export`` begins that is no setting."""
+
+
+def _run_and_settings(words: list[str], usage: str) -> tuple[str, list[str]]:
+    """Separate the run directory from the settings, and check both: a mistake must not wait for torch."""
+    from bench.reuse.recorded import finished_run, settings_again  # the registry comes with it: see bench.cli.verb
+
     pairs, plain = split(words, paths=True)
     if len(plain) != 1:
-        raise UserError(f"{verb} takes one run directory, not {len(plain)}: python -m bench {usage}")
-    return plain[0], [one.word for one in pairs]
+        raise UserError(f"give one run directory, not {len(plain)}: python -m bench {usage}")
+    settings = [one.word for one in pairs]
+    settings_again(finished_run(plain[0]), settings)
+    return plain[0], settings
 
 
 EVALUATE = Verb(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.data.pixels import Pixels, PixelStore
-from bench.data.stream import LabelSpace, Task, label_space
+from bench.data.stream import LabelSpace, Prompt, Task, label_space
 from bench.learning.method import Method
 
 Classifier = Callable[[Tensor], Tensor]
@@ -138,7 +138,7 @@ def evaluate_row(
     column : int
     right : array of bool [images]
     """
-    ready: tuple[tuple[str, ...], Classifier] | None = None
+    ready: tuple[tuple[Prompt, ...], Classifier] | None = None
 
     def measure(column: int, space: LabelSpace) -> np.ndarray:
         nonlocal ready

@@ -147,9 +147,9 @@ def _identity(used: Loaded, stream: Stream, command: Sequence[str]) -> Identity:
     weights = record.identity.weights_sha256 or ""
     identity = identity_of(resolved, command, weights, data_identity(stream, stream.tasks))
     settings = dict(identity.settings)
-    for key, one in record.identity.settings.items():
-        if key in settings and settings[key].value == one.value:
-            settings[key] = one  # with the source that the run had it from
+    for key, value in record.settings.items():
+        if key in settings and settings[key].value == value:
+            settings[key] = SettingValue(value, record.sources[key])
     deciding = {key: value for key, value in record.settings.items() if key.startswith("stream.") and decides(key)}
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
     settings[LEARNED] = SettingValue(f"{record.stream} {digest[:8]}")
@@ -170,11 +170,7 @@ def _refuse_other_data(directory: Path, identity: Identity) -> None:
 def _as_measured(record: Run, resolved: Resolved) -> bool:
     """Return whether the settings that decide answers are those of the run."""
     keys = [key for key in resolved.flat if key == "precision" or key.startswith("evaluate.")]
-    older = [key for key in keys if key not in record.settings]  # settings that the record is too old to have
-    return all(
-        resolved.sources[key] == "default" if key in older else record.settings[key] == resolved.flat[key]
-        for key in keys
-    )
+    return all(record.settings.get(key) == resolved.flat[key] for key in keys)
 
 
 def _same(record: Run, matrix: AccuracyMatrix, outcomes: Outcomes) -> bool:
@@ -196,7 +192,7 @@ def _summary(record: Run, identity: Identity, matrix: AccuracyMatrix, watch: Sto
     return dataclasses.replace(
         record.summary,
         stream=stream.registry_name,
-        fingerprint=identity.fingerprint,
+        fingerprint=identity.fingerprint or "",
         metrics=scalars.summary(matrix),
         seconds={name: round(value, 3) for name, value in {"total": watch.total(), **watch.seconds}.items()},
         seconds_of_parts={},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -186,7 +187,7 @@ def _context(run: Run, resolved: Resolved, clip: Clip) -> Context:
     """Return what the method knew about the run."""
     device, seeds = clip.device, resolved.run.seeds
     shared = shared_results(resolved, clip, device, lambda name, seconds: None, lambda: None)
-    return Context(
+    context = Context(
         tasks=len(run.identity.tasks),
         batch_size=resolved.run.train.batch_size,
         init_seed=seeds.init or 0,
@@ -194,8 +195,8 @@ def _context(run: Run, resolved: Resolved, clip: Clip) -> Context:
         label_space=(run.identity.label_space or "task").partition(",")[0],
         say=say,
         weights=run.identity.weights_sha256 or "",
-        **({} if shared is None else {"shared": shared.get}),
     )
+    return context if shared is None else dataclasses.replace(context, shared=shared.get)
 
 
 def _prompts(values: Mapping[str, Any], run: Run, resolved: Resolved) -> dict[str, tuple[str, ...]]:
