@@ -2,11 +2,13 @@
 
 import contextlib
 import io
+import json
 import os
 import tempfile
 from pathlib import Path
 
 import pytest
+from bench.datasets.tasks_file import KEYS as KEYS_OF_TASKS
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -45,6 +47,8 @@ ENTRIES = st.lists(
 VALUES = st.sampled_from(
     [
         "own",
+        "own/own.csv",
+        "classes.txt",
         "plants",
         "dtd",
         "{}",
@@ -64,9 +68,7 @@ VALUES = st.sampled_from(
         "../x",
     ]
 ) | st.text(max_size=6)
-KEYS = st.sampled_from(
-    ["dataset", "folder", "table", "name", "template", "templates", "epochs", "shots", "split", "path", "label", "odd"]
-)
+KEYS = st.sampled_from([*KEYS_OF_TASKS, "own", "odd"])
 TASKS = st.lists(st.dictionaries(KEYS, VALUES, max_size=4) | VALUES, max_size=4) | VALUES
 
 
@@ -145,3 +147,50 @@ def test_any_bytes_are_a_list_of_tasks_or_a_sentence(text: str, raw: bytes) -> N
         file = Path(folder) / "tasks.yaml"
         file.write_bytes(text.encode() + raw)
         answered([f"data={folder}", f"stream.tasks_file={file}"])
+
+
+CELLS = st.sampled_from(
+    [
+        "0.png",
+        "1.png",
+        "2.png",
+        "./3.png",
+        "moss",
+        "oak",
+        "train",
+        "test",
+        "VAL",
+        "7",
+        "07",
+        "",
+        " ",
+        "../0.png",
+        "/0.png",
+    ]
+) | st.text(max_size=5)
+HEADERS = st.sampled_from(
+    [["path", "label"], ["file_name", "label", "split"], ["label", "path", "path"], ["path", "label", "split", ""]]
+)
+
+
+@given(
+    header=HEADERS,
+    rows=st.lists(st.lists(CELLS, max_size=4), max_size=8),
+    form=st.sampled_from([".csv", ".tsv", ".jsonl", ".parquet"]),
+    separator=st.sampled_from(list(",;\t")),
+    split=st.sampled_from([None, 0.5]),
+)
+@tries(60)
+def test_a_table_that_holds_anything_is_read_or_refused(
+    picture: bytes, header: list[str], rows: list[list[str]], form: str, separator: str, split: float | None
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(4):
+            (Path(folder) / f"{number}.png").write_bytes(picture)
+        if form == ".jsonl":
+            lines = [json.dumps(dict(zip(header, row, strict=False))) for row in rows]
+        else:
+            lines = [separator.join(row) for row in (header, *rows)]
+        (Path(folder) / f"own{form}").write_bytes("\n".join(lines).encode(errors="surrogatepass"))
+        more = [] if split is None else [f"stream.split={split}"]
+        answered([f"data={folder}", f"stream.datasets=[own{form}]", *more])
