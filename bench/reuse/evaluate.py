@@ -9,8 +9,6 @@ beside runs.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ import numpy as np
 from bench.compare.runs import Run
 from bench.compute.device import choose_device, deterministic
 from bench.compute.world import world
-from bench.config.fingerprint import decides, fingerprint, run_directory
+from bench.config.fingerprint import fingerprint, run_directory
 from bench.config.run_settings import Resolved
 from bench.core.console import bar, say
 from bench.core.errors import UserError
@@ -150,9 +148,8 @@ def _identity(used: Loaded, stream: Stream, command: Sequence[str]) -> Identity:
     for key, value in record.settings.items():
         if key in settings and settings[key].value == value:
             settings[key] = SettingValue(value, record.sources[key])
-    deciding = {key: value for key, value in record.settings.items() if key.startswith("stream.") and decides(key)}
-    digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
-    settings[LEARNED] = SettingValue(f"{record.stream} {digest[:8]}")
+    learned = fingerprint({key: value for key, value in record.settings.items() if key.startswith("stream.")})
+    settings[LEARNED] = SettingValue(f"{record.stream} {learned}")
     flat = {key: one.value for key, one in settings.items()}
     return dataclasses.replace(identity, settings=settings, fingerprint=fingerprint(flat))
 

@@ -93,10 +93,10 @@ def _refuse_other(run: Run, key: str, name: Any) -> None:
 
 def _base(run: Run, changed: set[str]) -> dict[str, Any]:
     """Return the settings of a run as `resolve` takes them, without those that no longer matter."""
-    base = {key: value for key, value in run.settings.items() if key != "gate" and not key.startswith(LEFT)}
+    left = {"gate", *(f"{key}_sha256" for key in run.settings)}  # hashes of files and folders are made again
+    base = {key: value for key, value in run.settings.items() if key not in left and not key.startswith(LEFT)}
     base["out"] = OUT
     for kind in CHOICES:
-        base.pop(f"{kind}.file_sha256", None)
         file = base.pop(f"{kind}.file", None)
         if file is None or f"{kind}.name" in changed:
             continue
