@@ -53,7 +53,7 @@ def test_a_model_out_of_its_band_is_stopped_before_training(tmp_path: Path, publ
     assert not (directory / "summary.json").exists()
 
 
-@pytest.mark.parametrize("words", [["gate=off"], ["evaluate.split=validation"]])
+@pytest.mark.parametrize("words", [["gate=off"], ["evaluate.split=validation"], ['evaluate.templates=["my {}"]']])
 def test_the_gate_can_be_off(words: list[str], tmp_path: Path, published: Any) -> None:
     published(99, 2)
     assert (run(toy(tmp_path, *words)) / "summary.json").exists()

@@ -76,6 +76,11 @@ def test_a_class_with_several_templates_is_the_normalised_mean_of_its_prompts() 
         assert torch.equal(clip.encode_prompts(task.prompts), clip.encode_tokens(clip.tokenize(task.prompts)))
 
 
+def test_a_method_that_tokenises_several_prompts_of_a_class_is_told_what_to_call() -> None:
+    with pytest.raises(UserError, match="a class has several prompts .*: let it call Clip.encode_prompts"):
+        tiny_clip().tokenize([("a cat", "the cat")])
+
+
 def test_classes_with_the_same_templates_count_as_one() -> None:
     tasks = [
         dataclasses.replace(toy_task(0), name=name, template="a {}", more_templates=("the {}",)) for name in ("x", "y")

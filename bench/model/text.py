@@ -83,9 +83,14 @@ class TextEncoder:
         Raises
         ------
         UserError
-            If a prompt does not fit into the context, unless `cut_prompts` is set.
+            If a prompt does not fit into the context, unless `cut_prompts` is set; if one is a tuple of several.
         """
         for prompt in prompts:
+            if not isinstance(prompt, str):
+                raise UserError(
+                    "a class has several prompts (evaluate.templates) and the method tokenises them itself: let it "
+                    "call Clip.encode_prompts, which averages their features, or leave evaluate.templates empty"
+                )
             length = self._token_count(prompt)
             if length is None or length <= self.tower.context_length:
                 continue
