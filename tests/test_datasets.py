@@ -226,9 +226,10 @@ def test_folder_names_of_coop(name: str, before: str, after: str, own: Callable[
     assert found.classes == expected.classes and found.train.labels.tolist() == expected.train.labels.tolist()
 
 
-def test_another_random_split_is_reported() -> None:
+def test_another_random_split_is_reported(tmp_path: Path) -> None:
     """Where all images of a dataset are there, the split must begin as the published one does."""
-    images = FileImages(Path(), ["."] * 27000, [0] * 27000)
+    (tmp_path / "a.png").touch()
+    images = FileImages(tmp_path, ["a.png"] * 27000, [0] * 27000)
     train, test = random_split(27000)
     for order, problem in ((train, ""), (train[::-1], "another random split than the published one")):
         splits = Splits(("forest",), Subset(images, order), Subset(images, test))
