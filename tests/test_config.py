@@ -436,6 +436,35 @@ def test_a_replayed_order_is_known_by_its_content(toys):
     assert fingerprint(resolve(["method=toy", f"batches.replay={first}"]).flat) != base
 
 
+PATHS = """
+from dataclasses import dataclass
+from bench.config.registry import register
+from bench.config.fields import setting
+
+@register("method", "guided", title="A method with a folder")
+class Guided:
+    @dataclass
+    class Settings:
+        reference: str | None = setting(None, "folder of images", path=True)
+"""
+
+
+def test_a_path_is_known_by_its_content(toys):
+    toys.write("methods/guided.py", PATHS)
+    for name in ("here", "there"):
+        toys.write(f"{name}/1.txt", "one")
+    here, there = (resolve(["method=guided", f"method.reference={toys.root / name}"]) for name in ("here", "there"))
+    assert len(here.flat["method.reference_sha256"]) == 64 and here.sources["method.reference_sha256"] == "user"
+    assert fingerprint(here.flat) == fingerprint(there.flat)
+    toys.write("there/1.txt", "something else")
+    changed = resolve(["method=guided", f"method.reference={toys.root / 'there'}"])
+    assert fingerprint(changed.flat) != fingerprint(here.flat)
+    plain = resolve(["method=guided"])
+    assert "method.reference_sha256" not in plain.flat and fingerprint(plain.flat) != fingerprint(here.flat)
+    with pytest.raises(UserError, match="method.reference=.* has a part of 300 bytes"):
+        resolve(["method=guided", f"method.reference={'x' * 300}"])
+
+
 def test_the_fingerprint_leaves_out_what_does_not_decide_the_numbers():
     base = fingerprint(resolve(["method=toy"]).flat)
     assert len(base) == 10

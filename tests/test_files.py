@@ -1,5 +1,6 @@
 """Files are replaced as a whole: what a failure, a crash or a link that lies in wait leaves behind."""
 
+import hashlib
 import os
 import signal
 import stat
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.core import files
-from bench.core.files import remove_scratch, replacing, write_atomic
+from bench.core.files import content_sha256, remove_scratch, replacing, write_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -136,3 +137,34 @@ def test_links_that_lie_in_wait_are_not_followed(tmp_path: Path, monkeypatch: py
 def test_long_names_can_be_written(tmp_path: Path) -> None:
     write_atomic(tmp_path / ("x" * 255), "text")
     assert names(tmp_path) == ["x" * 255]
+
+
+# ---- hashes of content
+
+
+def test_a_folder_is_known_by_its_names_and_bytes_wherever_it_lies(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+        (tmp_path / name / "inner" / "1.png").write_bytes(b"one")
+        (tmp_path / name / "2.png").write_bytes(b"two")
+    first = content_sha256(tmp_path / "a")
+    assert len(first) == 64 and content_sha256(tmp_path / "b") == first
+    (tmp_path / "b" / ".DS_Store").write_bytes(b"left behind")
+    (tmp_path / "b" / "inner" / "loop").symlink_to(tmp_path / "b")
+    os.mkfifo(tmp_path / "b" / "pipe")  # whoever opened it would wait
+    assert content_sha256(tmp_path / "b") == first
+    seen = {first}
+    (tmp_path / "b" / "2.png").write_bytes(b"other")
+    seen.add(content_sha256(tmp_path / "b"))
+    (tmp_path / "b" / "2.png").rename(tmp_path / "b" / "3.png")
+    seen.add(content_sha256(tmp_path / "b"))
+    (tmp_path / "b" / "inner" / "1.png").unlink()
+    seen.add(content_sha256(tmp_path / "b"))
+    assert len(seen) == 4
+
+
+def test_a_file_is_known_by_its_bytes_and_what_cannot_be_read_by_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"one")
+    assert content_sha256(tmp_path / "file") == hashlib.sha256(b"one").hexdigest()
+    os.mkfifo(tmp_path / "pipe")
+    assert content_sha256(tmp_path / "missing") == content_sha256(tmp_path / "pipe") == ""

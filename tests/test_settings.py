@@ -179,3 +179,12 @@ def test_groups_that_are_not_declared_properly(group, said):
 
 def test_show_writes_values_as_a_user_would():
     assert [show(value) for value in (None, True, ["q", "v"], 0.001, "x")] == ["null", "true", "[q,v]", "0.001", "x"]
+
+
+def test_only_a_text_can_be_a_path():
+    @dataclass
+    class Wrong:
+        folders: list[str] = setting(["a"], "folders", path=True)
+
+    with pytest.raises(UserError, match="folders is a path and declared as"):
+        describe(Wrong)

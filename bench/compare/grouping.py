@@ -192,7 +192,7 @@ def _measured(run: Run) -> dict[str, Any]:
     kept = {
         key: value
         for key, value in run.settings.items()
-        if key in MEASURED or (key.startswith(("stream.", "model.")) and decides(key))
+        if key in MEASURED or (key.startswith(("stream.", "model.")) and decides(key, run.settings))
     }
     return {**kept, "weights": run.identity.weights_sha256, "label space": run.identity.label_space}
 

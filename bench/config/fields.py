@@ -23,7 +23,7 @@ from bench.core.errors import UserError, suggest
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _LARGE = 2**63  # what torch, numpy and files of tensors count with ends there
 _HUGE = 1e30  # fp32, in which models compute, ends at 3e38, and settings are divided and multiplied
-_LIMITS = ("low", "high", "above", "below", "choices", "symbol")
+_LIMITS = ("low", "high", "above", "below", "choices", "symbol", "path")
 
 
 def setting(
@@ -36,6 +36,7 @@ def setting(
     below: float | None = None,
     choices: Sequence[str] | None = None,
     symbol: str = "",
+    path: bool = False,
 ) -> Any:
     """Declare one setting: a dataclass field with a default, a help line and what values are allowed.
 
@@ -55,6 +56,10 @@ def setting(
         The only values allowed; of each item for a list.
     symbol : str, optional
         What the paper calls it.
+    path : bool, optional
+        The text names a file or a folder that decides the numbers, such as a folder of reference images. A hash of its
+        content becomes a setting of the run, named ``KEY_sha256``, and takes the place of the path in the fingerprint:
+        a folder that was moved is the same run, one with other files is another run. Hidden files do not count.
 
     Returns
     -------
@@ -63,7 +68,7 @@ def setting(
     """
     allowed = tuple(choices) if choices is not None else None
     bounds = {"low": low, "high": high, "above": above, "below": below}
-    metadata = {"help": help, **bounds, "choices": allowed, "symbol": symbol}
+    metadata = {"help": help, **bounds, "choices": allowed, "symbol": symbol, "path": path or None}
     if isinstance(default, list) or dataclasses.is_dataclass(default):
         return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -91,6 +96,8 @@ class Setting:
         The only values allowed.
     symbol : str
         What the paper calls it.
+    path : bool
+        Whether it names a file or a folder whose content decides the numbers.
     """
 
     key: str
@@ -105,6 +112,7 @@ class Setting:
     below: float | None = None
     choices: tuple[str, ...] | None = None
     symbol: str = ""
+    path: bool = False
 
     @property
     def type_name(self) -> str:
@@ -338,6 +346,8 @@ def _walk(group: Any, defaults: Any, prefix: str, outer: dict[str, Any]) -> typi
             yield from _walk(hint, default, f"{key}.", known)
             continue
         type_, many, optional = _shape(hint, key)
+        if known.get("path") and (type_ is not str or many):
+            raise TypeError(f"{key} is a path and declared as {hint}; use str, or str | None")
         declared = Setting(key, type_, many, optional, default, **known)
         try:
             yield dataclasses.replace(declared, default=declared.convert(default))

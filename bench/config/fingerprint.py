@@ -64,18 +64,22 @@ def later(flat: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def decides(key: str) -> bool:
+def decides(key: str, flat: Mapping[str, Any] | None = None) -> bool:
     """Return whether a setting decides the numbers of a run, apart from its seed.
 
     Parameters
     ----------
     key : str
         Dotted.
+    flat : mapping of str to object, optional
+        All settings of the run: a path does not decide where the hash of what it leads to is among them.
 
     Returns
     -------
     bool
     """
+    if flat is not None and f"{key}_sha256" in flat:
+        return False
     return key not in ELSEWHERE and not key.startswith(MIRRORS) and key not in {f"{kind}.file" for kind in CHOICES}
 
 
@@ -96,7 +100,7 @@ def fingerprint(flat: Mapping[str, Any]) -> str:
     kept = {
         key: value
         for key, value in flat.items()
-        if decides(key)
+        if decides(key, flat)
         and not (value is None and key.startswith(("seeds.", "batches.")))
         and not (key in younger and value == younger[key])
     }

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bench.config import catalogue, registry, written
@@ -27,7 +25,8 @@ from bench.config.values import Choice, Values, layers
 from bench.config.words import pair
 from bench.core.blame import blamed, sentences_of
 from bench.core.errors import UserError, shorten, together
-from bench.core.paths import is_file, user_path
+from bench.core.files import content_sha256
+from bench.core.paths import user_path
 
 RESERVED = {"name", "file", "file_sha256"}
 """Names that a plug-in cannot give to a setting of its own."""
@@ -82,7 +81,8 @@ def resolve(
             groups[kind] = build(choice.settings, flat, f"{kind}.")
             if kind not in values.wrong:
                 problems += [f'{kind} "{choice.name}": {text}' for text in complaints(groups[kind])]
-    problems += [*complaints(run), *_wrong_paths(flat)]
+    paths = {key: flat[key] for key, one in values.settable.items() if one.path and flat[key]}
+    problems += [*complaints(run), *_wrong_paths({key: flat.get(key) or "" for key in PATHS} | paths)]
     if not problems:
         problems += [*_without_weights(choices["model"], groups["model"]), *_misfits(choices, groups)]
     if problems:
@@ -93,8 +93,10 @@ def resolve(
         values.sources.update(dict.fromkeys(choice.file, "user"))
     values.sources.update(dict.fromkeys(names & set(given), "user"))
     if run.batches.replay is not None:  # as for a file with a plug-in, its content decides
-        digest = _digest(user_path(run.batches.replay, "batches.replay"))
-        flat["batches.replay_sha256"], values.sources["batches.replay_sha256"] = digest, "user"
+        paths["batches.replay"] = run.batches.replay
+    for key, path in paths.items():
+        digest = content_sha256(user_path(path, key))
+        flat[f"{key}_sha256"], values.sources[f"{key}_sha256"] = digest, values.sources[key]
     stream_class = choices["stream"].cls
     assert stream_class is not None
     return Resolved(
@@ -168,12 +170,12 @@ def _given(values: Mapping[str, Any]) -> dict[str, tuple[Any, str | None]]:
     return given
 
 
-def _wrong_paths(flat: Mapping[str, Any]) -> list[str]:
+def _wrong_paths(paths: Mapping[str, str]) -> list[str]:
     """Return what is wrong with the settings that are paths, a sentence each; they need not exist here."""
     wrong = []
-    for key in PATHS:
+    for key, path in paths.items():
         try:
-            user_path(flat.get(key) or "", key)
+            user_path(path, key)
         except UserError as error:
             wrong.append(str(error))
     return wrong
@@ -276,13 +278,5 @@ def _choose(
         return Choice(name)
     file = {}
     if not entry.module and entry.path is not None:  # its content decides the numbers, so an edited file is another run
-        file = {f"{kind}.file": name, f"{kind}.file_sha256": _digest(entry.path)}
+        file = {f"{kind}.file": name, f"{kind}.file_sha256": content_sha256(entry.path)}
     return Choice(entry.name, cls, class_settings(cls), settings, file)
-
-
-def _digest(path: Path) -> str:
-    """Return a hash of a file's content; empty if it cannot be read, which its reader will report."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() if is_file(path) else ""
-    except OSError:
-        return ""

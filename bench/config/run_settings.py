@@ -179,7 +179,8 @@ class Resolved:
         Dotted key to ``default``, ``method``, ``stream``, ``tuned`` or ``user``.
     flat : dict of str to object
         Dotted key to plain value, all keys. Seeds that follow the run's seed are None here. For a plug-in given as
-        a file, ``method.file`` and ``method.file_sha256`` (of its content) are added beside ``method.name``.
+        a file, ``method.file`` and ``method.file_sha256`` (of its content) are added beside ``method.name``; for a
+        setting that is a path, ``KEY_sha256`` beside it.
     """
 
     run: Run

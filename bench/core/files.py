@@ -1,11 +1,10 @@
-"""Torch-free file helpers: replace a file as a whole, durably; write where a user says; hash the file of a class."""
+"""Torch-free file helpers: replace a file as a whole, durably; write where a user says; hash files and folders."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
-import inspect
 import os
 import secrets
 import stat
@@ -13,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -182,12 +182,57 @@ def remove_scratch(folder: Path, unused_for: float = 0.0) -> None:
                 path.unlink()
 
 
-def file_sha256(cls: type) -> str:
-    """Return the SHA-256 of the file that a class is written in, as hex digits; empty where there is none.
+def content_sha256(path: Path) -> str:
+    """Return a hash of what a path leads to, wherever that lies.
+
+    Of a folder these are the names and the bytes of all files in it, at any depth. Hidden files and folders do not
+    count, and a folder that is reached a second time by a link counts once.
 
     Parameters
     ----------
-    cls : type
+    path : Path
+        A file or a folder.
+
+    Returns
+    -------
+    str
+        SHA-256 as hex digits, of a file that of its bytes; empty where something is missing or cannot be read.
     """
-    source = inspect.getsourcefile(cls)
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
+    try:
+        if not path.is_dir():
+            return _bytes_sha256(path) if path.is_file() else ""
+        digest = hashlib.sha256()
+        for file in _files_below(path):
+            digest.update(os.fsencode(file.relative_to(path).as_posix()) + b"\0")
+            status = file.stat()
+            digest.update(bytes.fromhex(_kept_sha256(file, status.st_size, status.st_mtime_ns)))
+        return digest.hexdigest()
+    except (OSError, ValueError):
+        return ""
+
+
+@lru_cache(maxsize=2**18)
+def _kept_sha256(file: Path, size: int, changed: int) -> str:
+    """Return the hash of a file's bytes, kept while size and time stay: a sweep asks for a folder at every point."""
+    return _bytes_sha256(file)
+
+
+def _bytes_sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while chunk := opened.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the regular files in a folder in a fixed order."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    seen = set()
+    for name, folders, files in os.walk(folder, followlinks=True, onerror=fail):
+        seen.add(os.path.realpath(name))
+        folders[:] = sorted(one for one in folders if one[0] != "." and os.path.realpath(Path(name, one)) not in seen)
+        yield from (Path(name, one) for one in sorted(files) if one[0] != "." and Path(name, one).is_file())

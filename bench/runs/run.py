@@ -13,7 +13,7 @@ from bench.compare.ranking import standing
 from bench.compute.device import choose_device, deterministic, is_out_of_memory
 from bench.compute.world import joined, world
 from bench.config.fingerprint import run_directory
-from bench.config.run_settings import Resolved
+from bench.config.run_settings import CHOICES, Resolved
 from bench.core.console import say
 from bench.core.errors import UserError
 from bench.core.paths import is_folder
@@ -125,6 +125,10 @@ def _check_plugins(resolved: Resolved) -> None:
     for kind, cls, base in (("method", resolved.method_class, Method), ("stream", resolved.stream_class, Stream)):
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise UserError(f"{kind} {getattr(settings, kind)} is no subclass of bench.api.{base.__name__}")
+    for key, digest in resolved.flat.items():
+        if digest == "" and key.endswith("_sha256") and key.startswith(tuple(f"{kind}." for kind in CHOICES)):
+            path = key.removesuffix("_sha256")
+            raise UserError(f"{path}={resolved.flat[path]} is not there or cannot be read: give a file or a folder")
     if settings.data is not None and not is_folder(Path(settings.data).expanduser()):
         raise UserError(f"data={settings.data} is no folder: give the folder that holds the datasets")
 
