@@ -235,6 +235,25 @@ def test_an_evaluation_on_the_run_s_own_stream_is_its_last_row_to_the_bit(
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before  # the run is not changed
 
 
+def test_a_growing_label_space_is_measured_as_after_the_last_task(tmp_path: Path) -> None:
+    file = tmp_path / "growing.py"
+    file.write_text(
+        "from bench.api import Stream, register, toy_task\n\n"
+        '@register("stream", "growing", title="All classes so far")\n'
+        "class Growing(Stream):\n"
+        '    label_space = "seen"\n'
+        "    def load(self, data_root, order_seed):\n"
+        "        return [toy_task(0), toy_task(1)]\n"
+    )
+    words = {"method": "finetune", "stream": str(file), "model": TOY, "train.steps": 3, "device": "cpu"}
+    path = run({**words, "track.wandb": "off", "out": str(tmp_path)}).path
+    assert evaluate(path, {"out": str(tmp_path / "out")}).same is True
+    narrow = evaluate(path, {"stream": TOY, "stream.count": 2, "out": str(tmp_path / "out")})
+    assert narrow.same is None
+    for column, accuracy in enumerate(narrow.accuracies.values()):  # with fewer classes no right answer gets wrong
+        assert accuracy >= read_matrix(path).accuracy(2, column)
+
+
 def test_an_evaluation_that_differs_says_so(copy: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = copy()
     text = (path / "outcomes.csv").read_text().splitlines()
