@@ -365,11 +365,12 @@ def test_diff_takes_two_folders(say, monkeypatch, tmp_path):
 def test_check_prints_verdicts_and_takes_settings_of_the_method(say, toys, monkeypatch):
     problems, ranks = ["", "it forgets"], []
 
-    def verify(method, settings):
+    def verify(method, settings, tasks, train):
+        assert (tasks, train.optimizer) == ([], "adamw")
         ranks.append((method.__name__, settings.rank))
         return [SimpleNamespace(test=f"test{problem}", promise="learns", problem=problem) for problem in problems]
 
-    stand_in(monkeypatch, "learning.contract", CONTRACT=problems, verify=verify)
+    stand_in(monkeypatch, "trials.contract", CONTRACT=problems, verify=verify)
     lines = "ok     test: learns\nFAILED testit forgets: learns\n       it forgets\ntoy: 1 of 2 contract tests hold\n"
     assert say("check", "method=toy") == (1, lines, "")
     problems.pop()
@@ -387,7 +388,7 @@ def test_check_prints_verdicts_and_takes_settings_of_the_method(say, toys, monke
     ],
 )
 def test_check_refuses_wrong_settings_before_it_starts(say, toys, monkeypatch, words, message):
-    stand_in(monkeypatch, "learning.contract", verify=lambda *args: pytest.fail("it started"))
+    stand_in(monkeypatch, "trials.contract", verify=lambda *args: pytest.fail("it started"))
     assert say("check", *words) == (2, "", f"error: {message}\n")
 
 

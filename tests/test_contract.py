@@ -1,5 +1,6 @@
 """The contract tests themselves: methods here keep them, and each way to break the contract is noticed."""
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -10,9 +11,10 @@ from torch import Tensor
 from bench.config import registry
 from bench.core.errors import UserError
 from bench.data.stream import LabelSpace
-from bench.learning.contract import CONTRACT, verify
 from bench.learning.method import Method
 from bench.learning.task_data import TaskData
+from bench.trials.contract import CONTRACT, verify
+from bench.trials.trial import TRAIN, Trial
 
 
 def problems(method: type[Method], settings: object = None) -> dict[str, str]:
@@ -26,7 +28,7 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def choose(name: str) -> None:
         chosen = {test: promise for test, promise in CONTRACT.items() if test.__name__ == name}
-        monkeypatch.setattr("bench.learning.contract.CONTRACT", chosen)
+        monkeypatch.setattr("bench.trials.contract.CONTRACT", chosen)
 
     return choose
 
@@ -34,8 +36,9 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 @pytest.mark.parametrize("name", sorted(registry.entries("method")))
 def test_the_methods_of_the_suite_keep_the_contract_with_their_defaults(name: str) -> None:
     verdicts = list(verify(registry.load("method", name)))
-    assert [verdict.test for verdict in verdicts] == ["toy_stream", "determinism", "frozen", "merge", "state"]
-    assert [verdict.problem for verdict in verdicts] == [""] * 5
+    assert {verdict.test: verdict.problem for verdict in verdicts} == dict.fromkeys(
+        ("toy_stream", "determinism", "frozen", "merge", "state", "interrupted", "memory"), ""
+    )
     assert [verdict.promise for verdict in verdicts] == list(CONTRACT.values())
 
 
@@ -99,6 +102,57 @@ class RemembersElsewhere(Lora):
         return super().loss(pixels, labels, task) * self.tasks_seen**3
 
 
+class Counts(Lora):
+    """Its loss depends on how many steps there were, which no one keeps."""
+
+    steps = 0
+
+    def loss(self, pixels: Tensor, labels: Tensor, task: TaskData) -> Tensor:
+        self.steps += 1
+        return super().loss(pixels, labels, task) * (1 + 0.1 * self.steps)
+
+
+class KeepsItsCount(Counts):
+    def training_state(self) -> dict[str, Tensor]:
+        return {"steps": torch.tensor(self.steps)}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        self.steps = int(state["steps"])
+
+    def begin_task(self, task: TaskData) -> None:
+        super().begin_task(task)
+        self.steps = 0
+
+
+class Teaches(Lora):
+    """It has a frozen teacher."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.parts = {"teacher": [torch.nn.Linear(10, 3)]}
+        self.again = self.parts["teacher"][0].weight[1:]  # the same memory
+        self.ours = self.clip.model.logit_scale  # the model's
+
+
+class HidesItsTeacher(Teaches):
+    def stored_bytes(self) -> int:
+        return 0
+
+
+class Averages(Lora):
+    """It takes half of the last task back."""
+
+    def end_task(self, task: TaskData) -> None:
+        for linear_map in self.clip.maps.values():
+            if linear_map.update is not None:
+                linear_map.update.B.mul_(0.5)
+        super().end_task(task)
+
+
+class SaysSo(Averages):
+    changes_at_end = True
+
+
 class NoTensor(Lora):
     def state_dict(self) -> dict[str, Tensor]:
         return {"name": "lora"}  # type: ignore[dict-item]
@@ -132,9 +186,36 @@ def test_what_breaks_the_contract_is_named(
     assert problem in problems(method)[test]
 
 
+@pytest.mark.parametrize(("method", "test"), [(KeepsItsCount, "interrupted"), (Teaches, "memory"), (SaysSo, "merge")])
+def test_what_keeps_the_contract_passes(method: type[Method], test: str, only: Callable[[str], None]) -> None:
+    only(test)
+    assert problems(method) == {}
+
+
+def test_a_teacher_is_part_of_what_is_stored() -> None:
+    method = Trial(Teaches, Teaches.Settings()).method
+    assert (method.stored_numbers(), method.stored_bytes()) == (33, 132)
+
+
+def test_the_words_of_the_user_decide_tasks_and_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.cli.main import main
+
+    seen = {}
+
+    def listening(method: type[Method], settings: object, tasks: list, train: object) -> list:
+        seen.update(tasks=[(task.name, len(task.train), len(task.test)) for task in tasks], train=train)
+        return []
+
+    monkeypatch.setattr("bench.trials.contract.verify", listening)
+    assert main(["check", "method=lora", "train.optimizer=sgd", "stream=pocket", "stream.tasks=[digits,icons]"]) == 0
+    names, sizes = zip(*((name, (train, test)) for name, train, test in seen["tasks"]), strict=True)
+    assert set(names) == {"digits", "icons"} and all(20 <= size <= 60 for pair in sizes for size in pair)
+    assert seen["train"] == dataclasses.replace(TRAIN, optimizer="sgd")
+
+
 def test_an_exception_of_the_method_is_a_problem_of_the_method(only: Callable[[str], None]) -> None:
     only("merge")
-    assert problems(Fails) == {"merge": "ValueError: no loss today"}
+    assert problems(Fails)["merge"].startswith("ValueError: no loss today (test_contract.py, line ")
 
 
 def test_settings_are_used_and_must_fit_the_toy_model(only: Callable[[str], None]) -> None:

@@ -6,23 +6,30 @@ from bench.cli.verb import Verb
 from bench.config.words import split
 from bench.core.errors import UserError
 
+KEYS = ("method", "stream", "train", "data")
+"""Groups of settings that `check` takes."""
+
 
 def call(words: list[str]) -> int:
     """Print a line for every contract test; the exit status is 0 if the method keeps the contract, else 1."""
     pairs, plain = split(words)
     if plain or not any(pair.key == "method" and pair.value for pair in pairs):
         raise UserError("check needs a method: python -m bench check method=NAME (or a file.py)")
-    for pair in pairs:
-        if pair.key.partition(".")[0] != "method":
-            raise UserError(f'check takes settings of the method only, not "{pair.key}": as in method.KEY=VALUE')
-    from bench.config.resolve import resolve_method  # a mistake in a setting must not wait for torch
+    groups = {pair.key.partition(".")[0] for pair in pairs}
+    if others := sorted(groups - set(KEYS)):
+        raise UserError(f'check takes settings of {", ".join(KEYS)} only, not of "{others[0]}"')
+    from bench.config.resolve import resolve, resolve_method  # a mistake in a setting must not wait for torch
 
-    method, settings = resolve_method(words)
-    from bench.learning.contract import CONTRACT, verify  # torch comes with it
+    resolved = resolve(words) if groups > {"method"} else None
+    method, settings = resolve_method([pair.word for pair in pairs if pair.key.partition(".")[0] == "method"])
+    from bench.trials.contract import CONTRACT, verify  # torch comes with it
+    from bench.trials.trial import TRAIN, small_tasks, train_of
 
+    tasks = small_tasks(resolved) if resolved is not None and "stream" in groups else []
+    train = TRAIN if resolved is None else train_of(resolved)
     failures = 0
-    for verdict in verify(method, settings):
-        print(f"{'FAILED' if verdict.problem else 'ok    '} {verdict.test}: {verdict.promise}")
+    for verdict in verify(method, settings, tasks, train):
+        print(f"{'FAILED' if verdict.problem else 'ok    '} {verdict.test}: {verdict.promise}", flush=True)
         if verdict.problem:
             print(f"       {verdict.problem}")
             failures += 1
@@ -34,15 +41,18 @@ def call(words: list[str]) -> int:
 CHECK = Verb(
     name="check",
     summary="test anyone's method against the contract",
-    usage="check method=NAME [method.KEY=VALUE...]",
+    usage="check method=NAME [method.KEY=VALUE...] [train.KEY=VALUE...] [stream=NAME [stream.KEY=VALUE...] [data=DIR]]",
     help="""\
-Determinism, frozen parameters, saving and restoring its memory, merging, and a run over a toy stream. The toy model is
-narrow (width 64 in the image tower, 48 in the text tower): give another value where a default does not fit it.
+Determinism, frozen parameters, merging, its memory, what it keeps beside it, training that is broken off after some
+steps, and two small tasks in every label space that it declares. The tasks are coloured noise, or some images of the
+first two tasks of a stream. The toy model is narrow (width 64 in the image tower, 48 in the text tower): give another
+value where a default does not fit it.
 
 examples
   python -m bench check method=keeplora
   python -m bench check method=path/to/mine.py
-  python -m bench check method=path/to/mine.py method.rank=4
+  python -m bench check method=path/to/mine.py method.rank=4 train.optimizer=sgd
+  python -m bench check method=path/to/mine.py stream=pocket
 """,
     call=call,
 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bench.config.run_settings import Train
 from bench.core.code import code_sha256
 from bench.data.stream import LabelSpace
+from bench.learning.held import held
 from bench.learning.train import fit
 from bench.learning.training_state import EpochReport
 
@@ -67,6 +68,8 @@ class Method:
         The label spaces it supports: task, seen, all.
     constant : bool
         True for a method whose classifier never changes: its rows are then reused instead of measured again.
+    changes_at_end : bool
+        True for a method whose `end_task` changes the function on purpose, as weight averaging does.
     baseline : bool
         True for the method that ``python -m bench compare`` compares the others with where the user names none. It is
         read without importing the class and not inherited: write ``baseline = True`` in the class itself.
@@ -85,6 +88,7 @@ class Method:
     defaults: ClassVar[Mapping[str, Any]] = {}
     label_spaces: ClassVar[tuple[str, ...]] = ("task", "seen", "all")
     constant: ClassVar[bool] = False
+    changes_at_end: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
     parity: ClassVar[ParityCard] = ParityCard()
     registry_name: ClassVar[str]
@@ -178,7 +182,8 @@ class Method:
     def end_task(self, task: TaskData) -> None:
         """Finish a task after its training: merge, remember; by default every attached update is merged.
 
-        The function stays as training left it: who averages weights puts the average in force at the end of `fit`.
+        The function stays as training left it. A method that changes it here, to average weights for example, says
+        ``changes_at_end = True``.
 
         Parameters
         ----------
@@ -277,11 +282,14 @@ class Method:
     def stored_numbers(self) -> int:
         """Return how many numbers the method keeps for later tasks, apart from the model itself.
 
+        By default what `state_dict` returns, or all tensors that can be reached from the method if these are more: a
+        frozen teacher counts.
+
         Returns
         -------
         int
         """
-        return sum(tensor.numel() for tensor in self.state_dict().values())
+        return self._stored(lambda tensor: tensor.numel())
 
     def stored_bytes(self) -> int:
         """Return how many bytes those numbers take as they are kept.
@@ -290,4 +298,7 @@ class Method:
         -------
         int
         """
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
+        return self._stored(lambda tensor: tensor.numel() * tensor.element_size())
+
+    def _stored(self, size: Callable[[Tensor], int]) -> int:
+        return max(sum(map(size, kept.values())) for kept in (self.state_dict(), held(self, self.clip.model)))

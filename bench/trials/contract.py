@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench.compute.seeding import generator
 from bench.config.run_settings import Surroundings, Train, class_settings
+from bench.core.blame import blamed
 from bench.core.errors import UserError
-from bench.data.pixels import Pixels
-from bench.data.stream import LABEL_SPACES, label_space
-from bench.learning.driver import learn
+from bench.data.stream import LABEL_SPACES, Task, label_space
+from bench.learning.held import held
 from bench.learning.method import Method
 from bench.learning.optimizer import tensors_of
-from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_task
+from bench.learning.toy import tiny_clip
+from bench.learning.training_state import TrainingState
+from bench.trials.trial import TASKS, TRAIN, Start, Trial, space_of
 
-TASKS = 2
-TRAIN = Train(epochs=1, batch_size=16, lr=1e-2)
+BREAKS = 3
+"""After how many steps of a task training is broken off, each time from the start."""
 
 
 class Broken(Exception):
@@ -47,7 +48,9 @@ class Verdict:
     problem: str
 
 
-def verify(method: type[Method], settings: Any = None) -> Iterator[Verdict]:
+def verify(
+    method: type[Method], settings: Any = None, tasks: Sequence[Task] = (), train: Train = TRAIN
+) -> Iterator[Verdict]:
     """Run all contract tests on a method.
 
     Parameters
@@ -56,6 +59,10 @@ def verify(method: type[Method], settings: Any = None) -> Iterator[Verdict]:
         The class.
     settings : dataclass, optional
         An instance of its ``Settings``; the defaults if not given.
+    tasks : sequence of Task, optional
+        Two tasks to try it on; by default two of coloured noise.
+    train : Train, optional
+        How it is trained; `Trial` needs more than one step a task.
 
     Yields
     ------
@@ -74,11 +81,11 @@ def verify(method: type[Method], settings: Any = None) -> Iterator[Verdict]:
     for test, promise in CONTRACT.items():
         problem = ""
         try:
-            test(lambda: Trial(method, settings))
+            test(lambda: Trial(method, settings, tasks, train))
         except Broken as error:
             problem = str(error)
         except Exception as error:  # whatever a stranger's method raises is its failure, not that of the tests
-            problem = f"{type(error).__name__}: {error}"
+            problem = blamed(error)
         yield Verdict(test.__name__, promise, problem)
 
 
@@ -87,57 +94,9 @@ def _fit(method: type[Method], settings: Any) -> None:
         return
     maps = tiny_clip().maps.values()
     widths = {tower: min(m.in_features for m in maps if m.tower == tower) for tower in {m.tower for m in maps}}
-    problems = settings.fits(Surroundings(_space(method), widths))
+    problems = settings.fits(Surroundings(space_of(method), widths))
     if problems:
         raise UserError("\n".join(f"{text} (the model is the toy model of the contract tests)" for text in problems))
-
-
-def _space(method: type[Method]) -> str:
-    """Return the label space in which a method is tried: that of single tasks, unless the method does without it."""
-    return "task" if "task" in method.label_spaces or not method.label_spaces else method.label_spaces[0]
-
-
-class Trial:
-    """One method on the toy stream.
-
-    Parameters
-    ----------
-    cls : type
-        The class of the method.
-    settings : dataclass
-        Its settings.
-    """
-
-    def __init__(self, cls: type[Method], settings: Any):
-        self.tasks = [toy_task(index) for index in range(TASKS)]
-        self.clip = tiny_clip()
-        self.context = Context(tasks=TASKS, batch_size=16, init_seed=0, data_seed=0, label_space=_space(cls))
-        self.method = cls(copy.deepcopy(settings), self.clip, self.context)
-
-    def data(self, index: int) -> TaskData:
-        """Return one task as the method sees it."""
-        task = self.tasks[index]
-        train = Pixels(task.train, self.clip, keep=True)
-        return TaskData(index, task.name, task.prompts, self.clip.tokenize(task.prompts), train, self.context)
-
-    def learn(
-        self, index: int, begun: Callable[[], None] = lambda: None, fitted: Callable[[], None] = lambda: None
-    ) -> None:
-        """Take the method through one task; ``begun`` and ``fitted`` are those of `bench.learning.driver.learn`."""
-        learn(self.method, self.data(index), TRAIN, begun=begun, fitted=fitted)
-
-    @torch.no_grad()
-    def logits(self, column: int = 0, kind: str = "task") -> Tensor:
-        """Return the logits of one test set, [images, prompts of the label space]."""
-        space = label_space(kind, self.tasks, TASKS, column)
-        assert space is not None
-        pixels = Pixels(self.tasks[column].test, self.clip, keep=True)
-        classify = self.method.classifier(space)
-        return torch.cat([classify(batch) for batch, _ in pixels.batches(16)])
-
-
-Start = Callable[[], Trial]
-"""Begins a trial with a new model."""
 
 
 def toy_stream(start: Start) -> None:
@@ -204,26 +163,76 @@ def merge(start: Start) -> None:
     if left:
         raise Broken(f"end_task leaves an update on {left[0]}: call self.clip.merge()")
     change = float((trial.logits() - trained[0]).abs().max())
-    if change > 1e-2:
-        raise Broken(f"end_task changes the logits by up to {change:.2g}")
+    if change > 1e-2 and not trial.method.changes_at_end:
+        raise Broken(f"end_task changes the logits by up to {change:.2g}: say changes_at_end = True if that is meant")
 
 
 def state(start: Start) -> None:
     """Test that nothing is remembered but the weights and ``state_dict()``."""
     straight = start()
     straight.learn(0)
-    memory = copy.deepcopy(straight.method.state_dict())
-    wrong = [key for key, value in memory.items() if not isinstance(value, Tensor)]
+    wrong = [key for key, value in straight.method.state_dict().items() if not isinstance(value, Tensor)]
     if wrong:
         raise Broken(f"state_dict()[{wrong[0]!r}] is no tensor")
-    weights = copy.deepcopy(straight.clip.model.state_dict())
+    between = straight.between_tasks()
     straight.learn(1)
     resumed = start()
-    resumed.clip.model.load_state_dict(weights)
-    resumed.method.load_state_dict(memory)
+    resumed.load_between_tasks(between)
     resumed.learn(1)
-    if not torch.equal(straight.logits(), resumed.logits()):
-        raise Broken("a run continued from state_dict() differs: something is remembered outside of it")
+    _compare(straight, resumed, "a run continued from state_dict() differs: something is remembered outside of it")
+
+
+def interrupted(start: Start) -> None:
+    """Test that training which is broken off after any step continues to the same bits."""
+    straight = start()
+    straight.learn(0)
+    between = straight.between_tasks()
+    steps = max(2, straight.steps(1))
+    chosen = {int(step) for step in torch.randint(1, steps, (BREAKS,), generator=generator(0, "breaks"))}
+    done, kept = 0, []
+
+    def keep(training: Callable[[], TrainingState]) -> None:
+        nonlocal done
+        done += 1
+        if done in chosen:
+            kept.append(straight.inside_task(training()))
+
+    straight.learn(1, safe_point=keep)
+    for content in kept:
+        resumed = start()
+        resumed.load_between_tasks(between)
+        resumed.learn(1, broken_off=content)
+        _compare(
+            straight,
+            resumed,
+            "training that was broken off and continued differs: what changes from step to step "
+            "and is neither in parameters() nor in the model belongs into training_state()",
+        )
+
+
+def memory(start: Start) -> None:
+    """Test that what the method keeps is counted."""
+    trial = start()
+    for index in range(TASKS):
+        trial.learn(index)
+    kept = {
+        path: tensor.numel() * tensor.element_size() for path, tensor in held(trial.method, trial.clip.model).items()
+    }
+    counted, largest = trial.method.stored_bytes(), max(kept, key=lambda path: kept[path], default="")
+    if sum(kept.values()) > counted:
+        everything, most = sum(kept.values()), kept[largest]
+        raise Broken(f"it keeps {everything} bytes (self.{largest} has {most}), and stored_bytes() says {counted}")
+
+
+def _compare(one: Trial, other: Trial, problem: str) -> None:
+    """Refuse a method whose answers or memory differ in any bit."""
+    pairs = [(one.logits(column), other.logits(column)) for column in range(TASKS)]
+    memories = one.method.state_dict(), other.method.state_dict()
+    same = memories[0].keys() == memories[1].keys()
+    if same:
+        pairs += [(memories[0][key], memories[1][key]) for key in memories[0]]
+    if not same or not all(torch.equal(first, second) for first, second in pairs):
+        raise Broken(problem)
 
 
 CONTRACT: dict[Callable[[Start], None], str] = {
@@ -232,5 +241,7 @@ CONTRACT: dict[Callable[[Start], None], str] = {
     frozen: "changes nothing but parameters() while training, and leaves nothing requiring gradients",
     merge: "leaves no update attached after a task, and the function as training left it",
     state: "continues from state_dict() with the same bits",
+    interrupted: "continues training that was broken off after any step with the same bits",
+    memory: "counts all that it keeps",
 }
 """The contract tests, with what each of them says that a method does; each raises `Broken` where it does not."""
