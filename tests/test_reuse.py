@@ -140,11 +140,20 @@ def test_a_run_without_its_weights_is_refused(copy: Callable) -> None:
         load(path)
 
 
-def test_a_record_of_another_version_is_refused(copy: Callable) -> None:
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"version": 1}, "another version"),
+        ({"prompts": ["a dog"]}, "its prompts are no lists of texts"),
+        ({"prompts": {"toy0": [1, 2, 3]}}, "its prompts are no lists of texts"),
+        ({"prompts": {"toy0": []}}, "its prompts are no lists of texts"),
+    ],
+)
+def test_other_values_beside_the_weights_are_refused(copy: Callable, values: dict, message: str) -> None:
     path = copy()
-    tensors, values = unpack((path / "model.safetensors").read_bytes())
-    (path / "model.safetensors").write_bytes(pack(tensors, {**values, "version": 1}))
-    with pytest.raises(UserError, match="another version"):
+    tensors, before = unpack((path / "model.safetensors").read_bytes())
+    (path / "model.safetensors").write_bytes(pack(tensors, {**before, **values}))
+    with pytest.raises(UserError, match=message):
         load(path)
 
 

@@ -170,6 +170,8 @@ def _kept(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return what model.safetensors of a run holds."""
     try:
         tensors, values = checkpoint.unpack(read_file(run.path / MODEL))
+        if not _are_prompts(values.get("prompts", {})):
+            raise ValueError("its prompts are no lists of texts by task")
     except FileNotFoundError:
         why_not = "" if run.settings.get("checkpoint.final", True) else " (checkpoint.final=false)"
         raise UserError(
@@ -181,6 +183,11 @@ def _kept(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if values.get("version") != checkpoint.VERSION:
         raise UserError(f"{run.path / MODEL} is of another version of keeplora-bench: load it with that version")
     return tensors, values
+
+
+def _are_prompts(value: Any) -> bool:
+    lists = value.values() if isinstance(value, dict) else [None]
+    return all(isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts) for texts in lists)
 
 
 def _context(run: Run, resolved: Resolved, clip: Clip) -> Context:
