@@ -409,7 +409,7 @@ def test_check_refuses_wrong_settings_before_it_starts(say, toys, monkeypatch, w
         (("check", "toy"), "check needs a method"),
         (("check", "method=toy", "4"), "check needs a method"),
         (("check", "method="), "check needs a method"),
-        (("check", "method=toy", "seed=1"), 'check takes settings of the method only, not "seed"'),
+        (("check", "method=toy", "seed=1"), 'check takes settings of method, stream, train, data only, not of "seed"'),
     ],
 )
 def test_mistakes_with_the_other_verbs(say, words, message):

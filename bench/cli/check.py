@@ -41,7 +41,7 @@ def call(words: list[str]) -> int:
 CHECK = Verb(
     name="check",
     summary="test anyone's method against the contract",
-    usage="check method=NAME [method.KEY=VALUE...] [train.KEY=VALUE...] [stream=NAME [stream.KEY=VALUE...] [data=DIR]]",
+    usage="check method=NAME [method.KEY=VALUE...] [train.KEY=VALUE...] [stream=NAME...] [data=DIR]",
     help="""\
 Determinism, frozen parameters, merging, its memory, what it keeps beside it, training that is broken off after some
 steps, and two small tasks in every label space that it declares. The tasks are coloured noise, or some images of the
