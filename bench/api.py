@@ -2,7 +2,8 @@
 
 docs/api.md documents these names. They keep their meaning between releases, and CHANGELOG.md says what changes;
 everything else in ``bench`` may move. Importing this module loads no torch: a name is imported from its home when it is
-first used, and only `Clip`, `Pixels`, `tiny_clip` and `toy_task` need torch for that.
+first used, and only `Clip`, `Pixels`, `tiny_clip`, `toy_task` and those that use a trained model (`load`, `evaluate`,
+`export`) need torch for that.
 """
 
 # ruff: noqa: F401  (the imports below are for type checkers)

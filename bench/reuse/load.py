@@ -103,6 +103,10 @@ class Loaded:
         ----------
         space : LabelSpace
             Its tasks are indices into any stream.
+
+        Returns
+        -------
+        LabelSpace
         """
         texts = [prompt if isinstance(prompt, str) else prompt[0] for prompt in space.prompts]
         owners: dict[str, int] = {}
