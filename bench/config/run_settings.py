@@ -38,7 +38,13 @@ class Train:
     label_smoothing: float = setting(0.0, "share of the target that is spread over all classes", low=0, below=1)
 
     def check(self) -> list[str]:
-        """Return what is wrong across the fields, a sentence each."""
+        """Return what is wrong across the fields.
+
+        Returns
+        -------
+        list of str
+            A sentence each.
+        """
         wrong = []
         if self.betas is not None and len(self.betas) != 2:
             wrong.append(f"train.betas has {len(self.betas)} values: give two, as in train.betas=[0.9,0.99]")
