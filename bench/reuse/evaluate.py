@@ -120,14 +120,25 @@ def evaluate(
     return _told(Evaluation(directory, *_accuracies(matrix), same), matrix)
 
 
+def protocol_of(used: Loaded, stream: Stream) -> Protocol:
+    """Return how the method of a finished run is measured on a stream, learned or not.
+
+    Parameters
+    ----------
+    used : Loaded
+    stream : Stream
+    """
+    tasks, batch = stream.tasks, used.resolved.run.evaluate.batch_size
+    protocol = Protocol(tasks, stream.label_space, stream.shared_prompts, batch)
+    learned = {task.name: task.prompts for task in tasks} == dict(used.prompts)
+    return protocol if learned else dataclasses.replace(protocol, place=used.place)
+
+
 def _measure(used: Loaded, stream: Stream) -> tuple[AccuracyMatrix, Outcomes]:
     """Measure every test set of a stream, as after its last task."""
     settings, tasks = used.resolved.run, stream.tasks
     batch, row = settings.evaluate.batch_size, len(tasks)
-    learned = {task.name: task.prompts for task in tasks} == dict(used.prompts)
-    protocol = Protocol(tasks, stream.label_space, stream.shared_prompts, batch)
-    if not learned:
-        protocol = dataclasses.replace(protocol, place=used.place)
+    protocol = protocol_of(used, stream)
     store = PixelStore(used.clip, DECODED_BYTES, pixel_cache(settings, lambda: None))
     matrix = AccuracyMatrix([task.name for task in tasks])
     outcomes = Outcomes(matrix.tasks)

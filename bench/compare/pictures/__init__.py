@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,16 +75,40 @@ def _named(drawn: Sequence[View]) -> Iterator[tuple[str, View]]:
 
 
 def _write(view: View, folder: Path, stem: str) -> Iterator[Path]:
+    for name, draw in DRAWN.items():
+        yield from save(partial(draw, view), folder, f"{stem}-{name}")
+
+
+def save(draw: Callable[[], Figure | None], folder: Path, stem: str) -> Iterator[Path]:
+    """Draw a picture in the style of all, write it as SVG and as PNG, and yield the files.
+
+    Parameters
+    ----------
+    draw : callable
+        Returns the picture, or None where there is nothing to draw.
+    folder : Path
+        It must be there.
+    stem : str
+        The name of the files without its ending.
+
+    Yields
+    ------
+    Path
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written.
+    """
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        for name, draw in DRAWN.items():
-            figure = draw(view)
-            if figure is None:
-                continue
-            for ending, metadata in METADATA.items():
-                path = folder / f"{stem}-{name}.{ending}"
-                content = io.BytesIO()
-                figure.savefig(content, format=ending, dpi=DPI, metadata=metadata)
-                write_output(path, content.getvalue())
-                yield path
+        figure = draw()
+        if figure is None:
+            return
+        for ending, metadata in METADATA.items():
+            path = folder / f"{stem}.{ending}"
+            content = io.BytesIO()
+            figure.savefig(content, format=ending, dpi=DPI, metadata=metadata)
+            write_output(path, content.getvalue())
+            yield path

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.compare.extremes import contrast
-from bench.compare.pictures.look import COLUMN, PAGE, canvas, dashes, look, shown
+from bench.compare.pictures.look import COLUMN, PAGE, canvas, dashes, look, numbers, shown
 from bench.compare.runs import TITLES
 from bench.compare.views import DIVERGING, SEQUENTIAL, TRADEOFF, Line, View
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SMALLEST = 3.2
@@ -162,7 +161,7 @@ def _maps(
     for (line, cells), axes in zip(drawn, grid, strict=False):
         image = axes.imshow(cells, cmap=scale, vmin=low, vmax=high, aspect="auto")
         if points >= SMALLEST:
-            _numbers(axes, image, cells, form, points)
+            numbers(axes, image, cells, form, points)
         axes.set_title(line.short)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, labelsize=6.5)
@@ -172,16 +171,3 @@ def _maps(
         axes.set_visible(False)
     figure.colorbar(image, ax=grid, label=title, aspect=30, pad=0.01)
     return figure
-
-
-def _numbers(axes: Axes, image: Any, cells: np.ndarray, form: str, points: float) -> None:
-    """Write every cell's number in it, light on dark."""
-    for (row, column), value in np.ndenumerate(cells):
-        if math.isnan(value):
-            continue
-        red, green, blue, _ = image.to_rgba(value)
-        light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
-        axes.text(
-            column, row, form.format(value).replace("-", "−"), ha="center", va="center", fontsize=points,
-            color="black" if light else "white",
-        )  # fmt: skip

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bench.compare.views import Line, View
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLUMN, PAGE = 3.3, 7.0
@@ -68,3 +72,29 @@ def dashes(line: Line) -> Any:
 def starred(line: Line) -> str:
     """Return the label of a line, with a star where its runs shared a machine and its seconds are no measure."""
     return f"{line.short} *" if line.group.shared else line.short
+
+
+def numbers(axes: Axes, image: Any, cells: np.ndarray, form: str, points: float) -> None:
+    """Write every cell's number in it, light on dark.
+
+    Parameters
+    ----------
+    axes : Axes
+    image : AxesImage
+        What ``axes.imshow`` returned for the cells.
+    cells : float array [rows, columns]
+        Those that are not a number stay empty.
+    form : str
+        For ``str.format``.
+    points : float
+        Size of the numbers.
+    """
+    for (row, column), value in np.ndenumerate(cells):
+        if math.isnan(value):
+            continue
+        red, green, blue, _ = image.to_rgba(value)
+        light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+        axes.text(
+            column, row, form.format(value).replace("-", "−"), ha="center", va="center", fontsize=points,
+            color="black" if light else "white",
+        )  # fmt: skip
