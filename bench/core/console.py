@@ -3,6 +3,7 @@
 Bars are shown in a terminal and in a notebook. If several processes share a run, one of them prints.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -22,8 +23,47 @@ def _tqdm(label: str, unit: str, total: int, items: Iterable[Any] | None = None)
     return tqdm(items, total=total, desc=label, unit=unit, leave=False, disable=hidden, dynamic_ncols=True)
 
 
+LOOK = 1.0
+"""Seconds between two looks at what a bar shows beside its count."""
+
+
+class Bar:
+    """A bar that is shown; calling it counts a unit.
+
+    Parameters
+    ----------
+    progress : object
+        tqdm's.
+    """
+
+    def __init__(self, progress: Any):
+        self._progress = progress
+        self._looked = -LOOK
+
+    def __call__(self) -> None:
+        """Count one unit as done."""
+        self._progress.update(1)
+
+    def show(self, text: Callable[[int, float], str]) -> None:
+        """Show something beside the count.
+
+        Parameters
+        ----------
+        text : callable
+            Takes the units that are done and how many are done in a second. It is called once in `LOOK` seconds at
+            most, and never where no bar is seen.
+        """
+        progress = self._progress
+        if progress.disable or time.monotonic() - self._looked < LOOK:
+            return
+        self._looked = time.monotonic()
+        known = progress.format_dict
+        speed = known["rate"] or (known["n"] / known["elapsed"] if known["elapsed"] else 0.0)
+        progress.set_postfix_str(text(known["n"], speed))
+
+
 @contextmanager
-def bar(label: str, total: int, unit: str = "batch") -> Iterator[Callable[[], None]]:
+def bar(label: str, total: int, unit: str = "batch") -> Iterator[Bar]:
     """Show a bar while open.
 
     Parameters
@@ -37,15 +77,10 @@ def bar(label: str, total: int, unit: str = "batch") -> Iterator[Callable[[], No
 
     Yields
     ------
-    callable
-        To be called once for every unit that is done.
+    Bar
     """
     with _tqdm(label, unit, total) as progress:
-
-        def advance() -> None:
-            progress.update(1)
-
-        yield advance
+        yield Bar(progress)
 
 
 def watched(label: str, items: Iterable[T], total: int) -> Iterator[T]:

@@ -1,4 +1,4 @@
-"""The seconds that a run spends, by phase and by part."""
+"""The seconds that a run spends, by phase and by part, and how many are left."""
 
 import time
 from collections import defaultdict
@@ -107,3 +107,60 @@ class Stopwatch:
         float
         """
         return self.now() - self._start
+
+
+def seconds_left(
+    spent: Mapping[str, float],
+    done: Mapping[str, float],
+    total: Mapping[str, float],
+    speeds: Mapping[str, float] | None = None,
+) -> float | None:
+    """Return how long the rest takes if every phase goes on as fast as it went so far.
+
+    Parameters
+    ----------
+    spent : mapping of str to float
+        Seconds by phase.
+    done, total : mapping of str to float
+        Work of each phase that is done, and in all, in any unit.
+    speeds : mapping of str to float, optional
+        Work a second of phases whose speed is known better than from what was spent on them.
+
+    Returns
+    -------
+    float or None
+        None as long as the speed of a phase is not known.
+    """
+    left = 0.0
+    for phase, amount in total.items():
+        todo = amount - done[phase]
+        if todo <= 0:
+            continue
+        speed = (speeds or {}).get(phase) or (done[phase] / spent[phase] if spent.get(phase) else 0.0)
+        if not speed:
+            return None
+        left += todo / speed
+    return left
+
+
+UNITS = (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 36 * 3600), ("days", 86400, float("inf")))
+"""Units of time, their seconds, and the seconds from which on the next one is used."""
+
+
+def left(seconds: float | None) -> str:
+    """Return in words how long something still takes, as in ``about 3.5 h left``.
+
+    Parameters
+    ----------
+    seconds : float or None
+        An estimate, which is rounded to two digits.
+
+    Returns
+    -------
+    str
+        Empty for less than a second, and for None.
+    """
+    if seconds is None or seconds < 1:
+        return ""
+    unit, size = next((unit, size) for unit, size, end in UNITS if seconds < end)
+    return f"about {float(f'{round(seconds) / size:.2g}'):g} {unit} left"

@@ -29,6 +29,7 @@ def learn(
     *,
     precision: str = "fp32",
     label: str | None = None,
+    left: Callable[[int, float], str] = lambda step, speed: "",
     phase: Callable[[str], AbstractContextManager[None]] = _no_phase,
     begun: Callable[[], None] = _nothing,
     fitted: Callable[[], None] = _nothing,
@@ -37,7 +38,7 @@ def learn(
 ) -> int:
     """Let a method learn one task: call ``begin_task``, ``fit`` and ``end_task``.
 
-    Training shows a bar with its steps on a terminal.
+    Training shows a bar on a terminal: its steps, and what the method says of them, such as the loss.
 
     Parameters
     ----------
@@ -50,6 +51,8 @@ def learn(
         Precision of the products in the towers during training; `Clip.computing` explains it.
     label : str, optional
         Label of the bar; by default the name of the task and "train".
+    left : callable, optional
+        Takes the steps that are done and how many are done in a second; returns what the bar says of the run's rest.
     phase : callable, optional
         Takes ``"begin"``, ``"fit"`` or ``"end"`` and returns the context in which the method is called, such as a
         stopwatch's.
@@ -76,6 +79,14 @@ def learn(
             advance()
             on_step()
 
+        def progress(figures: Callable[[], str]) -> None:
+            def text(step: int, speed: float) -> str:
+                rest = left(step, speed)
+                return f"{figures()}, run: {rest}" if rest else figures()
+
+            advance.show(text)
+
+        data.progress = progress
         trained = method.fit(data, train, step, on_epoch)
     fitted()
     with phase("end"):

@@ -109,6 +109,9 @@ class TaskData:
         Where training was broken off; `fit` continues from there.
     safe_point : callable
         Called between two steps of training with a function that returns the state of training.
+    progress : callable
+        Called after a step of training with a function that returns what the progress bar shows beside its count, such
+        as ``loss 0.25``. That function is seldom called, and never where no bar is seen.
     """
 
     index: int
@@ -120,6 +123,7 @@ class TaskData:
     budget: Train = field(default_factory=Train)
     resume: TrainingState | None = None
     safe_point: Callable[[Callable[[], TrainingState]], None] = _nothing
+    progress: Callable[[Callable[[], str]], None] = _nothing
 
     def identity(self, purpose: str) -> list[Any] | None:
         """Return what decides the batches of a pass and what they are classified into, for the key of a shared result.

@@ -35,18 +35,26 @@ class Losses:
         Steps of the epoch that were done in an earlier process.
     total : Tensor [], optional
         The sum of their losses.
+    images : int, optional
+        How many images that sum is over.
     """
 
-    def __init__(self, device: torch.device, world: World, step: int = 0, total: Tensor | None = None):
+    def __init__(self, device: torch.device, world: World, step: int = 0, total: Tensor | None = None, images: int = 0):
         self._world = world
         self._before = step
         self._total = torch.zeros((), device=device) if total is None else total.to(device)
         self._finite = torch.zeros((), dtype=torch.int64, device=device)
+        self._images = images
 
     def add(self, loss: Tensor, images: int) -> None:
         """Add a step: the mean loss of some images."""
         self._total += loss.detach() * images
+        self._images += images
         self._finite += torch.isfinite(self._total)  # once it is not finite it stays so
+
+    def mean(self) -> Tensor:
+        """Return the mean over the images of this process so far, a scalar on the device."""
+        return self._total / max(self._images, 1)
 
     def total(self, name: str, epoch: int, lr: float) -> Tensor:
         """Return the sum over the images of all processes.
@@ -65,6 +73,32 @@ class Losses:
                 f"train.lr (now {lr:g}) or set train.grad_clip"
             )
         return total
+
+
+class Reading:
+    """A number on a device that is looked at from time to time; nobody waits until a CUDA device has computed it."""
+
+    def __init__(self) -> None:
+        self._copy: Tensor | None = None
+        self._arrived: torch.cuda.Event | None = None
+        self._value: float | None = None
+
+    def look(self, number: Tensor) -> float | None:
+        """Return the number; of a CUDA device what it was at an earlier look, None before the first has arrived.
+
+        Parameters
+        ----------
+        number : Tensor
+            Scalar.
+        """
+        if number.device.type != "cuda":
+            return float(number)
+        if self._arrived is None or self._arrived.query():
+            self._value = None if self._copy is None else float(self._copy)
+            self._copy = number.to("cpu", non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(number.device))
+        return self._value
 
 
 class Trainable(Protocol):
@@ -130,10 +164,15 @@ def fit(
     losses = Losses(device, world)
     if task.resume is not None:
         first, step, total = restore_training(task.resume, optimizer, schedule, scaler, world, steps_per_epoch)
-        losses = Losses(device, world, step, total)
+        losses = Losses(device, world, step, total, step * train.batch_size if world.leads else 0)
         for _ in range(first * steps_per_epoch + step):
             on_step()
-    observers = task.context.observers
+    observers, reading = task.context.observers, Reading()
+
+    def figures() -> str:
+        loss = reading.look(losses.mean())
+        return ("" if loss is None else f"loss {loss:.3f}, ") + f"lr {optimizer.param_groups[0]['lr']:.2g}"
+
     batches = partial(task.batches, "train", batch_size=train.batch_size, share="images", bar=False)
     with method.clip.trainable(parameters):
         for epoch in range(first, math.ceil(steps / steps_per_epoch)):
@@ -160,6 +199,7 @@ def fit(
                 method.after_step()
                 step += 1
                 on_step()
+                task.progress(figures)
                 task.safe_point(partial(capture_training, optimizer, schedule, scaler, epoch, step, total_now))
             mean = float(total_now()) / min(images, stop * train.batch_size)
             on_epoch(EpochReport(epoch, mean, optimizer.param_groups[0]["lr"]))

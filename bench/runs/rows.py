@@ -1,12 +1,16 @@
-"""Helpers for one row of the accuracy matrix: what is measured, reuse of the row before, its event."""
+"""Helpers for one row of the accuracy matrix: what is measured, reuse of the row before, its event, its line."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from bench.core.stopwatch import Stopwatch, left, seconds_left
+from bench.learning.method import Method
+from bench.learning.optimizer import steps_of
 from bench.metrics.matrix import AccuracyMatrix
 from bench.record.record import RecordWriter
+from bench.runs.loading import Parts
 
 
 def measured(matrix: AccuracyMatrix, row: int) -> list[int]:
@@ -31,3 +35,60 @@ def keep(matrix: AccuracyMatrix, record: RecordWriter, row: int, **values: Any) 
         if matrix.state(row, column) != "missing"
     }
     record.event("row", row=row, after=matrix.label(row), accuracy=accuracies, **values)
+
+
+def told(matrix: AccuracyMatrix, row: int, seconds: float, *more: str) -> str:
+    """Return the line about a task: its accuracy right after it was learned, its seconds, and what else there is."""
+    head = f"[{row}/{len(matrix.tasks)}] {matrix.tasks[row - 1]:<14}"
+    line = f"{head} accuracy {matrix.accuracy(row, row - 1):5.1f} after {seconds:5.1f} s"
+    return "".join((line, *(f"  ({one})" for one in more if one)))
+
+
+class Forecast:
+    """How long a run still takes, by the seconds that steps, images and rows of the matrix took so far.
+
+    Parameters
+    ----------
+    parts : Parts
+    watch : Stopwatch
+    method : Method
+
+    Attributes
+    ----------
+    once : bool
+        Whether the model is measured once only, since all rows are alike.
+    """
+
+    def __init__(self, parts: Parts, watch: Stopwatch, method: Method):
+        # Where the label space grows, the accuracies of a constant classifier change too.
+        self.once = method.constant and parts.stream.label_space != "seen"
+        self._watch = watch
+        self._images = [len(task.train) for task in parts.tasks]
+        self._steps = [steps_of(budget, images) for budget, images in zip(parts.budgets, self._images, strict=True)]
+        self._rows = 1 if self.once else len(parts.tasks) + 1
+
+    def left(self, learned: int, step: int = 0, speed: float = 0.0) -> str:
+        """Return in words how long the rest takes, roughly.
+
+        Parameters
+        ----------
+        learned : int
+            Tasks that are learned and measured.
+        step : int, optional
+            Steps of the next task that are done.
+        speed : float, optional
+            Steps a second, where they are being done.
+
+        Returns
+        -------
+        str
+            Empty as long as it is not known, and for less than a second.
+        """
+        begun = learned + (step > 0)  # statistics are gathered before the first step
+        done = {
+            "train": sum(self._steps[:learned]) + step,
+            "statistics": sum(self._images[:begun]),
+            "evaluate": min(learned + 1, self._rows),
+        }
+        total = {"train": sum(self._steps), "statistics": sum(self._images), "evaluate": self._rows}
+        return left(seconds_left(self._watch.seconds, done, total, {"train": speed}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from bench.runs.loading import Parts, context_of, pixel_cache
 from bench.runs.progress import Progress, Snapshot
 from bench.runs.rehearsal import rehearse
 from bench.runs.resume import fitting, is_described, no_fit, read_snapshot
-from bench.runs.rows import keep, measured, reuse
+from bench.runs.rows import Forecast, keep, measured, reuse, told
 from bench.runs.state import RunState, settle
 
 DECODED_BYTES = 2**30
@@ -102,6 +103,7 @@ class Session:
         with watch.phase("statistics"):
             self.method: Method = resolved.method_class(resolved.method_settings, parts.clip, self.context)
             settle(self.method)
+        self.forecast = Forecast(parts, watch, self.method)
 
     # ---- beginning and continuing
 
@@ -242,6 +244,7 @@ class Session:
                 self.parts.budgets[index],
                 precision=self.settings.precision,
                 label=f"[{index + 1}/{len(self.parts.tasks)}] {task.name}: train",
+                left=partial(self.forecast.left, index),
                 phase=lambda name: watch.phase(phases[name]),
                 begun=lambda: self._begun(data),
                 on_epoch=lambda report: self._record_epoch(data, report),
@@ -281,8 +284,7 @@ class Session:
     def _measure(self) -> None:
         """Measure what is missing of one row of the matrix."""
         row, batch = self.progress.row, self.protocol.batch_size
-        # Where the label space grows, the accuracies of a constant classifier change too.
-        if row > 0 and self.method.constant and self.protocol.label_space != "seen":
+        if row > 0 and self.forecast.once:
             reuse(self.matrix, row)
             return
         done = measured(self.matrix, row)
@@ -305,7 +307,7 @@ class Session:
 
     def _record_row(self) -> None:
         """Record a finished row, and say how the task went."""
-        row, seconds, tasks = self.progress.row, round(self._seconds_of_row(), 3), self.parts.tasks
+        row, seconds = self.progress.row, round(self._seconds_of_row(), 3)
         figures = {**self.progress.figures, "seconds": seconds} if row else {}
         self.record.text(OUTCOMES, self.outcomes.csv())
         keep(self.matrix, self.record, row, **figures)
@@ -313,9 +315,8 @@ class Session:
             for line in gate.check_zero_shot(self.matrix, self.parts.expected):
                 say(line)
             return
-        own = f"{self.matrix.accuracy(row, row - 1):5.1f}"
-        nothing = "" if figures["trained"] or self.method.constant else "  (nothing was left to train)"
-        say(f"[{row}/{len(tasks)}] {tasks[row - 1].name:<14} accuracy {own} after {seconds:5.1f} s{nothing}")
+        nothing = "" if figures["trained"] or self.method.constant else "nothing was left to train"
+        say(told(self.matrix, row, seconds, nothing, self.forecast.left(row)))
 
     def _finish(self) -> None:
         if not self.world.leads:
@@ -345,6 +346,5 @@ class Session:
         )
         with record.writing():
             self.checkpoints.clear()
-        say()
-        say(render(self.matrix))
+        say(f"\n{render(self.matrix)}")
         say(f"{seconds['total']:.0f} s, record in {record.directory}")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from bench.core.signals import is_interruption
+from bench.core.stopwatch import left
+from bench.metrics.scalars import mean
 from bench.record.events import RowEvent, read_events
 from bench.record.schema import EVENTS, Identity
 from bench.sweep.points import Point, state_of
@@ -16,6 +19,9 @@ from bench.sweep.processes import Child
 
 LOOK = 1.0
 """Seconds between two looks at a running point's record."""
+
+ENOUGH = 2
+"""Points that have to be finished before it is said how long the others take."""
 
 
 class Display:
@@ -25,10 +31,14 @@ class Display:
     ----------
     count : int
         Number of all points of the sweep.
+    together : int, optional
+        How many run at a time.
     """
 
-    def __init__(self, count: int):
+    def __init__(self, count: int, together: int = 1):
         self.count = count
+        self._together = together
+        self._took: dict[Path, list[float]] = {}
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -45,16 +55,43 @@ class Display:
     def running(self, child: Child) -> None:
         """Show what is new of a process; called at every look while it runs, and once after its end."""
 
-    def ended(self, child: Child, status: int) -> None:
-        """Show how a process ended; called once."""
-        self.say(f"{self.head(child.point)} {outcome(child.point, status)} after {child.seconds:.0f} s")
+    def ended(self, child: Child, status: int, waiting: Sequence[Point] = (), running: Sequence[Child] = ()) -> None:
+        """Show how a process ended; called once.
+
+        Parameters
+        ----------
+        child : Child
+        status : int
+        waiting : sequence of Point, optional
+            Those that have not started yet.
+        running : sequence of Child, optional
+            The other ones that run.
+        """
+        if status == 0:
+            self._took.setdefault(child.point.directory.parent, []).append(child.seconds)
+        rest = self._left(waiting, running)
+        line = f"{self.head(child.point)} {outcome(child.point, status)} after {child.seconds:.0f} s"
+        self.say(f"{line} ({rest})" if rest else line)
+
+    def _left(self, waiting: Sequence[Point], running: Sequence[Child]) -> str:
+        """Return in words how long the rest takes, roughly: a point takes as long as those of its method, or as all."""
+        every = [seconds for took in self._took.values() for seconds in took]
+        if len(every) < ENOUGH or not (waiting or running):
+            return ""
+
+        def needs(point: Point) -> float:
+            return mean(self._took.get(point.directory.parent, every))
+
+        begun = [max(needs(child.point) - child.seconds, 0.0) for child in running]
+        work = sum(begun) + sum(map(needs, waiting))
+        return left(max([work / min(self._together, len(waiting) + len(running)), *begun]))
 
 
 class Output(Display):
     """All that the points print, as their logs grow."""
 
-    def __init__(self, count: int):
-        super().__init__(count)
+    def __init__(self, count: int, together: int = 1):
+        super().__init__(count, together)
         self._read: dict[Path, int] = {}
 
     def running(self, child: Child) -> None:
@@ -74,8 +111,8 @@ class Output(Display):
 class Tasks(Display):
     """How many tasks each point has learned: a bar each on a terminal, else a line for every task."""
 
-    def __init__(self, count: int):
-        super().__init__(count)
+    def __init__(self, count: int, together: int = 1):
+        super().__init__(count, together)
         self._bars: dict[int, Any] = {}
         self._seen: dict[int, Progress] = {}
         self._looked: dict[int, float] = {}
@@ -117,10 +154,10 @@ class Tasks(Display):
         """Print how many tasks a point has learned."""
         self.say(f"{self.head(point)} {now.learned} of {now.total} tasks learned ({now.task})")
 
-    def ended(self, child: Child, status: int) -> None:
+    def ended(self, child: Child, status: int, waiting: Sequence[Point] = (), running: Sequence[Child] = ()) -> None:
         """Close the bar, and show how the process ended."""
         self._bars.pop(child.process.pid).close()
-        super().ended(child, status)
+        super().ended(child, status, waiting, running)
 
 
 class Progress(NamedTuple):

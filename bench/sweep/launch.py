@@ -111,7 +111,7 @@ def _local(found: Sweep, todo: Sequence[Point], launch: Launch) -> int:
         chosen = "OMP_NUM_THREADS" in os.environ or point.threads is not None
         return {} if chosen else threads
 
-    return carry_out(todo, together, environment, Tasks(len(found.points)))
+    return carry_out(todo, together, environment, Tasks(len(found.points), together))
 
 
 def _slurm(found: Sweep, todo: Sequence[Point], launch: Launch) -> int:

@@ -52,6 +52,7 @@ def carry_out(
                 time.sleep(POLL)
                 if stop.count > reported:
                     reported = stop.count
+                    waiting.clear()
                     display.say(f"stopping: waiting for the end of {len(running)} running points")
                 for child in list(running):
                     child.pass_on(stop.signal, stop.count)
@@ -59,7 +60,7 @@ def carry_out(
                     display.running(child)
                     if status is not None:
                         running.remove(child)
-                        display.ended(child, status)
+                        display.ended(child, status, waiting, running)
         finally:  # a full disk, a closed pipe: nobody would wait for them any more
             for child in running:
                 child.process.terminate()
