@@ -25,8 +25,18 @@ from bench.core import console
 from bench.learning.observers import KINDS
 
 ROOT = Path(__file__).parent.parent
-PLUGINS = sorted([*ROOT.glob("methods/*.py"), *ROOT.glob("datasets/*.py"), ROOT / "tests" / "toy.py"])
-HEAVY = {"Clip", "Pixels", "tiny_clip", "toy_task", "Loaded", "load", "Evaluation", "evaluate", "export"}
+PLUGINS = sorted(
+    [
+        *ROOT.glob("methods/*.py"),
+        *ROOT.glob("datasets/*.py"),
+        *ROOT.glob("tests/examples/*.py"),
+        ROOT / "tests" / "toy.py",
+    ]
+)
+HEAVY = {
+    "Clip", "Pixels", "tiny_clip", "toy_task", "Loaded", "load", "Evaluation", "evaluate", "export", "analyse",
+    "Analysis",
+}  # fmt: skip
 """Names whose homes need torch."""
 
 NAMES = [name for name in api.__all__ if name not in api_page.MODULES]

@@ -278,6 +278,11 @@ class LabelSpace:
     tasks: tuple[int, ...]
     targets: tuple[int, ...]
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """One text for each prompt: the first one where a class has several templates, as in `TaskData.prompts`."""
+        return tuple(prompt if isinstance(prompt, str) else prompt[0] for prompt in self.prompts)
+
 
 @dataclass(frozen=True)
 class ZeroShot:

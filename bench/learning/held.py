@@ -69,7 +69,11 @@ def _reachable(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Ten
 def _is_engine(kind: type) -> bool:
     """Return whether a class is the engine's own, not a plug-in's: what it refers to belongs to the run.
 
-    An update is the engine's class and holds what the method made.
+    An update and a copy of the model are of the engine's classes and hold what the method made.
     """
     package = kind.__module__.split(".")[:2]
-    return package[0] == "bench" and package[-1] not in ("methods", "datasets") and kind.__name__ != "LowRank"
+    return (
+        package[0] == "bench"
+        and package[-1] not in ("methods", "datasets")
+        and kind.__name__ not in ("LowRank", "Clip")
+    )

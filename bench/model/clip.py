@@ -355,7 +355,7 @@ class Clip:
     # ---- precision
 
     @contextmanager
-    def computing(self, precision: str) -> Iterator[None]:
+    def computing(self, precision: str | torch.dtype) -> Iterator[None]:
         """While open, compute the products in the blocks of both towers in a lower precision.
 
         Everything else stays in float32: weights and updates, embeddings, sums along the blocks, projections, features
@@ -363,10 +363,11 @@ class Clip:
 
         Parameters
         ----------
-        precision : str
-            ``"bf16"`` or ``"fp16"``; nothing changes with any other.
+        precision : str or torch.dtype
+            ``"bf16"`` or ``"fp16"``, or the `precision` of another model with these types; with any other, float32.
         """
-        before, self._products = self._products, PRODUCTS.get(precision)
+        lower = {**PRODUCTS, **{dtype: dtype for dtype in PRODUCTS.values()}}
+        before, self._products = self._products, lower.get(precision)
         try:
             yield
         finally:

@@ -108,7 +108,7 @@ class Loaded:
         -------
         LabelSpace
         """
-        texts = [prompt if isinstance(prompt, str) else prompt[0] for prompt in space.prompts]
+        texts = list(space.texts)
         owners: dict[str, int] = {}
         for index, known in enumerate(self.prompts.values()):
             if list(known) == texts if self.method.context.label_space == "task" else set(known) <= set(texts):
