@@ -64,7 +64,8 @@ def architectures(tmp_path_factory: pytest.TempPathFactory):
         patch.setattr(open_clip, "get_tokenizer", lambda name: tokenizer)
         yield
     factory._MODEL_CONFIG_PATHS[:] = paths
-    factory._rescan_model_configs()
+    for name in ARCHITECTURES:  # reading the folders again would not forget them
+        factory._MODEL_CONFIGS.pop(name)
 
 
 @pytest.fixture(scope="module")
