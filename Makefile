@@ -27,7 +27,7 @@ test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --dist worksteal
 
 fuzz: $(VENV)/.installed-test
-	FUZZ=10 FUZZ_FRESH=1 $(BIN)/python -m pytest -q tests/test_fuzz_*.py
+	OMP_NUM_THREADS=1 FUZZ=10 FUZZ_FRESH=1 $(BIN)/python -m pytest -q -n logical tests/test_fuzz_*.py
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow
