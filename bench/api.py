@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bench.analysis.analyse import Analysis, analyse
     from bench.compare.grouping import ComparableRuns, Comparison, Group, gather
     from bench.compute.seeding import derived_seed, generator
     from bench.compute.world import World
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from bench.runs.result import Result, run
 
 HOMES = {
+    "bench.analysis.analyse": ("Analysis", "analyse"),
     "bench.compare.grouping": ("ComparableRuns", "Comparison", "Group", "gather"),
     "bench.compute.seeding": ("derived_seed", "generator"),
     "bench.compute.world": ("World",),

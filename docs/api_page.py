@@ -61,12 +61,12 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("widths_in", "tiny_clip", "toy_task"),
     ),
     "From Python": (
-        "`run` does what the command line does: see [python.md](python.md). `load`, `evaluate` and `export` use the "
-        "model of a finished run: see [models.md](models.md). `gather` reads runs that are on disk: see "
-        "[compare.md](compare.md#from-python).",
+        "`run` does what the command line does: see [python.md](python.md). `load`, `evaluate`, `export` and "
+        "`analyse` use the model of a finished run: see [models.md](models.md). `gather` reads runs that are on disk: "
+        "see [compare.md](compare.md#from-python).",
         (
             "run", "Result", "AccuracyMatrix", "summary", "render", "load", "Loaded", "evaluate", "Evaluation",
-            "export", "gather", "Comparison", "ComparableRuns", "Group",
+            "export", "analyse", "Analysis", "gather", "Comparison", "ComparableRuns", "Group",
         ),
     ),
     "To see what a run computes": (

@@ -17,6 +17,7 @@ import yaml
 from support.made_records import make, measure
 
 import bench
+from bench.analysis.options import subject
 from bench.cli import main as cli
 from bench.config import registry
 from bench.config.resolve import resolve
@@ -69,6 +70,7 @@ def test_documented_lines_are_understood(
         return
     assert verb in cli.VERBS
     words = [re.sub(r"\$\{?\w+\}?", "0" if "seed" in word else "lora", word) for word in words]
+    words = [word.replace("=tests/", f"={ROOT}/tests/") for word in words]
     if verb == "run" and "--help" not in words:
         resolve(words)
     elif verb == "sweep":
@@ -78,6 +80,8 @@ def test_documented_lines_are_understood(
         assert expand(file, settings, chosen.count, chosen.sweep_seed).points
     elif verb == "data":
         resolve([f"stream={words[0]}", *words[1:]], need_method=False)
+    elif verb == "analyse" and all("=" in word for word in words):
+        subject(None, words)
     elif verb == "check":
         registry.load("method", words[0].removeprefix("method="))
 

@@ -12,7 +12,7 @@ from bench.cli.data import DATA
 from bench.cli.diff import DIFF
 from bench.cli.list import LIST
 from bench.cli.profile import PROFILE
-from bench.cli.reuse import EVALUATE, EXPORT
+from bench.cli.reuse import ANALYSE, EVALUATE, EXPORT
 from bench.cli.run import RUN
 from bench.cli.sweep import SWEEP
 from bench.cli.tracking import DASHBOARD, MIRROR
@@ -22,7 +22,7 @@ from bench.core.signals import Stopped
 
 VERBS = {
     verb.name: verb
-    for verb in (RUN, SWEEP, LIST, DATA, COMPARE, DIFF, EVALUATE, EXPORT, MIRROR, DASHBOARD, PROFILE, CHECK)
+    for verb in (RUN, SWEEP, LIST, DATA, COMPARE, DIFF, EVALUATE, EXPORT, ANALYSE, MIRROR, DASHBOARD, PROFILE, CHECK)
 }
 """All verbs by name, in the order of the overview."""
 

@@ -1,4 +1,4 @@
-"""``python -m bench evaluate`` and ``python -m bench export``: use the model of a finished run."""
+"""``evaluate``, ``export`` and ``analyse``: use the model of a finished run, or look into any model."""
 
 from __future__ import annotations
 
@@ -26,6 +26,31 @@ def call_export(words: list[str]) -> int:
 
     export(run, places[0], settings)
     return 0
+
+
+def call_analyse(words: list[str]) -> int:
+    """Measure a model, or what a finished run learned, part by part."""
+    from bench.analysis.options import subject  # the registry comes with it: see bench.cli.verb
+
+    pairs, plain = split(words, paths=True)
+    if len(plain) > 1:
+        raise UserError(f"give one run directory at most, not {len(plain)}: python -m bench analyse RUN")
+    run, settings = plain[0] if plain else None, [one.word for one in pairs]
+    subject(run, settings)  # a mistake must not wait for torch
+    from bench.analysis.analyse import analyse  # torch comes with it
+
+    analyse(run, settings, ["python", "-m", "bench", "analyse", *words])
+    return 0
+
+
+def _words_of_analyse() -> str:
+    """Return the words of ``analyse`` with their defaults."""
+    from bench.analysis.options import Options
+    from bench.config.fields import describe, show
+    from bench.core.tables import table
+
+    rows = [(f"{key}={show(one.default)}", one.help) for key, one in describe(Options).items()]
+    return table(("word and default", "meaning"), rows)
 
 
 PLACE = ("to=", "--to=")
@@ -77,4 +102,26 @@ example
   python -m bench export runs/pocket/pocket/lora/0123456789-s0 to=my-model
 """,
     call=call_export,
+)
+
+ANALYSE = Verb(
+    name="analyse",
+    summary="measure a model without parts of its weights, and how the subspaces of tasks overlap",
+    usage="analyse [RUN] [model=NAME] [stream=NAME] [data=DIR] [KEY=VALUE...]",
+    help="""\
+Replaces each chosen weight by its principal part, the leading singular directions that hold a share of its energy, and
+then by the rest, and measures every test set each time: for every share, in the image tower, in the text tower, and in
+both. With RUN the weights are those that a finished run ended with, and its method classifies; otherwise they are those
+of model=. It also compares the subspaces of the tasks' features with each other and with the principal subspaces of the
+weights. Tables (CSV) and pictures (SVG, PNG) go to OUT/<stream>/<model>/; the same line again replaces them. A run is
+not changed. Beside these words it takes stream.KEY, model.KEY, evaluate.KEY, cache.KEY, data, device, threads and
+precision, and without RUN seed.
+
+examples
+  python -m bench analyse model=pocket stream=pocket
+  python -m bench analyse runs/pocket/pocket/lora/0123456789-s0 energies=[0.85,0.95,1]
+  python -m bench analyse model=ViT-B-16/openai stream=mtil-order1 data=/data/MTIL towers=[image] maps=[q,k,v,o,fc1,fc2]
+""",
+    call=call_analyse,
+    more_help=_words_of_analyse,
 )
