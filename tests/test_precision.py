@@ -228,3 +228,11 @@ def test_what_fails_to_be_read_fails_in_its_turn_and_a_broken_off_pass_ends() ->
     batches = ahead(reading, [1, 2, 3])
     next(batches)
     batches.close()
+
+
+def test_a_copy_of_the_model_takes_over_the_precision_of_the_model() -> None:
+    clip, copy = tiny_clip(), tiny_clip()
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        with clip.computing(name), copy.computing(clip.precision):
+            assert copy.precision == clip.precision == dtype
+    assert copy.precision == torch.float32

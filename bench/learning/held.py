@@ -58,6 +58,8 @@ def _reachable(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Ten
         inside = ((f"{path}[{key!r}]" if path else str(key), part) for key, part in value.items())
     elif isinstance(value, list | tuple | set | frozenset):
         inside = ((f"{path}[{index}]", part) for index, part in enumerate(value))
+    elif type(value).__module__ == "bench.model.clip":  # a copy, such as a teacher; the one under study was seen
+        inside = iter([(f"{path}.model", value.model)])
     elif hasattr(value, "__dict__") and not _is_engine(type(value)):
         inside = ((f"{path}.{key}", part) for key, part in vars(value).items())
     else:
@@ -69,11 +71,7 @@ def _reachable(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Ten
 def _is_engine(kind: type) -> bool:
     """Return whether a class is the engine's own, not a plug-in's: what it refers to belongs to the run.
 
-    An update and a copy of the model are of the engine's classes and hold what the method made.
+    An update is the engine's class and holds what the method made.
     """
     package = kind.__module__.split(".")[:2]
-    return (
-        package[0] == "bench"
-        and package[-1] not in ("methods", "datasets")
-        and kind.__name__ not in ("LowRank", "Clip")
-    )
+    return package[0] == "bench" and package[-1] not in ("methods", "datasets") and kind.__name__ != "LowRank"
