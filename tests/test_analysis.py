@@ -20,7 +20,7 @@ from bench.analysis.options import Options, subject
 from bench.analysis.overlap import feature_basis, overlap, overlap_by_chance, principal_angles
 from bench.analysis.parts import Directions, leading_count, part_of, replaced
 from bench.analysis.subspaces import Overlap, overlaps, task_bases
-from bench.api import Clip, Context, Method, analyse, run, tiny_clip, toy_task
+from bench.api import Clip, Context, Method, UserError, World, analyse, run, tiny_clip, toy_task
 from bench.cli import main as cli
 from bench.data.pixels import PixelStore
 from bench.learning.evaluate import Protocol
@@ -59,8 +59,8 @@ def features(clip: Clip) -> Tensor:
 # ---- parts of a weight
 
 
-@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=9), st.floats(0, 1))
-def test_the_fewest_leading_energies_that_reach_a_share(energies: list[float], share: float) -> None:
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=9), st.floats(0, 1))
+def test_the_fewest_leading_energies_that_reach_a_share(energies: list[int], share: float) -> None:
     energies.sort(reverse=True)
     count, total = leading_count(torch.tensor(energies, dtype=torch.float64), share), sum(energies)
     if share == 0 or total == 0:
@@ -350,6 +350,20 @@ def test_a_model_is_analysed_with_its_prompts(tmp_path: Path, monkeypatch, capsy
     plain = [row for row in rows if row["part"] == "principal"]
     assert tuple(int(row["correct"]) for row in plain) == accuracy_counts(tiny_clip())
     assert "2 states of the model" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_a_sentence(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    words = [f"model={TOY}", f"stream={TOY}", "stream.count=1", "energies=[1]", f"out={tmp_path / 'file'}"]
+    assert cli.main(["analyse", *words]) == 2
+    err = capsys.readouterr().err
+    assert "cannot be written (Not a directory): choose another folder with out=DIR" in err
+
+
+def test_an_analysis_is_made_by_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.analysis.analyse.world", lambda: World(0, 2))
+    with pytest.raises(UserError, match="an analysis is made by one process: start it without torchrun"):
+        analyse(None, {})
 
 
 # ---- tables and pictures

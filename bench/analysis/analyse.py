@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from bench.core.console import bar, say
 from bench.core.errors import UserError
 from bench.core.files import make_folder, write_output
 from bench.core.paths import user_path
+from bench.core.untrusted import why
 from bench.data.pixels import PixelStore
 from bench.data.stream import Stream
 from bench.learning.evaluate import Protocol
@@ -129,8 +131,9 @@ def _analyse(
     options, tasks = what.options, stream.tasks
     names, clip = [task.name for task in tasks], there.method.clip
     by_chance = chance(there.protocol)
-    make_folder(folder)
-    write_output(folder / ORIGIN, json.dumps(_origin(what, stream, there.weights, command), indent=1) + "\n")
+    with _writing(folder):
+        make_folder(folder)
+        write_output(folder / ORIGIN, json.dumps(_origin(what, stream, there.weights, command), indent=1) + "\n")
     decomposed = decompose(clip, options)
     wanted = states(options)
     batches = sum(-(-len(task.test) // there.protocol.batch_size) for task in tasks) * distinct(wanted)
@@ -142,17 +145,28 @@ def _analyse(
                 seconds = (time.perf_counter() - start) * (distinct(wanted) - 1)
                 say(f"{distinct(wanted)} states of the model, about {max(1, round(seconds))} s")
             found.append(one)
-            write_output(folder / PARTS, report.parts_csv(found, names, there.learned, by_chance))
+            with _writing(folder):
+                write_output(folder / PARTS, report.parts_csv(found, names, there.learned, by_chance))
     seeds = what.resolved.run.seeds
     batch = what.resolved.run.train.batch_size
     context = Context(len(tasks), batch, seeds.init or 0, seeds.data_order or 0, stream.label_space)
     bases = task_bases(clip, store, tasks, context, options)
     over = overlaps(names, bases, decomposed, options)
-    write_output(folder / OVERLAPS, report.overlaps_csv(over))
     groups = report.groups(there.learned)
-    list(save(partial(pictures.parts, found, groups, by_chance), folder, "parts"))
-    list(save(partial(pictures.overlaps, over, names), folder, "overlaps"))
+    with _writing(folder):
+        write_output(folder / OVERLAPS, report.overlaps_csv(over))
+        list(save(partial(pictures.parts, found, groups, by_chance), folder, "parts"))
+        list(save(partial(pictures.overlaps, over, names), folder, "overlaps"))
     return Analysis(folder, tuple(names), tuple(found), tuple(over))
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say in a sentence what cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({why(error)}): choose another folder with out=DIR") from error
 
 
 def _load(what: Subject, stream: Stream) -> _Loaded:

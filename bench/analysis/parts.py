@@ -113,10 +113,10 @@ def part_of(weight: Tensor, directions: Directions, share: float, rest: bool) ->
     Tensor [out, in]
         In the type of the weight and on its device. Part and rest add up to the weight, to rounding.
     """
-    part = directions.leading(directions.count(share)).to(weight.device)
+    part = directions.leading(directions.count(share))
     if rest:
         part = weight.to(part) - part
-    return part.to(weight.dtype)
+    return part.to(weight.dtype).to(weight.device)  # in this order: not every device has float64
 
 
 @contextmanager
