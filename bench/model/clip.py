@@ -366,8 +366,8 @@ class Clip:
         precision : str or torch.dtype
             ``"bf16"`` or ``"fp16"``, or the `precision` of another model with these types; with any other, float32.
         """
-        lower = {**PRODUCTS, **{dtype: dtype for dtype in PRODUCTS.values()}}
-        before, self._products = self._products, lower.get(precision)
+        dtype = PRODUCTS.get(precision) if isinstance(precision, str) else precision
+        before, self._products = self._products, dtype if dtype in PRODUCTS.values() else None
         try:
             yield
         finally:
