@@ -384,7 +384,7 @@ def test_links_of_the_site_lead_to_its_own_files(site: Path) -> None:
 def test_broken_links_and_anchors_stop_the_site(tmp_path: Path) -> None:
     root = tmp_path / "root"
     large = shutil.ignore_patterns("__pycache__", "*.webp", "*.safetensors", "*.gz")
-    for folder in ("docs", "methods", "datasets"):
+    for folder in ("docs", "methods", "datasets", "tests/examples"):
         shutil.copytree(ROOT / folder, root / folder, ignore=large)
     for file in [*ROOT.glob("*.md"), ROOT / "CITATION.cff", ROOT / "mkdocs.yml"]:
         shutil.copy(file, root)

@@ -1,4 +1,4 @@
-"""``python -m bench compare``: put runs side by side."""
+"""``python -m bench compare`` and ``diff``: many runs side by side, and two of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.config.words import split
 from bench.core.errors import UserError
 
 
-def call(words: list[str]) -> int:
+def compare(words: list[str]) -> int:
     """Print tables of runs side by side, and write the files that were asked for."""
     # numpy and scipy come with these: see bench.cli.verb.
     from bench.compare.export import FORMATS, write
@@ -34,6 +34,16 @@ def call(words: list[str]) -> int:
     return 0
 
 
+def differ(words: list[str]) -> int:
+    """Print the differences between two run directories."""
+    from bench.compare.diff import diff  # numpy comes with it: see bench.cli.verb
+
+    if len(words) != 2:
+        raise UserError(f"diff compares two run directories, not {len(words)}: python -m bench diff RUN_A RUN_B")
+    print(diff(folder(words[0]), folder(words[1])))
+    return 0
+
+
 COMPARE = Verb(
     name="compare",
     summary="put runs side by side: mean and spread over seeds, differences, published numbers",
@@ -42,7 +52,7 @@ COMPARE = Verb(
 RUNDIR is a run directory or any folder above some. KEY=VALUE keeps the runs with that setting, KEY=[A,B] those with one
 of several. Runs that may not be compared get separate tables; docs/compare.md explains the rule and the statistics.
 
-  per=task          Transfer, Average and Last of every task, as papers print them, in place of one row of means a method
+  per=task          Transfer, Average and Last of every task, as papers print them, in place of means over tasks
   columns=[A,B]     the columns in this order: transfer, average, last, seconds, any metric of docs/metrics.md
   rows=[A,B]        the rows in this order: methods, labels, fingerprints, published methods (published: all of them)
   names={A: B}      what rows, tasks and columns are called
@@ -60,5 +70,18 @@ examples
   python -m bench compare runs per=task rows=[lora,keeplora] 'names={lora: LoRA, keeplora: KeepLoRA}' latex=table.tex
   python -m bench compare runs html=comparison.html pictures=figures
 """,
-    call=call,
+    call=compare,
+)
+
+DIFF = Verb(
+    name="diff",
+    summary="show only what differs between two runs",
+    usage="diff RUN_A RUN_B",
+    help="""\
+Settings, data, weights, prompts, code, packages and results; what is equal is left out.
+
+example
+  python -m bench diff runs/pocket/pocket/lora/0123456789-s0 runs/pocket/pocket/lora/0123456789-s1
+""",
+    call=differ,
 )

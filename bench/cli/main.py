@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from bench.cli.check import CHECK
-from bench.cli.compare import COMPARE
+from bench.cli.compare import COMPARE, DIFF
 from bench.cli.data import DATA
-from bench.cli.diff import DIFF
 from bench.cli.list import LIST
 from bench.cli.profile import PROFILE
 from bench.cli.reuse import ANALYSE, EVALUATE, EXPORT
