@@ -395,6 +395,18 @@ def test_tables_have_means_over_the_chosen_test_sets() -> None:
     assert report.groups([True, False]) == {"all 2 test sets": [0, 1], "1 learned": [0], "1 not learned": [1]}
 
 
+def test_maps_of_zeros_have_no_overlap() -> None:
+    clip, options = tiny_clip(), Options([0.5], ["o"], ["text"])
+    clip.maps["text.0.o"].weight.zero_()
+    bases = [{f"text.{block}.o": subspace(48, 5, block) for block in range(2)}]
+    (one,) = overlaps(["a"], bases, decompose(clip, options), options)
+    assert one.maps == 1 and 0 < one.overlap < 1
+    clip.maps["text.1.o"].weight.zero_()
+    (one,) = overlaps(["a"], bases, decompose(clip, options), options)
+    assert one.maps == 0 and np.isnan(one.overlap) and one.dimensions == (5 / 48, 0)
+    assert len(report.overlaps_table([one]).splitlines()) == 2  # the head alone
+
+
 def test_an_empty_subspace_has_no_overlap_in_the_file() -> None:
     rows = list(csv.DictReader(report.overlaps_csv(OVER).splitlines()))
     assert [row["overlap"] for row in rows] == ["0.25", "0.75", ""]
