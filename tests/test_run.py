@@ -302,7 +302,7 @@ def test_a_finished_run_of_other_code_is_shown_with_a_note(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epoch": 3}, r'task toy0 sets "train.epoch", which is no setting \(did you mean "epochs"'),
+        ({"epoch": 3}, r'task toy0 sets "train.epoch", which is no setting of a task \(did you mean "epochs"'),
         ({"epochs": -1}, "task toy0 sets train.epochs=-1: it "),
     ],
 )
