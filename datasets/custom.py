@@ -58,9 +58,11 @@ class Custom(DatasetStream):
         split: float | None = setting(
             None, "share of each class held out for testing, of own images without test images", above=0, below=1
         )
-        split_seed: int = setting(0, "seed of that choice", low=0)
+        split_seed: int = setting(0, "seed that chooses the images that split holds out", low=0)
         shots: int | None = setting(None, "training images a class; null takes all", low=1)
-        fewer: str | None = setting(None, "where a class has fewer images; null is error", choices=FEWER)
+        fewer: str | None = setting(
+            None, "what to do where a class has fewer images than shots; null is error", choices=FEWER
+        )
 
         def check(self) -> list[str]:
             """Return what is wrong: the tasks are named twice, or not at all."""

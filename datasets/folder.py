@@ -35,7 +35,7 @@ class Folder(Dataset):
         How they are read.
     """
 
-    obtain = "put class folders with images into FOLDER/train and FOLDER/test"
+    obtain = "put class folders with images into FOLDER/train and FOLDER/test, or list the images in a table"
 
     def __init__(self, folders: tuple[str, ...] = (), choices: Choices | None = None):
         super().__init__(folders)

@@ -124,7 +124,10 @@ def class_folders(folder: Path) -> list[str]:
         raise UserError(f"the folder {folder} is missing: unpack the dataset again")
     found = folders_in(folder)
     if not found:
-        raise UserError(f"the folder {folder} holds no class folders: unpack the dataset again")
+        raise UserError(
+            f"the folder {folder} holds no class folders: put the images of each class into a folder of its name, "
+            "or unpack the dataset again"
+        )
     return found
 
 

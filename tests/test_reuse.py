@@ -336,7 +336,7 @@ def test_one_process_makes_an_evaluation(finished: dict, monkeypatch: pytest.Mon
 # ---------------------------------------------------------------------------------------------- export
 
 ALONE = """
-import json, pathlib, sys
+import json, os, pathlib, sys
 import numpy as np, open_clip, torch
 from PIL import Image
 
@@ -350,6 +350,11 @@ for folder, texts in json.loads(sys.argv[1]):
         image = model.encode_image(images, normalize=True).numpy()
         text = model.encode_text(tokenizer(texts), normalize=True).numpy()
     np.savez(folder.with_suffix(".npz"), image=image, text=text, scale=model.logit_scale.exp().item())
+    Image.fromarray(np.load("pixels.npy")[0]).save(folder / "image.png")
+    here = os.getcwd()
+    os.chdir(folder)
+    exec((folder / "README.md").read_text().split("```python")[1].split("```")[0], {})  # as the card says
+    os.chdir(here)
 assert not [name for name in sys.modules if name.split(".")[0] == "bench"]
 """
 
@@ -375,6 +380,7 @@ def test_open_clip_alone_answers_as_the_trained_model(
         [sys.executable, "-c", ALONE, work], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("tensor([[") == 2
     for name, path in paths.items():
         theirs, clip = np.load(tmp_path / f"{name}.npz"), load(path).clip
         images = clip.encode_images(clip.normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2)))

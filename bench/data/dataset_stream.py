@@ -118,7 +118,7 @@ class DatasetStream(Stream):
             named = "; ".join(f"{one.dataset.registry_name} is {one.state}: {one.problem}" for one in broken)
             raise UserError(
                 f"{len(broken)} of {len(statuses)} datasets of stream {name} are not ready in {root} ({named}): "
-                f'see "python -m bench data {name} data={data_root}"'
+                f'see "python -m bench data {name} data={data_root}", with the same stream.KEY=VALUE words as here'
             )
         self.differences = {s.dataset.registry_name: s.problem for s in statuses if s.state == "differs"}
         self.notes += [

@@ -25,6 +25,7 @@ def card(used: Loaded, missing: str, vocabulary: bool) -> str:
     run, cls = used.run, used.resolved.method_class
     paper = f" ({cls.paper})" if getattr(cls, "paper", "") else ""
     command = shlex.join(run.identity.command) or "not recorded"
+    prompts = list(next(iter(used.prompts.values()))[:3])
     tokenizer = ', bpe_path=f"{folder}/bpe.txt.gz"' if vocabulary else ""
     return f"""\
 ---
@@ -42,10 +43,19 @@ A CLIP model, {run.model}, that learned {len(used.prompts)} image-classification
 
 ```python
 import open_clip
+import torch
+from PIL import Image
 
 folder = "."  # where this file lies
 model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{{folder}}")
 tokenizer = open_clip.get_tokenizer(f"local-dir:{{folder}}"{tokenizer})
+
+prompts = {prompts}  # one for each class
+image = preprocess(Image.open("image.png"))[None]
+with torch.no_grad():
+    images = model.encode_image(image, normalize=True)
+    texts = model.encode_text(tokenizer(prompts), normalize=True)
+    print((model.logit_scale.exp() * images @ texts.T).softmax(dim=-1))
 ```
 
 ## Numbers
