@@ -49,6 +49,15 @@ def tasks(folder: Path, content: str) -> str:
     return f"stream.tasks_file={file}"
 
 
+def test_images_without_class_folders_are_answered_with_what_to_do(tmp_path: Path) -> None:
+    """And the line that shows all datasets needs the words that name them."""
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "a.png").write_bytes(b"")
+    with pytest.raises(UserError, match="put the images of each class into a folder of its name") as caught:
+        stream(tmp_path, "stream.datasets=[flat]", "stream.split=0.2")
+    assert f'data custom data={tmp_path}", with the same stream.KEY=VALUE words' in str(caught.value)
+
+
 def names(images: object) -> list[str]:
     """The files of an image set, in order."""
     if isinstance(images, Subset):
