@@ -34,6 +34,7 @@ from bench.cli import main as cli
 from bench.learning.toy import CONFIG
 from bench.record.checkpoint import pack, unpack
 from bench.record.results import read_matrix, read_outcomes
+from bench.reuse.card import public
 
 ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "toy.py")
@@ -407,6 +408,11 @@ def test_what_cannot_be_merged_is_said_in_the_card_too(
         json.loads((path / "identity.json").read_text())["code_revision"],
     ):  # fmt: skip
         assert part in card
+
+
+def test_a_card_has_no_folder_of_the_machine() -> None:
+    words = ["run", "method=/home/me/mine.py", "data=~/images", "stream.tasks=[a,b]", "method.rank=4"]
+    assert [public(word) for word in words] == ["run", "method=mine.py", "data=images", *words[3:]]
 
 
 def test_updates_that_a_method_leaves_attached_are_merged(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 from bench.metrics.scalars import HEADLINES
 from bench.reuse.load import Loaded
@@ -24,7 +25,7 @@ def card(used: Loaded, missing: str, vocabulary: bool) -> str:
     """
     run, cls = used.run, used.resolved.method_class
     paper = f" ({cls.paper})" if getattr(cls, "paper", "") else ""
-    command = shlex.join(run.identity.command) or "not recorded"
+    command = shlex.join(map(public, run.identity.command)) or "not recorded"
     prompts = list(next(iter(used.prompts.values()))[:3])
     tokenizer = ', bpe_path=f"{folder}/bpe.txt.gz"' if vocabulary else ""
     return f"""\
@@ -98,8 +99,14 @@ def _table(values: dict[str, float | None]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (list(values), ["---"] * len(cells), cells))
 
 
+def public(word: str) -> str:
+    """Return a word of a command line without the folders of this machine."""
+    key, sign, value = word.rpartition("=")
+    return f"{key}{sign}{Path(value).name}" if value.startswith("~") or Path(value).is_absolute() else word
+
+
 def _settings(used: Loaded) -> str:
     """Return what the user set, as on the command line."""
-    given = [f"`{key}={used.run.settings[key]}`" for key, source in used.run.sources.items()
+    given = [f"`{public(f'{key}={used.run.settings[key]}')}`" for key, source in used.run.sources.items()
              if source == "user" and key.startswith(("method.", "train."))]  # fmt: skip
     return ", ".join(given) or "the defaults of method and stream"
