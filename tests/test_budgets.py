@@ -91,6 +91,12 @@ def test_a_setting_of_a_single_task_that_is_not_right_is_refused(entry: str, sen
         trained(f"train.tasks={[entry]!r}")
 
 
+def test_task_set_twice() -> None:
+    """A setting of a task that is given twice is refused; neither value wins silently."""
+    with pytest.raises(UserError, match=r"train\.tasks sets toy1\.epochs twice: once is enough"):
+        trained("train.tasks=[toy1.epochs=3,toy1.epochs=4]")
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 
 import pytest
@@ -247,3 +248,13 @@ def test_files_are_written(tmp_path):
     for name in ("", str(tmp_path), str(tmp_path / "nowhere" / "a.csv")):
         with pytest.raises(UserError, match=r"csv=.* cannot be written \(.*\): name a file elsewhere"):
             export.write(found, {"csv": name})
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    """Neither is written, where the second would have replaced the first."""
+    make(tmp_path)
+    path = tmp_path / "same"
+    with pytest.raises(UserError, match=r"csv= and latex= both name .*same: give each a file of its own"):
+        export.write(sections(tmp_path), {"csv": str(path), "latex": str(path)})
+    assert not path.exists()
+    assert len(export.write(sections(tmp_path), {"csv": os.devnull, "latex": os.devnull})) == 2

@@ -69,14 +69,16 @@ def _singles(resolved: Resolved) -> list[tuple[str, str, str]]:
     Raises
     ------
     UserError
-        If one is not written as TASK.KEY=VALUE.
+        If one is not written as TASK.KEY=VALUE, or two set the same.
     """
-    found = []
+    found: list[tuple[str, str, str]] = []
     for entry in resolved.run.train.tasks:
         left, equals, raw = entry.partition("=")
         name, dot, key = left.strip().rpartition(".")
         if not (equals and dot and name and key):
             raise UserError(f'train.tasks has "{entry}": write TASK.KEY=VALUE, as in train.tasks=[SUN397.epochs=5]')
+        if (name, key) in [(task, other) for task, other, _ in found]:
+            raise UserError(f"train.tasks sets {name}.{key} twice: once is enough")
         found.append((name, key, raw))
     return found
 

@@ -11,7 +11,7 @@ from bench.compare.export.paper import latex
 from bench.compare.tables import Section
 from bench.core.errors import UserError
 from bench.core.files import write_output
-from bench.core.paths import is_folder, user_path
+from bench.core.paths import exists, is_file, is_folder, user_path
 
 FORMATS = ("csv", "latex", "html", "pictures")
 """Words of the command line that name a file to write; the last one names a folder."""
@@ -39,8 +39,17 @@ def write(
     Raises
     ------
     UserError
-        If one cannot be written, or there is nothing to draw.
+        If one cannot be written, two are the same, or there is nothing to draw.
     """
+    named: dict[Path, str] = {}
+    for option in FORMATS:
+        if options.get(option):
+            path = user_path(options[option], option).absolute()
+            if exists(path) and not is_file(path):
+                continue  # a pipe or a device may take several; a folder is refused below
+            if first := named.get(path):
+                raise UserError(f"{first}= and {option}= both name {options[option]}: give each a file of its own")
+            named[path] = option
     made = []
     for option in FORMATS:
         if option not in options:
