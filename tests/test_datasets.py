@@ -387,7 +387,10 @@ def test_a_packed_mnist_says_what_to_do(own: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda base: shutil.rmtree(base / "test"), "plants has no test/: put class folders there, or hold out a share"),
+        (
+            lambda base: shutil.rmtree(base / "test"),
+            "plants has no test/: put class folders there, or hold out a share",
+        ),
         (lambda base: shutil.rmtree(base / "test" / "moss"), "the class folder moss is not in both"),
         (lambda base: (base / "classes.txt").write_text("moss\n"), "names 1 classes and .* has 2"),
         (lambda base: (base / "classes.txt").write_text(""), "names 0 classes"),

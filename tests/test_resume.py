@@ -18,12 +18,12 @@ from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.core.signals import Stopped
-from bench.trials.contract import verify
 from bench.record import provenance
 from bench.record.checkpoint import Checkpoints
 from bench.runs import loading, session
 from bench.runs.run import run
 from bench.runs.session import MODEL, Session
+from bench.trials.contract import verify
 
 ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "toy.py")

@@ -9,8 +9,8 @@ from support.made_records import change, make
 
 from bench.cli import main as cli
 from bench.compare.diff import diff
-from bench.compare.export.paper import latex
 from bench.compare.export.numbers import csv_text
+from bench.compare.export.paper import latex
 from bench.compare.export.task_text import task_text
 from bench.compare.grouping import gather
 from bench.compare.tables import sections, text
