@@ -48,7 +48,11 @@ class Item:
 
     def written(self, node: ast.AST) -> str:
         """Return a part of the definition as its author wrote it, on one line."""
-        return " ".join((ast.get_source_segment(_source(self.file), node) or "").split()).replace("( ", "(")
+        return (
+            " ".join((ast.get_source_segment(_source(self.file), node) or "").split())
+            .replace("( ", "(")
+            .replace(" )", ")")
+        )
 
 
 @cache
@@ -154,6 +158,17 @@ def signature(owner: Item, indent: str = "") -> list[str]:
     return [*lines, f"{indent}def {node.name}(", *(f"{indent}    {text}," for text in texts), f"{indent}{end}"]
 
 
+WIDTH = 120
+"""Longest line of code, for the formatter of the project, which formats code in pages too."""
+
+
+def _opened(line: str) -> list[str]:
+    """Return a long line that ends with a call as the formatter has it: the arguments on a line of their own."""
+    start, _, arguments = line.partition(" = ")[2].partition("(")
+    before = line[: line.index(" = ") + 3]
+    return [f"{before}{start}(", f"        {arguments[:-1]}", "    )"]
+
+
 def listing(owner: Item) -> list[str]:
     """Return the lines of a class's listing: its attributes, how it is made, and its special methods."""
     node = owner.node
@@ -163,7 +178,8 @@ def listing(owner: Item) -> list[str]:
     for one in members(owner):
         if isinstance(one.node, ast.AnnAssign):
             value = f" = {_default(one.written(one.node.value))}" if one.node.value else ""
-            body.append(f"    {one.name.partition('.')[2]}: {annotation(one, one.node.annotation)}{value}")
+            line = f"    {one.name.partition('.')[2]}: {annotation(one, one.node.annotation)}{value}"
+            body += [line] if len(line) <= WIDTH else _opened(line)
         elif isinstance(one.node, ast.FunctionDef) and "__" in one.name:
             body += ["", *signature(one, "    ")] if body and body[-1] else signature(one, "    ")
     head = [line for line in decorators(owner) if not line.startswith("@register")]

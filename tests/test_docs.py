@@ -92,7 +92,7 @@ def test_the_example_keeps_the_contract(example: Path) -> None:
         cwd=example.parent, capture_output=True, text=True, env=environment(),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 of 5 contract tests hold" in done.stdout
+    assert "7 of 7 contract tests hold" in done.stdout
 
 
 def test_the_example_runs_and_is_listed(example: Path) -> None:

@@ -424,7 +424,10 @@ def test_every_other_dataset_runs_too(tree: Path, tmp_path: Path) -> None:
     assert cli.main(["run", "method=zero-shot", "stream=custom", *words]) == 0
 
 
-def test_data_says_what_is_ready(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_data_says_what_is_ready(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     for name in ("dtd", "mnist"):
         fake_trees.MAKERS[name](tmp_path)
     (tmp_path / "dtd" / "dtd" / "images" / "banded" / "banded_0001.jpg").unlink()
