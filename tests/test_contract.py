@@ -33,7 +33,14 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return choose
 
 
-@pytest.mark.parametrize("name", sorted(registry.entries("method")))
+ALIKE = ("keeplora-official", "keeplora-pp")
+"""Methods that differ from `keeplora` in settings alone."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in sorted(registry.entries("method"))],
+)
 def test_the_methods_of_the_suite_keep_the_contract_with_their_defaults(name: str) -> None:
     verdicts = list(verify(registry.load("method", name)))
     assert {verdict.test: verdict.problem for verdict in verdicts} == dict.fromkeys(

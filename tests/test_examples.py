@@ -66,6 +66,7 @@ def test_an_example_keeps_the_contract(name: str) -> None:
     assert [f"{one.test}: {one.problem}" for one in verify(*given(name), tasks) if one.problem] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_that_is_killed_again_and_again_ends_with_the_same_bits(
     name: str,

@@ -347,7 +347,15 @@ def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(resolve(words(tmp_path_factory.mktemp("long"), "lora", *LONG)))
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "signum",
+    [
+        signal.SIGTERM,
+        signal.SIGKILL,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR2, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_stops_a_process_where_it_can_be_continued(
     signum: signal.Signals, tmp_path: Path, long_run: Path
 ) -> None:

@@ -394,7 +394,7 @@ def test_zero_shot_rows_give_the_known_constants() -> None:
 MADE = {"mtil-order1": 11, "xtail": 10, "cifar100-10": 10}
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", ["mtil-order1", pytest.param("xtail", marks=pytest.mark.slow), "cifar100-10"])
 def test_runs_on_the_pocket_model(
     name: str, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
