@@ -343,7 +343,10 @@ def test_mirror_gives_a_hanging_server_bounded_time_and_one_record(
     assert patience(UPLOADING) == UPLOADING < 3600
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "signum",
+    [signal.SIGTERM, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGINT, signal.SIGHUP))],
+)
 def test_a_stopped_upload_leaves_nothing_behind(server: FakeWandb, record: Path, signum: int) -> None:
     server.hanging.set()
     found = sending(record)

@@ -46,7 +46,8 @@ def mirrored(directory: Path, mode: str, said: list[str], waits: float = 60, **v
 
 def logs(directory: Path) -> list[wandb_log.Log]:
     """What the offline runs in a run directory hold, oldest first."""
-    return [wandb_log.read(path) for path in sorted(directory.glob("wandb/offline-run-*/run-*.wandb"))]
+    paths = sorted(directory.glob("wandb/offline-run-*/run-*.wandb"))
+    return [wandb_log.read(path) for path in paths if path.stat().st_size]  # one has just been created
 
 
 def until(condition: Callable[[], object], seconds: float = 60) -> None:
