@@ -355,6 +355,7 @@ def test_a_point_whose_leader_was_killed_still_counts_as_running(write, say):
     wait_for(lambda: state_of(point) == "pending", "its end")
 
 
+@pytest.mark.slow
 def test_real_runs_two_at_a_time(tmp_path, say, monkeypatch):
     monkeypatch.chdir(ROOT)
     toy = str(ROOT / "tests" / "toy.py")

@@ -47,7 +47,7 @@ def test_theirs_stay_importable_and_ours_work(strangers: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("first", ["bench.cli.main", "open_clip"])
+@pytest.mark.parametrize("first", ["bench.cli.main", pytest.param("open_clip", marks=pytest.mark.slow)])
 def test_open_clip_timm_and_wandb_work_beside_ours(first: str, strangers: Path, tmp_path: Path) -> None:
     done = python(
         f"""

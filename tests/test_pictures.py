@@ -138,6 +138,7 @@ def test_accuracy_over_cost_has_open_markers_where_runs_shared_a_machine(tmp_pat
     assert labels == ["lora *", "keeplora *"]
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_files(sections, tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "DPI", 40)
     first, second = (pictures.write(sections, tmp_path / name) for name in ("one", "two/deep"))

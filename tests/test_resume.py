@@ -351,7 +351,7 @@ def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "signum",
     [
         signal.SIGTERM,
-        signal.SIGKILL,
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, marks=pytest.mark.slow),
         pytest.param(signal.SIGUSR2, marks=pytest.mark.slow),
     ],
