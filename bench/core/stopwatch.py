@@ -115,7 +115,7 @@ def seconds_left(
     total: Mapping[str, float],
     speeds: Mapping[str, float] | None = None,
 ) -> float | None:
-    """Return how long the rest takes if every phase goes on as fast as it went so far.
+    """Return how long the rest takes if every phase stays as fast as it was so far.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ WAIT = 2.0
 """Seconds after which a waiting run says that it waits for another one."""
 
 PATIENCE = 3600.0
-"""Seconds after which a waiting run goes on without the other one."""
+"""Seconds after which a waiting run continues without the other one."""
 
 DAY = 24 * 3600.0
 """Seconds after which a file that nobody has finished writing belongs to a dead process."""

@@ -152,7 +152,7 @@ def measure(
 
     def end_step() -> None:
         if clip.device.type == "cuda":
-            torch.cuda.synchronize(clip.device)  # a step has ended when the device is done, not when it was told
+            torch.cuda.synchronize(clip.device)  # a step has ended when the device is done, not when the call returns
         ends.append(time.perf_counter())
 
     trained = learn(

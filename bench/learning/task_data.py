@@ -193,7 +193,7 @@ class TaskData:
         skip : int, optional
             Batches at the start that were taken already.
         stop : int, optional
-            Batches after which the pass ends; it goes on to the last one by default.
+            Batches after which the pass ends; the last one by default.
         share : {"nothing", "batches", "images"}, optional
             What the processes of a run share: each makes the whole pass, every n-th batch (for sums that are added up
             with `World.sum`), or takes its images of every batch, which may be none.

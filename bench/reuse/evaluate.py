@@ -117,7 +117,7 @@ def evaluate(
         writer.text(OUTCOMES, outcomes.csv())
         keep(matrix, writer, row)
         writer.summary(_summary(record, identity, matrix, watch, stream))
-    return _told(Evaluation(directory, *_accuracies(matrix), same), matrix)
+    return _say(Evaluation(directory, *_accuracies(matrix), same), matrix)
 
 
 def protocol_of(used: Loaded, stream: Stream) -> Protocol:
@@ -214,7 +214,7 @@ def _accuracies(matrix: AccuracyMatrix) -> tuple[dict[str, float], float]:
     return values, scalars.mean(list(values.values()))
 
 
-def _told(result: Evaluation, matrix: AccuracyMatrix) -> Evaluation:
+def _say(result: Evaluation, matrix: AccuracyMatrix) -> Evaluation:
     """Print what an evaluation gave, and return it."""
     row = len(matrix.tasks)
     lines = [(name, str(matrix.cell(row, column).total), f"{result.accuracies[name]:.1f}") for column, name in

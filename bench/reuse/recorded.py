@@ -1,4 +1,4 @@
-"""From the record of a finished run back to its settings, some of which may be given anew."""
+"""From the record of a finished run back to its settings, some of which may be given again."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LEFT = ("track.", "batches.", "checkpoint.")
 """Groups of settings that a finished run has done with."""
 
 GROUPS = ("stream.", "evaluate.", "cache.")
-"""Groups of settings that may be given anew."""
+"""Groups of settings that may be given again."""
 
 NAMES = ("method.name", "model.name")
-"""Settings that may be given anew for files that lie elsewhere now."""
+"""Settings that may be given again for files that lie elsewhere now."""
 
 SINGLE = ("out", "data", "device", "threads", "precision", "model.checkpoint", *NAMES)
-"""Settings that may be given anew."""
+"""Settings that may be given again."""
 
 
 def finished_run(path: str | Path) -> Run:
@@ -56,7 +56,7 @@ def finished_run(path: str | Path) -> Run:
 
 
 def settings_again(run: Run, settings: Mapping[str, Any] | Sequence[str]) -> Resolved:
-    """Return the settings of a finished run, with what is given anew.
+    """Return the settings of a finished run, with what is given again.
 
     Parameters
     ----------

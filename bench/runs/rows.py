@@ -37,7 +37,7 @@ def keep(matrix: AccuracyMatrix, record: RecordWriter, row: int, **values: Any) 
     record.event("row", row=row, after=matrix.label(row), accuracy=accuracies, **values)
 
 
-def told(matrix: AccuracyMatrix, row: int, seconds: float, *more: str) -> str:
+def task_line(matrix: AccuracyMatrix, row: int, seconds: float, *more: str) -> str:
     """Return the line about a task: its accuracy right after it was learned, its seconds, and what else there is."""
     head = f"[{row}/{len(matrix.tasks)}] {matrix.tasks[row - 1]:<14}"
     line = f"{head} accuracy {matrix.accuracy(row, row - 1):5.1f} after {seconds:5.1f} s"

@@ -115,8 +115,8 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 def _stand(directory: Path) -> None:
     """Say where a finished run stands among those beside it, if there are any."""
-    if world().leads and (told := standing(directory)):
-        say(told)
+    if world().leads and (line := standing(directory)):
+        say(line)
 
 
 def _check_plugins(resolved: Resolved) -> None:

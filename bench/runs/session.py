@@ -39,7 +39,7 @@ from bench.runs.loading import Parts, context_of, pixel_cache
 from bench.runs.progress import Progress, Snapshot
 from bench.runs.rehearsal import rehearse
 from bench.runs.resume import fitting, is_described, no_fit, read_snapshot
-from bench.runs.rows import Forecast, keep, measured, reuse, told
+from bench.runs.rows import Forecast, keep, measured, reuse, task_line
 from bench.runs.state import RunState, settle
 
 DECODED_BYTES = 2**30
@@ -316,7 +316,7 @@ class Session:
                 say(line)
             return
         nothing = "" if figures["trained"] or self.method.constant else "nothing was left to train"
-        say(told(self.matrix, row, seconds, nothing, self.forecast.left(row)))
+        say(task_line(self.matrix, row, seconds, nothing, self.forecast.left(row)))
 
     def _finish(self) -> None:
         if not self.world.leads:
