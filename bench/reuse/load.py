@@ -125,8 +125,8 @@ def load(run: str | Path, settings: Mapping[str, Any] | Sequence[str] = ()) -> L
     run : str or Path
         The run directory.
     settings : mapping of str to object, or sequence of str, optional
-        Settings given again, as for `run`: ``device``, ``data``, ``model.checkpoint`` and others that do not decide what
-        was learned.
+        Settings given again, as for `run`: ``device``, ``data``, ``model.checkpoint`` and others that do not decide
+        what was learned.
 
     Returns
     -------
