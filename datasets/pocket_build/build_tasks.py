@@ -17,68 +17,18 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import partition
 import sources
-from check import nearest
-from drawing import SIZE, Rng, fit, glyph, jitter, light, pale, place, render_svg, tint, two_colours
+from drawing import SIZE, glyph, jitter, light, pale, place, render_svg, tint, two_colours
 from PIL import Image
+from task_images import BASE, SPLITS, Task, fitted, shuffled
 
-BASE = 72  # side of the drawings before they are placed
 COLUMNS = 32  # cells in a row of a sheet
-SPLITS = ("train", "val", "test")
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-
-
-@dataclass
-class Task:
-    """Images and labels of one task, by split."""
-
-    name: str
-    template: str
-    classes: list[str]
-    sources: str
-    images: dict[str, list[np.ndarray]] = field(default_factory=lambda: {split: [] for split in SPLITS})
-    labels: dict[str, list[int]] = field(default_factory=lambda: {split: [] for split in SPLITS})
-
-    def add(self, split: str, label: int, image: np.ndarray, within: bool = True) -> bool:
-        """Add an image unless it is a near-duplicate of one that the task has already; say whether it was added.
-
-        Test images are compared with training and validation images, validation images with training images, and both
-        with their own split if ``within`` is true. Training images have to be added first. Images without contrast are
-        refused.
-        """
-        if image.astype(np.float32).std() < 2.0:
-            return False
-        for other in SPLITS[: SPLITS.index(split) + 1]:
-            if (split == other and (split == "train" or not within)) or not self.images[other]:
-                continue
-            if nearest(image[None], np.stack(self.images[other]))[0][0] < partition.NEAR_DUPLICATE_RMS:
-                return False
-        self.images[split].append(image)
-        self.labels[split].append(label)
-        return True
-
-    def count(self, split: str, label: int) -> int:
-        """Return how many images of a class a split has."""
-        return self.labels[split].count(label)
-
-
-def fitted(image: Image.Image | np.ndarray | None, name: str) -> np.ndarray:
-    """Fit a drawing into BASE pixels; every drawing that a task has chosen must be there."""
-    drawing = None if image is None else fit(image, BASE)
-    if drawing is None:
-        raise ValueError(f"empty drawing {name}")
-    return drawing
-
-
-def shuffled(rng: Rng, items: list) -> list:
-    """Return the items in random order."""
-    return [items[i] for i in rng.permutation(len(items))]
 
 
 # ---------------------------------------------------------------------------------------------------------------- tasks
