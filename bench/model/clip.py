@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from bench.model.layers import check_native, replace_linear_maps, through_blocks
+from bench.model.layers import PLAIN, check_native, places_of, replace_linear_maps, run_block, through_blocks
 from bench.model.linear_maps import LinearMap, Recorder, Site
+from bench.model.places import Branch, Place, computed_beside
 from bench.model.preprocess import Preprocess
 from bench.model.text import TextEncoder
 
@@ -63,6 +64,9 @@ class Clip:
         ``image.3.q`` and so on, in forward order, image tower first.
     sites : dict of str to Site
         The activations that the maps read, in the same order.
+    places : tuple of str
+        Names of the places where `beside` computes something: ``image.3.heads``, ``image.3.attention``,
+        ``image.3.mlp`` and so on, in the same order.
     image_size : tuple of two int
         Height and width of the images that the model reads, in pixels.
     transform_id : str
@@ -95,9 +99,14 @@ class Clip:
         sites = [*image_sites, *text_sites]
         self.sites: dict[str, Site] = {site.name: site for site in sites}
         self.maps: dict[str, LinearMap] = {m.name: m for site in sites for m in site.maps}
+        texts = places_of(self.text.transformer.resblocks)
+        self._places: dict[str, Place] = {
+            place.name: place for place in [*places_of(self.model.visual.transformer.resblocks), *texts]
+        }
+        self.places: tuple[str, ...] = tuple(self._places)
         last = f"image.{len(self.model.visual.transformer.resblocks) - 1}."
         self._last_image_sites = [site for site in image_sites if site.name.startswith(last)]
-        self._texts = TextEncoder(model, tokenizer, name, cut_prompts, text_sites, self._autocast)
+        self._texts = TextEncoder(model, tokenizer, name, cut_prompts, text_sites, texts, self._autocast)
         self._preprocess = Preprocess({"size": model.visual.image_size, **preprocess})
         self.preprocess = self._preprocess.settings
         self.image_size = self._preprocess.image_size
@@ -207,7 +216,11 @@ class Clip:
         visual = self.model.visual
         if visual.attn_pool is not None or visual.pool_type != "tok":
             with self._autocast():
-                features = visual(pixels)
+                x = visual._embeds(pixels)
+                for block in visual.transformer.resblocks:
+                    x = run_block(block, x, PLAIN)
+                features, _ = visual._pool(x)
+                features = features if visual.proj is None else features @ visual.proj
             return F.normalize(features.to(pixels.dtype), dim=-1)
         # Only the first position of the last block is read, unless a recorder wants its activations at all positions.
         whole = any(site.recorder is not None for site in self._last_image_sites)
@@ -407,6 +420,39 @@ class Clip:
         finally:
             for site in chosen.values():
                 site.recorder = None
+
+    def beside(self, branches: Mapping[str, Branch], whole_texts: bool = False) -> AbstractContextManager[None]:
+        """While open, compute something of one's own beside attentions and MLPs, and add it to their results.
+
+        ``with clip.beside({"image.3.mlp": branch}): clip.encode_images(pixels)``. What is added may differ from image
+        to image: an expert or a weight for each. Nothing of it stays in the model.
+
+        Parameters
+        ----------
+        branches : mapping of str to callable
+            By name of the place, of `places`. Each is called as ``branch(x, read)`` and returns what is added:
+
+            * at ``image.3.heads``, `x` has the queries, [sequences, heads, tokens, width of a head], and the result is
+              added to the heads before the output map;
+            * at ``image.3.attention`` and ``image.3.mlp``, `x` is the input of the attention or the MLP, after its
+              normalisation, [sequences, tokens, width], and the result is added to the output, before the sum along the
+              blocks.
+
+            `read` is int64 [sequences], the token of each sequence that the tower reads (the first one of an image, the
+            end-of-text token of a text), or None for packed texts. In the last block `x` has that token alone. Where
+            products are computed in a lower precision, `x` may have that one.
+        whole_texts : bool, optional
+            Process texts one by one, [texts, tokens, width]. By default they are packed in one row, [1, row, width],
+            and what they all begin with is in it once: enough for a branch that treats every token alike.
+
+        Raises
+        ------
+        KeyError
+            If there is no place of a name.
+        ValueError
+            If something is computed at a place already.
+        """
+        return computed_beside(self._places, branches, whole_texts)
 
     @contextmanager
     def trainable(self, parameters: Iterable[Tensor]) -> Iterator[None]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bench.core.errors import UserError
 from bench.model.linear_maps import LinearMap, Site
 from bench.model.packing import Packing
+from bench.model.places import Place
 from bench.model.updates import linear
 
 
@@ -33,11 +34,21 @@ class Layout:
         Set if the texts are packed in one row, [1, row, width].
     counted : bool Tensor [batch, tokens] or None
         The tokens that count, for recorders; None where all do.
+    read : int64 Tensor [batch] or None
+        The tokens that the tower reads, for what is computed beside; None for the first ones.
     """
 
     attn_mask: Tensor | None = None
     packing: Packing | None = None
     counted: Tensor | None = None
+    read: Tensor | None = None
+
+    def read_token(self, x: Tensor) -> Tensor | None:
+        """Return which tokens of `x` [batch, ..., tokens, width] the tower reads, int64 [batch]; None if packed."""
+        if self.packing is not None:
+            return None
+        alone = x.shape[-2] == 1  # in the last block nothing else is computed
+        return torch.zeros(len(x), dtype=torch.int64, device=x.device) if alone or self.read is None else self.read
 
 
 PLAIN = Layout()
@@ -67,6 +78,7 @@ class MapAttention(nn.Module):
             linear_map = LinearMap(f"{name}.{kind}", self.in_proj_weight, self.in_proj_bias, rows, self.qkv)
             self.qkv.maps.append(linear_map)
         self.out_proj = MapLinear(attention.out_proj, f"{name}.o")
+        self.beside_heads, self.beside = Place(f"{name}.heads"), Place(f"{name}.attention")
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False, attn_mask: Tensor | None = None
@@ -92,14 +104,17 @@ class MapAttention(nn.Module):
         """
         batch, tokens, width = x.shape
         qkv = linear(self.qkv, x, self.in_proj_weight, self.in_proj_bias, counted=layout.counted)
+        q, k, v = qkv.view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         if layout.packing is not None:
             assert layout.attn_mask is not None
-            heads = layout.packing.attend(qkv.view(tokens, 3, self.heads, width // self.heads), layout.attn_mask)
-            return self.out_proj(heads[None])
-        q, k, v = qkv.view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mask = None if layout.attn_mask is None else layout.attn_mask.to(q.dtype)
-        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out_proj(heads.transpose(1, 2).reshape(batch, tokens, width), layout.counted)
+            row = layout.packing.attend(qkv.view(tokens, 3, self.heads, width // self.heads), layout.attn_mask)
+            heads = row.view(1, tokens, self.heads, -1).transpose(1, 2)
+        else:
+            mask = None if layout.attn_mask is None else layout.attn_mask.to(q.dtype)
+            heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        heads = self.beside_heads.add(heads, q, layout)
+        y = self.out_proj(heads.transpose(1, 2).reshape(batch, tokens, width), layout.counted)
+        return self.beside.add(y, x, layout)
 
     def read(self, query: Tensor, x: Tensor, read: Tensor | None, layout: Layout) -> Tensor:
         """Return self-attention at one position of each sequence.
@@ -131,7 +146,8 @@ class MapAttention(nn.Module):
             k, v = kv.view(batch, tokens, 2, self.heads, head).permute(2, 0, 3, 1, 4)
             rows = None if layout.attn_mask is None or read is None else layout.attn_mask[read][:, None, None]
             heads = F.scaled_dot_product_attention(q, k, v, attn_mask=None if rows is None else rows.to(q.dtype))
-        return self.out_proj(heads.transpose(1, 2).reshape(batch, 1, width))
+        heads = self.beside_heads.add(heads, q, layout)
+        return self.beside.add(self.out_proj(heads.transpose(1, 2).reshape(batch, 1, width)), query, layout)
 
 
 class MapLinear(nn.Module):
@@ -203,8 +219,14 @@ def run_block(block: Any, x: Tensor, layout: Layout) -> Tensor:
     """
     first, activation, second = block.mlp
     x = x + block.ls_1(block.attn.attend(block.ln_1(x), layout))
-    hidden = activation(first(block.ln_2(x), layout.counted))
-    return x + block.ls_2(second(hidden, layout.counted))
+    normed = block.ln_2(x)
+    hidden = activation(first(normed, layout.counted))
+    return x + block.ls_2(block.beside_mlp.add(second(hidden, layout.counted), normed, layout))
+
+
+def places_of(blocks: Iterable[Any]) -> list[Place]:
+    """Return the places of blocks with replaced linear maps, in forward order."""
+    return [place for block in blocks for place in (block.attn.beside_heads, block.attn.beside, block.beside_mlp)]
 
 
 def _read_block(block: Any, x: Tensor, read: Tensor | None, layout: Layout) -> Tensor:
@@ -222,7 +244,8 @@ def _read_block(block: Any, x: Tensor, read: Tensor | None, layout: Layout) -> T
 
     normed = block.ln_1(x)
     y = at(x) + block.ls_1(block.attn.read(at(normed), normed, read, layout))
-    return (y + block.ls_2(block.mlp(block.ln_2(y))))[:, 0]
+    normed = block.ln_2(y)
+    return (y + block.ls_2(block.beside_mlp.add(block.mlp(normed), normed, layout)))[:, 0]
 
 
 def activation(model: Any) -> str:
@@ -299,5 +322,6 @@ def replace_linear_maps(blocks: Iterable[Any], tower: str) -> list[Site]:
         block.attn = MapAttention(block.attn, name)
         block.mlp.c_fc = MapLinear(block.mlp.c_fc, f"{name}.fc1")
         block.mlp.c_proj = MapLinear(block.mlp.c_proj, f"{name}.fc2")
+        block.beside_mlp = Place(f"{name}.mlp")
         sites += [block.attn.qkv, block.attn.out_proj.site, block.mlp.c_fc.site, block.mlp.c_proj.site]
     return sites

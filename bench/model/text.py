@@ -14,6 +14,7 @@ from bench.core.errors import UserError
 from bench.model.layers import Layout, run_block, through_blocks
 from bench.model.linear_maps import Site
 from bench.model.packing import Packing
+from bench.model.places import Place
 
 
 class TextEncoder:
@@ -31,6 +32,8 @@ class TextEncoder:
         Cut prompts that do not fit into the context and list them in `too_long`, instead of refusing them.
     sites : sequence of Site
         The sites of the text tower, in forward order.
+    places : sequence of Place
+        The places of the text tower.
     precision : callable
         Returns a context manager in which products have the model's current precision.
 
@@ -51,6 +54,7 @@ class TextEncoder:
         name: str,
         cut_prompts: bool,
         sites: Sequence[Site],
+        places: Sequence[Place],
         precision: Callable[[], AbstractContextManager[Any]],
     ):
         self.tower: Any = getattr(model, "text", model)
@@ -59,7 +63,7 @@ class TextEncoder:
         self.cut_prompts = cut_prompts
         self.too_long: list[str] = []
         self.packings = WeakTensorKeyDictionary()
-        self._sites = sites
+        self._sites, self._places = sites, places
         last = f"text.{len(self.tower.transformer.resblocks) - 1}."
         self._last = [site for site in sites if site.name.startswith(last)]
         self._precision = precision
@@ -128,7 +132,7 @@ class TextEncoder:
         """
         tower, end = self.tower, self._end_of_text(tokens)
         if cut and end is not None and tower.attn_mask is not None:
-            if not _recorded(self._sites):
+            if self._packs():
                 packing = self._packing(tokens, tokens, end)
                 return self._encode_packed(tower.token_embedding(tokens.flatten()[packing.source]), packing, end)
             tokens = tokens[:, : int(end.max()) + 1]
@@ -150,13 +154,17 @@ class TextEncoder:
         if self._pool_type not in ("argmax", "eos"):
             return self._encode_whole(x, None, None)
         if self.tower.attn_mask is not None:
-            if not _recorded(self._sites):
+            if self._packs():
                 # Nothing says which positions the texts have in common, so every one counts as another.
                 indices = torch.arange(x.shape[0] * x.shape[1], device=end.device).view(x.shape[:2])
                 packing = self._packing(end, indices, end)
                 return self._encode_packed(x.flatten(0, 1)[packing.source], packing, end)
             x = x[:, : int(end.max()) + 1]
         return self._encode_whole(x, None, end)
+
+    def _packs(self) -> bool:
+        """Return whether texts may be packed in a row: nobody asks for them one by one."""
+        return not (_recorded(self._sites) or any(place.whole_texts for place in self._places))
 
     def _packing(self, key: Tensor, tokens: Tensor, end: Tensor) -> Packing:
         """Return the packing of texts, computed once for texts that are encoded at every step."""
@@ -181,7 +189,7 @@ class TextEncoder:
             x = text_global_pool(tower.ln_final(x), tokens, self._pool_type, eos_token_id=self._end_id)
             return self._project(x)
         counted = torch.arange(length, device=x.device) <= end[:, None]
-        return self._read(x, end, Layout(mask, counted=counted), whole=_recorded(self._last))
+        return self._read(x, end, Layout(mask, counted=counted, read=end), whole=_recorded(self._last))
 
     def _read(self, x: Tensor, end: Tensor, layout: Layout, whole: bool) -> Tensor:
         """Return the features of embedded texts, read at their end-of-text tokens."""
