@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bench.learning.observers import Observation, Observers
     from bench.learning.task_data import Context, TaskData
     from bench.learning.toy import tiny_clip, toy_task
+    from bench.learning.train import TrainStep
     from bench.learning.training_state import EpochReport, TrainingState
     from bench.metrics.matrix import AccuracyMatrix
     from bench.metrics.render import render
@@ -66,6 +67,7 @@ HOMES = {
     "bench.learning.observers": ("Observation", "Observers"),
     "bench.learning.task_data": ("Context", "TaskData"),
     "bench.learning.toy": ("tiny_clip", "toy_task"),
+    "bench.learning.train": ("TrainStep",),
     "bench.learning.training_state": ("EpochReport", "TrainingState"),
     "bench.metrics.matrix": ("AccuracyMatrix",),
     "bench.metrics.render": ("render",),

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from test_resume import assert_same, killed_after, until_finished, words  # noqa: F401
 
-from bench.api import LabelSpace, Method, Pixels, TaskData, load, toy_task
+from bench.api import LabelSpace, Method, Pixels, TaskData, Train, load, toy_task
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve, resolve_method
 from bench.core.errors import UserError
@@ -56,8 +56,8 @@ def reference(tmp_path: Path) -> Path:
     return tmp_path / "reference"
 
 
-def test_there_are_six() -> None:
-    assert list(EXAMPLES) == ["coop", "distil", "ewc", "replay", "ridge", "routed"]
+def test_there_are_seven() -> None:
+    assert list(EXAMPLES) == ["coop", "distil", "ewc", "replay", "ridge", "routed", "sam"]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -248,3 +248,30 @@ def test_several_templates_are_classified_by_the_first(name: str) -> None:
     pixels = next(iter(data(one, 0).batches("look")))[0]
     with torch.no_grad():
         assert one.method.classifier(several)(pixels).shape == (len(pixels), 3)
+
+
+def test_sam_steps_along_the_gradient_at_the_edge_of_its_ball() -> None:
+    one = trial("sam", "method.radius=0.3")
+    method, task = one.method, data(one, 0)
+    method.begin_task(task)
+    for factor in method.parameters():  # B = 0 is a start that looks at A not at all
+        factor.add_(0.1)
+    (batch,) = task.batches("train", batch_size=40)
+    start = [factor.clone() for factor in method.parameters()]
+
+    def gradient() -> list[torch.Tensor]:
+        with one.clip.trainable(method.parameters()):
+            return list(torch.autograd.grad(method.loss(*batch, task), method.parameters()))
+
+    here = gradient()
+    length = math.sqrt(sum(float((g.double() ** 2).sum()) for g in here))
+    for factor, g in zip(method.parameters(), here, strict=True):
+        factor.add_(0.3 / length * g)
+    edge = gradient()
+    for factor, value in zip(method.parameters(), start, strict=True):
+        factor.copy_(value)
+    sgd = Train(epochs=1, batch_size=40, lr=0.1, optimizer="sgd", momentum=0, weight_decay=0, schedule="constant")
+    method.fit(task, sgd, lambda: None, lambda report: None)
+    for factor, value, g in zip(method.parameters(), start, edge, strict=True):
+        assert torch.allclose(factor, value - 0.1 * g, atol=1e-6)
+    assert max(float((g - first).abs().max()) for g, first in zip(edge, here, strict=True)) > 1e-3

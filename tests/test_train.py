@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -12,10 +13,11 @@ from bench.core.errors import UserError
 from bench.data.pixels import Pixels
 from bench.learning.method import Method
 from bench.learning.moments import mean_gradient
+from bench.learning.observers import Observers
 from bench.learning.optimizer import build_optimizer, build_schedule, groups_of, tensors_of
 from bench.learning.task_data import Context, TaskData
 from bench.learning.toy import tiny_clip, toy_task
-from bench.learning.train import fit
+from bench.learning.train import TrainStep, fit
 from bench.learning.training_state import EpochReport, TrainingState
 
 CONTEXT = Context(tasks=1, batch_size=16, init_seed=0, data_seed=0)
@@ -99,10 +101,10 @@ class Probe(Method):
         self.steps += 1
 
 
-def probe() -> tuple[Probe, TaskData]:
+def probe(cls: type[Probe] = Probe) -> tuple[Probe, TaskData]:
     clip, task = tiny_clip(), toy_task(0)
     data = TaskData(0, task.name, task.prompts, clip.tokenize(task.prompts), Pixels(task.train, clip, True), CONTEXT)
-    return Probe(Probe.Settings(), clip, CONTEXT), data
+    return cls(cls.Settings(), clip, CONTEXT), data
 
 
 def test_every_image_once_an_epoch_last_partial_batch_included() -> None:
@@ -404,3 +406,119 @@ def test_a_shared_result_knows_the_label_smoothing() -> None:
     plain = data.identity("gradient")
     data.budget = Train(label_smoothing=0.1)
     assert data.identity("gradient") != plain
+
+
+# ---- a step of the method's own
+
+
+SGD = Train(epochs=2, batch_size=16, lr=0.5, optimizer="sgd", momentum=0.0, weight_decay=0.0, schedule="constant")
+
+
+class Halves(Probe):
+    """Makes a step on each half of a batch, and a proximal step after both."""
+
+    counts = True
+
+    def setup(self) -> None:
+        super().setup()
+        self.heard: list[tuple[int, int, float]] = []
+
+    def train_step(self, step: TrainStep) -> None:
+        self.heard.append((step.number, step.steps, step.lr))
+        everyone = torch.arange(len(step.labels))
+        for half in (everyone[::2], everyone[1::2] if len(everyone) > 9 else everyone % 2 == 1):
+            step.backward(half, counts=self.counts)
+            step.update()
+        self.bias.data = torch.nn.functional.softshrink(self.bias.data, 0.01)
+
+
+def test_a_method_makes_steps_of_its_own() -> None:
+    """Two half-steps and soft thresholding, against the same in float64."""
+    method, data = probe(Halves)
+    reports: list[EpochReport] = []
+    fit(method, data, SGD, on_epoch=reports.append)
+    bias, total = torch.zeros(3, dtype=torch.float64), 0.0
+    for epoch in range(2):
+        for _, labels in data.batches("train", epoch, batch_size=16):
+            for half in (labels[::2], labels[1::2]):
+                target = torch.nn.functional.one_hot(half, 3).double()
+                total -= float((target @ bias.log_softmax(0)).sum())
+                bias = bias - 0.5 * (bias.softmax(0) - target.mean(0))
+            bias = bias.sign() * (bias.abs() - 0.01).clamp(min=0)
+        assert reports[epoch].loss == pytest.approx(total / 40, rel=1e-5)
+        total = 0.0
+    assert torch.allclose(method.bias.double(), bias, atol=1e-6)
+    assert method.heard == [(number, 6, 0.5) for number in range(6)] and method.steps == 6
+
+
+def test_a_step_counts_each_image_once() -> None:
+    method, data = probe(Halves)
+    method.counts = False
+    with pytest.raises(UserError, match="train_step counted the loss of 0 images in a batch of 16: let backward count"):
+        fit(method, data, SGD)
+
+
+class Looks(Probe):
+    """Looks at a loss of its own that does not count, then steps along the ordinary one."""
+
+    spoilt = -1
+
+    def train_step(self, step: TrainStep) -> None:
+        step.backward(loss=lambda pixels, labels: self.loss(pixels, labels, step.task) * self.large(step), counts=False)
+        self.seen_gradient = self.bias.grad.clone()
+        step.backward()
+        step.update()
+
+    def large(self, step: TrainStep) -> float:
+        return float("inf") if step.number == self.spoilt else 2.0
+
+
+def test_a_pass_that_does_not_count_changes_neither_training_nor_its_record() -> None:
+    (plain, data), (looking, _) = probe(), probe(Looks)
+    heard: list[list[float]] = [[], []]
+    reports: list[list[EpochReport]] = [[], []]
+    for index, method in enumerate((plain, looking)):
+        observers = Observers()
+        observers.on("loss", lambda one, index=index: heard[index].append(float(one.values["loss"])))
+        task = dataclasses.replace(data, context=dataclasses.replace(CONTEXT, observers=observers))
+        fit(method, task, SGD, on_epoch=reports[index].append)
+    assert torch.equal(plain.bias, looking.bias) and heard[0] == heard[1] and len(heard[0]) == 6
+    assert reports[0] == reports[1]
+    assert looking.seen_gradient.norm() > 0
+
+
+def test_a_loss_that_is_not_finite_is_found_in_any_pass() -> None:
+    method, data = probe(Looks)
+    method.spoilt = 4
+    with pytest.raises(UserError, match="the loss of task toy0 became nan in step 2 of epoch 2"):
+        fit(method, data, SGD)
+
+
+def test_each_pass_of_a_step_in_fp16_moves_the_scale() -> None:
+    """A gradient that overflows halves the scale, whether the optimiser would have used it or not."""
+    method, data = probe(Looks)
+    values, moved = [], []
+    method.large = lambda step: 1e36 if step.number == 1 else 1.0  # type: ignore[method-assign]
+    data.safe_point = lambda training: (
+        values.append(training().values["scaler"]["scale"]),
+        moved.append(method.bias.clone()),
+    )
+    with method.clip.computing("fp16"):
+        fit(method, data, SGD)
+    assert values == [65536.0, *[32768.0] * 5]
+    assert all(not torch.equal(one, other) for one, other in itertools.pairwise(moved))
+    plain, data = probe()
+    fit(plain, data, SGD)
+    assert torch.allclose(method.bias, plain.bias, atol=1e-6)
+
+
+def test_no_image_has_no_gradient() -> None:
+    class Nothing(Probe):
+        def train_step(self, step: TrainStep) -> None:
+            step.backward()
+            step.backward(torch.arange(0), counts=False)
+            step.update()
+
+    method, data = probe(Nothing)
+    fit(method, data, SGD)
+    assert method.bias.tolist() == [0, 0, 0]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.learning.task_data import Context, TaskData
+    from bench.learning.train import TrainStep
     from bench.model.clip import Clip
 
 
@@ -145,8 +146,23 @@ class Method:
         images = self.clip.encode_images(pixels)
         return task.cross_entropy(self.clip.logits(images, self.clip.encode_tokens(task.tokens)), labels)
 
+    def train_step(self, step: TrainStep) -> None:
+        """Train on one batch; by default one backward pass of `loss` and one step of the optimiser.
+
+        A method with a step of its own overrides it: two half-steps, gradients at displaced parameters, or something
+        done after the optimiser that needs the number of the step. All else of training stays the engine's: batches,
+        schedule, several processes, fp16, checkpoints, records.
+
+        Parameters
+        ----------
+        step : TrainStep
+            The batch, with ``backward()`` and ``update()``.
+        """
+        step.backward()
+        step.update()
+
     def after_step(self) -> None:
-        """Act after every optimiser step: project or average parameters, for example."""
+        """Act after every step: project or average parameters, for example."""
 
     def fit(
         self, task: TaskData, train: Train, on_step: Callable[[], None], on_epoch: Callable[[EpochReport], None]

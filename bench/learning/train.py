@@ -1,9 +1,10 @@
-"""The ordinary training loop for one task."""
+"""The ordinary training loop for one task, and one of its steps as a method sees it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -47,9 +48,12 @@ class Losses:
         self._images = images
 
     def add(self, loss: Tensor, images: int) -> None:
-        """Add a step: the mean loss of some images."""
+        """Add the mean loss of some images; with no image at all it counts only if it is not finite."""
         self._total += loss.detach() * images
         self._images += images
+
+    def end_step(self) -> None:
+        """Note whether the sum is finite after a step."""
         self._finite += torch.isfinite(self._total)  # once it is not finite it stays so
 
     def mean(self) -> Tensor:
@@ -114,9 +118,143 @@ class Trainable(Protocol):
         """Return the loss of one batch."""
         ...
 
-    def after_step(self) -> None:
-        """Act after an optimiser step."""
+    def train_step(self, step: TrainStep) -> None:
+        """Train on one batch."""
         ...
+
+    def after_step(self) -> None:
+        """Act after a step."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """What all steps of a task are made with; `counted` takes a mean loss and over how many images it is."""
+
+    loss: Callable[[Tensor, Tensor, TaskData], Tensor]
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    grad_clip: float | None
+    counted: Callable[[Tensor, int], None]
+
+
+@dataclass
+class TrainStep:
+    """One step of training, as `Method.train_step` gets it: a batch, and what can be done with it.
+
+    In the simplest case a step calls `backward` and `update` once each. It may call both as often as it needs to. Each
+    image of the batch counts in the loss of the epoch once, so all but one of the passes that see an image say
+    ``counts=False``.
+
+    Attributes
+    ----------
+    pixels : Tensor
+        The images of this process, float32 [batch, 3, height, width]; all of the batch where a run has one process.
+    labels : Tensor
+        int64 [batch], index into ``task.prompts``.
+    task : TaskData
+    number : int
+        Steps of the task that were done before: with ``generator(seed, purpose, task.index, number)`` a run that is
+        continued draws the same.
+    steps : int
+        Steps that the task has in all.
+    parameters : sequence of Tensor
+        What is trained. After `backward` each has its gradient in ``grad``; None where the loss does not depend on it.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    task: TaskData
+    number: int
+    steps: int
+    parameters: Sequence[Tensor]
+    _tools: _Tools = field(repr=False)
+    _batch: int = field(repr=False)
+    _unscaled: bool = field(default=False, repr=False)
+    _images: int = field(default=0, repr=False)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of this step; that of the first group where there are several."""
+        return float(self._tools.optimizer.param_groups[0]["lr"])
+
+    def backward(
+        self,
+        chosen: Tensor | None = None,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        counts: bool = True,
+    ) -> None:
+        """Put the gradient of the mean loss over images of the batch into ``grad`` of all that is trained.
+
+        The gradients of an earlier call are dropped. The mean is over the images of all processes. A loss that is
+        scaled up for fp16 has its gradients scaled back. They may not be finite then, and `update` leaves the step out.
+
+        Parameters
+        ----------
+        chosen : Tensor, optional
+            Which images of this process, int64 indices or bool [batch]; all by default. Without an image in any process
+            the gradients are zero. Every process has to call `backward` and `update` equally often.
+        loss : callable, optional
+            Takes pixels and labels of those images and returns their mean loss, as `Method.loss` does; that is the
+            default.
+        counts : bool, optional
+            Count the images in the loss of the epoch, and report the loss to listeners.
+        """
+        world, pixels, labels = self.task.context.world, self.pixels, self.labels
+        if self._unscaled:  # the scaler looks at every gradient, and goes on to the next one
+            self._tools.scaler.update()
+        if chosen is not None:
+            pixels, labels = pixels[chosen], labels[chosen]
+        for parameter in self.parameters:
+            parameter.grad = None
+        share: float | Tensor = 1.0
+        if (
+            world.size > 1
+        ):  # Every process has the mean over its images, and the sum over processes is the mean over all.
+            share = len(labels) / self._batch if chosen is None else self._share(len(labels))
+        if len(labels):  # none for some process where there are fewer images than processes
+            found = self._tools.loss(pixels, labels, self.task) if loss is None else loss(pixels, labels)
+            self._tools.scaler.scale(found if world.size == 1 else found * share).backward()
+            self._tools.counted(found.detach(), len(labels) * counts)
+            self._images += len(labels) * counts
+        elif world.size == 1:
+            for parameter in self.parameters:
+                parameter.grad = torch.zeros_like(parameter)
+        world.sum_gradients(self.parameters)
+        self._tools.scaler.unscale_(self._tools.optimizer)
+        self._unscaled = True
+
+    def _share(self, images: int) -> Tensor:
+        total = torch.tensor(float(images), device=self.labels.device)
+        self.task.context.world.sum([total])
+        return images / total.clamp(min=1)
+
+    def update(self) -> None:
+        """Change what is trained by one step of the optimiser along its gradients, clipped as ``train.grad_clip`` says.
+
+        A step whose gradients are not finite in fp16 is left out.
+        """
+        if self._tools.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self._tools.grad_clip)
+        self._tools.scaler.step(self._tools.optimizer)
+        self._tools.scaler.update()
+        self._unscaled = False
+
+    def close(self) -> None:
+        """End the step; the loop calls this.
+
+        Raises
+        ------
+        UserError
+            If an image counted in the loss of the epoch more or less often than once.
+        """
+        if self._unscaled:
+            self._tools.scaler.update()
+        if self._images != len(self.labels):
+            raise UserError(
+                f"train_step counted the loss of {self._images} images in a batch of {len(self.labels)}: let backward "
+                "count each image once, and say counts=False in all other calls"
+            )
 
 
 def fit(
@@ -167,33 +305,29 @@ def fit(
         losses = Losses(device, world, step, total, step * train.batch_size if world.leads else 0)
         for _ in range(first * steps_per_epoch + step):
             on_step()
-    observers, reading = task.context.observers, Reading()
+    observers, reading, epoch = task.context.observers, Reading(), first
 
     def figures() -> str:
         loss = reading.look(losses.mean())
         return ("" if loss is None else f"loss {loss:.3f}, ") + f"lr {optimizer.param_groups[0]['lr']:.2g}"
 
+    def counted(loss: Tensor, images: int) -> None:
+        if observers and images:
+            observers.report("loss", task.name, epoch=epoch, step=step, loss=loss)
+        losses.add(loss, images)
+
+    tools = _Tools(method.loss, optimizer, scaler, train.grad_clip, counted)
     batches = partial(task.batches, "train", batch_size=train.batch_size, share="images", bar=False)
     with method.clip.trainable(parameters):
         for epoch in range(first, math.ceil(steps / steps_per_epoch)):
             total_now = partial(losses.total, task.name, epoch, train.lr)
             stop = min(steps_per_epoch, steps - epoch * steps_per_epoch)
             for pixels, labels in batches(epoch, skip=step, stop=stop):
-                optimizer.zero_grad(set_to_none=True)
-                if len(labels):  # none for some process where the last batch has fewer images than there are processes
-                    loss = method.loss(pixels, labels, task)
-                    if observers:
-                        observers.report("loss", task.name, epoch=epoch, step=step, loss=loss.detach())
-                    # Every process has the mean over its images, and the sum over processes is the mean over all.
-                    whole = min(train.batch_size, images - step * train.batch_size)
-                    scaler.scale(loss if world.size == 1 else loss * (len(labels) / whole)).backward()
-                    losses.add(loss, len(labels))
-                world.sum_gradients(parameters)
-                if train.grad_clip is not None:
-                    scaler.unscale_(optimizer)
-                    torch.nn.utils.clip_grad_norm_(parameters, train.grad_clip)
-                scaler.step(optimizer)
-                scaler.update()
+                number, whole = epoch * steps_per_epoch + step, min(train.batch_size, images - step * train.batch_size)
+                one = TrainStep(pixels, labels, task, number, steps, parameters, tools, whole)
+                method.train_step(one)
+                one.close()
+                losses.end_step()
                 if schedule is not None:
                     schedule.step()
                 method.after_step()
