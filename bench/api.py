@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from bench.metrics.render import render
     from bench.metrics.scalars import summary
     from bench.model.clip import Clip
-    from bench.model.linear_maps import KINDS, TOWERS, LinearMap, LowRank, Site
+    from bench.model.linear_maps import KINDS, TOWERS, Branches, LinearMap, LowRank, Site, Update
     from bench.reuse.evaluate import Evaluation, evaluate
     from bench.reuse.export import export
     from bench.reuse.load import Loaded, load
@@ -73,7 +73,7 @@ HOMES = {
     "bench.metrics.render": ("render",),
     "bench.metrics.scalars": ("summary",),
     "bench.model.clip": ("Clip",),
-    "bench.model.linear_maps": ("KINDS", "TOWERS", "LinearMap", "LowRank", "Site"),
+    "bench.model.linear_maps": ("KINDS", "TOWERS", "Branches", "LinearMap", "LowRank", "Site", "Update"),
     "bench.reuse.evaluate": ("Evaluation", "evaluate"),
     "bench.reuse.export": ("export",),
     "bench.reuse.load": ("Loaded", "load"),

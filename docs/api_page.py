@@ -41,8 +41,8 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         "`self.context` (a `Context`) and every task as a `TaskData`.",
         (
             "Method", "ParityCard", "Surroundings", "Context", "World", "TaskData", "Pixels", "LabelSpace", "Train",
-            "EpochReport", "TrainingState", "Clip", "LinearMap", "LowRank", "Site", "KINDS", "TOWERS", "SecondMoment",
-            "second_moments", "slot_means", "mean_gradient", "torch", "F", "no_grad",
+            "EpochReport", "TrainingState", "Clip", "LinearMap", "Update", "LowRank", "Branches", "Site", "KINDS",
+            "TOWERS", "SecondMoment", "second_moments", "slot_means", "mean_gradient", "torch", "F", "no_grad",
         ),
     ),
     "For a stream or a dataset": (

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.api import Method, ParityCard, Site, TaskData, no_grad, register, second_moments, setting, torch
 
-from .low_rank import PerTower, Targets, attach, targets
+from .low_rank import PerTower, Targets, attach, targets, tensors_named
 from .subspace import count_reaching, descending_eigh, empty_basis, leading_directions, outside, side_by_side
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class InfLora(Method):
 
     def parameters(self) -> Sequence[Tensor]:
         """Return B of every update; A is frozen."""
-        return [linear_map.update.B for linear_map in self.targets if linear_map.update]
+        return tensors_named(self.targets, "B")
 
     @no_grad
     def end_task(self, task: TaskData) -> None:

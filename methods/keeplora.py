@@ -44,7 +44,7 @@ from bench.api import (
 )
 
 from .cosine_head import class_means, head_logits
-from .low_rank import PerTower, Targets, attach, targets
+from .low_rank import PerTower, Targets, attach, targets, tensors_named
 from .subspace import empty_basis, grow, leading, leading_directions, outside, side_by_side, spectrum
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ class KeepLora(Method):
 
     def parameters(self) -> Sequence[Tensor]:
         """B of every update, and the head's weights; A is frozen."""
-        factors = [linear_map.update.B for linear_map in self.targets if linear_map.update]
+        factors = tensors_named(self.targets, "B")
         return factors if self.head is None else [*factors, self.head]
 
     def loss(self, pixels: Tensor, labels: Tensor, task: TaskData) -> Tensor:

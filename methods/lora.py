@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench.api import Method, ParityCard, TaskData, register, setting
 
-from .low_rank import Targets, attach, kaiming_uniform, targets
+from .low_rank import Targets, attach, kaiming_uniform, targets, tensors_named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,4 +49,4 @@ class Lora(Method):
 
     def parameters(self) -> Sequence[Tensor]:
         """Return both factors of every update."""
-        return [factor for m in self.targets if m.update for factor in (m.update.A, m.update.B)]
+        return tensors_named(self.targets, "A", "B")

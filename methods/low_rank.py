@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -121,6 +122,24 @@ def attach(linear_map: LinearMap, A: Tensor, scale: float, B: Tensor | None = No
     up = torch.zeros(linear_map.out_features, A.shape[0]).to(like) if B is None else B.to(like).contiguous()
     linear_map.update = LowRank(factor, up, scale)
     return linear_map.update
+
+
+def tensors_named(maps: Iterable[LinearMap], *names: str) -> list[Tensor]:
+    """Return some tensors of the updates of maps, in the order of the maps; shared ones once.
+
+    Parameters
+    ----------
+    maps : iterable of LinearMap
+        Those without an update are passed over.
+    *names : str
+        As `Update.tensors` calls them: ``"B"``.
+
+    Returns
+    -------
+    list of Tensor
+    """
+    found = [m.update.tensors()[name] for m in maps if m.update for name in names]
+    return list({id(tensor): tensor for tensor in found}.values())
 
 
 def kaiming_uniform(shape: tuple[int, int], generator: torch.Generator) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.core.lazy import torch
+from bench.model.linear_maps import Update
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,4 +75,4 @@ def _is_engine(kind: type) -> bool:
     An update is the engine's class and holds what the method made.
     """
     package = kind.__module__.split(".")[:2]
-    return package[0] == "bench" and package[-1] not in ("methods", "datasets") and kind.__name__ != "LowRank"
+    return package[0] == "bench" and package[-1] not in ("methods", "datasets") and not issubclass(kind, Update)

@@ -15,7 +15,7 @@ KINDS = {
     "gradient": "the mean gradient of a task with respect to a map's weight: `gradient` [out, in]",
     "statistic": "a second moment over a task: `gram` [width, width] (a sum), `count` (what it sums over)",
     "subspace": "a protected subspace: `basis` [width, dimension], `when` (weights, or task)",
-    "update": "the update of a map as training starts: `A` [rank, in], `B` [out, rank], `scale`",
+    "update": "the update of a map as training starts: `A` [rank, in], `B` [out, rank], `scale`, `tensors` by name",
     "learned": "a task is learned and merged: `method`, whose `clip` has the weights",
     "method": "whatever a method wants to show; its documentation says what",
 }
@@ -46,7 +46,7 @@ class Observation:
     * ``gradient``: the mean gradient of a task with respect to a map's weight: `gradient` [out, in]
     * ``statistic``: a second moment over a task: `gram` [width, width] (a sum), `count` (what it sums over)
     * ``subspace``: a protected subspace: `basis` [width, dimension], `when` (weights, or task)
-    * ``update``: the update of a map as training starts: `A` [rank, in], `B` [out, rank], `scale`
+    * ``update``: the update of a map as training starts: `A` [rank, in], `B` [out, rank], `scale`, `tensors` by name
     * ``learned``: a task is learned and merged: `method`, whose `clip` has the weights
     * ``method``: whatever a method wants to show; its documentation says what
     """

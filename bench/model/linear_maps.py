@@ -6,9 +6,11 @@ model that compute through the maps described here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Optional
+
+from bench.core.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +28,62 @@ The mask is true for tokens up to and including the end-of-text token; it is Non
 """
 
 
+class Update:
+    """A change of a linear map's weight by a product of two factors: ``x W^T + b + scale * (x A^T) B^T``.
+
+    A method derives from it where A and B are made of other tensors, of gates or of a core between frozen factors for
+    example: it says in `factors` how. The engine asks for them wherever the map is used, forms the weight, merges the
+    product, and keeps `tensors` where a run is broken off.
+
+    Attributes
+    ----------
+    scale : float
+        Factor of the product; 1 unless the update says its own.
+    """
+
+    scale: float = 1.0
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return the two factors as functions of the update's tensors; it is asked for them at every use of the map.
+
+        Returns
+        -------
+        A : Tensor [rank, in]
+            Float32, on the model's device; differentiable with respect to what is trained.
+        B : Tensor [out, rank]
+            The same.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say its factors")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that the update is made of, trained or frozen; by default its attributes.
+
+        Returns
+        -------
+        dict of str to Tensor
+            The same objects until the task ends.
+        """
+        return {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+
+    @property
+    def rank(self) -> int:
+        """Number of columns of B: the largest rank that the change can have."""
+        return self.factors()[0].shape[0]
+
+    def delta(self) -> Tensor:
+        """Return the change of the weight, ``scale * B A``.
+
+        Returns
+        -------
+        Tensor [out, in]
+            In the precision of the factors; differentiable with respect to what they are made of.
+        """
+        A, B = self.factors()
+        return self.scale * (B @ A)
+
+
 @dataclass
-class LowRank:
+class LowRank(Update):
     """A low-rank update of one linear map: the map computes ``x W^T + b + scale * (x A^T) B^T``.
 
     Attributes
@@ -48,20 +104,51 @@ class LowRank:
     B: Tensor
     scale: float = 1.0
 
-    @property
-    def rank(self) -> int:
-        """Number of columns of B."""
-        return self.A.shape[0]
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return A [rank, in] and B [out, rank]."""
+        return self.A, self.B
 
-    def delta(self) -> Tensor:
-        """Return the change of the weight, ``scale * B A``.
+
+class Branches(Update):
+    """Several updates of one map at a time: their changes are added up, each with its own scale.
+
+    The map still forms one weight: the factors of all branches are joined, so several cost what one of their common
+    rank costs. A tensor may be in the branches of several maps, as an A that all maps of a site share; its gradients
+    add up.
+
+    Parameters
+    ----------
+    *branches : Update
+        Of any kind; at least one.
+
+    Attributes
+    ----------
+    branches : tuple of Update
+    """
+
+    def __init__(self, *branches: Update):
+        self.branches: Sequence[Update] = branches
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return the rows of all A [sum of ranks, in], and the columns of all B [out, sum of ranks] times their scales.
 
         Returns
         -------
-        Tensor [out, in]
-            In the precision of the factors; differentiable with respect to them.
+        A, B : Tensor
         """
-        return self.scale * (self.B @ self.A)
+        pairs = [branch.factors() for branch in self.branches]
+        scaled = [branch.scale * B for branch, (_, B) in zip(self.branches, pairs, strict=True)]
+        return torch.cat([A for A, _ in pairs]), torch.cat(scaled, dim=1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of every branch, named by its number, as in ``0.A``.
+
+        Returns
+        -------
+        dict of str to Tensor
+        """
+        parts = enumerate(branch.tensors() for branch in self.branches)
+        return {f"{index}.{name}": tensor for index, part in parts for name, tensor in part.items()}
 
 
 @dataclass
@@ -103,8 +190,8 @@ class LinearMap:
         The rows of both parameters that belong to this map.
     site : Site
         The activation that the map reads.
-    update : LowRank or None
-        The update in force.
+    update : Update or None
+        The update in force: a `LowRank`, several `Branches`, or a kind of a method's own.
     """
 
     name: str
@@ -112,7 +199,7 @@ class LinearMap:
     bias_parameter: Tensor | None
     rows: slice
     site: Site
-    update: LowRank | None = None
+    update: Update | None = None
 
     @property
     def tower(self) -> str:

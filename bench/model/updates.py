@@ -1,6 +1,7 @@
 """The product of an activation with the weights of its linear maps and their low-rank updates."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -50,12 +51,15 @@ def linear(
     if not present:
         return F.linear(x, weight, bias)
     first, factors, layout = maps[0].rows.start, list[Tensor](), list[Rows]()
-    for linear_map in present:
-        assert linear_map.update is not None
-        factors += [linear_map.update.A, linear_map.update.B]
-        start = linear_map.rows.start - first
-        layout.append((start, start + linear_map.out_features, linear_map.update.scale))
-    if torch.is_autocast_enabled(x.device.type):
+    lowered = torch.is_autocast_enabled(x.device.type)
+    # Updates keep their own precision: only the product with the activation is lowered.
+    with torch.autocast(x.device.type, enabled=False) if lowered else nullcontext():
+        for linear_map in present:
+            assert linear_map.update is not None
+            factors += linear_map.update.factors()
+            start = linear_map.rows.start - first
+            layout.append((start, start + linear_map.out_features, linear_map.update.scale))
+    if lowered:
         x = x.to(torch.get_autocast_dtype(x.device.type))
     return _Updated.apply(x, weight, bias, tuple(layout), *factors)
 

@@ -270,9 +270,10 @@ class Session:
             saved, self._broken_off = self._broken_off, None
             with fitting(self.record.directory):
                 data.resume = self.state.load_inside_task(self.method, saved.tensors, saved.values)
-        for linear_map in self.parts.clip.maps.values():
+        for linear_map in self.parts.clip.maps.values() if self.context.observers.wants("update") else ():
             if (update := linear_map.update) is not None:
-                values = {"A": update.A, "B": update.B, "scale": update.scale}
+                A, B = update.factors()
+                values = {"A": A, "B": B, "scale": update.scale, "tensors": update.tensors()}
                 self.context.observers.report("update", data.name, linear_map.name, **values)
         rehearse(self.method, data, self.parts, self.settings.precision)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bench.learning.method import Method
 from bench.learning.optimizer import tensors_of
-from bench.learning.training_state import TrainingState
+from bench.learning.training_state import Misfit, TrainingState
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank
 
@@ -21,6 +21,10 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def settle(method: Method) -> None:
@@ -50,45 +54,57 @@ class RunState:
         self.clip = clip
         self.digests = digests
 
-    def model(self) -> dict[str, Tensor]:
-        """Return the weights that differ from the pre-trained ones, and updates in force with their scales."""
+    def _weights(self) -> dict[str, Tensor]:
+        """Return the weights that differ from the pre-trained ones."""
         weights, now = self.clip.model.state_dict(), self.clip.digests()
-        changed = {name: weights[name] for name, digest in self.digests.items() if now[name] != digest}
-        factors = {}
+        return _under("weight", {name: weights[name] for name, digest in self.digests.items() if now[name] != digest})
+
+    def _updates(self, plain: bool) -> dict[str, Tensor]:
+        """Return the tensors of updates in force, with their scales; plain, these are the two factors of any kind."""
+        found = {}
         for name, linear_map in self.clip.maps.items():
-            if linear_map.update is not None:
-                scale = torch.tensor(linear_map.update.scale, dtype=torch.float64)
-                factors.update({f"{name}/A": linear_map.update.A, f"{name}/B": linear_map.update.B})
-                factors[f"{name}/scale"] = scale
-        return {**_under("weight", changed), **_under("update", factors)}
+            if (update := linear_map.update) is not None:
+                tensors = dict(zip("AB", update.factors(), strict=True)) if plain else update.tensors()
+                scale = torch.tensor(update.scale, dtype=torch.float64)
+                found.update(_under(name, {**tensors, "scale": scale}))
+        return _under("update", found)
 
     @torch.no_grad()
     def load_model(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `model` returned, on a model whose other weights are the pre-trained ones.
+        """Restore weights and updates, on a model whose other weights are the pre-trained ones.
 
-        Factors are written into those that are attached, where they fit: a method may hold on to them.
+        The tensors of an update are written into those that are attached, where they fit: a method may hold on to them.
+        Elsewhere two factors become a `LowRank`.
+
+        Raises
+        ------
+        Misfit
+            If an update is made of other tensors than the one that is attached.
         """
         weights = self.clip.model.state_dict()
         for name, tensor in part(tensors, "weight").items():
             weights[name].copy_(tensor)
-        factors = part(tensors, "update")
+        saved = part(tensors, "update")
         for name, linear_map in self.clip.maps.items():
-            if f"{name}/A" not in factors:
+            found = part(saved, name)
+            if not found:
                 linear_map.update = None
                 continue
-            A, B = factors[f"{name}/A"], factors[f"{name}/B"]
-            update = linear_map.update
-            if update is not None and update.A.shape == A.shape and update.B.shape == B.shape:
-                update.A.copy_(A)
-                update.B.copy_(B)
-                update.scale = float(factors[f"{name}/scale"])
-            else:
+            scale, update = float(found.pop("scale")), linear_map.update
+            own = {} if update is None else update.tensors()
+            if update is not None and _shapes(own) == _shapes(found):
+                for key, tensor in own.items():
+                    tensor.copy_(found[key])
+                update.scale = scale
+            elif found.keys() == {"A", "B"}:
                 like = linear_map.parameter
-                linear_map.update = LowRank(A.to(like), B.to(like), float(factors[f"{name}/scale"]))
+                linear_map.update = LowRank(found["A"].to(like), found["B"].to(like), scale)
+            else:
+                raise Misfit(f"the update of {name} is made of other tensors")
 
     def between_tasks(self, method: Method) -> dict[str, Tensor]:
         """Return the tensors of the model and all that the method remembers."""
-        return {**self.model(), **_under("method", method.state_dict())}
+        return {**self._weights(), **self._updates(plain=True), **_under("method", method.state_dict())}
 
     def load_between_tasks(self, method: Method, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `between_tasks` returned."""
@@ -96,11 +112,11 @@ class RunState:
         method.load_state_dict(part(tensors, "method"))
 
     def _own(self, method: Method) -> Iterator[tuple[str, Tensor]]:
-        """Yield the trained tensors that are neither the model's nor factors of an update, by their index."""
+        """Yield the trained tensors that are neither the model's nor an update's, by their index."""
         elsewhere = {id(parameter) for parameter in self.clip.model.parameters()}
         for linear_map in self.clip.maps.values():
             if linear_map.update is not None:
-                elsewhere |= {id(linear_map.update.A), id(linear_map.update.B)}
+                elsewhere |= {id(tensor) for tensor in linear_map.update.tensors().values()}
         for index, parameter in enumerate(tensors_of(method.parameters())):
             if id(parameter) not in elsewhere:
                 yield str(index), parameter
@@ -108,7 +124,8 @@ class RunState:
     def inside_task(self, method: Method, training: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors of the model, of what is trained and of training, and training's plain values."""
         tensors = {
-            **self.model(),
+            **self._weights(),
+            **self._updates(plain=False),
             **_under("parameter", dict(self._own(method))),
             **_under("task", method.training_state()),
             **_under("training", training.tensors),
