@@ -112,9 +112,9 @@ class MapAttention(nn.Module):
         else:
             mask = None if layout.attn_mask is None else layout.attn_mask.to(q.dtype)
             heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        heads = self.beside_heads.add(heads, q, layout)
+        heads = self.beside_heads.add(heads, q, layout.read_token)
         y = self.out_proj(heads.transpose(1, 2).reshape(batch, tokens, width), layout.counted)
-        return self.beside.add(y, x, layout)
+        return self.beside.add(y, x, layout.read_token)
 
     def read(self, query: Tensor, x: Tensor, read: Tensor | None, layout: Layout) -> Tensor:
         """Return self-attention at one position of each sequence.
@@ -146,8 +146,8 @@ class MapAttention(nn.Module):
             k, v = kv.view(batch, tokens, 2, self.heads, head).permute(2, 0, 3, 1, 4)
             rows = None if layout.attn_mask is None or read is None else layout.attn_mask[read][:, None, None]
             heads = F.scaled_dot_product_attention(q, k, v, attn_mask=None if rows is None else rows.to(q.dtype))
-        heads = self.beside_heads.add(heads, q, layout)
-        return self.beside.add(self.out_proj(heads.transpose(1, 2).reshape(batch, 1, width)), query, layout)
+        heads = self.beside_heads.add(heads, q, layout.read_token)
+        return self.beside.add(self.out_proj(heads.transpose(1, 2).reshape(batch, 1, width)), query, layout.read_token)
 
 
 class MapLinear(nn.Module):
@@ -221,7 +221,7 @@ def run_block(block: Any, x: Tensor, layout: Layout) -> Tensor:
     x = x + block.ls_1(block.attn.attend(block.ln_1(x), layout))
     normed = block.ln_2(x)
     hidden = activation(first(normed, layout.counted))
-    return x + block.ls_2(block.beside_mlp.add(second(hidden, layout.counted), normed, layout))
+    return x + block.ls_2(block.beside_mlp.add(second(hidden, layout.counted), normed, layout.read_token))
 
 
 def places_of(blocks: Iterable[Any]) -> list[Place]:
@@ -245,7 +245,7 @@ def _read_block(block: Any, x: Tensor, read: Tensor | None, layout: Layout) -> T
     normed = block.ln_1(x)
     y = at(x) + block.ls_1(block.attn.read(at(normed), normed, read, layout))
     normed = block.ln_2(y)
-    return (y + block.ls_2(block.beside_mlp.add(block.mlp(normed), normed, layout)))[:, 0]
+    return (y + block.ls_2(block.beside_mlp.add(block.mlp(normed), normed, layout.read_token)))[:, 0]
 
 
 def activation(model: Any) -> str:

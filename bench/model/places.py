@@ -12,8 +12,6 @@ from bench.core.errors import suggest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.model.layers import Layout
-
 Branch = Callable[["Tensor", Optional["Tensor"]], "Tensor"]
 """Takes what its place reads and where the tower reads its feature; returns what is added, of the same shape.
 
@@ -47,7 +45,7 @@ class Place:
     branch: Branch | None = None
     whole_texts: bool = False
 
-    def add(self, y: Tensor, x: Tensor, layout: Layout) -> Tensor:
+    def add(self, y: Tensor, x: Tensor, read: Callable[[Tensor], Tensor | None]) -> Tensor:
         """Return the result of the block's own layer with what the branch makes of its input.
 
         Parameters
@@ -56,7 +54,8 @@ class Place:
             The result.
         x : Tensor
             What the place reads; of the shape of `y`.
-        layout : Layout
+        read : callable
+            Takes `x` and returns which token of each sequence the tower reads, as for `Branch`.
 
         Returns
         -------
@@ -65,7 +64,7 @@ class Place:
         """
         if self.branch is None:
             return y
-        return y + self.branch(x, layout.read_token(x)).to(y.dtype)
+        return y + self.branch(x, read(x)).to(y.dtype)
 
 
 @contextmanager
