@@ -104,17 +104,17 @@ def glyph(font: ImageFont.FreeTypeFont, text: str, size: int, pad: float = 0.08)
     np.ndarray or None
         RGBA uint8 array (size, size, 4), or None if the font draws nothing or its missing-glyph box.
     """
-    mask = _ink(font, text)
+    mask = ink(font, text)
     if mask is None:
         return None
     for missing in ("\ue83a", "\U0010fffd"):
-        box = _ink(font, missing)
+        box = ink(font, missing)
         if box is not None and box.size == mask.size and np.array_equal(np.asarray(box), np.asarray(mask)):
             return None
     return fit(mask, size, pad)
 
 
-def _ink(font: ImageFont.FreeTypeFont, text: str) -> Image.Image | None:
+def ink(font: ImageFont.FreeTypeFont, text: str) -> Image.Image | None:
     """Draw a text in black on transparent, cropped to its ink; None when there is no ink."""
     left, top, right, bottom = font.getbbox(text)
     if right <= left or bottom <= top:
@@ -136,8 +136,9 @@ def place(
     shift: tuple[float, float] = (0.0, 0.0),
     background: np.ndarray | tuple[int, int, int] = (255, 255, 255),
     mirror: bool = False,
+    shear: float = 0.0,
 ) -> np.ndarray:
-    """Rotate, scale and shift a drawing and put it on a plain background.
+    """Rotate, scale, shear and shift a drawing and put it on a plain background.
 
     Parameters
     ----------
@@ -153,6 +154,8 @@ def place(
         RGB colour.
     mirror : bool
         Flip left and right first.
+    shear : float
+        Slant along the rows before the rotation, columns a row.
 
     Returns
     -------
@@ -167,8 +170,9 @@ def place(
     turn = math.radians(angle)
     cosine, sine = math.cos(turn) / scale, math.sin(turn) / scale
     middle, dx, dy = side / 2, shift[0] * side, shift[1] * side
+    first, second = cosine - shear * sine, sine + shear * cosine
     matrix = (
-        cosine, sine, middle - cosine * (middle + dx) - sine * (middle + dy),
+        first, second, middle - first * (middle + dx) - second * (middle + dy),
         -sine, cosine, middle + sine * (middle + dx) - cosine * (middle + dy),
     )  # fmt: skip
     planes = []
