@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from bench.metrics.scalars import summary
     from bench.model.clip import Clip
     from bench.model.linear_maps import KINDS, TOWERS, Branches, LinearMap, LowRank, Site, Update
+    from bench.record.flags import Flags
     from bench.reuse.evaluate import Evaluation, evaluate
     from bench.reuse.export import export
     from bench.reuse.load import Loaded, load
@@ -74,6 +75,7 @@ HOMES = {
     "bench.metrics.scalars": ("summary",),
     "bench.model.clip": ("Clip",),
     "bench.model.linear_maps": ("KINDS", "TOWERS", "Branches", "LinearMap", "LowRank", "Site", "Update"),
+    "bench.record.flags": ("Flags",),
     "bench.reuse.evaluate": ("Evaluation", "evaluate"),
     "bench.reuse.export": ("export",),
     "bench.reuse.load": ("Loaded", "load"),

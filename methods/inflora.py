@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.api import Method, ParityCard, Site, TaskData, no_grad, register, second_moments, setting, torch
+from bench.api import Flags, Method, ParityCard, Site, TaskData, no_grad, register, second_moments, setting, torch
 
 from .low_rank import PerTower, Targets, attach, targets, tensors_named
 from .subspace import count_reaching, descending_eigh, empty_basis, leading_directions, outside, side_by_side
@@ -125,6 +125,7 @@ class InfLora(Method):
         )
 
     defaults = {"train.weight_decay": 0.0}
+    flags = Flags(task_count=True, grows="protected directions, at most half the width of a site")
     parity = ParityCard(
         present=(
             "A from the task's own inputs, outside of the protected subspace, divided by sqrt(3); shared by q, k and v",

@@ -22,10 +22,11 @@ are one algorithm, to be read beside one paper.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.api import (
+    Flags,
     LabelSpace,
     LinearMap,
     Method,
@@ -150,6 +151,7 @@ class KeepLora(Method):
             return found
 
     baseline = True
+    flags = Flags(grows="protected directions, at most the width of a map")
     parity = ParityCard(
         present=(
             "principal subspace of the pre-trained weights by energy (eps_w = 0.85 image, 0.2 text)",
@@ -168,6 +170,13 @@ class KeepLora(Method):
         ),
         verified=("float64 transcriptions of the definitions, on small random towers (tests)",),
     )
+
+    @classmethod
+    def flags_for(cls, settings: Settings) -> Flags:
+        """Return the flags; a head of class means belongs to one task."""
+        if settings.head == "none":
+            return cls.flags
+        return replace(cls.flags, grows=f"{cls.flags.grows}; a head a task", extended=True, task_at_test=True)
 
     def setup(self) -> None:
         """Protect the principal subspace of every pre-trained weight; done once and never from merged weights."""

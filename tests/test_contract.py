@@ -13,6 +13,7 @@ from bench.core.errors import UserError
 from bench.data.stream import LabelSpace
 from bench.learning.method import Method
 from bench.learning.task_data import TaskData
+from bench.record.flags import Flags
 from bench.trials.contract import CONTRACT, verify
 from bench.trials.trial import TRAIN, Trial
 
@@ -160,6 +161,34 @@ class SaysSo(Averages):
     changes_at_end = True
 
 
+class MajorityOfTheBatch(Lora):
+    def classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
+        classify = super().classifier(space)
+        return lambda pixels: classify(pixels).mean(dim=0).expand(len(pixels), -1)
+
+
+class SaysBatch(MajorityOfTheBatch):
+    flags = Flags(test_batch=True)
+
+
+class Grows(Lora):
+    kept: tuple[Tensor, ...] = ()
+
+    def end_task(self, task: TaskData) -> None:
+        super().end_task(task)
+        self.kept = (*self.kept, torch.ones(5))
+
+
+class SaysGrows(Grows):
+    @classmethod
+    def flags_for(cls, settings: object) -> Flags:
+        return Flags(grows="five numbers a task")
+
+
+class SaysExtended(DoesNotMerge):
+    flags = Flags(extended=True)
+
+
 class NoTensor(Lora):
     def state_dict(self) -> dict[str, Tensor]:
         return {"name": "lora"}  # type: ignore[dict-item]
@@ -183,6 +212,8 @@ class Fails(Lora):
         (DoesNotMerge, "merge", "end_task leaves an update on image.0."),
         (ForgetsTraining, "merge", "end_task changes the logits by up to"),
         (RemembersElsewhere, "state", "a run continued from state_dict() differs"),
+        (MajorityOfTheBatch, "toy_stream", "an image alone has other logits than in a batch: say test_batch=True"),
+        (Grows, "memory", "it keeps 20 and 40 bytes after the first tasks: say in flags what grows"),
         (NoTensor, "state", "state_dict()['name'] is no tensor"),
     ],
 )
@@ -193,7 +224,13 @@ def test_what_breaks_the_contract_is_named(
     assert problem in problems(method)[test]
 
 
-@pytest.mark.parametrize(("method", "test"), [(KeepsItsCount, "interrupted"), (Teaches, "memory"), (SaysSo, "merge")])
+@pytest.mark.parametrize(
+    ("method", "test"),
+    [
+        (KeepsItsCount, "interrupted"), (Teaches, "memory"), (SaysSo, "merge"), (SaysBatch, "toy_stream"),
+        (SaysGrows, "memory"), (SaysExtended, "merge"),
+    ],
+)  # fmt: skip
 def test_what_keeps_the_contract_passes(method: type[Method], test: str, only: Callable[[str], None]) -> None:
     only(test)
     assert problems(method) == {}

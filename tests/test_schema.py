@@ -30,7 +30,7 @@ def test_the_order_of_the_parts_is_that_of_the_record(tmp_path: Path) -> None:
     path = make(tmp_path)
     assert list(Identity.read(path).to_json()) == [
         "fingerprint", "seed", "command", "settings", "seeds", "weights_sha256", "label_space", "tasks", "manifests",
-        "prompts_sha256", "code_revision", "plugins_sha256",
+        "prompts_sha256", "code_revision", "plugins_sha256", "flags",
     ]  # fmt: skip
     assert list(Summary.read(path).to_json()) == [
         "status", "stream", "model", "method", "fingerprint", "seed", "metrics", "seconds", "seconds_of_parts",

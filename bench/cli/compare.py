@@ -50,13 +50,15 @@ COMPARE = Verb(
     usage="compare RUNDIR... [KEY=VALUE...]",
     help="""\
 RUNDIR is a run directory or any folder above some. KEY=VALUE keeps the runs with that setting, KEY=[A,B] those with one
-of several. Runs that may not be compared get separate tables; docs/compare.md explains the rule and the statistics.
+of several, flags.NAME=no those of methods without a flag. Runs that may not be compared get separate tables;
+docs/compare.md explains the rule and the statistics.
 
   per=task          Transfer, Average and Last of every task, as papers print them, in place of means over tasks
   columns=[A,B]     the columns in this order: transfer, average, last, seconds, any metric of docs/metrics.md
   rows=[A,B]        the rows in this order: methods, labels, fingerprints, published methods (published: all of them)
   names={A: B}      what rows, tasks and columns are called
   baseline=NAME     the method that others are compared with (by default KeepLoRA, else the first one that trains)
+  flags=on          what each method needs, keeps and adds: docs/methods.md
   published=off     leave out what papers published on the same stream and model
   csv=FILE          write all numbers, one line for every method and metric
   latex=FILE        write the tables for a paper in LaTeX

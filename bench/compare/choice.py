@@ -15,6 +15,7 @@ from bench.compare.significance import COMPARED
 from bench.config.written import items, members, unquoted
 from bench.core.errors import UserError, shorten, suggest
 from bench.metrics.scalars import SCALARS
+from bench.record.flags import WORDS
 
 OPTIONS = ("per", "columns", "rows", "names")
 """Words of the command line that this module reads."""
@@ -167,7 +168,8 @@ def applied(
     Returns
     -------
     fields : list of ComparableRuns
-        Those with at least one chosen row; their groups chosen, in the order of the choice, with new labels.
+        Those with at least one chosen row; their groups chosen, in the order of the choice, with new labels. Where
+        their methods have different flags, a note says so.
     published : list of Published or None
         What stands below each of those, chosen, ordered and named in the same way.
 
@@ -182,7 +184,9 @@ def applied(
     for one, table in zip(fields, published, strict=True):
         groups = _chosen(choice, one.groups)
         if groups:
-            shown.append(replace(one, groups=[replace(group, label=_label(choice, group)) for group in groups]))
+            named = [replace(group, label=_label(choice, group)) for group in groups]
+            notes = [*one.notes, *differing(named)]
+            shown.append(replace(one, groups=named, notes=notes))
             below.append(None if table is None else _quoted(choice, table))
             _distinct([group.label for group in shown[-1].groups])
     for one in shown:
@@ -190,6 +194,31 @@ def applied(
     if fields and not shown:
         raise UserError(f"rows=[{shorten(','.join(choice.rows))}] names no run here: name a measured method too")
     return shown, below
+
+
+def differing(groups: Iterable[Group]) -> list[str]:
+    """Return a note where methods that train have different flags; nothing where they are alike as far as known.
+
+    Parameters
+    ----------
+    groups : iterable of Group
+        The rows of a table.
+
+    Returns
+    -------
+    list of str
+        One note at most. Rows with the same flags stand together.
+    """
+    alike: dict[str, list[str]] = {}
+    for group in groups:
+        if group.trains:
+            held = None if group.flags is None else [WORDS.get(name, name) for name in group.flags]
+            said = "not known" if held is None else ", ".join(held) or "nothing special"
+            alike.setdefault(said, []).append(group.label)
+    if len(alike.keys() - {"not known"}) < 2:
+        return []
+    parts = [f"{', '.join(labels)}: {said}" for said, labels in alike.items()]
+    return [f"methods differ in what they need, keep and add: {'; '.join(parts)}"]
 
 
 def _words(group: Group) -> set[str]:

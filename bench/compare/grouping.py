@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.compare.runs import ABSENT, DATA, Run, chosen, find, read, sharing
+from bench.compare.filters import chosen
+from bench.compare.runs import ABSENT, DATA, Run, find, read, sharing
 from bench.config.fields import show
 from bench.config.fingerprint import decides
 from bench.core.errors import UserError
@@ -58,6 +59,11 @@ class Group:
     def trains(self) -> bool:
         """Whether the method trains anything."""
         return any(run.trains for run in self.runs.values())
+
+    @property
+    def flags(self) -> dict[str, str] | None:
+        """What the method needs, keeps and adds, as of `bench.compare.runs.Run.flags`."""
+        return next(iter(self.runs.values())).flags
 
     def values(self, name: str) -> dict[int, float]:
         """Return a scalar or a cost for each seed that has it.
@@ -137,7 +143,7 @@ def gather(paths: Sequence[Path], filters: Mapping[str, str] | None = None) -> C
     paths : sequence of Path
         Run directories, or folders that hold some at any depth.
     filters : mapping of str to str, optional
-        As for `bench.compare.runs.chosen`.
+        As for `bench.compare.filters.chosen`.
 
     Returns
     -------

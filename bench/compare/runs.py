@@ -1,4 +1,4 @@
-"""Read run directories, and choose runs by their settings.
+"""Read run directories.
 
 Nothing is computed again: the scalars are those of summary.json, which are pure functions of accuracy.csv
 (bench/metrics/scalars.py). `bench.compare.grouping` lays runs out as far as they may be compared.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.config.fingerprint import later
-from bench.config.written import items, means
-from bench.core.errors import UserError, shorten, suggest
+from bench.core.errors import UserError
 from bench.core.untrusted import kind_of, why
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import Outcomes
 from bench.metrics.scalars import COLUMNS, HEADLINES
+from bench.record.flags import registered
 from bench.record.results import read_matrix, read_outcomes
 from bench.record.schema import (
     ENVIRONMENT,
@@ -102,9 +102,15 @@ class Run:
 
     @cached_property
     def sources(self) -> dict[str, str]:
-        """Where the value of each setting came from: ``default``, ``method``, ``stream``, ``tuned`` or ``user``."""
+        """Where the value of each setting came from: ``default``, ``method``, ``stream``, ``tuned``, ``settings``, ``user``."""
         recorded = {key: one.source for key, one in self.identity.settings.items()}
         return dict.fromkeys(later(self.settings), "default") | recorded if recorded else {}
+
+    @cached_property
+    def flags(self) -> dict[str, str] | None:
+        """The flags of the method that hold (`bench.record.flags.Flags.held`); None where they are not known."""
+        recorded = self.identity.flags
+        return registered(self.settings) if recorded is None else recorded
 
     @cached_property
     def matrix(self) -> AccuracyMatrix:
@@ -307,41 +313,3 @@ def sharing(runs: Iterable[Run]) -> set[Path]:
             found |= {path, other}
         latest[host] = max((until, other), (end, path))
     return found
-
-
-# ---------------------------------------------------------------------------------------------- filters
-
-
-def chosen(runs: list[Run], filters: Mapping[str, str]) -> list[Run]:
-    """Return the runs with some settings, and those whose settings cannot be read.
-
-    Parameters
-    ----------
-    runs : list of Run
-    filters : mapping of str to str
-        Dotted setting -> its value as on the command line, or ``[a,b]`` for one of several.
-
-    Raises
-    ------
-    UserError
-        If no run has such a setting, or none has these values.
-    """
-    known = sorted({key for run in runs for key in run.settings})
-    for name, typed in filters.items():
-        if name not in known and f"{name}.name" not in known:
-            raise UserError(f'no run here has a setting "{shorten(name)}"{suggest(name, known)}')
-        wanted = [typed, *(items(typed) or [])]  # a setting may itself be a list
-        runs = [
-            run
-            for run in runs
-            if not run.settings or ((key := _key(run, name)) and any(means(one, run.settings[key]) for one in wanted))
-        ]
-    if filters and not any(run.settings for run in runs):
-        said = " ".join(f"{name}={shorten(typed)}" for name, typed in filters.items())
-        raise UserError(f"no run here has {said}; leave a filter out to see what there is")
-    return runs
-
-
-def _key(run: Run, name: str) -> str | None:
-    """Return the dotted setting that a filter names (``method`` means ``method.name``), or None."""
-    return next((key for key in (name, f"{name}.name") if key in run.settings), None)

@@ -17,6 +17,7 @@ from bench.core.console import one_line
 from bench.core.errors import UserError
 from bench.core.tables import aligned
 from bench.metrics.scalars import FORMULAS, spread
+from bench.record.flags import told
 
 COLUMNS = (*SHOWN, *COSTS)
 """Columns of a table after the method and its number of seeds, where no others are chosen."""
@@ -30,7 +31,7 @@ SCALE = {"stored_bytes": 1e-6}
 PUBLISHED = "published, not measured here:"
 """The line above published rows."""
 
-OPTIONS = ("baseline", "published", *choice.OPTIONS)
+OPTIONS = ("baseline", "published", "flags", *choice.OPTIONS)
 """Words of the command line that are no filters."""
 
 
@@ -47,12 +48,15 @@ class Section:
         What papers say; ``None`` where that may not stand beside these runs.
     choice : Choice
         Which columns are shown, and names that are no labels of rows.
+    flags : bool
+        Whether the flags of every method are shown.
     """
 
     field: ComparableRuns
     against: Against | None = None
     published: Published | None = None
     choice: Choice = USUAL
+    flags: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -78,8 +82,8 @@ def sections(comparison: Comparison, options: Mapping[str, str] | None = None) -
     ----------
     comparison : Comparison
     options : mapping of str to str, optional
-        ``baseline``: see `bench.compare.significance.against`. ``published``: ``on``, the default, or ``off``. The
-        others: see `bench.compare.choice.read`.
+        ``baseline``: see `bench.compare.significance.against`. ``published``: ``on``, the default, or ``off``.
+        ``flags``: ``off``, the default, or ``on``. The others: see `bench.compare.choice.read`.
 
     Returns
     -------
@@ -89,12 +93,13 @@ def sections(comparison: Comparison, options: Mapping[str, str] | None = None) -
     Raises
     ------
     UserError
-        If nothing is called like the baseline, ``published`` is neither, or a choice fits nothing.
+        If nothing is called like the baseline, ``published`` or ``flags`` is neither, or a choice fits nothing.
     """
     options = options or {}
-    baseline, quoted = options.get("baseline"), options.get("published", "on")
-    if quoted not in ("on", "off"):
-        raise UserError(f"published={quoted} must be on or off")
+    baseline, quoted, flags = options.get("baseline"), options.get("published", "on"), options.get("flags", "off")
+    for name, said in (("published", quoted), ("flags", flags)):
+        if said not in ("on", "off"):
+            raise UserError(f"{name}={said} must be on or off")
     chosen = choice.read(options)
     tables = [
         published.beside(one.stream, one.model, one.conditions) if quoted == "on" else None for one in comparison.fields
@@ -103,7 +108,7 @@ def sections(comparison: Comparison, options: Mapping[str, str] | None = None) -
     if baseline is not None:
         significance.check_baseline(fields, baseline)
     return [
-        Section(one, significance.against(one, baseline), table, chosen)
+        Section(one, significance.against(one, baseline), table, chosen, flags == "on")
         for one, table in zip(fields, tables, strict=True)
     ]
 
@@ -224,6 +229,8 @@ def below(section: Section) -> list[str]:
     for group in section.field.groups:
         if group.label != group.method and group.fingerprint in group.label:
             lines.append(f"  {group.label}: {own_settings(group, ' (see bench diff)')}")
+    if section.flags:
+        lines += [f"  {group.label}: {told(group.flags)}" for group in section.field.groups]
     lines += [f"  note: {note}" for note in section.field.notes]
     if section.published:
         lines += [f"  {line}" for line in provenance(section.published)]

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.config import catalogue, registry
+from bench.config.chosen import Chosen, tuned_by
 from bench.config.scan import KINDS as ENTRY_KINDS
 from bench.config.scan import Entry
+from bench.core.blame import blamed
 from bench.core.errors import UserError, suggest
 from bench.core.tables import table, wrap
 
@@ -181,6 +183,7 @@ def _method(cls: Any) -> list[str]:
         parts.append("settings of the run that it changes\n" + _pairs(cls.defaults))
     if getattr(cls, "label_spaces", None):
         parts.append(f"label spaces it supports\n  {', '.join(cls.label_spaces)}")
+    parts.append("what it needs, keeps and adds\n" + "\n".join(wrap(line, "  ", "    ") for line in _flags(cls)))
     card = getattr(cls, "parity", None)
     lines = []
     for part in ("present", "absent", "deviations", "verified"):
@@ -189,13 +192,41 @@ def _method(cls: Any) -> list[str]:
     return [*parts, "parity with the paper\n" + "\n".join(lines)]
 
 
+def _flags(cls: Any) -> list[str]:
+    """Return the flags that hold with a method's default settings, in words."""
+    from bench.config.run_settings import class_settings
+
+    try:
+        return cls.flags_for(class_settings(cls)()).lines() or ["nothing special"]
+    except Exception as error:  # a plug-in's own code
+        return [f"not known: {blamed(error)}"]
+
+
 def _stream(cls: Any) -> list[str]:
     parts = [f"label space\n  {getattr(cls, 'label_space', 'not said')}"]
     budget = _pairs(getattr(cls, "defaults", {})) or "  none of its own"
     parts.append(f"training budget, shared by all methods\n{budget}")
-    for method, chosen in sorted(getattr(cls, "tuned", {}).items()):
-        parts.append(f"tuned for {method} on validation images\n{_pairs(chosen)}")
+    tuned = tuned_by(cls)
+    plain = {name: one for name, one in tuned.items() if not isinstance(one, Chosen)}
+    parts += [f"tuned for {name} on validation images\n{_pairs(one)}" for name, one in sorted(plain.items())]
+    rows = [_chosen(name, one) for name, one in sorted(tuned.items()) if isinstance(one, Chosen)]
+    if rows:
+        headers = ("method", "settings", "chosen on", "by", "images", "seeds", "grid", "revision")
+        parts.append("settings chosen for methods\n" + table(headers, rows))
     return parts
+
+
+def _chosen(method: str, one: Chosen) -> tuple[str, ...]:
+    """Return the row of what was chosen for a method, and how."""
+    from bench.config.fields import show
+
+    settings = " ".join(f"{key}={show(value)}" for key, value in one.settings.items())
+    if one.same_as:
+        return (method, settings, f"that of {one.same_as}", "", "", "", "", "")
+    values = "; ".join(f"{key} {', '.join(map(show, tried))}" for key, tried in one.grid_values.items())
+    grid = f"{one.grid}: {values}" if values else one.grid
+    revisions = ", ".join(revision[:10] for revision in one.revisions)
+    return (method, settings, one.stream, one.criterion, one.split, ", ".join(map(str, one.seeds)), grid, revisions)
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from bench.data.stream import LabelSpace
 from bench.learning.held import held
 from bench.learning.train import fit
 from bench.learning.training_state import EpochReport
+from bench.record.flags import Flags
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,11 +70,16 @@ class Method:
         The label spaces it supports: task, seen, all.
     constant : bool
         True for a method whose classifier never changes: its rows are then reused instead of measured again.
+    validation : bool
+        True for a method that chooses by validation images, such as the best epoch: `TaskData.validation` has them, and
+        their hash is part of the run.
     changes_at_end : bool
         True for a method whose `end_task` changes the function on purpose, as weight averaging does.
     baseline : bool
         True for the method that ``python -m bench compare`` compares the others with where the user names none. It is
         read without importing the class and not inherited: write ``baseline = True`` in the class itself.
+    flags : Flags
+        What it needs, keeps and adds beside its accuracy; tables that mix different flags say so.
     parity : ParityCard
         How it relates to its paper.
     registry_name : str
@@ -89,8 +95,10 @@ class Method:
     defaults: ClassVar[Mapping[str, Any]] = {}
     label_spaces: ClassVar[tuple[str, ...]] = ("task", "seen", "all")
     constant: ClassVar[bool] = False
+    validation: ClassVar[bool] = False
     changes_at_end: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
+    flags: ClassVar[Flags] = Flags()
     parity: ClassVar[ParityCard] = ParityCard()
     registry_name: ClassVar[str]
 
@@ -99,6 +107,21 @@ class Method:
         self.clip = clip
         self.context = context
         self.setup()
+
+    @classmethod
+    def flags_for(cls, settings: Any) -> Flags:
+        """Return the flags that hold with some settings; by default those of the class. Asked before data are loaded.
+
+        Parameters
+        ----------
+        settings : object
+            Instance of the class's `Settings`.
+
+        Returns
+        -------
+        Flags
+        """
+        return cls.flags
 
     def setup(self) -> None:
         """Prepare what needs the pre-trained weights only; called once, before the untrained model is measured."""
@@ -163,6 +186,19 @@ class Method:
 
     def after_step(self) -> None:
         """Act after every step: project or average parameters, for example."""
+
+    def after_epoch(self, task: TaskData, epoch: int) -> None:
+        """Act after every pass over the training images, the last one of a budget in steps included.
+
+        ``task.validated(...)`` counts right answers on validation images. What is kept of a pass, such as the best
+        parameters so far, belongs into `training_state`.
+
+        Parameters
+        ----------
+        task : TaskData
+        epoch : int
+            Number of the pass, from 0.
+        """
 
     def fit(
         self, task: TaskData, train: Train, on_step: Callable[[], None], on_epoch: Callable[[EpochReport], None]

@@ -24,6 +24,7 @@ from bench.config.run_settings import Resolved
 from bench.core.code import code_sha256
 from bench.core.lazy import torch
 from bench.data.stream import Stream, Task
+from bench.record.flags import flags_of
 from bench.record.schema import Identity, SettingValue
 
 CODE = ("bench", *FOLDERS)
@@ -132,6 +133,7 @@ def identity_of(resolved: Resolved, command: Sequence[str], weights: str, data: 
         settings={key: SettingValue(flat[key], resolved.sources[key]) for key in sorted(flat)},
         seeds=dict(vars(resolved.run.seeds)),
         weights_sha256=weights,
+        flags=flags_of(resolved.method_class, resolved.method_settings).held(),
         **data,
         **code_identity(resolved),
     )

@@ -74,7 +74,7 @@ class SettingValue:
     value : object
         A plain value.
     source : str
-        ``default``, ``method``, ``stream``, ``tuned`` or ``user``.
+        ``default``, ``method``, ``stream``, ``tuned``, ``settings`` (a file of chosen settings) or ``user``.
     """
 
     value: Any
@@ -109,6 +109,8 @@ class Identity(JsonFile):
     code_revision : str
     plugins_sha256 : dict of str to str
         Kind of plug-in -> hash of its file.
+    flags : dict of str to str or None
+        What the method needs, keeps and adds: `bench.record.flags.Flags.held`. None where it was not recorded.
     """
 
     FILE = IDENTITY
@@ -116,8 +118,9 @@ class Identity(JsonFile):
     OPTIONAL = {
         "fingerprint": str, "seed": int, "command": list, "seeds": dict, "weights_sha256": str, "label_space": str,
         "tasks": list, "manifests": dict, "prompts_sha256": str, "code_revision": str, "plugins_sha256": dict,
+        "flags": dict,
     }  # fmt: skip
-    ENTRIES = {"command": str, "seeds": int, "tasks": str, "manifests": str, "plugins_sha256": str}
+    ENTRIES = {"command": str, "seeds": int, "tasks": str, "manifests": str, "plugins_sha256": str, "flags": str}
 
     fingerprint: str | None = None
     seed: int | None = None
@@ -131,6 +134,7 @@ class Identity(JsonFile):
     prompts_sha256: str | None = None
     code_revision: str | None = None
     plugins_sha256: dict[str, str] = field(default_factory=dict)
+    flags: dict[str, str] | None = None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Identity:
@@ -145,9 +149,12 @@ class Identity(JsonFile):
         return super().from_json({**content, "settings": settings})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that the file holds."""
+        """Return the object that the file holds; one that recorded no flags holds none."""
+        content = super().to_json()
+        if self.flags is None:
+            del content["flags"]
         settings = {key: {"value": one.value, "source": one.source} for key, one in self.settings.items()}
-        return {**super().to_json(), "settings": settings}
+        return {**content, "settings": settings}
 
 
 def read_environment(directory: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from bench.data.stream import Stream
 from bench.learning.method import Method
 from bench.learning.observers import Observers
 from bench.metrics.render import render
+from bench.record.flags import flags_of
 from bench.record.guard import check_names
 from bench.record.json_file import read_object
 from bench.record.provenance import code_identity, data_identity
@@ -125,6 +126,7 @@ def _check_plugins(resolved: Resolved) -> None:
     for kind, cls, base in (("method", resolved.method_class, Method), ("stream", resolved.stream_class, Stream)):
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise UserError(f"{kind} {getattr(settings, kind)} is no subclass of bench.api.{base.__name__}")
+    flags_of(resolved.method_class, resolved.method_settings)
     for key, digest in resolved.flat.items():
         if digest == "" and key.endswith("_sha256") and key.startswith(tuple(f"{kind}." for kind in CHOICES)):
             path = key.removesuffix("_sha256")

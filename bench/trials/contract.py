@@ -25,6 +25,10 @@ BREAKS = 3
 """After how many steps of a task training is broken off, each time from the start."""
 
 
+ALONE = 1e-3
+"""How far logits of an image alone may differ from those in a batch, relative to the largest: products round apart."""
+
+
 class Broken(Exception):
     """The contract does not hold; the message says where."""
 
@@ -120,6 +124,9 @@ def toy_stream(start: Start) -> None:
                     raise Broken("classifier gives logits that are not finite")
     if method.constant and not torch.equal(trial.logits(), untrained):
         raise Broken("constant is True and the classifier changes: rows would be reused that are no longer true")
+    together, alone = trial.mixed()
+    if not trial.flags.test_batch and float((together - alone).abs().max()) > ALONE * float(alone.abs().max()):
+        raise Broken("an image alone has other logits than in a batch: say test_batch=True in flags if that is meant")
 
 
 def determinism(start: Start) -> None:
@@ -160,8 +167,11 @@ def merge(start: Start) -> None:
     trained: list[Tensor] = []
     trial.learn(0, fitted=lambda: trained.append(trial.logits()))
     left = [name for name, linear_map in trial.clip.maps.items() if linear_map.update is not None]
-    if left:
-        raise Broken(f"end_task leaves an update on {left[0]}: call self.clip.merge()")
+    if left and not trial.flags.extended:
+        raise Broken(
+            f"end_task leaves an update on {left[0]}: call self.clip.merge(), or say extended=True in flags if that "
+            "is meant"
+        )
     change = float((trial.logits() - trained[0]).abs().max())
     if change > 1e-2 and not trial.method.changes_at_end:
         raise Broken(f"end_task changes the logits by up to {change:.2g}: say changes_at_end = True if that is meant")
@@ -213,8 +223,13 @@ def interrupted(start: Start) -> None:
 def memory(start: Start) -> None:
     """Test that what the method keeps is counted."""
     trial = start()
+    sizes = []
     for index in range(TASKS):
         trial.learn(index)
+        sizes.append(trial.method.stored_bytes())
+    if len(set(sizes)) > 1 and not trial.flags.grows:
+        said = " and ".join(map(str, sizes))
+        raise Broken(f"it keeps {said} bytes after the first tasks: say in flags what grows (grows='a head a task')")
     kept = {
         path: tensor.numel() * tensor.element_size() for path, tensor in held(trial.method, trial.clip.model).items()
     }
@@ -236,12 +251,13 @@ def _compare(one: Trial, other: Trial, problem: str) -> None:
 
 
 CONTRACT: dict[Callable[[Start], None], str] = {
-    toy_stream: "learns a toy stream and classifies every test set in every label space it declares",
+    toy_stream: "learns a toy stream and classifies every test set in every label space it declares, each image by "
+    "itself unless it says otherwise",
     determinism: "gives the same bits twice",
     frozen: "changes nothing but parameters() while training, and leaves nothing requiring gradients",
-    merge: "leaves no update attached after a task, and the function as training left it",
+    merge: "leaves no update attached after a task unless it says so, and the function as training left it",
     state: "continues from state_dict() with the same bits",
     interrupted: "continues training that was broken off after any step with the same bits",
-    memory: "counts all that it keeps",
+    memory: "counts all that it keeps, and keeps no more from task to task unless it says so",
 }
 """The contract tests, with what each of them says that a method does; each raises `Broken` where it does not."""

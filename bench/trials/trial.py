@@ -23,6 +23,7 @@ from bench.learning.task_data import Context, TaskData
 from bench.learning.toy import tiny_clip, toy_task
 from bench.learning.training_state import TrainingState
 from bench.record import checkpoint
+from bench.record.flags import flags_of
 from bench.runs.parts import load_stream
 from bench.runs.state import RunState, settle
 
@@ -54,7 +55,15 @@ def small_tasks(resolved: Resolved) -> list[Task]:
     tasks = load_stream(resolved).tasks[:TASKS]
     if len(tasks) < TASKS:
         raise UserError(f"check needs a stream of two tasks, and {resolved.run.stream} has {len(tasks)}")
-    return [dataclasses.replace(task, train=_first(task.train), test=_first(task.test)) for task in tasks]
+    return [
+        dataclasses.replace(
+            task,
+            train=_first(task.train),
+            test=_first(task.test),
+            validation=None if task.validation is None else _first(task.validation),
+        )
+        for task in tasks
+    ]
 
 
 def _first(images: Images) -> Images:
@@ -95,6 +104,7 @@ class Trial:
             images=images,
         )
         self.method = cls(copy.deepcopy(settings), self.clip, self.context)
+        self.flags = flags_of(cls, settings)
 
     def steps(self, index: int) -> int:
         """Return how many steps of training a task has."""
@@ -124,6 +134,8 @@ class Trial:
         task = self.tasks[index]
         train, tokens = Pixels(task.train, self.clip, keep=True), self.clip.tokenize(task.prompts)
         data = TaskData(index, task.name, task.prompts, tokens, train, self.context, safe_point=safe_point)
+        if self.method.validation and task.validation is not None:
+            data.validation = Pixels(task.validation, self.clip, keep=True)
 
         def restore() -> None:
             if broken_off is not None:
@@ -153,6 +165,16 @@ class Trial:
         pixels = Pixels(self.tasks[column].test, self.clip, keep=True)
         classify = self.method.classifier(space)
         return torch.cat([classify(batch) for batch, _ in pixels.batches(16)])
+
+    @torch.no_grad()
+    def mixed(self) -> tuple[Tensor, Tensor]:
+        """Return the logits of some test images of all tasks in one batch, and of each alone: [images, prompts]."""
+        space = label_space(space_of(type(self.method)), self.tasks, TASKS, 0)
+        assert space is not None
+        batches = [Pixels(task.test, self.clip, keep=True).batches(4) for task in self.tasks]
+        images = torch.cat([next(iter(batch))[0] for batch in batches])
+        classify = self.method.classifier(space)
+        return classify(images), torch.cat([classify(image[None]) for image in images])
 
 
 Start = Callable[[], Trial]

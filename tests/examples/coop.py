@@ -7,7 +7,7 @@ One context, trained on one task after another, serves classes that nobody has t
 
 from dataclasses import dataclass
 
-from bench.api import Method, UserError, generator, register, setting, torch
+from bench.api import Flags, Method, UserError, generator, register, setting, torch
 
 
 @register("method", "coop", title="Learned context vectors before every prompt", paper="arXiv 2109.01134")
@@ -20,6 +20,8 @@ class CoOp(Method):
 
         vectors: int = setting(4, "context vectors", low=1, symbol="M")
         std: float = setting(0.02, "standard deviation of their first values", low=0)
+
+    flags = Flags(extended=True)
 
     def setup(self):
         x, _ = self.clip.embed(self.clip.tokenize(["a"]))

@@ -9,7 +9,7 @@ import copy
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.api import F, FileImages, Method, Pixels, UserError, generator, register, setting, torch
+from bench.api import F, FileImages, Flags, Method, Pixels, UserError, generator, register, setting, torch
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -25,6 +25,10 @@ class Distil(Method):
         reference: str | None = setting(None, "folder of images at any depth; null: the task's images", path=True)
         strength: float = setting(1.0, "weight of the distillation", low=0)
         temperature: float = setting(2.0, "what logits are divided by", above=0, symbol="T")
+
+    @classmethod
+    def flags_for(cls, settings):
+        return Flags(outside_data="" if settings.reference is None else "reference images")
 
     def setup(self):
         self.teacher = copy.deepcopy(self.clip)  # the weights that every run begins with: nothing to save

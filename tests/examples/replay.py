@@ -6,7 +6,7 @@ of a later task classifies its batch and as many exemplars among the classes of 
 
 from dataclasses import dataclass
 
-from bench.api import F, Method, generator, register, setting, torch
+from bench.api import F, Flags, Method, generator, register, setting, torch
 
 
 @register("method", "replay", title="Fine-tuning with an exemplar memory", paper="arXiv 1902.10486")
@@ -18,6 +18,8 @@ class Replay(Method):
         """How much is kept."""
 
         per_class: int = setting(20, "images of every class that are kept", low=1)
+
+    flags = Flags(grows="images of every class", rehearsal=True)
 
     def setup(self):
         named = self.clip.model.named_parameters()

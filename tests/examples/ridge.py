@@ -7,7 +7,7 @@ belongs to a class that was learned; if so, its scores are mixed with those of t
 
 from dataclasses import dataclass
 
-from bench.api import F, Method, no_grad, register, setting, torch
+from bench.api import F, Flags, Method, no_grad, register, setting, torch
 
 
 @register("method", "ridge", title="Ridge regression on image features", paper="arXiv 2406.18868")
@@ -20,6 +20,8 @@ class Ridge(Method):
 
         damping: float = setting(1.0, "what is added to the diagonal", above=0, symbol="lambda")
         share: float = setting(0.8, "of the regression in the scores of learned classes", low=0, high=1, symbol="beta")
+
+    flags = Flags(grows="a sum of features a class", extended=True)
 
     def setup(self):
         width = self.clip.encode_prompts(["a"]).shape[1]

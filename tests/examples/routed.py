@@ -8,7 +8,7 @@ itself, whatever else is in the batch.
 
 from dataclasses import dataclass
 
-from bench.api import F, Method, no_grad, register, setting, torch
+from bench.api import F, Flags, Method, no_grad, register, setting, torch
 
 PARTS = ("down", "up", "means", "nearness")
 
@@ -23,6 +23,8 @@ class Routed(Method):
 
         width: int = setting(8, "inner width of an adapter", low=1)
         left_out: float = setting(0.05, "share of training images that would count as unknown", low=0, below=1)
+
+    flags = Flags(grows="an adapter a task, a mean a class", extended=True)
 
     def setup(self):
         self.experts = {}  # index of the task -> tensors by the names in PARTS

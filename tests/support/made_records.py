@@ -54,6 +54,7 @@ def make(
         "manifests": {"pocket": "m" * 64},
         "prompts_sha256": "p" * 64,
         "code_revision": "abc",
+        "flags": {},
     }
     environment = {"python": "3.11", "threads": 2, "packages": {"torch": "2.9", "numpy": "2.4"}, "started": str(seed)}
     write(path, "identity.json", identity)

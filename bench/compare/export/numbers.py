@@ -7,21 +7,24 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from bench.compare.grouping import Group
 from bench.compare.per_task import TaskRow
 from bench.compare.significance import Difference
 from bench.compare.tables import Section
 from bench.core.console import one_line
 from bench.metrics.scalars import spread
+from bench.record.flags import told
 
 CSV_COLUMNS = (
     "stream", "model", "apart", "source", "method", "label", "fingerprint", "metric", "n", "mean", "standard_error",
     "baseline", "difference", "low", "high", "level", "over", "reference",
+    "flags",
 )  # fmt: skip
 """What docs/compare.md says of each."""
 
 TASK_COLUMNS = (
     "stream", "model", "apart", "source", "method", "label", "fingerprint", "metric", "task", "n", "mean",
-    "standard_error", "ahead", "reference",
+    "standard_error", "ahead", "reference", "flags",
 )  # fmt: skip
 """Those of tables for every task."""
 
@@ -81,7 +84,7 @@ def _measured(section: Section) -> Iterator[dict[str, Any]]:
         for group, its_own in section.against.rows:
             differences |= {(group.label, one.scalar): one for one in its_own}
     for group in section.field.groups:
-        names = {"method": group.method, "label": group.label, "fingerprint": group.fingerprint}
+        names = _group(group)
         for metric in section.columns:
             values = group.values(metric).values()
             if not values:
@@ -119,5 +122,9 @@ def _names(row: TaskRow) -> dict[str, Any]:
     if row.group is None:
         source = row.source.source if row.source else ""
         return {"source": "published", "method": row.label, "label": row.label, "reference": source}
-    group = row.group
-    return {"source": "measured", "method": group.method, "label": group.label, "fingerprint": group.fingerprint}
+    return {"source": "measured", **_group(row.group)}
+
+
+def _group(group: Group) -> dict[str, Any]:
+    names = {"method": group.method, "label": group.label, "fingerprint": group.fingerprint}
+    return {**names, "flags": told(group.flags)}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from bench.compare.choice import differing
 from bench.compare.export.task_text import task_cells
 from bench.compare.grouping import ComparableRuns
 from bench.compare.per_task import TaskTable
@@ -223,6 +224,7 @@ def _caption(section: Section, bold: bool) -> str:
     if by_task:
         parts += map(_sentence, section.per_task.notes)
     parts += [f"{labels[g.label]}: {own_settings(g, '')}." for g in field.groups if labels[g.label] != g.label]
+    parts += [_sentence(note) for note in differing([replace(g, label=labels[g.label]) for g in field.groups])]
     if section.published:
         parts += ["Below the rule: published, not measured here; the numbers in brackets are sources."]
     return escape(" ".join(parts)).replace("n seeds", "$n$ seeds")
