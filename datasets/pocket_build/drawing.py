@@ -196,11 +196,11 @@ def pale(rng: Rng) -> np.ndarray:
     return rng.integers(205, 256, 3)
 
 
-def two_colours(rng: Rng) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a drawing colour and a background colour that differ clearly in brightness."""
+def two_colours(rng: Rng, contrast: float = 90.0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a drawing colour and a background colour that differ in brightness by more than some grey levels."""
     while True:
         front, back = rng.integers(0, 256, 3), rng.integers(0, 256, 3)
-        if abs(float((front - back) @ np.array([0.3, 0.59, 0.11]))) > 90:
+        if abs(float((front - back) @ np.array([0.3, 0.59, 0.11]))) > contrast:
             return front, back
 
 

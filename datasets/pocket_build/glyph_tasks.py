@@ -26,6 +26,7 @@ from task_images import BASE, Task, shuffled
 
 PIXELS = 128  # size at which a face is drawn
 STEPS = 7  # steps from the background to the ink
+CONTRAST = 120.0  # least difference in brightness between ink and background, in grey levels
 WEIGHTS = (300, 400, 700)  # of the faces of a family, those nearest to these are used
 WANTED = {"train": 600, "val": 150, "test": 800}  # images of a task: at least that many, the same number of every class
 SHARES = {"train": 1 / 2, "val": 1 / 8}  # of the groups of families; the rest is for the test
@@ -88,6 +89,7 @@ SCRIPTS = {
             "qof, resh, shin, tav",
             "אבגדהוזחטיכלמנסעפצקרשת",
         ),
+        least=1.0,
     ),
     "kana": Script(
         174,
@@ -190,7 +192,7 @@ def divided(name: str) -> dict[str, list[str]]:
     return {split: sorted(family for group in part for family in group) for split, part in parts.items()}
 
 
-# ----------------------------------------------------------------------------------------------------------------- fonts
+# ---------------------------------------------------------------------------------------------------------------- fonts
 
 
 def _holds(ranges: str, character: str) -> bool:
@@ -272,7 +274,7 @@ def _square(mark: Image.Image, side: int) -> np.ndarray:
     return resize_rgba(np.asarray(canvas), BASE)
 
 
-# ---------------------------------------------------------------------------------------------------------------- images
+# --------------------------------------------------------------------------------------------------------------- images
 
 
 def restroked(drawing: np.ndarray, level: float) -> np.ndarray:
@@ -305,11 +307,11 @@ def image(drawing: np.ndarray, rng: Rng, strokes: bool = False) -> np.ndarray:
     moved = jitter(rng, 8, (0.7, 0.88), 0.05)
     mask = place(drawing, shear=rng.uniform(-0.1, 0.1), **moved)
     share = 1 - (mask[..., :1] / 255 * STEPS).round() / STEPS
-    front, back = two_colours(rng)
+    front, back = two_colours(rng, CONTRAST)
     return (back + (front - back) * share).round().astype(np.uint8)
 
 
-# ----------------------------------------------------------------------------------------------------------------- tasks
+# ---------------------------------------------------------------------------------------------------------------- tasks
 
 
 def build(work: Path, name: str) -> Task:
