@@ -112,6 +112,9 @@ class TaskData:
     progress : callable
         Called after a step of training with a function that returns what the progress bar shows beside its count, such
         as ``loss 0.25``. That function is seldom called, and never where no bar is seen.
+    validation : Pixels or None
+        Images to choose by, as the best epoch is chosen, for a method that says ``validation = True``; None where the
+        task has none. Nothing is trained on them; `validated` counts right answers.
     """
 
     index: int
@@ -124,6 +127,7 @@ class TaskData:
     resume: TrainingState | None = None
     safe_point: Callable[[Callable[[], TrainingState]], None] = _nothing
     progress: Callable[[Callable[[], str]], None] = _nothing
+    validation: Pixels | None = None
 
     def identity(self, purpose: str) -> list[Any] | None:
         """Return what decides the batches of a pass and what they are classified into, for the key of a shared result.
@@ -219,6 +223,31 @@ class TaskData:
         random = self.budget.augment if (purpose == "train" if augment is None else augment) else "none"
         batches = self.train.take(planned, self._changing(random, purpose, epoch))
         return self._watch(purpose, batches, len(planned)) if bar else batches
+
+    def validated(self, classify: Callable[[Tensor], Tensor]) -> int | None:
+        """Return how many validation images are classified correctly.
+
+        The processes of a run share the batches and have the same count.
+
+        Parameters
+        ----------
+        classify : callable
+            From normalised images, float32 [batch, 3, height, width], to logits, float [batch, classes].
+
+        Returns
+        -------
+        int or None
+            None where there are no validation images.
+        """
+        if self.validation is None:
+            return None
+        right = torch.zeros((), dtype=torch.int64, device=self.tokens.device)
+        with torch.no_grad():
+            planned = self.context.world.my_batches(self.validation.plan(self.context.batch_size))
+            for pixels, labels in self.validation.take(planned):
+                right += (classify(pixels).argmax(dim=-1) == labels).sum()
+        self.context.world.sum([right])
+        return int(right)
 
     def _changing(self, preset: str, purpose: str, epoch: int) -> Callable[[Tensor], Tensor] | None:
         if preset == "none":

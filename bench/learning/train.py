@@ -126,6 +126,10 @@ class Trainable(Protocol):
         """Act after a step."""
         ...
 
+    def after_epoch(self, task: TaskData, epoch: int) -> None:
+        """Act after a pass over the images."""
+        ...
+
 
 @dataclass(frozen=True)
 class _Tools:
@@ -336,6 +340,7 @@ def fit(
                 task.progress(figures)
                 task.safe_point(partial(capture_training, optimizer, schedule, scaler, epoch, step, total_now))
             mean = float(total_now()) / min(images, stop * train.batch_size)
+            method.after_epoch(task, epoch)
             on_epoch(EpochReport(epoch, mean, optimizer.param_groups[0]["lr"]))
             step, losses = 0, Losses(device, world)
     return sum(parameter.numel() for parameter in parameters)

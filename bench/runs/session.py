@@ -236,6 +236,8 @@ class Session:
         train = self.store.get(task.train)
         data = TaskData(index, task.name, task.prompts, self.parts.tokens[index], train, self.context)
         data.safe_point = self._safe_point
+        if method.validation and task.validation is not None:
+            data.validation = self.store.get(task.validation)
         phases = {"begin": "statistics", "fit": "train", "end": "statistics"}
         try:
             trained = learn(
@@ -255,6 +257,8 @@ class Session:
             settle(method)
         observers.report("learned", task.name, method=method)
         self.store.release(task.train)
+        if data.validation is not None and task.validation is not task.test:
+            self.store.release(data.validation.images)
         self.progress.most_trained = max(self.progress.most_trained, trained)
         self.progress.figures = {
             "trained": trained,
