@@ -77,16 +77,7 @@ class Pocket(Stream):
     budget: ClassVar[str] = "5 epochs, batch 32"
     description = "7 tasks: real images of 36 x 36 pixels, embedded"
     defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 5, "train.batch_size": 32}
-    # The rate with the highest accuracy on tasks just learned, on the validation images: see docs/pocket.md.
-    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "finetune": {"train.lr": 3e-4},
-        "lora": {"train.lr": 3e-3},
-        "inflora": {"train.lr": 3e-3},
-        "keeplora": {"train.lr": 0.1},
-        "keeplora-official": {"train.lr": 0.03},
-        "keeplora-plus": {"train.lr": 0.1},  # that of keeplora
-        "keeplora-pp": {"train.lr": 0.1},
-    }
+    tuned = FOLDER / "tuned.yaml"
 
     def load(self, data_root: str | None, order_seed: int) -> list[Task]:
         """Return the chosen tasks; `data_root` is not needed."""

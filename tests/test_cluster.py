@@ -11,7 +11,7 @@ import pytest
 
 from bench.sweep import launch, slurm
 from bench.sweep.display import Tasks
-from bench.sweep.local import Stop
+from bench.sweep.launch import Stop
 from bench.sweep.points import Point, reason_of, state_of
 
 ROOT = Path(__file__).parent.parent

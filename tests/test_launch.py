@@ -25,7 +25,7 @@ from bench.core.errors import UserError
 from bench.sweep import display, launch, processes
 from bench.sweep.attempts import Attempt
 from bench.sweep.file import expand
-from bench.sweep.local import Stop
+from bench.sweep.launch import Stop
 from bench.sweep.options import Launch, Options, options
 from bench.sweep.points import Point, job_id, last_attempt, results_of, state_of
 

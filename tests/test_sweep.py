@@ -128,7 +128,7 @@ def test_a_group_means_the_same_here_and_to_an_agent(write):
 def test_shipped_files_resolve_and_are_the_words_of_an_agent(file: Path) -> None:
     content = yaml.safe_load(file.read_text())
     assert set(content) == {"method", "metric", "parameters", "command"}  # no project: the user's default
-    assert content["metric"] == {"name": "final/last", "goal": "maximize"}
+    assert content["metric"] == {"name": f"final/{'average' if file.stem == 'tune' else 'last'}", "goal": "maximize"}
     specs = content["parameters"]
     choices = [spec["values"] if "values" in spec else [spec["value"]] for spec in specs.values()]
     expected = [
@@ -157,7 +157,7 @@ def test_the_rate_of_any_method_is_tuned_on_validation_images_of_any_stream() ->
     assert {point.split for point in found.points} == {"validation"}
     swept = settings(found, "method.name", "stream.name", "train.lr", "seed")
     rates = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1]
-    assert swept == [("inflora", "cifar100-10", rate, seed) for rate in rates for seed in range(3)]
+    assert swept == [("inflora", "cifar100-10", rate, seed) for rate in rates for seed in range(2)]
 
 
 def test_the_grid_of_thresholds_sets_both_towers_of_the_features() -> None:

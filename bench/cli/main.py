@@ -13,7 +13,7 @@ from bench.cli.list import LIST
 from bench.cli.profile import PROFILE
 from bench.cli.reuse import ANALYSE, EVALUATE, EXPORT
 from bench.cli.run import RUN
-from bench.cli.sweep import SWEEP
+from bench.cli.sweep import SWEEP, TUNE
 from bench.cli.tracking import DASHBOARD, MIRROR
 from bench.core.console import visible
 from bench.core.errors import UserError, suggest
@@ -21,8 +21,10 @@ from bench.core.signals import Stopped
 
 VERBS = {
     verb.name: verb
-    for verb in (RUN, SWEEP, LIST, DATA, COMPARE, DIFF, EVALUATE, EXPORT, ANALYSE, MIRROR, DASHBOARD, PROFILE, CHECK)
-}
+    for verb in (
+        RUN, SWEEP, TUNE, LIST, DATA, COMPARE, DIFF, EVALUATE, EXPORT, ANALYSE, MIRROR, DASHBOARD, PROFILE, CHECK,
+    )
+}  # fmt: skip
 """All verbs by name, in the order of the overview."""
 
 HELP = ("-h", "--help")

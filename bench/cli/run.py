@@ -37,6 +37,7 @@ examples
   python -m bench run method=lora model=ViT-B-16/openai
 
 settings used most often
+  settings=FILE  what "tune" chose for the method; other words win over it
   out=DIR  seed=N  data=DIR  device=auto|cpu|cuda|mps  train.epochs=N  train.lr=X
   track.wandb=auto|online|offline|off
 """,

@@ -1,4 +1,4 @@
-"""``python -m bench sweep``: run every point of a sweep file."""
+"""``python -m bench sweep`` and ``tune``: run every point of a sweep file, or choose settings by one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from bench.cli.verb import Verb
 
 def call(words: list[str]) -> int:
     """Run, show or stop the points of a sweep."""
-    from bench.sweep.launch import sweep  # not before a sweep is asked for: see bench.cli.verb
+    from bench.sweep.verbs import sweep  # not before a sweep is asked for: see bench.cli.verb
 
     return sweep(words)
+
+
+def call_tune(words: list[str]) -> int:
+    """Run a grid for each method, and choose the best setting of each."""
+    from bench.sweep.verbs import tune  # as above
+
+    return tune(words)
 
 
 SWEEP = Verb(
@@ -42,4 +49,32 @@ examples
   python -m bench sweep tune method=lora best=last
 """,
     call=call,
+)
+
+TUNE = Verb(
+    name="tune",
+    summary="choose the settings of a method by a grid on validation images, for use on another stream",
+    usage="tune method=NAME stream=NAME [status] [KEY=VALUE...]",
+    help="""\
+Runs every setting of a grid with every seed on the validation images of the stream, and chooses the setting with the
+highest mean. It ends with the line to run, and writes what was chosen, with all that was tried, to a file for
+"run method=NAME settings=FILE". Like a sweep it leaves finished points alone, and the same line continues it. Nothing
+is chosen for a method while one of its points is missing. Of equal means the one with the smaller learning rate wins.
+
+method=NAME is a method, a file.py, a list as in method=[lora,keeplora], or all. KEY=VALUE is a setting for every point,
+as for "run", or one of
+  grid=FILE              a sweep file with method: grid, or the name of one that comes along (tune); FILE_NAME.yaml
+                         beside it is the grid of the method NAME
+  seeds=[0,1]            seeds of every setting (those of the grid; 0 and 1 where it has none)
+  metric=METRIC          what decides (average); METRIC is transfer, average, last or another one of docs/metrics.md
+  to=FILE                where the choice is written (OUT/STREAM/MODEL/tuned.yaml); what it has for others stays
+  partial=true           choose among the settings that are finished with all their seeds; starts no point
+  launch=..., launch.KEY=..., preempt=N, dry_run=true, status, sort=METRIC    as for "sweep"
+
+examples
+  python -m bench tune method=lora stream=pocket
+  python -m bench tune method=path/to/mine.py stream=cifar100-10 grid=mine.yaml seeds=[0,1,2]
+  python -m bench tune method=all stream=pocket launch=local launch.processes=2 to=tuned.yaml
+""",
+    call=call_tune,
 )

@@ -20,6 +20,7 @@ from scipy import stats
 from bench.compare.grouping import ComparableRuns, Group
 from bench.compare.runs import Run
 from bench.config import registry
+from bench.config.values import GIVEN
 from bench.core.errors import UserError, suggest
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.scalars import COLUMNS, HEADLINES, SCALARS
@@ -149,7 +150,7 @@ def _baseline(groups: Sequence[Group], name: str | None) -> Group | None:
 
     def plainness(group: Group) -> tuple[int, int]:
         first = next(iter(group.runs.values()))
-        return sum(first.sources[key] == "user" for key in group.apart if key in first.sources), -len(group.runs)
+        return sum(first.sources[key] in GIVEN for key in group.apart if key in first.sources), -len(group.runs)
 
     return min(named, key=plainness, default=None)
 

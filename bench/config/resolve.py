@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bench.config import catalogue, registry, written
@@ -42,7 +43,8 @@ def resolve(
     pairs : sequence of str, or mapping of str to object
         Words such as ``method=keeplora``, ``--method.rank=8`` or ``method.maps=[q,v]``, in any order; of a key given
         twice the last counts. `bench.config.written` says how values are written. A scalar for a group inside
-        ``method.``, ``stream.`` or ``model.`` sets all its members.
+        ``method.``, ``stream.`` or ``model.`` sets all its members. ``settings=FILE`` stands for what a file
+        has for the method (see `bench.config.chosen`); every other word wins over it.
     need_method : bool, optional
         Whether a run without a method is an error.
     base : mapping of str to object, optional
@@ -59,11 +61,12 @@ def resolve(
     """
     problems: list[str] = []
     given = {**_given(base or {}), **given_values(pairs, problems)}
+    file = _settings_file(given, problems)
     known = run_settings()
     names = {f"{kind}.name" for kind in CHOICES}
     choices = {kind: _choose(kind, given, known[f"{kind}.name"], need_method, problems) for kind in CHOICES}
     values = Values(known, choices, problems)
-    for blame, source, layer in layers(choices, problems):
+    for blame, source, layer in layers(choices, file, problems):
         for key, value in layer.items():
             values.put(str(key), value, None, source, blame)
     for key, (value, raw) in given.items():
@@ -168,6 +171,16 @@ def _given(values: Mapping[str, Any]) -> dict[str, tuple[Any, str | None]]:
         else:
             given[f"{key}.name" if key in CHOICES else str(key)] = (value, None)
     return given
+
+
+def _settings_file(given: dict[str, tuple[Any, str | None]], problems: list[str]) -> str | None:
+    """Take the file of chosen settings out of what a user gave; None where there is none."""
+    value, raw = given.pop("settings", (None, None))
+    text = value if raw is None else written.unquoted(raw)
+    if text is None or (text and isinstance(text, str | Path)):
+        return None if text is None else str(text)
+    problems.append(f"settings={shorten(show(value))} names no file: write one that python -m bench tune made")
+    return None
 
 
 def _wrong_paths(paths: Mapping[str, str]) -> list[str]:

@@ -1,7 +1,7 @@
 """The values of a run's settings, in layers; later layers win.
 
-The layers are the defaults of the dataclasses, the method's own defaults, the stream's shared training budget, what is
-tuned for that method on that stream's validation images, and the user.
+The layers are the defaults of the dataclasses, the method's own defaults, the stream's shared training budget, what the
+stream carries as tuned for that method, a file of chosen settings, and the user.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.config import written
+from bench.config.chosen import Chosen, chosen_for, tuned_by
 from bench.config.fields import Setting, show
 from bench.config.run_settings import CHOICES
-from bench.core.errors import nearest, shorten, suggest
+from bench.core.errors import UserError, nearest, shorten, suggest
+from bench.core.paths import user_path
 
-SOURCES = ("default", "method", "stream", "tuned", "user")
+SOURCES = ("default", "method", "stream", "tuned", "settings", "user")
 """Where a value may come from; later ones win."""
+
+GIVEN = ("settings", "user")
+"""Sources of what a user gave: in a file of chosen settings (``settings=FILE``), or as words."""
 
 
 @dataclass
@@ -44,32 +49,47 @@ class Choice:
     file: dict[str, str] = field(default_factory=dict)
 
 
-def layers(choices: dict[str, Choice], problems: list[str]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def layers(
+    choices: dict[str, Choice], file: str | None, problems: list[str]
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Yield the layers of defaults in order; later ones win.
 
     Parameters
     ----------
     choices : dict of str to Choice
         What ``method=`` and ``stream=`` chose.
+    file : str or None
+        What ``settings=`` names.
     problems : list of str
-        A sentence is added for a layer that is no mapping.
+        A sentence is added for a layer that is no mapping, and for a file that cannot be used.
 
     Yields
     ------
     blame : str
         How a sentence about one of its values begins.
     source : str
-        ``method``, ``stream`` or ``tuned``.
+        ``method``, ``stream``, ``tuned`` or ``settings``.
     layer : mapping of str to object
         Values by dotted key.
     """
     method, stream = choices["method"], choices["stream"]
-    tuned = getattr(stream.cls, "tuned", {})
-    tuned = tuned.get(method.name, {}) if isinstance(tuned, Mapping) else tuned
+    tuned: Any = {}
+    given: dict[str, Any] = {}
+    try:
+        tuned = tuned_by(stream.cls)
+        tuned = tuned.get(method.name, {}) if isinstance(tuned, Mapping) else tuned
+        tuned = tuned.settings if isinstance(tuned, Chosen) else tuned
+        if file is not None and method.cls is not None:
+            given = chosen_for(user_path(file, "settings"), method.name)
+        elif file is not None and not problems:
+            problems.append(f"settings={shorten(file)} holds settings of methods: add method=NAME, or leave it out")
+    except UserError as error:
+        problems.append(str(error))
     candidates = (
         (f'the defaults of method "{method.name}": ', "method", getattr(method.cls, "defaults", {})),
         (f'the defaults of stream "{stream.name}": ', "stream", getattr(stream.cls, "defaults", {})),
         (f'what stream "{stream.name}" tuned for "{method.name}": ', "tuned", tuned),
+        (f"settings={shorten(file or '')}: ", "settings", given),
     )
     for blame, source, layer in candidates:
         if isinstance(layer, Mapping):
@@ -165,7 +185,7 @@ class Values:
         elif owned:  # among its own, where the group's name does not make everything look alike
             near = owned.get(nearest(rest, owned) or "", "")
         else:
-            near = "" if head in self.choices else nearest(key, [*self.settable, *CHOICES]) or ""
+            near = "" if head in self.choices else nearest(key, [*self.settable, *CHOICES, "settings"]) or ""
             near = near or last.get(nearest(rest, last) or "", "")
         if near:
             return f'unknown setting "{shorten(key)}" (did you mean "{near}"?)'

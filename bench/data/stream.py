@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -146,8 +147,9 @@ class Stream:
         of the stream.
     defaults : mapping of str to object
         The training budget shared by all methods, as dotted settings of a run (``{"train.epochs": 8}``).
-    tuned : mapping of str to mapping
-        Settings chosen for single methods on this stream's validation images, by name of the method.
+    tuned : mapping of str to mapping, or path
+        Settings chosen for single methods, by name of the method; or a file that ``tune`` writes, which says how they
+        were chosen (docs/tuning.md).
     description : str
         One sentence for listings.
     prompt_family : str
@@ -185,7 +187,7 @@ class Stream:
     label_space: str = "task"
     shared_prompts: ClassVar[str] = "either"
     defaults: ClassVar[Mapping[str, Any]] = {}
-    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]] | Path] = {}
     description: ClassVar[str] = ""
     prompt_family: ClassVar[str] = ""
     budget: ClassVar[str] = ""

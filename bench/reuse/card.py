@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from bench.config.values import GIVEN
 from bench.metrics.scalars import HEADLINES
 from bench.reuse.load import Loaded
 
@@ -108,5 +109,5 @@ def public(word: str) -> str:
 def _settings(used: Loaded) -> str:
     """Return what the user set, as on the command line."""
     given = [f"`{public(f'{key}={used.run.settings[key]}')}`" for key, source in used.run.sources.items()
-             if source == "user" and key.startswith(("method.", "train."))]  # fmt: skip
+             if source in GIVEN and key.startswith(("method.", "train."))]  # fmt: skip
     return ", ".join(given) or "the defaults of method and stream"

@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.config.fields import describe
 from bench.config.run_settings import Resolved, Train
+from bench.config.values import GIVEN
 from bench.core.errors import UserError, suggest
 from bench.data.dataset_stream import hold_out
 from bench.data.stream import Stream, Task, ZeroShot
@@ -31,11 +32,11 @@ def train_settings(resolved: Resolved, task: Task) -> Train:
     own = {
         key: _converted(f"task {task.name} sets", key, value, None)
         for key, value in task.train_settings.items()
-        if sources.get(f"train.{key}") != "user"
+        if sources.get(f"train.{key}") not in GIVEN
     }
-    if sources.get("train.epochs") == "user":
+    if sources.get("train.epochs") in GIVEN:
         own.pop("steps", None)
-    elif "epochs" in own and sources.get("train.steps") != "user":
+    elif "epochs" in own and sources.get("train.steps") not in GIVEN:
         own.setdefault("steps", None)
     single = {
         key: _converted("train.tasks sets", key, None, raw)

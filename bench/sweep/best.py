@@ -1,19 +1,30 @@
-"""Which setting of a sweep is the best by a metric, as the mean over its seeds, and the line that runs it again."""
+"""Which setting of a sweep is the best by a metric, as the mean over its seeds.
+
+What is chosen is a pure function of the points and their records: `best` shows it with the line that runs it again, and
+`choose` returns it with all that led to it, for the file that ``tune`` writes.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from bench.config.resolve import read
+from bench.config.chosen import Chosen
+from bench.config.fingerprint import decides
+from bench.config.resolve import read, resolve
+from bench.config.run_settings import CHOICES, Resolved
+from bench.config.values import GIVEN
 from bench.config.words import pair
 from bench.core.errors import UserError
 from bench.core.tables import table
 from bench.metrics.scalars import spread
+from bench.record.schema import Identity
 from bench.sweep.points import Point, metrics_of, ranked
 
 SHOWN = 10
@@ -21,6 +32,12 @@ SHOWN = 10
 
 OF_THE_CHOICE = ("seed", "evaluate.split", "evaluate.held_out")
 """Settings that a choice on validation images over seeds has, and that a run of what was chosen does without."""
+
+OF_THE_STREAM = ("train.epochs", "train.steps", "train.tasks")
+"""Settings that say how long a stream trains: they go with the stream, not with what is chosen for a method."""
+
+TIE = "train.lr"
+"""Of two settings with the same mean, the one with the smaller value of this is the better one."""
 
 ENDS = 3
 """Values of a number from which on the smallest and the largest are said to be the ends of what was tried."""
@@ -66,6 +83,9 @@ class Tried:
 def tried(points: Sequence[Point], metric: str) -> list[Tried]:
     """Return the settings of a sweep, the best first, those with an unfinished point at the end.
 
+    Of settings with the same mean, to the last digit, the one with the smaller learning rate comes first, and of those
+    with the same rate the earlier one of the sweep.
+
     Parameters
     ----------
     points : sequence of Point
@@ -83,6 +103,7 @@ def tried(points: Sequence[Point], metric: str) -> list[Tried]:
     for members in groups.values():
         values = [metrics_of(point).get(metric) for point in members]
         found.append(Tried(tuple(members), tuple(value for value in values if value is not None)))
+    found.sort(key=lambda one: _numbers(one).get(TIE, math.inf))
     return [found[place] for place in ranked([one.mean for one in found], metric)]
 
 
@@ -114,12 +135,94 @@ def best(points: Sequence[Point], metric: str, file: Path) -> str:
             f"no setting of {file} has {metric} for all its seeds yet: run its points first, with the same line "
             "without best="
         )
-    split = "test" if any(point.split == "test" for point in points) else "validation"
+    lines = [*comparison(found, metric), f"the best, {first.label}, on test images:"]
+    return "\n".join([*lines, f"python -m bench run {shlex.join(first.words)}"])
+
+
+def comparison(found: Sequence[Tried], metric: str) -> list[str]:
+    """Return a table of settings with what weakens a choice among them, as lines for a terminal.
+
+    Parameters
+    ----------
+    found : sequence of Tried
+        As of `tried`; the first one is complete.
+    metric : str
+
+    Returns
+    -------
+    list of str
+    """
+    split = "test" if any(point.split == "test" for one in found for point in one.points) else "validation"
     lines = [f"{metric} on {split} images, the mean over seeds:", "", _table(found[:SHOWN], metric)]
     if len(found) > SHOWN:
         lines.append(f"  and {len(found) - SHOWN} more: status sort={metric} shows every point")
-    lines += ["", *_notes(found, split), f"the best, {first.label}, on test images:"]
-    return "\n".join([*lines, f"python -m bench run {shlex.join(first.words)}"])
+    return [*lines, "", *_notes(found, split)]
+
+
+def choose(found: Sequence[Tried], metric: str, grid: str) -> Chosen:
+    """Return the best setting of one method, with all that led to it.
+
+    Parameters
+    ----------
+    found : sequence of Tried
+        As of `tried`; the first one is complete.
+    metric : str
+        A scalar of `bench.metrics.scalars`.
+    grid : str
+        Name of the grid.
+
+    Returns
+    -------
+    Chosen
+        It holds what varies and what else was given of ``method.`` and ``train.``, but no budget of the stream.
+    """
+    ways = [resolve(one.points[0].words) for one in found]
+    differ = {key for way in ways for key, value in way.flat.items() if value != ways[0].flat.get(key)}
+    held = _given(ways[0]) - {"seed", "evaluate.split"}
+    kept = {
+        key for key in held if key in differ or (key.startswith(("method.", "train.")) and key not in OF_THE_STREAM)
+    }
+    points = [point for one in found for point in one.points]
+    run = ways[0].run
+    return Chosen(
+        settings=_values(ways[0], kept),
+        stream=run.stream,
+        model=run.model,
+        criterion=metric,
+        split=run.evaluate.split,
+        seeds=sorted({resolve(point.words).run.seed for point in found[0].points}),
+        grid=grid,
+        under=_values(ways[0], held - kept),
+        revisions=sorted({revision for point in points if (revision := _revision(point))}),
+        tried=[_record(one, way, kept) for one, way in zip(found, ways, strict=True)],
+    )
+
+
+def _given(way: Resolved) -> set[str]:
+    """Return the settings that were given and decide the numbers, but for those that name a plug-in or its file."""
+    names = {f"{kind}.name" for kind in CHOICES}
+    given = {key for key, source in way.sources.items() if source in GIVEN and key not in names and decides(key)}
+    return {key for key in given if not key.endswith("_sha256")}
+
+
+def _values(way: Resolved, keys: set[str]) -> dict[str, Any]:
+    return {key: way.flat[key] for key in sorted(keys)}
+
+
+def _revision(point: Point) -> str | None:
+    """Return the state of the code that made a point; None where there is no record."""
+    try:
+        return Identity.read(point.directory).code_revision
+    except (OSError, ValueError):
+        return None
+
+
+def _record(one: Tried, way: Resolved, keys: set[str]) -> dict[str, Any]:
+    """Return what a file says of one setting that was tried."""
+    mean = {} if one.mean is None else {"mean": round(one.mean, 4)}
+    fingerprint = one.points[0].directory.name.rpartition("-s")[0]
+    values = [round(value, 4) for value in one.values]
+    return {"settings": _values(way, keys), **mean, "values": values, "fingerprint": fingerprint}
 
 
 def _table(found: Sequence[Tried], metric: str) -> str:

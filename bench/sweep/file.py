@@ -50,11 +50,17 @@ class Sweep:
         Each run once, in the order of the file.
     notes : tuple of str
         What a reader should know about how the file was read.
+    swept : tuple of str
+        Keys of the parameters that vary.
+    line : str
+        What stands after ``python -m bench`` to ask for it.
     """
 
     file: Path
     points: tuple[Point, ...]
     notes: tuple[str, ...]
+    swept: tuple[str, ...] = ()
+    line: str = "sweep"
 
 
 def find(name: str) -> Path:
@@ -89,7 +95,13 @@ def shipped_folder() -> Path:
     return package / "sweeps" if (package / "sweeps").is_dir() else package.parent / "sweeps"
 
 
-def expand(file: Path, words: Sequence[str] = (), count: int | None = None, seed: int = 0) -> Sweep:
+def expand(
+    file: Path,
+    words: Sequence[str] = (),
+    count: int | None = None,
+    seed: int = 0,
+    instead: Mapping[str, Any] | None = None,
+) -> Sweep:
     """Return the runs that a sweep file means, every one resolved; nothing is started.
 
     Parameters
@@ -103,6 +115,8 @@ def expand(file: Path, words: Sequence[str] = (), count: int | None = None, seed
         is more than `MANY` points needs this one.
     seed : int, optional
         Seed of ``method: random``: the same seed draws the same points, and fewer of them are the first of more.
+    instead : mapping of str to object, optional
+        Parameters that replace those of the file with the same name, or are added, as in ``{"seed": {"values": [0]}}``.
 
     Returns
     -------
@@ -114,6 +128,9 @@ def expand(file: Path, words: Sequence[str] = (), count: int | None = None, seed
         With one sentence for every problem, joined by newlines.
     """
     content, written = _load(file)
+    if isinstance(content.get("parameters"), dict):
+        for one in (content, written):
+            one["parameters"] = {**one["parameters"], **(instead or {})}
     problems: list[str] = []
     before, after = _command(content.get("command"), problems)
     parameters = list(parameters_of(content.get("parameters"), "", problems))
@@ -146,7 +163,8 @@ def expand(file: Path, words: Sequence[str] = (), count: int | None = None, seed
         notes.append(f"{repeated} points mean the same run as an earlier one and are left out")
     if "early_terminate" in content:
         notes.append("early_terminate is ignored: only W&B's own agents stop runs early")
-    return Sweep(file, tuple(points.values()), tuple(notes))
+    swept = tuple(one.key for one in parameters if one.swept)
+    return Sweep(file, tuple(points.values()), tuple(notes), swept, f"sweep {file}")
 
 
 def _lines(

@@ -1,72 +1,29 @@
-"""The verb ``sweep``: run points here or on SLURM, follow them, and report in the end."""
+"""Run points here, one after another or several at a time, or on SLURM; follow them, and report in the end."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
-from bench.config.words import split
 from bench.core.errors import UserError
 from bench.core.files import write_atomic
 from bench.sweep import slurm
-from bench.sweep.best import best
-from bench.sweep.display import Output, Tasks, progress
-from bench.sweep.file import Sweep, expand, find
-from bench.sweep.local import Stop, carry_out, cores, stopping
-from bench.sweep.options import Launch, options, scalar_of
-from bench.sweep.points import Point, State, job_id, last_attempt, plan, points_table, reason_of, state_of, states_of
-from bench.sweep.processes import command, writing
+from bench.sweep.display import Display, Output, Tasks, progress
+from bench.sweep.file import Sweep
+from bench.sweep.options import Launch
+from bench.sweep.points import Point, State, job_id, last_attempt, points_table, reason_of, state_of, states_of
+from bench.sweep.processes import Child, command, start, writing
 
 TAIL = 10
 """Lines of a failed point's log that are shown."""
 
-
-def sweep(words: Sequence[str]) -> int:
-    """Do what ``python -m bench sweep`` is asked for.
-
-    Parameters
-    ----------
-    words : sequence of str
-        The words after ``sweep``.
-
-    Returns
-    -------
-    int
-        The exit status.
-
-    Raises
-    ------
-    UserError
-        For what a user can correct.
-    """
-    pairs, plain = split(words)
-    asked = [word for word in plain if word != "status"]
-    if len(asked) != 1 or len(plain) > 2:
-        raise UserError("sweep takes one sweep file, and perhaps status: python -m bench sweep compare_methods status")
-    chosen, rest = options([pair.word for pair in pairs])
-    found = expand(find(asked[0]), rest, chosen.count, chosen.sweep_seed)
-    if chosen.sort is not None and "status" not in plain:
-        raise UserError(f"sort={chosen.sort} sorts the table of status: write status beside it")
-    if chosen.best is not None:
-        print(best(found.points, scalar_of(chosen.best) or "", found.file))
-        return 0
-    if "status" in plain:
-        states = states_of(found.points)
-        print(points_table(found.points, scalar_of(chosen.sort or "")))
-        explain(found, [point for point, state in zip(found.points, states, strict=True) if state == "failed"])
-        return 0
-    for note in found.notes:
-        print(f"note: {note}")
-    if chosen.preempt is not None:
-        print(preempt(found, chosen.preempt))
-        return 0
-    if chosen.dry_run:
-        print(plan(found.points))
-        return 0
-    return run_points(found, chosen.launch)
+POLL = 0.1
+"""Seconds between two looks at the running processes, and at whether a signal has come."""
 
 
 def run_points(found: Sweep, launch: Launch) -> int:
@@ -94,6 +51,108 @@ def run_points(found: Sweep, launch: Launch) -> int:
     if launch.name == "slurm" and (stopped or not launch.wait):
         return 128 + stopped if stopped else 0
     return conclude(found, todo, stopped)
+
+
+# ---------------------------------------------------------------------------------------- on this machine
+
+
+def carry_out(
+    todo: Sequence[Point], processes: int, environment: Callable[[Point], Mapping[str, str]], display: Display
+) -> int:
+    """Run points, some at a time, until all have ended or a signal asks for an end.
+
+    Parameters
+    ----------
+    todo : sequence of Point
+        In the order in which they start.
+    processes : int
+        How many at a time.
+    environment : callable
+        Returns what is added to the environment for a point's process.
+    display : Display
+
+    Returns
+    -------
+    int
+        The signal that asked for an end, else 0.
+    """
+    waiting, running, reported = list(todo), list[Child](), 0
+    with stopping() as stop:
+        try:
+            while running or (waiting and not stop.count):
+                while waiting and len(running) < processes and not stop.count:
+                    point = waiting.pop(0)
+                    child = start(point, environment(point))
+                    if child is None:
+                        display.say(f"{display.head(point)} skipped: another process runs it or has finished it")
+                        continue
+                    running.append(child)
+                    display.started(child)
+                time.sleep(POLL)
+                if stop.count > reported:
+                    reported = stop.count
+                    waiting.clear()
+                    display.say(f"stopping: waiting for the end of {len(running)} running points")
+                for child in list(running):
+                    child.pass_on(stop.signal, stop.count)
+                    status = child.ended()
+                    display.running(child)
+                    if status is not None:
+                        running.remove(child)
+                        display.ended(child, status, waiting, running)
+        finally:  # a full disk, a closed pipe: nobody would wait for them any more
+            for child in running:
+                child.process.terminate()
+                child.process.wait()
+                child.ended()
+        return stop.signal
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Stop:
+    """Handler of signals that ask for an end: counts them, so that nothing is left half done.
+
+    Attributes
+    ----------
+    signal : int
+        The last one; 0 before the first.
+    count : int
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.count = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Count a signal."""
+        self.signal = number
+        self.count += 1
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep at most some seconds, and not longer than until the first signal."""
+        end = time.monotonic() + seconds
+        while not self.count and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, POLL))
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Count interrupts and requests to end while open."""
+    stop = Stop()
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # else started with nohup
+        wanted.append(hangup)
+    before = {number: signal.signal(number, stop) for number in wanted}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # ------------------------------------------------------------------------------------------- launchers
@@ -138,7 +197,7 @@ def _slurm(found: Sweep, todo: Sequence[Point], launch: Launch) -> int:
             f"scancel {array}, make room, and give the same line again"
         ) from error
     print(f"submitted {len(ids)} points as job {array}")
-    how = f"follow: python -m bench sweep {found.file} status (with the same words); cancel: scancel {array}"
+    how = f"follow: python -m bench {found.line} status (with the same words); cancel: scancel {array}"
     print(how, flush=True)
     if not launch.wait:
         return 0

@@ -1,7 +1,8 @@
-"""The words of ``sweep`` that are no settings of a run: where points run, how many, what is only shown."""
+"""The words of ``sweep`` and ``tune`` that are no settings of a run: where points run, how many, what is only shown."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,22 +80,19 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Options:
-    """The words of ``sweep`` that are no settings of a run."""
+class Common:
+    """What ``sweep`` and ``tune`` have in common."""
 
     launch: Launch = field(default_factory=Launch)
     dry_run: bool = setting(False, "show the points and start nothing")
-    count: int | None = setting(None, "points at most; null is run_cap of the file", low=1, high=1_000_000)
-    sweep_seed: int = setting(0, "seed of the points that method: random draws", low=0)
     preempt: int | None = setting(
         None, "number of a running point that is stopped as by a preemption, and continues", low=1
     )
-    best: str | None = setting(None, "show the best setting by this metric, such as last, and start nothing")
     sort: str | None = setting(None, "sort the table of status by this metric, the best first")
 
     def check(self) -> list[str]:
         """Return which metrics are unknown, a sentence each."""
-        asked = {key: getattr(self, key) for key in ("best", "sort")}
+        asked = {key: getattr(self, key, None) for key in ("best", "sort", "metric")}
         known = [*SCALARS, *map(str.lower, HEADLINES)]
         return [
             f"{key}={shorten(word)} names no metric{suggest(word, known)}"
@@ -103,33 +101,59 @@ class Options:
         ]
 
 
+@dataclass(frozen=True)
+class Options(Common):
+    """The words of ``sweep`` that are no settings of a run."""
+
+    count: int | None = setting(None, "points at most; null is run_cap of the file", low=1, high=1_000_000)
+    sweep_seed: int = setting(0, "seed of the points that method: random draws", low=0)
+    best: str | None = setting(None, "show the best setting by this metric, such as last, and start nothing")
+
+
+@dataclass(frozen=True)
+class TuneOptions(Common):
+    """The words of ``tune`` that are no settings of a run."""
+
+    grid: str = setting("tune", "a sweep file, or the name of one that comes along")
+    seeds: list[int] | None = setting(None, "seeds of every setting; null takes those of the grid, or 0 and 1", low=0)
+    metric: str = setting("average", "what decides: the highest mean over the seeds")
+    partial: bool = setting(False, "choose among the settings that are finished, and start nothing")
+    to: str | None = setting(None, "the file that is written; null is tuned.yaml beside the runs")
+
+
 def scalar_of(word: str) -> str | None:
     """Return the scalar that a word names: its own name, or the title of one of the three of a paper.
 
     Parameters
     ----------
     word : str
-        Such as ``last``, ``Transfer`` or ``forgetting_max_last``.
+        Such as ``last``, ``Transfer``, ``forgetting_max_last`` or, as W&B shows it, ``final/last``.
 
     Returns
     -------
     str or None
     """
+    word = word.removeprefix("final/")
     titles = {title.lower(): name for title, name in HEADLINES.items()}
     return word if word in SCALARS else titles.get(word.lower())
 
 
-def options(words: Sequence[str]) -> tuple[Options, list[str]]:
-    """Separate the KEY=VALUE words of ``sweep`` from those for every point, and check the former.
+def options(words: Sequence[str], kind: type[Common] = Options, verb: str = "sweep") -> tuple[Any, list[str]]:
+    """Separate the KEY=VALUE words of a verb from those for every point, and check the former.
 
     Parameters
     ----------
     words : sequence of str
         KEY=VALUE or ``--KEY=VALUE``.
+    kind : type, optional
+        The dataclass of the verb's words.
+    verb : str, optional
+        Its name, for what is said.
 
     Returns
     -------
-    Options
+    Common
+        An instance of `kind`.
     list of str
         The words for every point, in their order.
 
@@ -138,8 +162,8 @@ def options(words: Sequence[str]) -> tuple[Options, list[str]]:
     UserError
         With one sentence for every problem, joined by newlines.
     """
-    known = describe(Options)
-    values = {key: list(one.default) if one.many else one.default for key, one in known.items()}
+    known = describe(kind)
+    values = {key: copy.copy(one.default) for key, one in known.items()}
     rest: list[str] = []
     problems: list[str] = []
     of_a_run = {key.removesuffix(".name") for key in run_settings()}
@@ -158,10 +182,10 @@ def options(words: Sequence[str]) -> tuple[Options, list[str]]:
                 except ValueError as error:
                     problems.append(f"{found.key}={shorten(found.value)} {error}")
         elif key.startswith("launch.") or _looks_like_one(key, [*known, "launch"], of_a_run):
-            problems.append(f'unknown word "{shorten(key)}" of sweep{suggest(key, known)}')
+            problems.append(f'unknown word "{shorten(key)}" of {verb}{suggest(key, known)}')
         else:
             rest.append(word)
-    built: Options = build(Options, values)
+    built: Common = build(kind, values)
     problems += complaints(built)
     if problems:
         raise together(problems)

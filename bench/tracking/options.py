@@ -17,6 +17,7 @@ from bench.config import registry
 from bench.config.fields import build, describe, show
 from bench.config.fingerprint import decides
 from bench.config.run_settings import CHOICES, Track, class_settings
+from bench.config.values import GIVEN
 from bench.core.errors import UserError
 from bench.tracking.limits import Given, check, standing_mode
 
@@ -139,7 +140,7 @@ def run_name(flat: Mapping[str, Any], sources: Mapping[str, str], symbols: Mappi
     special = [
         f"{_short(key, value, symbols)}{show(value)}"
         for key, value in flat.items()
-        if sources.get(key) == "user" and decides(key) and key not in names and not key.endswith("_sha256")
+        if sources.get(key) in GIVEN and decides(key) and key not in names and not key.endswith("_sha256")
     ]
     model = [flat["model.name"]] if sources.get("model.name") == "user" else []
     words = [flat["method.name"], *special, *model, flat["stream.name"], f"s{flat['seed']}"]
