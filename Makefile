@@ -4,6 +4,7 @@
 # make cluster  the tests on a real SLURM, which is installed and started for them (root, Debian)
 # make browser  the tests of the page in a headless Chromium, which is installed for them (root, Debian)
 # make latex    the tables of a paper in a LaTeX, which is installed for them (root, Debian)
+# make cuda     the tests on an NVIDIA GPU of this machine
 # make lint     style, types, directions of imports, the scripts of the page (needs npm)
 # make docs     the pages as a site with a search, in site/; a broken link stops it
 # make lock     new versions of all packages (needs uv)
@@ -17,7 +18,7 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 10000
 
 .DELETE_ON_ERROR:
-.PHONY: demo test fuzz slow cluster browser latex lint lint-js docs format lock clean
+.PHONY: demo test fuzz slow cluster browser latex cuda lint lint-js docs format lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m bench run method=keeplora
@@ -40,6 +41,9 @@ browser: $(VENV)/.installed-test
 
 latex: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m latex
+
+cuda: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 4 -m cuda tests/cuda
 
 lint: $(VENV)/.installed-test lint-js
 	$(BIN)/ruff check .

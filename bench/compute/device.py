@@ -16,6 +16,9 @@ from bench.core.lazy import torch
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 """The environment variable that sets the workspace of cuBLAS."""
 
+FAILED = ("DefaultCPUAllocator", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""What errors say of a failed allocation: on the CPU, on CUDA outside of torch's allocator, in cuBLAS and others."""
+
 
 def choose_device(wanted: str) -> torch.device:
     """Return the device of a run; ``auto`` is CUDA where there is one, else the CPU (MPS only when asked for).
@@ -49,7 +52,8 @@ def choose_device(wanted: str) -> torch.device:
 def deterministic(threads: int | None, tf32: bool = False) -> Iterator[None]:
     """While open, use deterministic kernels and a number of threads; afterwards restore what was before.
 
-    On CUDA an operation without a deterministic kernel warns and continues: an error would make the run impossible.
+    An operation that has no deterministic kernel on CUDA raises torch's error, which names it. If torch only warned, it
+    would not use the deterministic kernels of attention either.
 
     Parameters
     ----------
@@ -69,7 +73,7 @@ def deterministic(threads: int | None, tf32: bool = False) -> Iterator[None]:
     workspace = os.environ.get(WORKSPACE)
     os.environ.setdefault(WORKSPACE, ":4096:8")
     try:
-        torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+        torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         if threads is not None:
             torch.set_num_threads(threads)
@@ -85,7 +89,8 @@ def deterministic(threads: int | None, tf32: bool = False) -> Iterator[None]:
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error means that an allocation failed.
 
-    On CUDA that is an error of its own; on the CPU a `RuntimeError` or, outside of torch, a `MemoryError`.
+    On CUDA that is an error of its own, or one of CUDA's libraries; on the CPU a `RuntimeError` or, outside of torch, a
+    `MemoryError`.
 
     Parameters
     ----------
@@ -95,7 +100,8 @@ def is_out_of_memory(error: Exception) -> bool:
     -------
     bool
     """
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    said = str(error)
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(text in said for text in FAILED)
 
 
 def processor() -> str:

@@ -143,6 +143,11 @@ def _together(operation: Callable[..., Any], *arguments: Any, **named: Any) -> N
     try:
         operation(*arguments, **named)
     except RuntimeError as error:  # from gloo as from NCCL, when a peer has gone
+        if "Duplicate GPU" in str(error):  # NCCL finds out when it first communicates
+            raise UserError(
+                f"processes of this run have the same CUDA device, and this one sees {torch.cuda.device_count()}: "
+                "start at most as many on a machine as it has devices, or choose device=cpu"
+            ) from error
         raise UserError(
             "another process of this run has ended, and says why itself if it could: the same line again, with as many "
             "processes, continues the run"

@@ -24,10 +24,11 @@ from bench.learning.evaluate import outcomes
 from bench.learning.method import Method
 from bench.learning.optimizer import tensors_of
 from bench.learning.task_data import Context, TaskData
+from bench.learning.train import StepTools, TrainStep
 from bench.model.clip import Clip
 
 SQUARE = 2048
-"""Rows and columns of the matrices whose product stands for what a machine can do."""
+"""Rows and columns of the matrices whose product stands for what a machine can do; four times as many on CUDA."""
 
 STEP, IMAGE = "a training step", "an image of evaluation"
 """The work whose operations are counted."""
@@ -148,7 +149,7 @@ def measure(
         if method.parameters():
             with clip.computing(run.precision), clip.trainable(tensors_of(method.parameters())):
                 batch = next(iter(data.train.batches(sizes.batch)))
-                operations[STEP] = counted(lambda: method.loss(*batch, data).backward())
+                operations[STEP] = counted(lambda: method.train_step(idle_step(method, batch, data)))
 
     def end_step() -> None:
         if clip.device.type == "cuda":
@@ -218,13 +219,30 @@ def product_rate(dtype: torch.dtype, device: torch.device, seconds: float = 3.0)
     float
         The best rate, in 1e9.
     """
-    a, b = (torch.randn(SQUARE, SQUARE, device=device).to(dtype) for _ in range(2))
+    size = 4 * SQUARE if device.type == "cuda" else SQUARE  # else reading the result would take longer than the product
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
         float((a @ b)[0, 0])  # waits for the device
         best = min(best, time.perf_counter() - start)
-    return 2 * SQUARE**3 / best / 1e9
+    return 2 * size**3 / best / 1e9
+
+
+def idle_step(method: Method, batch: tuple[torch.Tensor, torch.Tensor], task: TaskData) -> TrainStep:
+    """Return a step with a learning rate of zero, to see what a step costs.
+
+    Parameters
+    ----------
+    method : Method
+    batch : tuple of Tensor
+        Pixels and labels.
+    task : TaskData
+    """
+    parameters = tensors_of(method.parameters())
+    optimizer, scaler = torch.optim.SGD(parameters, lr=0.0), torch.amp.GradScaler(enabled=False)
+    tools = StepTools(method.loss, optimizer, scaler, None, lambda loss, images: None)
+    return TrainStep(*batch, task, 0, 1, parameters, tools, len(batch[1]))
 
 
 def _noise(clip: Clip, sizes: Sizes) -> Task:

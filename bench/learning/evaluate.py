@@ -95,7 +95,7 @@ def outcomes(
         logits = classifier(batch)
         if observers:
             observers.report("logits", name, row=row, start=int(chosen[0]), logits=logits)
-        right[chosen.to(right.device)] = (logits.argmax(dim=-1) == targets[labels]).to(right.dtype)
+        right[chosen.to(right.device, non_blocking=True)] = (logits.argmax(dim=-1) == targets[labels]).to(right.dtype)
         undefined += logits.isnan().sum()
         on_batch()
     world.sum([right, undefined])  # each image was answered by one process

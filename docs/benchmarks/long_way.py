@@ -72,11 +72,11 @@ class LongWay:
         text = self.clip.text
         x = (text.token_embedding.weight[tokens] + text.positional_embedding).permute(1, 0, 2)
         length = tokens.shape[1]
-        mask = torch.full((length, length), float("-inf"), dtype=x.dtype).triu(1)
+        mask = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
         for index, block in enumerate(text.transformer.resblocks):
             x = self._block(f"text.{index}", block, x, mask)
         x = _norm(text.ln_final, x.permute(1, 0, 2))
-        x = x[torch.arange(len(x)), tokens.argmax(dim=-1)] @ text.text_projection
+        x = x[torch.arange(len(x), device=x.device), tokens.argmax(dim=-1)] @ text.text_projection
         return x / x.norm(dim=-1, keepdim=True)
 
     def _block(self, name: str, block: Any, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -62,9 +62,9 @@ class Workload:
         On the parameters of the same model, with the same updates.
     """
 
-    def __init__(self, model: str, classes: int, batch: int, batches: int, rank: int = 16):
+    def __init__(self, model: str, classes: int, batch: int, batches: int, rank: int = 16, device: torch.device = CPU):
         self.batch = batch
-        self.clip = clip = self._load(model)
+        self.clip = clip = self._load(model).to(device)
         height, width = clip.image_size
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (batch * batches, height, width, 3), dtype=np.uint8)
@@ -93,6 +93,7 @@ class Workload:
         for m in self.long.maps():
             A = torch.linalg.qr(torch.randn(m.in_features, rank, generator=draw))[0]
             B = torch.randn(rank, m.out_features, generator=draw) * 0.01
+            A, B = A.to(self.clip.device), B.to(self.clip.device)
             self.long.updates[m.name] = (A, B.clone().requires_grad_(True))
             self.clip.maps[m.name].update = LowRank(A.T.contiguous(), B.T.clone().requires_grad_(True), 1 / rank)
 
