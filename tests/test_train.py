@@ -23,10 +23,10 @@ from bench.learning.training_state import EpochReport, TrainingState
 CONTEXT = Context(tasks=1, batch_size=16, init_seed=0, data_seed=0)
 
 
-def course(train: Train, steps: int) -> tuple[list[float], list[float]]:
+def course(train: Train, steps: int, epoch: int | None = None) -> tuple[list[float], list[float]]:
     """Learning rate and beta1 before each step."""
     optimizer = build_optimizer([torch.zeros(1, requires_grad=True)], train)
-    schedule = build_schedule(optimizer, train, steps)
+    schedule = build_schedule(optimizer, train, steps, epoch)
     rates, betas = [], []
     for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -64,6 +64,29 @@ def test_cosine_warms_up_and_falls_to_zero() -> None:
     assert rates[:10] == pytest.approx([2 * (i + 1) / 10 for i in range(10)])
     for step in (10, 40, 99):
         assert rates[step] == pytest.approx(1 + math.cos(math.pi * (step - 10) / 90))
+
+
+def test_a_cosine_with_one_rate_an_epoch_and_a_rate_that_falls_in_steps() -> None:
+    """LoDA's rates: (1 + cos(pi e / E)) / 2; SplitLoRA's: epochs 1-4, 5-7 and 8-10 with 1, 0.1 and 0.01."""
+    rates, _ = course(Train(lr=2.0, schedule="cosine", warmup=0, rate_per="epoch", epochs=4), 12, 3)
+    assert rates == pytest.approx([1 + math.cos(math.pi * (step // 3) / 4) for step in range(12)])
+    rates, _ = course(Train(lr=3.0, schedule="steps", milestones=[5, 8]), 20, 2)
+    assert rates == pytest.approx([3.0] * 8 + [0.3] * 6 + [0.03] * 6)
+    rates, _ = course(Train(lr=2.0, schedule="cosine", warmup=0, rate_per="epoch", steps=7), 7, 3)
+    assert rates == pytest.approx([2.0] * 3 + [1.5] * 3 + [0.5])  # a budget that ends inside an epoch
+
+
+@pytest.mark.parametrize(
+    ("train", "problem"),
+    [
+        (Train(schedule="steps"), "schedule=steps needs the epochs at which the rate falls"),
+        (Train(milestones=[5]), "train.schedule=onecycle and train.milestones=[5] do not fit"),
+        (Train(rate_per="epoch"), "train.rate_per=epoch is for train.schedule=cosine, not onecycle"),
+    ],
+)
+def test_schedules_refuse_what_belongs_to_others(train: Train, problem: str) -> None:
+    (found,) = train.check()
+    assert problem in found
 
 
 def test_constant_stays() -> None:
@@ -353,6 +376,13 @@ def test_a_warm_up_in_steps_for_every_schedule() -> None:
     assert rates == pytest.approx([0.5, 1, 1.5, 2, *falling])
 
 
+def test_a_cosine_may_end_above_zero() -> None:
+    """Against the formula of DIKI's released code: 0.005 + (5 - 0.005) (1 + cos(pi k / K)) / 2."""
+    rates, _ = course(Train(lr=5.0, schedule="cosine", warmup=0, lr_end=0.001), 8)
+    assert rates == pytest.approx([0.005 + 4.995 * (1 + math.cos(math.pi * k / 8)) / 2 for k in range(8)])
+    assert rates[-1] == pytest.approx(0.195, abs=1e-3)
+
+
 @pytest.mark.parametrize(("change", "up"), [({"warmup": 5}, 5), ({"pct_start": 0.25}, 10)])
 def test_onecycle_rises_over_the_steps_it_is_given(change: dict, up: int) -> None:
     """Against the definition, in float64: half a cosine from lr/25 to lr, and one from there to lr/250000."""
@@ -522,3 +552,38 @@ def test_no_image_has_no_gradient() -> None:
     method, data = probe(Nothing)
     fit(method, data, SGD)
     assert method.bias.tolist() == [0, 0, 0]
+
+
+class Validates(Probe):
+    """Hears of epochs, and counts right answers on validation images after each."""
+
+    validation = True
+
+    def setup(self) -> None:
+        super().setup()
+        self.epochs: list[tuple[int, int, int | None]] = []
+
+    def after_epoch(self, task: TaskData, epoch: int) -> None:
+        def classify(pixels: torch.Tensor) -> torch.Tensor:
+            assert not torch.is_grad_enabled()
+            return self.bias.expand(len(pixels), 3)
+
+        self.epochs.append((epoch, self.steps, task.validated(classify)))
+
+
+def test_a_method_hears_of_every_epoch_the_last_one_cut_short() -> None:
+    method, data = probe(Validates)
+    fit(method, data, Train(epochs=2, batch_size=16))
+    assert method.epochs == [(0, 3, None), (1, 6, None)]  # 40 images, none for validation
+    method, data = probe(Validates)
+    fit(method, data, Train(steps=4, batch_size=16))
+    assert method.epochs == [(0, 3, None), (1, 4, None)]
+
+
+def test_right_answers_on_validation_images_are_counted() -> None:
+    method, data = probe(Validates)
+    data.validation = Pixels(toy_task(0).validation, data.train.clip, True)  # four of each of three classes
+    method.bias = torch.tensor([0.0, 1.0, 0.0])
+    method.after_epoch(data, 0)
+    assert method.epochs == [(0, 0, 4)]
+    assert data.validated(lambda pixels: torch.eye(3)[torch.zeros(len(pixels), dtype=torch.int64)]) == 4

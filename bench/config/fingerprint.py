@@ -11,7 +11,9 @@ from typing import Any
 from bench.config.run_settings import CHOICES, Resolved
 from bench.core.paths import user_path
 
-ELSEWHERE = {"out", "data", "device", "threads", "seed", "gate", "batches.record", "batches.replay"}
+ELSEWHERE = {
+    "out", "data", "device", "threads", "seed", "gate", "batches.record", "batches.replay", "reference.data",
+}  # fmt: skip
 """Settings that say where, on what and with which seed a run is made, not what it computes."""
 
 MIRRORS = ("track.", "cache.", "checkpoint.")
@@ -23,10 +25,16 @@ LATER: dict[str, Any] = {
     "train.tasks": [],
     "train.betas": None,
     "train.eps": 1e-8,
+    "train.lr_end": 0.0,
     "train.pct_start": 0.3,
+    "train.milestones": [],
+    "train.rate_per": "step",
     "train.label_smoothing": 0.0,
     "train.augment": "none",
     "evaluate.templates": [],
+    "reference.name": None,
+    "reference.images": None,
+    "reference.sentences": None,
 }
 """Settings that are younger than the first records -> the value with which a run does what every run did before.
 

@@ -20,7 +20,10 @@ class Train:
     batch_size: int = setting(64, "images per step", low=1)
     lr: float = setting(1e-3, "highest learning rate of the schedule", above=0)
     optimizer: str = setting("adamw", "optimiser", choices=("adamw", "adam", "sgd", "muon"))
-    schedule: str = setting("onecycle", "course of the learning rate", choices=("onecycle", "cosine", "constant"))
+    schedule: str = setting(
+        "onecycle", "course of the learning rate", choices=("onecycle", "cosine", "constant", "steps")
+    )
+    lr_end: float = setting(0.0, "share of the learning rate that cosine falls to", low=0, high=1)
     weight_decay: float = setting(0.01, "weight decay", low=0)
     momentum: float = setting(0.9, "momentum; sgd and muon", low=0, below=1)
     betas: list[float] | None = setting(
@@ -32,6 +35,12 @@ class Train:
         0.05, "below 1 the share of the steps that warm up, cosine only; from 1 their number, for every schedule", low=0
     )
     pct_start: float = setting(0.3, "share of the steps on the way up; onecycle only", low=0, below=1)
+    milestones: list[int] = setting(
+        [], "epochs, counted from 1, from which on the rate is a tenth of what it was; schedule=steps only", low=1
+    )
+    rate_per: str = setting(
+        "step", "how often the rate falls along the cosine: at every step, or once an epoch", choices=("step", "epoch")
+    )
     augment: str = setting(
         "none", "random change of training images", choices=("none", "crop", "clip", "inflora", "pilot", "flip")
     )
@@ -50,6 +59,13 @@ class Train:
             wrong.append(f"train.betas has {len(self.betas)} values: give two, as in train.betas=[0.9,0.99]")
         if self.warmup >= 1 and self.warmup != int(self.warmup):
             wrong.append(f"train.warmup={self.warmup:g} is no whole number of steps: from 1 on it counts steps")
+        if (self.schedule == "steps") != bool(self.milestones):
+            wrong.append(
+                f"train.schedule={self.schedule} and train.milestones={self.milestones} do not fit: schedule=steps "
+                "needs the epochs at which the rate falls, as in train.milestones=[5,8], and no other schedule has any"
+            )
+        if self.rate_per != "step" and self.schedule != "cosine":
+            wrong.append(f"train.rate_per={self.rate_per} is for train.schedule=cosine, not {self.schedule}")
         return wrong
 
 
@@ -77,6 +93,20 @@ class Seeds:
     task_order: int | None = setting(None, "seed of the order of tasks; null is the run's seed", low=0)
     data_order: int | None = setting(None, "seed of the order of images; null is the run's seed", low=0)
     init: int | None = setting(None, "seed of initial weights; null is the run's seed", low=0)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Images and sentences outside of the stream, for methods that learn from some."""
+
+    name: str | None = setting(
+        None, 'dataset whose training images these are: a name of "list datasets", a file.py, or a folder of images'
+    )
+    data: str | None = setting(None, "folder that holds it; null is data=")
+    images: int | None = setting(None, "images drawn of it at most; null takes all", low=1)
+    sentences: str | None = setting(
+        None, "text file with a sentence a line; null takes the prompts of its classes", path=True
+    )
 
 
 @dataclass(frozen=True)
@@ -140,6 +170,7 @@ class Run:
     cache: Cache = field(default_factory=Cache)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     batches: Batches = field(default_factory=Batches)
+    reference: Reference = field(default_factory=Reference)
     seed: int = setting(0, "seed of the run", low=0)
     data: str | None = setting(None, "folder with the stream's images; null where they are embedded")
     out: str = setting("runs", "folder for run directories")
@@ -182,7 +213,7 @@ class Resolved:
     method_class, stream_class, model_class : type or None
         None if no method is needed, or if the model is one of open_clip's.
     sources : dict of str to str
-        Dotted key to ``default``, ``method``, ``stream``, ``tuned`` or ``user``.
+        Dotted key to ``default``, ``method``, ``stream``, ``tuned``, ``settings`` or ``user``.
     flat : dict of str to object
         Dotted key to plain value, all keys. Seeds that follow the run's seed are None here. For a plug-in given as
         a file, ``method.file`` and ``method.file_sha256`` (of its content) are added beside ``method.name``; for a
@@ -204,7 +235,11 @@ CHOICES = ("method", "stream", "model")
 """The groups that pick an entry of a registry: ``method=NAME`` means ``method.name=NAME``."""
 
 
-PATHS = ("out", "data", "cache.dir", "batches.replay", "model.checkpoint")
+NAMED = (*CHOICES, "reference")
+"""The groups whose name may be given for the group: ``reference=NAME`` means ``reference.name=NAME``."""
+
+
+PATHS = ("out", "data", "cache.dir", "batches.replay", "model.checkpoint", "reference.data")
 """Settings that are paths."""
 
 

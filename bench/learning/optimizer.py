@@ -131,7 +131,19 @@ def epoch_steps(train: Train, images: int) -> int:
 
 
 def steps_of(train: Train, images: int) -> int:
-    """Return the optimiser steps of a task with that many training images: `Train.steps`, or those of its epochs."""
+    """Return the optimiser steps of a task: `Train.steps`, or those of its epochs.
+
+    Parameters
+    ----------
+    train : Train
+        How the task is trained: `TaskData.budget`.
+    images : int
+        Number of its training images.
+
+    Returns
+    -------
+    int
+    """
     return epoch_steps(train, images) * train.epochs if train.steps is None else train.steps
 
 
@@ -166,7 +178,9 @@ def check_steps(train: Train, steps: int, task: str = "a task") -> None:
         )
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, train: Train, steps: int) -> Schedule:
+def build_schedule(
+    optimizer: torch.optim.Optimizer, train: Train, steps: int, steps_per_epoch: int | None = None
+) -> Schedule:
     """Return the course of the learning rates over `steps` optimiser steps; None for a constant one.
 
     Every group follows it with a rate of its own in the place of ``lr``.
@@ -174,7 +188,9 @@ def build_schedule(optimizer: torch.optim.Optimizer, train: Train, steps: int) -
     ``onecycle`` has PyTorch's defaults, as in the code released with KeepLoRA: up to ``lr`` over the share
     ``pct_start`` of the steps from lr/25, down to lr/250000, both along cosines, with Adam's beta1 moving against it
     between 0.95 and 0.85 unless ``betas`` is set (SGD and Muon keep their momentum). ``cosine`` rises linearly and
-    falls to zero along a cosine. ``constant`` stays, after a rise where ``warmup`` asks for one.
+    falls along a cosine to the share ``lr_end`` of it; with ``rate_per`` epoch it has
+    one rate in each: (1 + cos(pi e / E)) / 2 in epoch e of E, from 0. ``steps`` is a tenth of what it was from each
+    epoch of ``milestones`` on. ``constant`` stays. These two rise first where ``warmup`` asks for it.
 
     ``warmup`` from 1 on is the number of steps of the rise: linear, or OneCycle's way up in place of ``pct_start``.
     Below 1 it is a share of the steps, for ``cosine`` only.
@@ -184,6 +200,8 @@ def build_schedule(optimizer: torch.optim.Optimizer, train: Train, steps: int) -
     optimizer : Optimizer
     train : Train
     steps : int
+    steps_per_epoch : int, optional
+        For schedules that count epochs; all steps are one epoch by default.
 
     Returns
     -------
@@ -203,15 +221,21 @@ def build_schedule(optimizer: torch.optim.Optimizer, train: Train, steps: int) -
             pct_start=_way_up(train, steps),
             cycle_momentum=train.optimizer in ("adamw", "adam") and train.betas is None,
         )
-    falls = train.schedule == "cosine"
+    falls, least = train.schedule == "cosine", train.lr_end
     warmup = int(train.warmup) if train.warmup >= 1 else round(train.warmup * steps) if falls else 0
-    if not falls and not warmup:
+    if train.schedule == "constant" and not warmup:
         return None
+    epoch = steps_per_epoch or steps
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) if falls else 1.0
+        if not falls:
+            return 0.1 ** sum(step // epoch + 1 >= milestone for milestone in train.milestones)
+        past, whole = step - warmup, max(1, steps - warmup)
+        if train.rate_per == "epoch":
+            past, whole = step // epoch, math.ceil(steps / epoch)
+        return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * past / whole))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 

@@ -132,7 +132,7 @@ class Trainable(Protocol):
 
 
 @dataclass(frozen=True)
-class _Tools:
+class StepTools:
     """What all steps of a task are made with; `counted` takes a mean loss and over how many images it is."""
 
     loss: Callable[[Tensor, Tensor, TaskData], Tensor]
@@ -172,7 +172,7 @@ class TrainStep:
     number: int
     steps: int
     parameters: Sequence[Tensor]
-    _tools: _Tools = field(repr=False)
+    _tools: StepTools = field(repr=False)
     _batch: int = field(repr=False)
     _unscaled: bool = field(default=False, repr=False)
     _images: int = field(default=0, repr=False)
@@ -298,7 +298,7 @@ def fit(
     images, steps = len(task.train), steps_of(train, len(task.train))
     steps_per_epoch = epoch_steps(train, images)
     optimizer = build_optimizer(given, train)
-    schedule = build_schedule(optimizer, train, steps)
+    schedule = build_schedule(optimizer, train, steps, steps_per_epoch)
     # Gradients in fp16 are scaled up, since small ones would vanish; a step whose gradients overflow is left out.
     scaler = torch.amp.GradScaler(task.tokens.device.type, enabled=method.clip.precision == torch.float16)
     # Losses are summed on the device: reading one at every step would make the device wait.
@@ -320,7 +320,7 @@ def fit(
             observers.report("loss", task.name, epoch=epoch, step=step, loss=loss)
         losses.add(loss, images)
 
-    tools = _Tools(method.loss, optimizer, scaler, train.grad_clip, counted)
+    tools = StepTools(method.loss, optimizer, scaler, train.grad_clip, counted)
     batches = partial(task.batches, "train", batch_size=train.batch_size, share="images", bar=False)
     with method.clip.trainable(parameters):
         for epoch in range(first, math.ceil(steps / steps_per_epoch)):
