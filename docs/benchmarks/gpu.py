@@ -35,7 +35,7 @@ ENOUGH = 1.0
 FEWEST, MOST = 3, 30
 """Calls that a median is taken of."""
 
-DECOMPOSED = ("image.0.q", "image.0.o", "text.0.q", "text.0.o")
+DECOMPOSED = ("image.0.q", "text.0.q")
 """Maps that the long way decomposes."""
 
 
