@@ -39,7 +39,7 @@ class Train:
         [], "epochs, counted from 1, from which on the rate is a tenth of what it was; schedule=steps only", low=1
     )
     rate_per: str = setting(
-        "step", "how often the rate falls along the cosine: at every step, or once an epoch", choices=("step", "epoch")
+        "step", "how often the rate falls: at every step, or once an epoch; cosine only", choices=("step", "epoch")
     )
     augment: str = setting(
         "none", "random change of training images", choices=("none", "crop", "clip", "inflora", "pilot", "flip")
@@ -59,13 +59,10 @@ class Train:
             wrong.append(f"train.betas has {len(self.betas)} values: give two, as in train.betas=[0.9,0.99]")
         if self.warmup >= 1 and self.warmup != int(self.warmup):
             wrong.append(f"train.warmup={self.warmup:g} is no whole number of steps: from 1 on it counts steps")
-        if (self.schedule == "steps") != bool(self.milestones):
+        if self.schedule == "steps" and not self.milestones:
             wrong.append(
-                f"train.schedule={self.schedule} and train.milestones={self.milestones} do not fit: schedule=steps "
-                "needs the epochs at which the rate falls, as in train.milestones=[5,8], and no other schedule has any"
+                "train.schedule=steps needs the epochs at which the rate falls: give them, as in train.milestones=[5,8]"
             )
-        if self.rate_per != "step" and self.schedule != "cosine":
-            wrong.append(f"train.rate_per={self.rate_per} is for train.schedule=cosine, not {self.schedule}")
         return wrong
 
 
