@@ -23,7 +23,7 @@ from bench.learning.driver import learn
 from bench.learning.evaluate import outcomes
 from bench.learning.method import Method
 from bench.learning.optimizer import tensors_of
-from bench.learning.task_data import Context, TaskData
+from bench.learning.task_data import Context, Reference, TaskData
 from bench.learning.train import StepTools, TrainStep
 from bench.model.clip import Clip
 
@@ -138,8 +138,18 @@ def measure(
     phase = phase or watch.phase
     task = _noise(clip, sizes)
     notes: list[str] = []
-    context = Context(tasks=1, batch_size=sizes.batch, init_seed=0, data_seed=0, say=notes.append, part=watch.part)
-    data = TaskData(0, task.name, task.prompts, clip.tokenize(task.prompts), Pixels(task.train, clip, True), context)
+    images = Pixels(task.train, clip, True)
+    context = Context(
+        tasks=1,
+        batch_size=sizes.batch,
+        init_seed=0,
+        data_seed=0,
+        say=notes.append,
+        part=watch.part,
+        reference=Reference("noise", task.prompts, images),
+        training_images=lambda index: images,
+    )
+    data = TaskData(0, task.name, task.prompts, clip.tokenize(task.prompts), images, context)
     with phase("before the first task"):
         method = cls(settings, clip, context)
     ends: list[float] = []
