@@ -38,9 +38,9 @@ def space_of(method: type[Method]) -> str:
     return "task" if "task" in method.label_spaces or not method.label_spaces else method.label_spaces[0]
 
 
-def train_of(resolved: Resolved) -> Train:
-    """Return how a method is tried where the user said something about training."""
-    given = {f.name for f in dataclasses.fields(Train) if resolved.sources.get(f"train.{f.name}") == "user"}
+def train_of(resolved: Resolved, sources: Sequence[str] = ("user",)) -> Train:
+    """Return how a method is tried, with what the run says of training where that comes from one of some sources."""
+    given = {f.name for f in dataclasses.fields(Train) if resolved.sources.get(f"train.{f.name}") in sources}
     return dataclasses.replace(TRAIN, **{name: getattr(resolved.run.train, name) for name in given})
 
 
