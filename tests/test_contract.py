@@ -9,6 +9,7 @@ from bench.methods.lora import Lora
 from torch import Tensor
 
 from bench.config import registry
+from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.data.stream import LabelSpace
 from bench.learning.method import Method
@@ -254,6 +255,9 @@ def test_the_words_of_the_user_decide_tasks_and_training(monkeypatch: pytest.Mon
     assert main(["check", "method=lora", "train.optimizer=sgd", "stream=pocket", "stream.tasks=[digits,icons]"]) == 0
     names, sizes = zip(*((name, (train, test)) for name, train, test in seen["tasks"]), strict=True)
     assert set(names) == {"digits", "icons"} and all(20 <= size <= 60 for pair in sizes for size in pair)
+    tuned = resolve(["method=lora", "stream=pocket"]).run.train.lr  # what the stream has tuned counts with the stream
+    assert seen["train"] == dataclasses.replace(TRAIN, optimizer="sgd", lr=tuned) and tuned != TRAIN.lr
+    assert main(["check", "method=lora", "train.optimizer=sgd"]) == 0
     assert seen["train"] == dataclasses.replace(TRAIN, optimizer="sgd")
 
 

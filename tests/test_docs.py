@@ -23,7 +23,8 @@ from bench.config import registry
 from bench.config.resolve import resolve
 from bench.metrics.matrix import AccuracyMatrix
 from bench.sweep.file import expand, find, shipped_folder
-from bench.sweep.options import options
+from bench.sweep.options import TuneOptions, options
+from bench.sweep.verbs import grids
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -71,8 +72,13 @@ def test_documented_lines_are_understood(
     assert verb in cli.VERBS
     words = [re.sub(r"\$\{?\w+\}?", "0" if "seed" in word else "lora", word) for word in words]
     words = [word.replace("=tests/", f"={ROOT}/tests/") for word in words]
+    if "pocket-tuning" not in registry.entries("stream"):
+        words = [word.replace("=pocket-tuning", "=pocket") for word in words]
     if verb == "run" and "--help" not in words:
+        (example.parent / "tuned.yaml").write_text("lora: {settings: {train.lr: 0.003}}", encoding="utf-8")
         resolve(words)
+    elif verb == "tune":
+        assert grids(*options([word for word in words if word != "status"], TuneOptions, "tune"))
     elif verb == "sweep":
         chosen, settings = options([word for word in words if "=" in word])
         (name,) = (word for word in words if "=" not in word and word != "status")

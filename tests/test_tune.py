@@ -361,9 +361,11 @@ def test_a_stream_may_carry_what_was_chosen_as_a_file(toys, capsys, monkeypatch)
     assert main(["list", "streams", "pocket"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "settings chosen for methods" in out
-    for said in ("train.lr=0.375", "elsewhere", "average_mtil", "0, 1", "tune: train.lr 0.375, 0.5", "0123456789"):
-        assert said in out
-    assert "that of toy" in out
+    assert (
+        "toy: train.lr=0.375 chosen on stream elsewhere; split validation; by average_mtil; seeds 0, 1; "
+        "grid tune (train.lr 0.375, 0.5); code 0123456789"
+    ) in out
+    assert "other: train.lr=0.375 that of toy" in out
 
 
 def test_the_embedded_stream_says_where_its_settings_come_from() -> None:

@@ -25,8 +25,12 @@ def call(words: list[str]) -> int:
     from bench.trials.contract import CONTRACT, verify  # torch comes with it
     from bench.trials.trial import TRAIN, small_tasks, train_of
 
-    tasks = small_tasks(resolved) if resolved is not None and "stream" in groups else []
-    train = TRAIN if resolved is None else train_of(resolved)
+    tasks, train = [], TRAIN
+    if resolved is not None and "stream" in groups:  # what the stream has tuned for the method counts with it
+        tasks, settings = small_tasks(resolved), resolved.method_settings
+        train = train_of(resolved, ("tuned", "user"))
+    elif resolved is not None:
+        train = train_of(resolved)
     failures = 0
     for verdict in verify(method, settings, tasks, train):
         print(f"{'FAILED' if verdict.problem else 'ok    '} {verdict.test}: {verdict.promise}", flush=True)

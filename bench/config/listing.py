@@ -209,24 +209,28 @@ def _stream(cls: Any) -> list[str]:
     tuned = tuned_by(cls)
     plain = {name: one for name, one in tuned.items() if not isinstance(one, Chosen)}
     parts += [f"tuned for {name} on validation images\n{_pairs(one)}" for name, one in sorted(plain.items())]
-    rows = [_chosen(name, one) for name, one in sorted(tuned.items()) if isinstance(one, Chosen)]
-    if rows:
-        headers = ("method", "settings", "chosen on", "by", "images", "seeds", "grid", "revision")
-        parts.append("settings chosen for methods\n" + table(headers, rows))
-    return parts
+    lines = [line for name, one in sorted(tuned.items()) if isinstance(one, Chosen) for line in _chosen(name, one)]
+    return [*parts, "settings chosen for methods\n" + "\n".join(lines)] if lines else parts
 
 
-def _chosen(method: str, one: Chosen) -> tuple[str, ...]:
-    """Return the row of what was chosen for a method, and how."""
+def _chosen(method: str, one: Chosen) -> list[str]:
+    """Return the lines about what was chosen for a method, and how."""
     from bench.config.fields import show
 
-    settings = " ".join(f"{key}={show(value)}" for key, value in one.settings.items())
+    head = f"  {method}: {' '.join(f'{key}={show(value)}' for key, value in one.settings.items())}"
     if one.same_as:
-        return (method, settings, f"that of {one.same_as}", "", "", "", "", "")
+        return [head, f"    that of {one.same_as}"]
     values = "; ".join(f"{key} {', '.join(map(show, tried))}" for key, tried in one.grid_values.items())
-    grid = f"{one.grid}: {values}" if values else one.grid
-    revisions = ", ".join(revision[:10] for revision in one.revisions)
-    return (method, settings, one.stream, one.criterion, one.split, ", ".join(map(str, one.seeds)), grid, revisions)
+    facts = {
+        "on stream": one.stream,
+        "split": one.split,
+        "by": one.criterion,
+        "seeds": ", ".join(map(str, one.seeds)),
+        "grid": f"{one.grid} ({values})" if values else one.grid,
+        "code": ", ".join(revision[:10] for revision in one.revisions),
+    }
+    said = "; ".join(f"{name} {fact}" for name, fact in facts.items() if fact)
+    return [head, wrap(f"chosen {said}", "    ", "    ")]
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from bench.sweep.best import Tried, best, choose, comparison, tried
 from bench.sweep.file import Sweep, expand, find
 from bench.sweep.launch import explain, preempt, run_points
 from bench.sweep.options import Common, TuneOptions, options, scalar_of
-from bench.sweep.points import plan, points_table, states_of
+from bench.sweep.points import Point, plan, points_table, states_of
 
 SEEDS = (0, 1)
 """Seeds of a grid that names none."""
@@ -121,8 +121,8 @@ def tune(words: Sequence[str]) -> int:
     if plain not in ([], ["status"]):
         raise UserError("tune takes KEY=VALUE words, and perhaps status: python -m bench tune method=NAME stream=NAME")
     chosen, rest = options([pair.word for pair in pairs], TuneOptions, "tune")
-    grids = _grids(chosen, rest)
-    found = _together(list(grids.values()))
+    methods = grids(chosen, rest)
+    found = _together(list(methods.values()))
     metric = scalar_of(chosen.metric) or ""
     target = found.points[0].directory.parents[1] / "tuned.yaml" if chosen.to is None else user_path(chosen.to, "to")
     before = read_chosen(target) if is_file(target) else {}
@@ -130,7 +130,7 @@ def tune(words: Sequence[str]) -> int:
         return 0
     status = 0 if chosen.partial else run_points(found, chosen.launch)
     entries: dict[str, Chosen] = {}
-    for word, one in grids.items():
+    for word, one in methods.items():
         settings = tried(one.points, metric)
         missing = sum(len(setting.points) - len(setting.values) for setting in settings)
         print()
@@ -140,7 +140,7 @@ def tune(words: Sequence[str]) -> int:
         entry = choose(settings, metric, one.file.stem)
         entries[settings[0].points[0].directory.parent.name] = entry
         print("\n".join(_said(word, settings, entry)))
-    if len(entries) < len(grids) and (chosen.partial or chosen.launch.wait):
+    if len(entries) < len(methods) and (chosen.partial or chosen.launch.wait):
         status = status or 1
     if entries:
         try:
@@ -173,7 +173,7 @@ def _said(word: str, settings: Sequence[Tried], entry: Chosen) -> list[str]:
     ]
 
 
-def _grids(chosen: TuneOptions, words: Sequence[str]) -> dict[str, Sweep]:
+def grids(chosen: TuneOptions, words: Sequence[str]) -> dict[str, Sweep]:
     """Return the points of each method, by the word for it.
 
     Parameters
@@ -250,7 +250,7 @@ def _grid(file: Path, method: str, seeds: Sequence[int] | None, words: Sequence[
 
 def _together(grids: Sequence[Sweep]) -> Sweep:
     """Return the points of several methods as one sweep."""
-    points = []
+    points: list[Point] = []
     for grid in grids:
         for point in grid.points:
             label = f"{point.directory.parent.name} {point.label}" if len(grids) > 1 else point.label
