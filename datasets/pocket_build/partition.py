@@ -34,7 +34,6 @@ NEAR_DUPLICATE_RMS: float = _RULES["near_duplicate_rms"]
 
 ICON_DISTANCE: float = _RULES["icons"]["least_distance"]
 ICON_SETS: dict[str, list[str]] = _RULES["icons"]["sets"]
-ICON_VALIDATION: list[str] = _RULES["icons"]["validation"]
 ICON_CONCEPTS: dict[str, list[str]] = _RULES["icons"]["concepts"]
 ICON_WRONG: set[str] = set(_RULES["icons"]["wrong"])
 ICON_AFFIX = re.compile(
@@ -54,7 +53,12 @@ SATELLITE_CROP: float = _RULES["satellite"]["crop_degrees"]
 SATELLITE_BLOCK: float = _RULES["satellite"]["block_degrees"]
 SATELLITE_PIXELS_PER_DEGREE: int = _RULES["satellite"]["pixels_per_degree"]
 SATELLITE_BOXES = _boxes(_RULES["satellite"]["boxes"])
-SATELLITE_PRETRAIN_BOXES = _boxes(_RULES["satellite"]["pretrain_boxes"])
+
+SHAPE_REACH: float = _RULES["shapes"]["reach"]
+SHAPE_SPECK: float = _RULES["shapes"]["speck"]
+SHAPE_COARSE: float = _RULES["shapes"]["coarse"]
+OUTLINES: dict[str, str] = _RULES["shapes"]["outlines"]
+STATES: list[str] = _RULES["shapes"]["states"]
 
 
 def emoji_class(emoji: dict) -> str | None:
@@ -76,40 +80,11 @@ def satellite_block(lon: float, lat: float) -> str:
     Returns
     -------
     str
-        ``"test"`` for odd blocks and ``"train"`` for even ones. Pre-training may use no crop that touches a test block
-        of a task box (see ``satellite_forbidden``).
+        ``"test"`` for odd blocks and ``"train"`` for even ones, which validation takes its blocks from.
     """
     column = int(np.floor((lon + 180) / SATELLITE_BLOCK))
     row = int(np.floor((lat + 90) / SATELLITE_BLOCK))
     return "test" if (column + row) % 2 else "train"
-
-
-def satellite_forbidden(west: float, south: float, degrees: float) -> bool:
-    """Say whether a square crop touches a test block of any task box.
-
-    Parameters
-    ----------
-    west, south : float
-        South-west corner in degrees.
-    degrees : float
-        Side of the crop.
-
-    Returns
-    -------
-    bool
-        True where the crop must stay out of training and pre-training.
-    """
-    for boxes in SATELLITE_BOXES.values():
-        for box_west, box_east, box_south, box_north in boxes:
-            for x in np.arange(box_west, box_east, SATELLITE_BLOCK):
-                for y in np.arange(box_south, box_north, SATELLITE_BLOCK):
-                    if satellite_block(x + 0.1, y + 0.1) != "test":
-                        continue
-                    apart = west >= x + SATELLITE_BLOCK or west + degrees <= x
-                    apart = apart or south >= y + SATELLITE_BLOCK or south + degrees <= y
-                    if not apart:
-                        return True
-    return False
 
 
 @lru_cache(maxsize=1)

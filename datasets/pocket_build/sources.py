@@ -39,12 +39,10 @@ from partition import (  # noqa: F401
     SATELLITE_BOXES,
     SATELLITE_CROP,
     SATELLITE_PIXELS_PER_DEGREE,
-    SATELLITE_PRETRAIN_BOXES,
     clipart_reserved,
     clipart_split,
     emoji_class,
     satellite_block,
-    satellite_forbidden,
 )
 from PIL import Image, ImageFont
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import partition
 from check import nearest
-from drawing import Rng, fit
+from drawing import SIZE, Rng, fit
 from PIL import Image
 
 BASE = 72  # side of the drawings before they are placed
@@ -41,6 +41,7 @@ class Task:
     sources: str
     images: dict[str, list[np.ndarray]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     labels: dict[str, list[int]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    _small: dict[str, list[np.ndarray]] = field(default_factory=lambda: {split: [] for split in SPLITS})
 
     def add(self, split: str, label: int, image: np.ndarray, within: bool = True) -> bool:
         """Add an image unless it is a near-duplicate of one that the task has already; say whether it was added.
@@ -54,15 +55,29 @@ class Task:
         for other in SPLITS[: SPLITS.index(split) + 1]:
             if (split == other and (split == "train" or not within)) or not self.images[other]:
                 continue
-            if nearest(image[None], np.stack(self.images[other]))[0][0] < partition.NEAR_DUPLICATE_RMS:
+            if self._near(image, other):
                 return False
         self.images[split].append(image)
         self.labels[split].append(label)
+        self._small[split].append(small(image))
         return True
+
+    def _near(self, image: np.ndarray, split: str) -> bool:
+        """Say whether a split has a near-duplicate of an image; small copies differ at most as much as the images."""
+        gaps = np.stack(self._small[split]) - small(image)
+        close = np.flatnonzero((gaps**2).mean(1) < partition.NEAR_DUPLICATE_RMS**2)
+        others = np.stack([self.images[split][i] for i in close]) if len(close) else None
+        return others is not None and float(nearest(image[None], others)[0][0]) < partition.NEAR_DUPLICATE_RMS
 
     def count(self, split: str, label: int) -> int:
         """Return how many images of a class a split has."""
         return self.labels[split].count(label)
+
+
+def small(image: np.ndarray) -> np.ndarray:
+    """Return the means of an image's squares of 6 by 6 pixels, as float32 (108,)."""
+    side = SIZE // 6
+    return image.reshape(side, 6, side, 6, 3).mean((1, 3), dtype=np.float32).ravel()
 
 
 def fitted(image: Image.Image | np.ndarray | None, name: str) -> np.ndarray:
