@@ -405,7 +405,7 @@ def test_mistakes_on_the_line(capsys, words, said):
 
 def test_words_are_separated():
     chosen, rest = options(["launch=local", "--count=3", "out=x", "seed=1", "cache.gb=0", "sweep_seed=4"])
-    assert chosen == Options(Launch("local", None), False, 3, 4)
+    assert chosen == Options(Launch("local", None), count=3, sweep_seed=4)
     assert rest == ["out=x", "seed=1", "cache.gb=0"]
     chosen, rest = options(["launch=slurm", "launch.mem_gb=8", "launch.slurm.account=me", "launch.slurm.nice=3"])
     assert chosen.launch.parameters()["mem_gb"] == 8.0 and rest == []
