@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bench.learning.method import Method, ParityCard
     from bench.learning.moments import SecondMoment, mean_gradient, second_moments, slot_means
     from bench.learning.observers import Observation, Observers
+    from bench.learning.optimizer import steps_of
     from bench.learning.task_data import Context, TaskData
     from bench.learning.toy import tiny_clip, toy_task
     from bench.learning.train import TrainStep
@@ -66,6 +67,7 @@ HOMES = {
     "bench.learning.method": ("Method", "ParityCard"),
     "bench.learning.moments": ("SecondMoment", "mean_gradient", "second_moments", "slot_means"),
     "bench.learning.observers": ("Observation", "Observers"),
+    "bench.learning.optimizer": ("steps_of",),
     "bench.learning.task_data": ("Context", "TaskData"),
     "bench.learning.toy": ("tiny_clip", "toy_task"),
     "bench.learning.train": ("TrainStep",),

@@ -78,7 +78,14 @@ def assert_close(first: Path, second: Path) -> None:
         ("keeplora", 13),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("keeplora-official", 16), ("inflora", 16), ("finetune", 13), ("zero-shot", 16))
+            for case in (
+                ("keeplora-official", 16),
+                ("inflora", 16),
+                ("finetune", 13),
+                ("zero-shot", 16),
+                ("codyra", 13),
+                ("nusa-cl", 16),
+            )
         ),
     ],
 )

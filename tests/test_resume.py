@@ -44,11 +44,12 @@ def words(out: Path, method: str, *more: str) -> list[str]:
         "device=cpu",
         "threads=1",
         "cache.gb=0",  # what is computed twice is to be computed
-        *more,
     ]
     entry = registry.entries("method").get(method)
-    settings = getattr(registry.load_entry(entry), "Settings", None) if entry else None
-    return [*found, "method.rank=4"] if hasattr(settings, "rank") else found
+    cls = registry.load_entry(entry) if entry else None
+    if "train.steps" in getattr(cls, "defaults", {}):
+        found.append("train.steps=8")  # a paper's are many
+    return [*found, *more, *(["method.rank=4"] if hasattr(getattr(cls, "Settings", None), "rank") else [])]
 
 
 def events(directory: Path) -> list[dict]:

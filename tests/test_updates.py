@@ -243,5 +243,5 @@ def test_the_example_of_the_page_keeps_the_contract(tmp_path: Path) -> None:
     file = tmp_path / "core.py"
     file.write_text(dict(found)["core.py"], encoding="utf-8")
     method = registry.load("method", str(file))
-    tasks = [toy_task(index, train=16, test=6) for index in range(2)]
+    tasks = [toy_task(index, train=24, test=6) for index in range(2)]
     assert [verdict for verdict in verify(method, None, tasks) if verdict.problem] == []
