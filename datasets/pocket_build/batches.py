@@ -7,38 +7,21 @@ import math
 import random
 from pathlib import Path
 
-import captions as words
 import numpy as np
 import torch
 import torch.nn.functional as F
-from model import MEAN, MODEL_CFG, STD
+from model import MODEL_CFG
 from open_clip.tokenizer import SimpleTokenizer
+from torch.utils.data import Dataset
 
-# Kinds whose drawings carry the class names of these tasks, in the wording of `captions.canonical`.
-CORE_TASKS = {"clipart": "clipart", "picture": "icons", "icon": "icons", "emoji": "emoji"}
-MIX = {
-    "clipart": 0.14,
-    "picture": 0.06,
-    "emoji": 0.15,
-    "flag": 0.06,
-    "icon": 0.25,
-    "letter": 0.17,
-    "digit": 0.08,
-    "earth": 0.09,
-}
-DATA = Path(__file__).resolve().parent.parent / "pocket_data"
+MIX = {"clipart": 0.15, "picture": 0.07, "emoji": 0.16, "flag": 0.07, "icon": 0.27, "letter": 0.19, "digit": 0.09}
+"""Share of a batch by kind."""
 
 
-def class_keys(names: list[str]) -> dict[str, list[int]]:
-    """Find the keys of the classes of each kind's task among the names of the corpus's keys."""
-    place = {name: i for i, name in enumerate(names)}
-    tasks = json.loads((DATA / "tasks.json").read_text(encoding="utf-8"))["tasks"]
-    classes = {task["name"]: [words.canonical(name) for name in task["classes"]] for task in tasks}
-    return {kind: [place[c] for c in classes[task] if c in place] for kind, task in CORE_TASKS.items()}
+class Batches(Dataset):
+    """The batches of pre-training: number n is the same whoever draws it, and in whatever order.
 
-
-class Corpus:
-    """The captioned corpus and its batches.
+    A batch as a dataset gives it names drawings and has their captions; `pictures` varies the drawings on the device.
 
     Parameters
     ----------
@@ -48,83 +31,73 @@ class Corpus:
         Tokenizer of the model.
     seed : int
         Seed of sampling and augmentation.
-    core : float
-        Share of the drawings of a kind that are drawn from those whose phrases include a class name of the kind's task
-        (`CORE_TASKS`), every such name equally often; 0 draws by the corpus's own weights alone. The corpus has tens of
-        thousands of names, far more than so small a model can learn.
+    size : int
+        Pictures in a batch.
+    device : torch.device
+        Where pictures are made. Its kind decides their random numbers.
+    mixed : int
+        Batches at the beginning that are drawn from all kinds; half of every later batch is of one kind, so that most
+        of the wrong texts of a picture are about things of its kind.
     """
 
-    def __init__(self, work: Path, tokenizer: SimpleTokenizer, seed: int, core: float) -> None:
+    def __init__(
+        self, work: Path, tokenizer: SimpleTokenizer, seed: int, size: int, device: torch.device, mixed: int
+    ) -> None:
         with np.load(work / "corpus.npz", allow_pickle=False) as file:
-            self.rgba = torch.from_numpy(file["rgba"])
-            self.alpha = torch.from_numpy(file["alpha"])
+            self.rgba = torch.from_numpy(file["rgba"]).to(device)
+            self.alpha = torch.from_numpy(file["alpha"]).to(device)
             kind = file["kind"]
             weight = file["weight"]
-            keys = file["keys"]
         table = json.loads((work / "corpus.json").read_text(encoding="utf-8"))
         self.kinds, self.templates, self.phrases = table["kinds"], table["templates"], table["phrases"]
         self.kind = torch.from_numpy(kind)
-        self.kind_names = [self.kinds[i] for i in kind]
         probability = np.zeros(len(kind))
-        core_keys = class_keys(table["keys"])
-        self.core_phrases: dict[int, list[list]] = {}
         for i, name in enumerate(self.kinds):
             own = kind == i
-            probability[own] = weight[own] / weight[own].sum()
-            balanced = np.zeros(len(kind))
-            for key in core_keys.get(name, []) if core else []:
-                members = own & (keys == key).any(1)
-                if members.any():
-                    balanced[members] += weight[members] / weight[members].sum()
-            if balanced.any():
-                probability[own] = (1 - core) * probability[own] + core * balanced[own] / balanced.sum()
-                for index in np.flatnonzero(balanced):
-                    wanted = [pair for pair in self.phrases[index] if pair[1] in core_keys[name]]
-                    self.core_phrases[int(index)] = wanted or self.phrases[index]
-            probability[own] *= MIX[name]
+            probability[own] = MIX[name] * weight[own] / weight[own].sum()
         self.probability = torch.from_numpy(probability)
         self.mix = torch.tensor([MIX[name] for name in self.kinds], dtype=torch.float64)
         self.tokenizer = tokenizer
         self.cache: dict[str, list[int]] = {}
-        self.random = random.Random(seed)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed, self.size, self.mixed, self.device = seed, size, mixed, device
+        self.generator = torch.Generator(device)
+        self.of_kind = {
+            name: torch.tensor([name == other for other in self.kinds], device=device) for name in self.kinds
+        }
+
+    def __len__(self) -> int:
+        """Return how many batches there may be."""
+        return 1 << 31
 
     def uniform(self, *shape: int) -> torch.Tensor:
-        """Draw uniform numbers from the corpus's generator."""
-        return torch.rand(*shape, generator=self.generator)
+        """Draw uniform numbers on the device."""
+        return torch.rand(*shape, generator=self.generator, device=self.device)
 
     def is_kind(self, kind: torch.Tensor, *names: str) -> torch.Tensor:
         """Return the mask of the images of certain kinds."""
-        return torch.isin(kind, torch.tensor([self.kinds.index(name) for name in names]))
+        return torch.stack([self.of_kind[name] for name in names]).any(0)[kind]
 
-    def texts(self, index: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw a caption for each image: tokens (batch, longest) and keys (batch)."""
+    def texts(self, index: list[int], draw: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw a caption for each image: tokens (batch, context) and keys (batch)."""
         rows, keys = [], []
         for i in index:
-            own = self.core_phrases.get(i)
-            phrase, key = self.random.choice(own if own and self.random.random() < 0.5 else self.phrases[i])
-            text = self.random.choice(self.templates[self.kind_names[i]]).format(phrase)
+            phrase, key = draw.choice(self.phrases[i])
+            text = draw.choice(self.templates[self.kinds[int(self.kind[i])]]).format(phrase)
             row = self.cache.get(text)
             if row is None:
-                row = self.tokenizer([text])[0]
-                row = self.cache[text] = row[: int(row.argmax()) + 1].tolist()
+                row = self.cache[text] = self.tokenizer([text])[0].tolist()
             rows.append(row)
             keys.append(key)
-        longest = max(map(len, rows))
-        return torch.tensor([row + [0] * (longest - len(row)) for row in rows]), torch.tensor(keys)
+        return torch.tensor(rows), torch.tensor(keys)
 
-    def batch(self, size: int, focused: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Draw a batch: normalised pictures, tokens, and the matrix of matches (image, text).
-
-        Half of a focused batch is of one kind, so that most of the wrong texts of a picture are about things of its
-        kind.
-        """
-        focus = int(torch.multinomial(self.mix, 1, generator=self.generator))
-        own = self.probability * (self.kind == focus) if focused else self.probability
-        halves = [torch.multinomial(p, size // 2, True, generator=self.generator) for p in (self.probability, own)]
+    def __getitem__(self, number: int) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return a batch: its number, indices of drawings (batch), tokens (batch, context) and keys (batch)."""
+        generator = torch.Generator().manual_seed((self.seed << 32) + number)
+        focus = int(torch.multinomial(self.mix, 1, generator=generator))
+        own = self.probability if number < self.mixed else self.probability * (self.kind == focus)
+        halves = [torch.multinomial(p, self.size // 2, True, generator=generator) for p in (self.probability, own)]
         index = torch.cat(halves)
-        tokens, keys = self.texts(index.tolist())
-        return (self.pictures(index) - MEAN) / STD, tokens, keys[:, None] == keys
+        return number, index, *self.texts(index.tolist(), random.Random(f"{self.seed} {number}"))
 
     def warp(self, index: torch.Tensor, kind: torch.Tensor, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Sample the chosen drawings on the grids.
@@ -147,28 +120,21 @@ class Corpus:
         drawings = self.rgba[index[~single]].permute(0, 3, 1, 2).float() / 255
         drawings[:, :3] *= drawings[:, 3:]
         sampled = F.grid_sample(drawings, grid[~single], align_corners=False)
-        alpha = torch.empty(len(index), 1, *grid.shape[1:3])
+        alpha = torch.empty(len(index), 1, *grid.shape[1:3], device=self.device)
         alpha[single] = F.grid_sample(planes, grid[single], align_corners=False)
         alpha[~single] = sampled[:, 3:]
         return sampled[:, :3] / sampled[:, 3:].clamp_min(1e-2), alpha
 
     def adjust(self, colour: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
-        """Jitter the colours of coloured drawings; maps also get a random tone curve.
-
-        Satellite images are darker than relief maps.
-        """
+        """Jitter the colours of coloured drawings."""
         size = len(kind)
-        earth, flag = self.is_kind(kind, "earth"), self.is_kind(kind, "flag")
-        things = ~(earth | flag)
-        strength = torch.where(things, 0.4, torch.where(flag, 0.2, 0.14)).view(-1, 1, 1, 1)
+        flag = self.is_kind(kind, "flag")
+        strength = torch.where(flag, 0.2, 0.4).view(-1, 1, 1, 1)
         gain = 1 + strength * (self.uniform(size, 3, 1, 1) - 0.5)
         colour = colour * gain + 0.2 * (self.uniform(size, 1, 1, 1) - 0.5)
         saturation = torch.where(flag, 0.8 + 0.3 * self.uniform(size), 0.5 + 0.9 * self.uniform(size))
-        saturation[things & (self.uniform(size) < 0.06)] = 0.0
-        colour = torch.lerp(colour.mean(1, keepdim=True), colour, saturation.view(-1, 1, 1, 1)).clamp(0, 1)
-        power = 0.7 + 1.8 * self.uniform(int(earth.sum()), 1, 1, 1)
-        colour[earth] = colour[earth].clamp_min(1e-3) ** power
-        return colour
+        saturation[~flag & (self.uniform(size) < 0.06)] = 0.0
+        return torch.lerp(colour.mean(1, keepdim=True), colour, saturation.view(-1, 1, 1, 1)).clamp(0, 1)
 
     def grounds(self, flat: torch.Tensor, digit: torch.Tensor, dark: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw backgrounds (batch, 3, 36, 36), and a colour (batch, 3, 1, 1) for drawings that are in one colour.
@@ -193,7 +159,7 @@ class Corpus:
         black = flat & (draw > torch.where(digit, 0.4, 0.8))
         ink[white], ground[white] = 1.0, 0.0
         ink[black], ground[black] = 0.0, 1.0
-        ramp = torch.linspace(-1, 1, side)
+        ramp = torch.linspace(-1, 1, side, device=self.device)
         angle = self.uniform(size, 1, 1, 1) * 2 * math.pi
         slope = torch.cos(angle) * ramp.view(1, 1, 1, -1) + torch.sin(angle) * ramp.view(1, 1, -1, 1)
         change = 0.25 * (self.uniform(size, 1, 1, 1) < 0.25) * (self.uniform(size, 3, 1, 1) * 2 - 1)
@@ -204,29 +170,24 @@ class Corpus:
         size = len(kind)
         side = MODEL_CFG["vision_cfg"]["image_size"]
         glyph, digit = self.is_kind(kind, "letter", "digit"), self.is_kind(kind, "digit")
-        earth, flag = self.is_kind(kind, "earth"), self.is_kind(kind, "flag")
-        zoom = 0.75 + 0.37 * self.uniform(size)
-        zoom = torch.where(
-            digit, 0.85 + 0.3 * self.uniform(size), torch.where(earth, 1 + 0.6 * self.uniform(size), zoom)
-        )
-        ratio = 0.87 + 0.26 * self.uniform(size)
-        ratio = torch.where(digit, 0.75 + 0.5 * self.uniform(size), torch.where(earth, torch.ones(size), ratio))
+        flag = self.is_kind(kind, "flag")
+        zoom = torch.where(digit, 0.85 + 0.3 * self.uniform(size), 0.75 + 0.37 * self.uniform(size))
+        ratio = torch.where(digit, 0.75 + 0.5 * self.uniform(size), 0.87 + 0.26 * self.uniform(size))
         scale_x, scale_y = zoom * ratio, zoom
         angle = (self.uniform(size) - 0.5) * 2 * math.radians(16)
-        angle = torch.where(earth, (self.uniform(size) * 4).floor() * (math.pi / 2), angle)
-        shear = (self.uniform(size) - 0.5) * torch.where(glyph, 0.4, 0.1) * ~earth
-        mirror = self.is_kind(kind, "clipart", "picture", "emoji", "earth") & (self.uniform(size) < 0.5)
-        reach = torch.where(earth, 1 - 1 / zoom, torch.where(digit, 0.08, 0.16))
+        shear = (self.uniform(size) - 0.5) * torch.where(glyph, 0.4, 0.1)
+        mirror = self.is_kind(kind, "clipart", "picture", "emoji") & (self.uniform(size) < 0.5)
+        reach = torch.where(digit, 0.08, 0.16)
         shift = (self.uniform(size, 2) * 2 - 1) * reach[:, None]
         cos, sin = torch.cos(angle), torch.sin(angle)
         sign = torch.where(mirror, -1.0, 1.0)
         first = torch.stack([cos / scale_x * sign, -sin / scale_x + shear, shift[:, 0]], 1)
         second = torch.stack([sin / scale_y * sign, cos / scale_y, shift[:, 1]], 1)
         grid = F.affine_grid(torch.stack([first, second], 1), [size, 4, side, side], align_corners=False)
-        bend = torch.where(digit, 0.09, torch.where(glyph, 0.06, 0.03)) * ~earth
-        field = torch.randn(size, 2, 4, 4, generator=self.generator) * bend.view(-1, 1, 1, 1)
+        bend = torch.where(digit, 0.09, torch.where(glyph, 0.06, 0.03))
+        field = torch.randn(size, 2, 4, 4, generator=self.generator, device=self.device) * bend.view(-1, 1, 1, 1)
         grid = grid + F.interpolate(field, (side, side), mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
-        lighting = torch.ones(size, side, side)
+        lighting = torch.ones(size, side, side, device=self.device)
         waving = flag & (self.uniform(size) < 0.6)
         count = int(waving.sum())
         amount = self.uniform(count, 1, 1)
@@ -236,16 +197,19 @@ class Corpus:
         lighting[waving] += 0.3 * amount * torch.cos(phase)
         return grid, lighting
 
-    def pictures(self, index: torch.Tensor) -> torch.Tensor:
-        """Return augmented pictures in [0, 1], (batch, 3, 36, 36)."""
+    @torch.no_grad()
+    def pictures(self, number: int, index: torch.Tensor) -> torch.Tensor:
+        """Return the pictures of a batch, varied at random: (batch, 3, 36, 36) in [0, 1], on the device."""
+        self.generator.manual_seed((self.seed << 32) + number)
         size = len(index)
-        kind = self.kind[index]
+        kind = self.kind[index].to(self.device)
+        index = index.to(self.device)
         coloured = index < len(self.rgba)
         digit, letter = self.is_kind(kind, "digit"), self.is_kind(kind, "letter")
         grid, lighting = self.grid(kind)
         colour, alpha = self.warp(index, kind, grid)
         cover = alpha.mean((1, 2, 3))
-        dark = torch.zeros(size, dtype=torch.bool)
+        dark = torch.zeros(size, dtype=torch.bool, device=self.device)
         dark[coloured] = (colour * alpha[coloured]).mean((1, 2, 3)) < 0.3 * cover[coloured]
         silhouette = self.is_kind(kind, "clipart", "picture", "emoji") & (self.uniform(size) < 0.05) & (cover < 0.6)
         ground, ink = self.grounds(~coloured | silhouette, digit, dark)
@@ -263,5 +227,7 @@ class Corpus:
             picture[chosen] = F.interpolate(small, (side, side), mode=mode, align_corners=False)
         noisy = self.uniform(size) < 0.35
         shape = picture[noisy].shape
-        picture[noisy] += torch.randn(shape, generator=self.generator) * (0.04 * self.uniform(shape[0], 1, 1, 1))
+        picture[noisy] += torch.randn(shape, generator=self.generator, device=self.device) * (
+            0.04 * self.uniform(shape[0], 1, 1, 1)
+        )
         return picture.clamp_(0, 1)
