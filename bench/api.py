@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from bench.data.images import ArrayImages, FileImages, Images, PackedImages, Subset, alone
     from bench.data.pixels import Pixels
     from bench.data.stream import LABEL_SPACES, LabelSpace, Stream, Task, ZeroShot
+    from bench.learning.held import Memory
     from bench.learning.method import Method, ParityCard
     from bench.learning.moments import SecondMoment, mean_gradient, second_moments, slot_means
     from bench.learning.observers import Observation, Observers
     from bench.learning.optimizer import steps_of
-    from bench.learning.task_data import Context, TaskData
+    from bench.learning.task_data import Context, Reference, TaskData
     from bench.learning.toy import tiny_clip, toy_task
     from bench.learning.train import TrainStep
     from bench.learning.training_state import EpochReport, TrainingState
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from bench.metrics.render import render
     from bench.metrics.scalars import summary
     from bench.model.clip import Clip
+    from bench.model.frozen import Frozen
     from bench.model.linear_maps import KINDS, TOWERS, Branches, LinearMap, LowRank, Site, Update
     from bench.record.flags import Flags
     from bench.reuse.evaluate import Evaluation, evaluate
@@ -64,11 +66,12 @@ HOMES = {
     "bench.data.images": ("ArrayImages", "FileImages", "Images", "PackedImages", "Subset", "alone"),
     "bench.data.pixels": ("Pixels",),
     "bench.data.stream": ("LABEL_SPACES", "LabelSpace", "Stream", "Task", "ZeroShot"),
+    "bench.learning.held": ("Memory",),
     "bench.learning.method": ("Method", "ParityCard"),
     "bench.learning.moments": ("SecondMoment", "mean_gradient", "second_moments", "slot_means"),
     "bench.learning.observers": ("Observation", "Observers"),
     "bench.learning.optimizer": ("steps_of",),
-    "bench.learning.task_data": ("Context", "TaskData"),
+    "bench.learning.task_data": ("Context", "Reference", "TaskData"),
     "bench.learning.toy": ("tiny_clip", "toy_task"),
     "bench.learning.train": ("TrainStep",),
     "bench.learning.training_state": ("EpochReport", "TrainingState"),
@@ -76,6 +79,7 @@ HOMES = {
     "bench.metrics.render": ("render",),
     "bench.metrics.scalars": ("summary",),
     "bench.model.clip": ("Clip",),
+    "bench.model.frozen": ("Frozen",),
     "bench.model.linear_maps": ("KINDS", "TOWERS", "Branches", "LinearMap", "LowRank", "Site", "Update"),
     "bench.record.flags": ("Flags",),
     "bench.reuse.evaluate": ("Evaluation", "evaluate"),

@@ -42,8 +42,8 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         (
             "Method", "ParityCard", "Surroundings", "Context", "World", "TaskData", "Pixels", "LabelSpace", "Train",
             "EpochReport", "TrainingState", "Clip", "LinearMap", "Update", "LowRank", "Branches", "Site", "KINDS",
-            "TOWERS", "Flags", "SecondMoment", "second_moments", "slot_means", "mean_gradient",
-            "steps_of", "torch", "F", "no_grad",
+            "TOWERS", "Flags", "Reference", "Memory", "Frozen", "SecondMoment", "second_moments", "slot_means",
+            "mean_gradient", "steps_of", "torch", "F", "no_grad",
         ),
     ),
     "For a stream or a dataset": (

@@ -17,6 +17,7 @@ import yaml
 from support.made_records import make, measure
 
 import bench
+from bench import api
 from bench.analysis.options import subject
 from bench.cli import main as cli
 from bench.config import registry
@@ -25,6 +26,7 @@ from bench.metrics.matrix import AccuracyMatrix
 from bench.sweep.file import expand, find, shipped_folder
 from bench.sweep.options import TuneOptions, options
 from bench.sweep.verbs import grids
+from bench.trials.trial import Trial
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -99,6 +101,18 @@ def test_the_example_keeps_the_contract(example: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "7 of 7 contract tests hold" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["Remembers", "Rehearses", "Taught", "Chooses"])
+def test_the_short_examples_learn_two_tasks(name: str) -> None:
+    (block,) = (one for one in blocks(ROOT / "docs" / "methods.md", "python") if one.startswith(f"class {name}("))
+    names = {one: getattr(api, one) for one in ("Flags", "Memory", "Method", "generator", "torch")}
+    exec(compile(block, name, "exec"), names)
+    trial = Trial(names[name], None, [api.toy_task(index, train=24, test=6) for index in range(2)])
+    untrained = trial.logits()
+    for index in range(2):
+        trial.learn(index)
+    assert trial.logits().isfinite().all() and not trial.logits().equal(untrained)
 
 
 def test_the_example_runs_and_is_listed(example: Path) -> None:

@@ -33,9 +33,8 @@ from bench.learning.task_data import Context
 from bench.record.provenance import code_identity, data_identity
 from bench.reuse.evaluate import protocol_of
 from bench.reuse.load import loaded
-from bench.runs.loading import load_model, pixel_cache
+from bench.runs.loading import DECODED_BYTES, load_model, pixel_cache
 from bench.runs.parts import load_stream
-from bench.runs.session import DECODED_BYTES
 
 PARTS, OVERLAPS, ORIGIN = "parts.csv", "overlaps.csv", "analysis.json"
 """Names of the files beside the pictures."""

@@ -19,6 +19,7 @@ PARTS = {
     "tasks": "order of tasks",
     "manifests": "manifests",
     "prompts_sha256": "prompts",
+    "reference_sha256": "reference set",
     "code_revision": "code",
     "plugins_sha256": "plug-in files",
 }

@@ -102,7 +102,7 @@ class Run:
 
     @cached_property
     def sources(self) -> dict[str, str]:
-        """Where the value of each setting came from: ``default``, ``method``, ``stream``, ``tuned``, ``settings``, ``user``."""
+        """Where the value of each setting came from, one of `bench.config.values.SOURCES`."""
         recorded = {key: one.source for key, one in self.identity.settings.items()}
         return dict.fromkeys(later(self.settings), "default") | recorded if recorded else {}
 

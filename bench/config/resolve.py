@@ -12,6 +12,7 @@ from bench.config import catalogue, registry, written
 from bench.config.fields import Setting, build, complaints, describe, show
 from bench.config.run_settings import (
     CHOICES,
+    NAMED,
     PATHS,
     OpenClip,
     Resolved,
@@ -169,7 +170,7 @@ def _given(values: Mapping[str, Any]) -> dict[str, tuple[Any, str | None]]:
         if isinstance(value, Mapping):
             given.update({f"{key}.{name}": item for name, item in _given(value).items()})
         else:
-            given[f"{key}.name" if key in CHOICES else str(key)] = (value, None)
+            given[f"{key}.name" if key in NAMED else str(key)] = (value, None)
     return given
 
 
@@ -249,7 +250,7 @@ def read(pairs: Sequence[str], problems: list[str]) -> dict[str, tuple[Any, str]
         key, raw, _ = split_word
         raw = raw.strip(written.BLANKS)
         texts = {key: raw}
-        if key in CHOICES:  # W&B hands over a nested group of parameters as one mapping
+        if key in NAMED:  # W&B hands over a nested group of parameters as one mapping
             members = written.members(raw) if raw.startswith("{") else None
             texts = {f"{key}.{name}": text for name, text in (members or {"name": raw}).items()}
         for name, text in texts.items():

@@ -1,6 +1,7 @@
-"""Streams made of registered datasets, and the share of a dataset that is held out where it has no such part."""
+"""What is made of registered datasets: streams, a reference set, the share that is held out where a part is missing."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from bench.compute.seeding import derived_seed
+from bench.config import registry
 from bench.core.errors import UserError
-from bench.data.dataset import Dataset, Splits, inspect
-from bench.data.images import Images, Subset
+from bench.core.untrusted import read_text, why
+from bench.data.dataset import Dataset, Splits, inspect, load_dataset
+from bench.data.images import FileImages, Images, Subset
 from bench.data.stream import Stream, Task
 
 
@@ -127,6 +131,96 @@ class DatasetStream(Stream):
         self.notes += [f"dataset {s.dataset.registry_name}: {s.note}" for s in statuses if s.note]
         self.facts["folders"] = {s.dataset.registry_name: str(s.folder) for s in statuses}
         return [task for part, splits in read for task in self.tasks_of(part, splits, order_seed)]
+
+
+@dataclass(frozen=True)
+class ReferenceSet:
+    """Images and sentences outside of a stream, as they are on disk.
+
+    Attributes
+    ----------
+    name : str
+    images : Images
+        Their labels mean nothing.
+    sentences : tuple of str
+    """
+
+    name: str
+    images: Images
+    sentences: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of images and sentences, as hex digits."""
+        return hashlib.sha256(json.dumps([self.images.digest, self.sentences]).encode()).hexdigest()
+
+
+IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""Endings of the files that are taken of a folder without classes."""
+
+DRAWN_SEED = 0
+"""Seed of the images that are drawn of a reference set; all runs have the same, so that they can be compared."""
+
+
+def reference_set(name: str, root: Path | None, images: int | None, sentences: Path | None) -> ReferenceSet:
+    """Return the reference set of a run.
+
+    Parameters
+    ----------
+    name : str
+        As for `load_dataset`, or a folder with images at any depth that has no folder ``train``.
+    root : Path or None
+        The folder that holds it; a dataset that comes along needs none.
+    images : int or None
+        How many images are drawn of it at most; None for all.
+    sentences : Path or None
+        A text file with a sentence a line; None for the prompts of its classes.
+
+    Returns
+    -------
+    ReferenceSet
+
+    Raises
+    ------
+    UserError
+        If it is missing or damaged, or holds no images, or the file no sentences.
+    """
+    found, prompts = _reference_images(name, root)
+    if images is not None and images < len(found):
+        draw = np.random.default_rng(derived_seed(DRAWN_SEED, "reference"))
+        found = Subset(found, np.sort(draw.permutation(len(found))[:images]))
+    return ReferenceSet(name, found, prompts if sentences is None else _lines(sentences))
+
+
+def _reference_images(name: str, root: Path | None) -> tuple[Images, tuple[str, ...]]:
+    """Return the images of a reference set, and the prompts of its classes."""
+    known = name.endswith(".py") or name in registry.entries("dataset")
+    folder = None if root is None or known else root / name
+    if folder is not None and folder.is_dir() and not (folder / "train").is_dir():
+        found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_FILES and path.name[0] != ".")
+        names = sorted(path.relative_to(folder).as_posix() for path in found)
+        if not names:
+            raise UserError(f"reference={name}: the folder {folder} holds no images: name one that does")
+        return FileImages(folder, names, [0] * len(names)), ()
+    dataset = load_dataset(name, root)
+    if root is None and dataset.folders:
+        raise UserError(f"reference={name} needs the folder that holds it: add reference.data=DIR, or data=DIR")
+    status, splits = inspect(dataset, root or Path())
+    if splits is None:
+        raise UserError(f"reference={name} is {status.state} in {root}: {status.problem}")
+    return splits.train, tuple(dataset.template.replace("{}", one) for one in splits.classes)
+
+
+def _lines(file: Path) -> tuple[str, ...]:
+    """Return the lines of a text file that are not blank."""
+    try:
+        text = read_text(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"reference.sentences={file} cannot be read ({why(error)}): name a text file") from error
+    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not lines:
+        raise UserError(f"reference.sentences={file} holds no sentence: write one a line")
+    return lines
 
 
 def hold_out(images: Images, classes: Sequence[str], share: float, seed: int, purpose: str) -> tuple[Subset, Subset]:

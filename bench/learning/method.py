@@ -1,7 +1,8 @@
 """The contract of a method: what a plug-in fills in, and the order in which the engine calls it.
 
 For every task of the stream the engine calls ``begin_task``, ``fit``, ``end_task``, then measures with ``classifier``.
-docs/methods.md has a complete example.
+docs/methods.md has a complete example. It is one file, because an author reads it as a whole; most of it is
+documentation.
 """
 
 from __future__ import annotations

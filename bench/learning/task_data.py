@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bench.compute.seeding import generator
 from bench.compute.world import World
 from bench.config.run_settings import Train
 from bench.core.console import watched
+from bench.core.errors import UserError
 from bench.core.lazy import F, torch
 from bench.data.batch_order import BatchOrder
 from bench.learning.observers import Observers
@@ -32,6 +34,56 @@ def _computed(name: str, key: Any, compute: Callable[[], dict[str, Tensor]]) -> 
 
 def _nothing(*_: Any) -> None:
     """Take anything and do nothing."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Images and sentences outside of the stream; nothing of them is ever measured.
+
+    Attributes
+    ----------
+    name : str
+        As in ``reference=``.
+    sentences : tuple of str
+    pixels : Pixels
+        The images. Their labels mean nothing.
+    """
+
+    name: str
+    sentences: tuple[str, ...]
+    pixels: Pixels
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.pixels)
+
+    def images(self, chosen: Tensor) -> Tensor:
+        """Return some images.
+
+        Parameters
+        ----------
+        chosen : Tensor
+            Their indices, int64 [batch], on the CPU.
+
+        Returns
+        -------
+        Tensor
+            Normalised, float32 [batch, 3, height, width], on the model's device.
+        """
+        return self.pixels.clip.normalize(self.pixels.uint8(chosen))
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """The tokenised sentences, int64 [sentences, context length], on the model's device.
+
+        Raises
+        ------
+        UserError
+            If there are no sentences.
+        """
+        if not self.sentences:
+            raise UserError(f"reference={self.name} has no sentences: add reference.sentences=FILE, one a line")
+        return self.pixels.clip.tokenize(self.sentences)
 
 
 @dataclass(frozen=True)
@@ -68,6 +120,12 @@ class Context:
     images : mapping of str to int
         Number of training images of every task, in order, so that `Method.setup` can refuse a stream that it could not
         learn to the end; empty where there is no stream.
+    reference : Reference or None
+        Images and sentences outside of the stream, for a method whose flags say ``outside_data="reference"``. None in
+        `Method.setup` of a model that is loaded after its run: take it where a task is learned.
+    training_images : callable or None
+        Takes the index of a task and returns its training images, `Pixels`, for a `Memory`; None where no stream is at
+        hand, as for a model that is loaded after its run.
     """
 
     tasks: int
@@ -84,6 +142,8 @@ class Context:
     shared: Callable[[str, Any, Callable[[], dict[str, Tensor]]], dict[str, Tensor]] = _computed
     observers: Observers = field(default_factory=Observers)
     images: Mapping[str, int] = field(default_factory=dict)
+    reference: Reference | None = None
+    training_images: Callable[[int], Pixels] | None = None
 
 
 @dataclass

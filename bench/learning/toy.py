@@ -7,6 +7,7 @@ import numpy as np
 import open_clip
 import torch
 
+from bench.data.dataset_stream import ReferenceSet
 from bench.data.images import ArrayImages
 from bench.data.stream import Task
 from bench.model.clip import Clip
@@ -81,3 +82,9 @@ def toy_task(index: int, train: int = 40, test: int = 24) -> Task:
         return ArrayImages(np.clip(pixels, 0, 255).astype(np.uint8), labels)
 
     return Task(f"toy{index}", CLASSES, f"picture {index} of a {{}}", images(train), images(test), images(12))
+
+
+def toy_reference() -> ReferenceSet:
+    """Return a reference set of twelve images of noise and three sentences, which no toy task has."""
+    pixels = np.random.default_rng(99).integers(0, 256, (12, 36, 36, 3), dtype=np.uint8)
+    return ReferenceSet("toy", ArrayImages(pixels, [0] * 12), ("a dog", "a photo of a tall house", "grey water"))

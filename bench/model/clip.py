@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from bench.model.frozen import Frozen
 from bench.model.layers import PLAIN, check_native, places_of, replace_linear_maps, run_block, through_blocks
 from bench.model.linear_maps import LinearMap, Recorder, Site
 from bench.model.places import Branch, Place, computed_beside
@@ -472,6 +473,21 @@ class Clip:
             for parameter in chosen:
                 parameter.requires_grad_(False)
                 parameter.grad = None
+
+    def frozen(self, changing: Iterable[Tensor] | None = None) -> Frozen:
+        """Return the model as it is now, as a teacher for later: ``with teacher: clip.encode_images(pixels)``.
+
+        Parameters
+        ----------
+        changing : iterable of Tensor, optional
+            The parameters that will change until then, such as those of the maps that a method adapts; all by default.
+
+        Returns
+        -------
+        Frozen
+            It takes the host memory of these tensors, and on the device nothing except while it is open.
+        """
+        return Frozen(self.model, self.maps.values(), changing)
 
     def merge(self) -> None:
         """Add every update to its weight and remove it."""

@@ -26,6 +26,9 @@ WORDS = {
 YES = "yes"
 """What is recorded for a flag that holds and says nothing more."""
 
+REFERENCE = "reference"
+"""What ``outside_data`` says of a method that learns from the run's reference set."""
+
 
 @dataclass(frozen=True)
 class Flags:
@@ -40,7 +43,8 @@ class Flags:
     test_batch : bool
         Its answer for an image depends on the other images of the batch.
     outside_data : str
-        What it learns from that is not of the stream; empty for nothing.
+        What it learns from that is not of the stream; empty for nothing. ``"reference"`` is the run's reference set,
+        without which the method is refused.
     grows : str
         What it keeps more of with every task, such as ``"a head a task"``; empty where memory stays as it is.
     extended : bool

@@ -23,6 +23,7 @@ from bench.config.registry import FOLDERS
 from bench.config.run_settings import Resolved
 from bench.core.code import code_sha256
 from bench.core.lazy import torch
+from bench.data.dataset_stream import ReferenceSet
 from bench.data.stream import Stream, Task
 from bench.record.flags import flags_of
 from bench.record.schema import Identity, SettingValue
@@ -66,7 +67,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def data_identity(stream: Stream, tasks: Sequence[Task]) -> dict[str, Any]:
+def data_identity(stream: Stream, tasks: Sequence[Task], reference: ReferenceSet | None = None) -> dict[str, Any]:
     """Return those parts of `Identity` that say with which data a run is made.
 
     Parameters
@@ -74,11 +75,12 @@ def data_identity(stream: Stream, tasks: Sequence[Task]) -> dict[str, Any]:
     stream : Stream
     tasks : sequence of Task
         Those of the stream, in order.
+    reference : ReferenceSet, optional
 
     Returns
     -------
     dict of str to object
-        ``label_space``, ``tasks``, ``manifests`` and ``prompts_sha256``.
+        ``label_space``, ``tasks``, ``manifests`` and ``prompts_sha256``; ``reference_sha256`` where there is one.
     """
     prompts = json.dumps({task.name: task.test_prompts for task in tasks}, sort_keys=True)
     return {
@@ -86,6 +88,7 @@ def data_identity(stream: Stream, tasks: Sequence[Task]) -> dict[str, Any]:
         "tasks": [task.name for task in tasks],
         "manifests": {task.name: task.digest() for task in tasks},
         "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest(),
+        **({} if reference is None else {"reference_sha256": reference.digest}),
     }
 
 

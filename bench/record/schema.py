@@ -106,6 +106,8 @@ class Identity(JsonFile):
     manifests : dict of str to str
         Task -> hash of its images, labels and class names.
     prompts_sha256 : str
+    reference_sha256 : str or None
+        Hash of the images and sentences of the reference set; None where there is none.
     code_revision : str
     plugins_sha256 : dict of str to str
         Kind of plug-in -> hash of its file.
@@ -117,8 +119,8 @@ class Identity(JsonFile):
     NEEDED = {"settings": dict}
     OPTIONAL = {
         "fingerprint": str, "seed": int, "command": list, "seeds": dict, "weights_sha256": str, "label_space": str,
-        "tasks": list, "manifests": dict, "prompts_sha256": str, "code_revision": str, "plugins_sha256": dict,
-        "flags": dict,
+        "tasks": list, "manifests": dict, "prompts_sha256": str, "reference_sha256": str, "code_revision": str,
+        "plugins_sha256": dict, "flags": dict,
     }  # fmt: skip
     ENTRIES = {"command": str, "seeds": int, "tasks": str, "manifests": str, "plugins_sha256": str, "flags": str}
 
@@ -132,6 +134,7 @@ class Identity(JsonFile):
     tasks: list[str] = field(default_factory=list)
     manifests: dict[str, str] = field(default_factory=dict)
     prompts_sha256: str | None = None
+    reference_sha256: str | None = None
     code_revision: str | None = None
     plugins_sha256: dict[str, str] = field(default_factory=dict)
     flags: dict[str, str] | None = None
@@ -149,10 +152,11 @@ class Identity(JsonFile):
         return super().from_json({**content, "settings": settings})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that the file holds; one that recorded no flags holds none."""
+        """Return the object that the file holds, without what is younger than the first records and not there."""
         content = super().to_json()
-        if self.flags is None:
-            del content["flags"]
+        for key in ("flags", "reference_sha256"):
+            if content[key] is None:
+                del content[key]
         settings = {key: {"value": one.value, "source": one.source} for key, one in self.settings.items()}
         return {**content, "settings": settings}
 

@@ -36,10 +36,9 @@ from bench.record.record import Record
 from bench.record.schema import OUTCOMES, Identity, SettingValue, Summary
 from bench.reuse.load import Loaded, loaded
 from bench.reuse.recorded import LEARNED, finished_run, settings_again
-from bench.runs.loading import pixel_cache
+from bench.runs.loading import DECODED_BYTES, pixel_cache
 from bench.runs.parts import load_stream
 from bench.runs.rows import keep
-from bench.runs.session import DECODED_BYTES
 
 
 @dataclass(frozen=True)

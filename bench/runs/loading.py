@@ -18,17 +18,22 @@ from bench.core.errors import UserError
 from bench.core.paths import user_cache, user_path
 from bench.core.stopwatch import Stopwatch
 from bench.data.batch_order import BatchOrder
+from bench.data.dataset_stream import ReferenceSet
 from bench.data.pixel_cache import PixelCache
+from bench.data.pixels import Pixels
 from bench.data.stream import Stream, Task, ZeroShot
 from bench.learning.observers import Observers
-from bench.learning.task_data import Context
+from bench.learning.task_data import Context, Reference
 from bench.model.clip import Clip
 from bench.model.layers import activation
 from bench.model.pretrained import load_open_clip
 from bench.record.provenance import data_identity
 from bench.runs import gate
-from bench.runs.parts import check_budgets, is_real, load_stream, published_zero_shot, train_settings
+from bench.runs.parts import check_budgets, is_real, load_reference, load_stream, published_zero_shot, train_settings
 from bench.runs.shared import ResultCache, environment_of
+
+DECODED_BYTES = 2**30
+"""Decoded images kept in memory at most, and as many of a reference set; larger sets are decoded on every pass."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,9 @@ class Parts:
     tokens : sequence of Tensor
         Tokenised prompts of each task, int64 [classes, context length].
     data : mapping
-        `data_identity` of the stream.
+        `data_identity` of stream and reference set.
+    reference : ReferenceSet or None
+        Images and sentences outside of the stream.
     """
 
     stream: Stream
@@ -62,6 +69,7 @@ class Parts:
     weights: str
     tokens: Sequence[Tensor]
     data: Mapping[str, Any]
+    reference: ReferenceSet | None = None
 
     @property
     def tasks(self) -> Sequence[Task]:
@@ -85,6 +93,7 @@ def load_parts(resolved: Resolved, device: torch.device) -> Parts:
     stream = load_stream(resolved)
     if resolved.run.gate == "on" and is_real(resolved):
         gate.check_data(stream)
+    reference = load_reference(resolved, stream)
     expected = published_zero_shot(resolved, stream)
     budgets = [train_settings(resolved, task) for task in stream.tasks]
     check_budgets(resolved, stream, budgets)
@@ -95,8 +104,8 @@ def load_parts(resolved: Resolved, device: torch.device) -> Parts:
     for task in stream.tasks:  # a template that does not fit is refused, or mentioned, before the first task
         if task.more_templates:
             clip.tokenize([text for prompt in task.test_prompts for text in prompt])
-    data = data_identity(stream, stream.tasks)
-    return Parts(stream, budgets, expected, clip, digests, weights, tokens, data)
+    data = data_identity(stream, stream.tasks, reference)
+    return Parts(stream, budgets, expected, clip, digests, weights, tokens, data, reference)
 
 
 def introduce(resolved: Resolved, parts: Parts, device: torch.device) -> None:
@@ -120,6 +129,7 @@ def context_of(
     watch: Stopwatch,
     stop: Callable[[], None],
     observers: Observers,
+    training_images: Callable[[int], Pixels],
 ) -> Context:
     """Return what a method may know about the run.
 
@@ -134,11 +144,14 @@ def context_of(
         Raises where the run has been asked to stop.
     observers : Observers
         Who listens to what is computed.
+    training_images : callable
+        Returns those of a task by its index.
     """
     settings, processes = resolved.run, world()
     replay = settings.batches.replay
     may_stop = stop if processes.size == 1 else _go_on  # several processes stop together, at safe points only
     shared = shared_results(resolved, parts.clip, device, watch.reuse, may_stop)
+    cache, found = pixel_cache(settings, may_stop), parts.reference
     return Context(
         tasks=len(parts.tasks),
         batch_size=settings.train.batch_size,
@@ -152,9 +165,18 @@ def context_of(
         world=processes,
         weights=parts.weights,
         observers=observers,
+        reference=None if found is None else reference_of(found, parts.clip, cache),
         images={task.name: len(task.train) for task in parts.tasks},
+        training_images=training_images,
         **({} if shared is None else {"shared": shared.get}),
     )
+
+
+def reference_of(found: ReferenceSet, clip: Clip, cache: PixelCache | None = None) -> Reference:
+    """Return a reference set as a method sees it; decoded images are kept in memory where they fit."""
+    pixels = Pixels(found.images, clip, False, cache)
+    pixels.keep = pixels.nbytes <= DECODED_BYTES
+    return Reference(found.name, found.sentences, pixels)
 
 
 def _go_on() -> None:

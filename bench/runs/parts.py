@@ -8,7 +8,9 @@ from bench.config.fields import describe
 from bench.config.run_settings import Resolved, Train
 from bench.config.values import GIVEN
 from bench.core.errors import UserError, suggest
-from bench.data.dataset_stream import hold_out
+from bench.core.paths import user_path
+from bench.data.dataset_stream import ReferenceSet, hold_out, reference_set
+from bench.data.images import Subset
 from bench.data.stream import Stream, Task, ZeroShot
 from bench.learning.method import Method
 from bench.learning.optimizer import check_steps, steps_of
@@ -123,6 +125,27 @@ def load_stream(resolved: Resolved) -> Stream:
     if settings.evaluate.split == "validation":
         _score_validation(stream, settings.evaluate.held_out)
     return stream
+
+
+def load_reference(resolved: Resolved, stream: Stream) -> ReferenceSet | None:
+    """Return the images and sentences outside of the stream that the method learns from; None where it needs none.
+
+    Raises
+    ------
+    UserError
+        If they are missing or damaged, or are those of a task.
+    """
+    wanted, data = resolved.run.reference, resolved.run.reference.data or resolved.run.data
+    if wanted.name is None:
+        return None
+    root = None if data is None else user_path(data, "reference.data")
+    sentences = None if wanted.sentences is None else user_path(wanted.sentences, "reference.sentences")
+    found = reference_set(wanted.name, root, wanted.images, sentences)
+    whole = found.images.images if isinstance(found.images, Subset) else found.images
+    for task in stream.tasks:
+        if whole.digest in (task.train.digest, task.test.digest):
+            raise UserError(f"reference={wanted.name} has the images of task {task.name}: name others")
+    return found
 
 
 def is_real(resolved: Resolved) -> bool:

@@ -13,7 +13,7 @@ from bench.compare.ranking import standing
 from bench.compute.device import choose_device, deterministic, is_out_of_memory
 from bench.compute.world import joined, world
 from bench.config.fingerprint import run_directory
-from bench.config.run_settings import CHOICES, Resolved
+from bench.config.run_settings import NAMED, Resolved
 from bench.core.console import say
 from bench.core.errors import UserError
 from bench.core.paths import is_folder
@@ -23,13 +23,13 @@ from bench.data.stream import Stream
 from bench.learning.method import Method
 from bench.learning.observers import Observers
 from bench.metrics.render import render
-from bench.record.flags import flags_of
+from bench.record.flags import REFERENCE, flags_of
 from bench.record.guard import check_names
 from bench.record.json_file import read_object
 from bench.record.provenance import code_identity, data_identity
 from bench.record.results import read_matrix
 from bench.record.schema import BATCHES, IDENTITY, SUMMARY, Summary
-from bench.runs.parts import load_stream
+from bench.runs.parts import load_reference, load_stream
 from bench.tracking.mirror import Mirror, mirror_finished, mirror_of
 
 if TYPE_CHECKING:
@@ -126,9 +126,18 @@ def _check_plugins(resolved: Resolved) -> None:
     for kind, cls, base in (("method", resolved.method_class, Method), ("stream", resolved.stream_class, Stream)):
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise UserError(f"{kind} {getattr(settings, kind)} is no subclass of bench.api.{base.__name__}")
-    flags_of(resolved.method_class, resolved.method_settings)
+    learns_from_it = flags_of(resolved.method_class, resolved.method_settings).outside_data == REFERENCE
+    if learns_from_it and settings.reference.name is None:
+        raise UserError(
+            f"method {settings.method} learns from a reference set: add reference=NAME, a dataset or a folder of "
+            "images that are not of the stream"
+        )
+    if settings.reference.name is not None and not learns_from_it:
+        raise UserError(
+            f"method {settings.method} learns from no reference set with these settings: leave reference= out"
+        )
     for key, digest in resolved.flat.items():
-        if digest == "" and key.endswith("_sha256") and key.startswith(tuple(f"{kind}." for kind in CHOICES)):
+        if digest == "" and key.endswith("_sha256") and key.startswith(tuple(f"{kind}." for kind in NAMED)):
             path = key.removesuffix("_sha256")
             raise UserError(f"{path}={resolved.flat[path]} is not there or cannot be read: give a file or a folder")
     if settings.data is not None and not is_folder(Path(settings.data).expanduser()):
@@ -148,7 +157,7 @@ def _repeat(directory: Path, resolved: Resolved, observers: Observers) -> None:
     except (OSError, ValueError) as error:
         raise _damaged(directory / IDENTITY, error) from error
     stream = load_stream(resolved)
-    for key, value in data_identity(stream, stream.tasks).items():
+    for key, value in data_identity(stream, stream.tasks, load_reference(resolved, stream)).items():
         if stored.get(key) != value:
             raise UserError(
                 f"{directory} holds a finished run with another {key} than this line would have: move it away or "

@@ -1,4 +1,7 @@
-"""One run: the tasks in order, one row of the accuracy matrix after each, and checkpoints to continue from."""
+"""One run: the tasks in order, one row of the accuracy matrix after each, and checkpoints to continue from.
+
+It is one file, because all of it acts on one state, which a checkpoint holds as a whole.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from bench.config.run_settings import Resolved
 from bench.core.console import bar, say
 from bench.core.signals import StopRequest
 from bench.core.stopwatch import Stopwatch
-from bench.data.pixels import PixelStore
+from bench.data.pixels import Pixels, PixelStore
 from bench.learning.driver import learn
 from bench.learning.evaluate import Protocol, evaluate_row
 from bench.learning.method import Method
@@ -35,15 +38,12 @@ from bench.record.provenance import code_identity, identity_of
 from bench.record.record import record_of
 from bench.record.schema import ACCURACY, BATCHES, CHECKPOINTS, EVENTS, MODEL, OUTCOMES, STREAM, Summary
 from bench.runs import gate
-from bench.runs.loading import Parts, context_of, pixel_cache
+from bench.runs.loading import DECODED_BYTES, Parts, context_of, pixel_cache
 from bench.runs.progress import Progress, Snapshot
 from bench.runs.rehearsal import rehearse
 from bench.runs.resume import fitting, is_described, no_fit, read_snapshot
 from bench.runs.rows import Forecast, keep, measured, reuse, task_line
 from bench.runs.state import RunState, settle
-
-DECODED_BYTES = 2**30
-"""Decoded images kept in memory at most; larger sets are decoded on every pass."""
 
 
 class Session:
@@ -87,7 +87,7 @@ class Session:
         self.world = world()
         self.stop = StopRequest()
         self.state = RunState(parts.clip, parts.digests)
-        self.context = context_of(resolved, parts, device, watch, self.stop.check, observers)
+        self.context = context_of(resolved, parts, device, watch, self.stop.check, observers, self._images_of)
         self.protocol = Protocol(
             parts.tasks, parts.stream.label_space, parts.stream.shared_prompts, settings.evaluate.batch_size
         )
@@ -104,6 +104,9 @@ class Session:
             self.method: Method = resolved.method_class(resolved.method_settings, parts.clip, self.context)
             settle(self.method)
         self.forecast = Forecast(parts, watch, self.method)
+
+    def _images_of(self, index: int) -> Pixels:
+        return self.store.get(self.parts.tasks[index].train)
 
     # ---- beginning and continuing
 

@@ -20,10 +20,11 @@ from bench.learning.driver import learn
 from bench.learning.method import Method
 from bench.learning.optimizer import steps_of
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_task
+from bench.learning.toy import tiny_clip, toy_reference, toy_task
 from bench.learning.training_state import TrainingState
 from bench.record import checkpoint
 from bench.record.flags import flags_of
+from bench.runs.loading import reference_of
 from bench.runs.parts import load_stream
 from bench.runs.state import RunState, settle
 
@@ -102,6 +103,8 @@ class Trial:
             data_seed=0,
             label_space=space_of(cls),
             images=images,
+            reference=reference_of(toy_reference(), self.clip),
+            training_images=lambda index: Pixels(self.tasks[index].train, self.clip, keep=True),
         )
         self.method = cls(copy.deepcopy(settings), self.clip, self.context)
         self.flags = flags_of(cls, settings)
