@@ -435,3 +435,28 @@ def test_a_method_that_never_trains_needs_no_steps(tmp_path: Path) -> None:
     stream.write_text(UNEVEN)
     line = [f"stream={stream}", f"model={TOY}", f"out={tmp_path / 'runs'}", "method=zero-shot"]
     assert (run(resolve(line)) / "summary.json").exists()
+
+
+def test_what_is_published_of_the_stream_stands_below_the_matrix(tmp_path: Path, capsys, monkeypatch) -> None:
+    from bench.compare import published
+
+    asked = []
+
+    def beside(stream: str, model: str, conditions: dict) -> published.Published:
+        asked.append((stream, model, conditions))
+        rows = [
+            published.Row("ZSCL", "a paper", 1.0, 1.0, 1.0),
+            published.Row("LoRA (again)", "a paper", 20.5, None, 31.0),
+        ]
+        return published.Published(
+            "toy", "tiny", (), (), (*rows, published.Row("zero-shot", "another", 50.0, 51.0, 52.0))
+        )
+
+    monkeypatch.setattr(published, "beside", beside)
+    run(toy(tmp_path, "method=zero-shot"))
+    said = capsys.readouterr().out
+    line = "published (Transfer / Average / Last): zero-shot 50.0 / 51.0 / 52.0, LoRA 20.5 / - / 31.0; sources: "
+    assert f"\n{line}datasets/published/toy.json\n" in said
+    ((_, _, conditions),) = asked
+    assert conditions["order of tasks"] == ["toy1", "toy2", "toy3"]
+    assert conditions["label space"] == "task" and conditions["evaluate.split"] == "test"

@@ -154,3 +154,29 @@ def beside(stream: str, model: str, conditions: Mapping[str, Any]) -> Published 
     ]
     own = registry.entries("stream")[stream].facts.get("label_space")
     return table if ours == [table.model, list(table.tasks), own, "test", "pretrained", None] else None
+
+
+BASES = ("zero-shot", "lora")
+"""What a single run is put beside: what the model knew before, and plain learning."""
+
+
+def bases(table: Published) -> str:
+    """Return in one line what a table has of the untrained model and of plain LoRA.
+
+    Parameters
+    ----------
+    table : Published
+
+    Returns
+    -------
+    str
+        Empty where it has neither.
+    """
+    found: dict[str, str] = {}
+    for row in table.rows:
+        name = row.method.partition(" (")[0]
+        values = [row.value(scalar) for scalar in HEADLINES.values()]
+        if name.lower() in BASES:
+            found.setdefault(name.lower(), f"{name} {' / '.join('-' if v is None else f'{v:.1f}' for v in values)}")
+    known = ", ".join(found[name] for name in BASES if name in found)
+    return f"published ({' / '.join(HEADLINES)}): {known}; sources: datasets/published/{table.stream}.json" if found else ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.compare import published
+from bench.config.run_settings import Resolved, label_space_of
 from bench.core.stopwatch import Stopwatch, left, seconds_left
 from bench.learning.method import Method
 from bench.learning.optimizer import steps_of
@@ -42,6 +44,31 @@ def task_line(matrix: AccuracyMatrix, row: int, seconds: float, *more: str) -> s
     head = f"[{row}/{len(matrix.tasks)}] {matrix.tasks[row - 1]:<14}"
     line = f"{head} accuracy {matrix.accuracy(row, row - 1):5.1f} after {seconds:5.1f} s"
     return "".join((line, *(f"  ({one})" for one in more if one)))
+
+
+def others(resolved: Resolved, tasks: Sequence[str]) -> str:
+    """Return a line with what is published of the untrained model and of plain LoRA on the stream of a run.
+
+    Parameters
+    ----------
+    resolved : Resolved
+    tasks : sequence of str
+        In their order.
+
+    Returns
+    -------
+    str
+        Empty where nothing is published of these tasks in this order with this model.
+    """
+    run = resolved.run
+    conditions = {key: value for key, value in resolved.flat.items() if key.startswith(("stream.", "model."))}
+    conditions |= {
+        "order of tasks": list(tasks),
+        "label space": label_space_of(resolved.stream_class, resolved.stream_settings),
+        "evaluate.split": run.evaluate.split,
+    }
+    table = published.beside(run.stream, run.model, conditions)
+    return published.bases(table) if table else ""
 
 
 class Forecast:

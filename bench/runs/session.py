@@ -42,7 +42,7 @@ from bench.runs.loading import DECODED_BYTES, Parts, context_of, pixel_cache
 from bench.runs.progress import Progress, Snapshot
 from bench.runs.rehearsal import rehearse
 from bench.runs.resume import fitting, is_described, no_fit, read_snapshot
-from bench.runs.rows import Forecast, keep, measured, reuse, task_line
+from bench.runs.rows import Forecast, keep, measured, others, reuse, task_line
 from bench.runs.state import RunState, settle
 
 
@@ -355,4 +355,6 @@ class Session:
         with record.writing():
             self.checkpoints.clear()
         say(f"\n{render(self.matrix)}")
+        if line := others(self.resolved, self.matrix.tasks):
+            say(line)
         say(f"{seconds['total']:.0f} s, record in {record.directory}")
