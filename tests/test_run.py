@@ -453,7 +453,7 @@ def test_what_is_published_of_the_stream_stands_below_the_matrix(tmp_path: Path,
         )
 
     monkeypatch.setattr(published, "beside", beside)
-    run(toy(tmp_path, "method=zero-shot"))
+    run(toy(tmp_path, "method=lora", "train.epochs=1"))
     said = capsys.readouterr().out
     line = "published (Transfer / Average / Last): zero-shot 50.0 / 51.0 / 52.0, LoRA 20.5 / - / 31.0; sources: "
     assert f"\n{line}datasets/published/toy.json\n" in said
