@@ -458,5 +458,5 @@ def test_what_is_published_of_the_stream_stands_below_the_matrix(tmp_path: Path,
     line = "published (Transfer / Average / Last): zero-shot 50.0 / 51.0 / 52.0, LoRA 20.5 / - / 31.0; sources: "
     assert f"\n{line}datasets/published/toy.json\n" in said
     ((_, _, conditions),) = asked
-    assert conditions["order of tasks"] == ["toy1", "toy2", "toy3"]
+    assert conditions["order of tasks"] == ["toy0", "toy1", "toy2"]
     assert conditions["label space"] == "task" and conditions["evaluate.split"] == "test"
