@@ -14,6 +14,7 @@ from conftest import METHOD
 
 from bench.api import Stream
 from bench.cli.main import main
+from bench.config import registry
 from bench.config.chosen import Chosen, chosen_text, read_chosen
 from bench.config.fingerprint import fingerprint
 from bench.config.resolve import resolve
@@ -340,21 +341,14 @@ def test_what_is_written_is_read_back_as_it_was(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- the stream's
 
 
-def test_a_stream_may_carry_what_was_chosen_as_a_file(toys, capsys, monkeypatch):
-    beside = toys.write("datasets/tuned.yaml", "")
+def test_a_stream_may_carry_what_was_chosen_as_a_file(toys, tmp_path, capsys, monkeypatch):
+    beside = tmp_path / "tuned.yaml"
     entry = Chosen(
         {"train.lr": 0.375}, stream="elsewhere", criterion="average_mtil", split="validation", seeds=[0, 1],
         grid="tune", revisions=["0123456789abcdef"], tried=[{"settings": {"train.lr": rate}} for rate in (0.375, 0.5)],
     )  # fmt: skip
     beside.write_text(chosen_text({"toy": entry, "other": Chosen({"train.lr": 0.375}, same_as="toy")}))
-    data = toys.root / "datasets" / "toy_data.py"
-    text = data.read_text()
-    before = text[text.index("    tuned = ") :].splitlines()[0]
-    data.write_text(
-        text.replace(before, "    tuned = Path(__file__).parent / 'tuned.yaml'").replace(
-            "from dataclasses", "from pathlib import Path\nfrom dataclasses", 1
-        )
-    )
+    monkeypatch.setattr(registry.load("stream", "pocket"), "tuned", beside)
     resolved = resolve(["method=toy"])
     assert (resolved.flat["train.lr"], resolved.sources["train.lr"]) == (0.375, "tuned")
     monkeypatch.setenv("COLUMNS", "250")
