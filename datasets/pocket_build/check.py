@@ -1,4 +1,4 @@
-"""Looks for near-duplicates between the splits of the shipped tasks, and between them and a pre-training corpus.
+"""Looks for near-duplicates between the splits of a task, between the two streams, and with a pre-training corpus.
 
 Usage: ``python check.py [--corpus FILE.npz ...] [--data FOLDER]``. Exits with status 1 when anything is found.
 ``task_duplicates`` is the same check for use in a test.
@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,38 @@ def nearest(images: np.ndarray, others: np.ndarray, block: int = 1024) -> tuple[
         index = np.where(found < distance, start + best, index)
         distance = np.minimum(distance, found)
     return distance, index
+
+
+def small(images: np.ndarray) -> np.ndarray:
+    """Return the means of squares of 6 by 6 pixels, as float32 (n, 108); they differ less than the images."""
+    side = images.shape[1] // 6
+    return images.reshape(len(images), side, 6, side, 6, 3).mean((2, 4), dtype=np.float32).reshape(len(images), -1)
+
+
+def close_pairs(images: np.ndarray, others: np.ndarray, threshold: float = THRESHOLD) -> list[tuple[int, int, float]]:
+    """List the pairs of an image and another that differ by less than an RMS of ``threshold`` grey levels.
+
+    Parameters
+    ----------
+    images, others : np.ndarray
+        uint8 arrays of shape (n, side, side, 3).
+    threshold : float, default=5
+        RMS difference in grey levels.
+
+    Returns
+    -------
+    list of tuple
+        Index into ``images``, index into ``others``, distance.
+    """
+    left, right = small(images), small(others)
+    squares = (left**2).sum(1)[:, None] + (right**2).sum(1)[None] - 2 * left @ right.T
+    rows = []
+    # One grey level more, because the product loses digits; the difference of the images themselves decides.
+    for i, j in np.argwhere(squares / left.shape[1] < (threshold + 1) ** 2):
+        distance = float(np.sqrt(((images[i].astype(np.float64) - others[j]) ** 2).mean()))
+        if distance < threshold:
+            rows.append((int(i), int(j), distance))
+    return rows
 
 
 def load_task(data: Path, entry: dict, image_size: int = 36) -> dict[str, np.ndarray]:
@@ -105,6 +138,37 @@ def task_duplicates(
             distance, index = nearest(images[second], images[first])
             for i in np.flatnonzero(distance < threshold):
                 rows.append((second, int(i), first, int(index[i]), float(distance[i])))
+    return found
+
+
+def stream_duplicates(data: Path | str, threshold: float = THRESHOLD) -> list[tuple[str, int, str, int, float]]:
+    """List near-duplicates between an image of one stream and an image of another, of any split.
+
+    Parameters
+    ----------
+    data : Path or str
+        Folder of tasks.json.
+    threshold : float, default=5
+        RMS difference in grey levels.
+
+    Returns
+    -------
+    list of tuple
+        Task and split, index, task and split of the other stream, index, distance.
+    """
+    data = Path(data)
+    table = json.loads((data / "tasks.json").read_text(encoding="utf-8"))
+    entries = {entry["name"]: entry for entry in table["tasks"]}
+    sheets: dict[str, list[tuple[str, np.ndarray]]] = {}
+    for stream, names in table["streams"].items():
+        for name in names:
+            images = load_task(data, entries[name], table["image_size"])
+            sheets.setdefault(stream, []).extend((f"{name} {split}", images[split]) for split in images)
+    found = []
+    for first, second in combinations(sheets, 2):
+        for name, images in sheets[first]:
+            for other, others in sheets[second]:
+                found += [(name, i, other, j, distance) for i, j, distance in close_pairs(images, others, threshold)]
     return found
 
 
@@ -184,6 +248,9 @@ def main() -> int:
     for name, rows in task_duplicates(arguments.data, arguments.threshold).items():
         print(f"{name}: {len(rows)} near-duplicates between splits", rows[:5] if rows else "")
         bad += len(rows)
+    pairs = stream_duplicates(arguments.data, arguments.threshold)
+    print(f"{len(pairs)} near-duplicates between the streams", pairs[:5] if pairs else "")
+    bad += len(pairs)
     for corpus in arguments.corpus:
         for name, rows in corpus_duplicates(arguments.data, corpus, arguments.threshold).items():
             print(f"{name}: {len(rows)} test images with a near-duplicate in {corpus.name}", rows[:5] if rows else "")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import partition
-from check import nearest
-from drawing import SIZE, Rng, fit
+from check import close_pairs, small
+from drawing import Rng, fit
 from PIL import Image
 
 BASE = 72  # side of the drawings before they are placed
@@ -59,25 +59,19 @@ class Task:
                 return False
         self.images[split].append(image)
         self.labels[split].append(label)
-        self._small[split].append(small(image))
+        self._small[split].append(small(image[None])[0])
         return True
 
     def _near(self, image: np.ndarray, split: str) -> bool:
         """Say whether a split has a near-duplicate of an image; small copies differ at most as much as the images."""
-        gaps = np.stack(self._small[split]) - small(image)
+        gaps = np.stack(self._small[split]) - small(image[None])
         close = np.flatnonzero((gaps**2).mean(1) < partition.NEAR_DUPLICATE_RMS**2)
-        others = np.stack([self.images[split][i] for i in close]) if len(close) else None
-        return others is not None and float(nearest(image[None], others)[0][0]) < partition.NEAR_DUPLICATE_RMS
+        others = [self.images[split][i] for i in close]
+        return bool(others) and bool(close_pairs(image[None], np.stack(others), partition.NEAR_DUPLICATE_RMS))
 
     def count(self, split: str, label: int) -> int:
         """Return how many images of a class a split has."""
         return self.labels[split].count(label)
-
-
-def small(image: np.ndarray) -> np.ndarray:
-    """Return the means of an image's squares of 6 by 6 pixels, as float32 (108,)."""
-    side = SIZE // 6
-    return image.reshape(side, 6, side, 6, 3).mean((1, 3), dtype=np.float32).ravel()
 
 
 def fitted(image: Image.Image | np.ndarray | None, name: str) -> np.ndarray:
