@@ -1,4 +1,4 @@
-"""The embedded default: seven small tasks of real images, and a CLIP of 1.7 million parameters.
+"""The embedded default: two streams of small tasks of real images, and a CLIP of 1.7 million parameters.
 
 pocket_data/SOURCES.md says where the images and the model come from, and under which licences. The scripts that built
 both are in pocket_build/.
@@ -61,9 +61,8 @@ def read_split(entry: Mapping[str, Any], size: int) -> ArrayImages:
     return ArrayImages(pixels, entry["labels"])
 
 
-@register("stream", "pocket", title="Seven small tasks of real images, embedded", paper="this project")
-class Pocket(Stream):
-    """clipart, digits, emoji, flags, icons, letters, satellite, in alphabetical order; 36 x 36 pixels."""
+class EmbeddedStream(Stream):
+    """Tasks of 36 x 36 pixels that ``tasks.json`` lists under `name`, in alphabetical order."""
 
     @dataclass
     class Settings:
@@ -72,18 +71,18 @@ class Pocket(Stream):
         tasks: list[str] = setting([], "names of the tasks, in order; empty takes all of them in alphabetical order")
         shuffle: bool = setting(False, "shuffle the tasks by seeds.task_order")
 
+    name: ClassVar[str]
     label_space = "task"
     prompt_family: ClassVar[str] = "one a task"
     budget: ClassVar[str] = "5 epochs, batch 32"
-    description = "7 tasks: real images of 36 x 36 pixels, embedded"
     defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 5, "train.batch_size": 32}
-    tuned = FOLDER / "tuned.yaml"
 
     def load(self, data_root: str | None, order_seed: int) -> list[Task]:
         """Return the chosen tasks; `data_root` is not needed."""
         index = json.loads(_read("tasks.json"))
-        known = {entry["name"]: entry for entry in index["tasks"]}
-        names = self.settings.tasks or list(known)
+        entries = {entry["name"]: entry for entry in index["tasks"]}
+        known = index["streams"][self.name]
+        names = self.settings.tasks or known
         for name in names:
             if name not in known:
                 raise UserError(f"unknown task {name} in stream.tasks{suggest(name, known)}")
@@ -92,12 +91,31 @@ class Pocket(Stream):
 
             order = torch.randperm(len(names), generator=generator(order_seed, "task order"))
             names = [names[i] for i in order.tolist()]
-        return [self._task(known[name], index["image_size"]) for name in names]
+        return [self._task(entries[name], index["image_size"]) for name in names]
 
     @staticmethod
     def _task(entry: Mapping[str, Any], size: int) -> Task:
         train, validation, test = (read_split(entry["splits"][split], size) for split in ("train", "val", "test"))
         return Task(entry["name"], tuple(entry["classes"]), entry["template"], train, test, validation)
+
+
+@register("stream", "pocket", title="Nine small tasks, four known and five new to the model", paper="this project")
+class Pocket(EmbeddedStream):
+    """digits, flags, greek, icons, kana, letters, music, outlines, satellite."""
+
+    name = "pocket"
+    label_space = "task"
+    description = "9 tasks: real images of 36 x 36 pixels, embedded"
+    tuned = FOLDER / "tuned.yaml"
+
+
+@register("stream", "pocket-tuning", title="Four small tasks on which settings are chosen", paper="this project")
+class PocketTuning(EmbeddedStream):
+    """arabic, emoji, states, thai: other classes, images and sources than those of the stream `pocket`."""
+
+    name = "pocket-tuning"
+    label_space = "task"
+    description = "4 tasks: real images of 36 x 36 pixels, embedded, to choose settings on"
 
 
 @register("model", "pocket", title="A CLIP of 1.7 million parameters, embedded", paper="this project")

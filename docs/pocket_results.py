@@ -1,146 +1,152 @@
-"""Make the measured results on the embedded stream: learning rates, runs, docs/pocket-results.md and its pictures.
+"""Make docs/pocket-results.md, its pictures, the README's table and datasets/published/pocket.json from finished runs.
 
-    python docs/pocket_results.py tune    # every method on the validation images over one grid of learning rates
-    python docs/pocket_results.py run     # every method, five seeds, with the settings that the stream carries
-    python docs/pocket_results.py page    # the page, its pictures and the README's table, from the runs
+    python -m bench tune method=all stream=pocket-tuning to=datasets/pocket_data/tuned.yaml   # chooses the settings
+    python -m bench sweep compare_methods launch=local launch.processes=2                     # every method, five seeds
+    python docs/pocket_results.py [out=DIR]                               # DIR: where the runs are, by default runs
 
-Runs lie in runs/ and are skipped when finished, so any part can be interrupted and repeated.
+Methods without five finished runs are left out.
 """
 
-import argparse
-import csv
 import json
 import shutil
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from bench.compare import pictures
 from bench.compare.grouping import gather
 from bench.compare.tables import sections
-from bench.config.fingerprint import run_directory
-from bench.config.resolve import resolve
+from bench.config import registry
+from bench.config.chosen import Chosen, tuned_by
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.scalars import spread
-from bench.runs.run import run
+from bench.record.provenance import code_revision
+from bench.record.schema import is_finished
+from bench.sweep.file import expand, find
 
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
+PUBLISHED = DOCS.parent / "datasets" / "published" / "pocket.json"
 MARKS = ("<!-- results, made by docs/pocket_results.py -->", "<!-- end of results -->")
-"""What stands between them in the README is written by `page`."""
-TRAINED = ("finetune", "lora", "inflora", "keeplora")
-METHODS = ("zero-shot", *TRAINED)
-GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-SEEDS = (0, 1, 2, 3, 4)
-CHOSEN_BY = "learning"
-SHOWN = {"learning": "just learned", "transfer_by_column": "Transfer", "average_mtil": "Average", "last": "Last"}
-TUNING = DOCS / "pocket-tuning.csv"
-"""The results of `tune`: one line for every method and rate."""
+"""What stands between them in the README is written by this script."""
+SWEEP = "compare_methods"
+SEEDS = 5
+SHOWN = {"transfer_by_column": "Transfer", "average_mtil": "Average", "last": "Last", "learning": "just learned"}
 PICTURES = {"scatter": "Transfer against Last", "curves": "Accuracy on every task over the stream"}
 """Pictures of `bench compare ... pictures=` that the page and the README show."""
 
-
-def tuning_line(method: str, lr: float) -> list[str]:
-    return [f"method={method}", f"train.lr={lr:g}", "evaluate.split=validation", "seed=0"]
-
-
-def line(method: str, seed: int) -> list[str]:
-    return [f"method={method}", f"seed={seed}"]
+Runs = dict[str, list[Path]]
+"""The run directories of every method, one for each seed."""
 
 
-def summary(words: list[str]) -> dict:
-    directory = run_directory(resolve(words))
+def finished(words: Sequence[str] = ()) -> Runs:
+    """Return the runs of every method of the sweep that is finished with all its seeds, in the order of the file."""
+    runs: Runs = {}
+    for point in expand(find(SWEEP), words).points:
+        if is_finished(point.directory):
+            method = next(word.partition("=")[2] for word in point.words if word.startswith("method="))
+            runs.setdefault(method, []).append(point.directory)
+    return {method: found for method, found in runs.items() if len(found) == SEEDS}
+
+
+def summary(directory: Path) -> dict:
     return json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-
-
-def matrices(method: str) -> list[AccuracyMatrix]:
-    return [AccuracyMatrix.from_csv(run_directory(resolve(line(method, seed))) / "accuracy.csv") for seed in SEEDS]
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]) + "\n"
 
 
-def results_table() -> str:
+def results_table(runs: Runs) -> str:
     """Mean and standard error over the seeds, one row a method."""
     rows = []
-    for method in METHODS:
-        results = [summary(line(method, seed)) for seed in SEEDS]
-        cells = [f"`{method}`"]
-        for name in ("transfer_by_column", "average_mtil", "last", "learning"):
-            found = spread([result["metrics"][name] for result in results])
-            cells.append(f"{found.mean:.1f} ± {found.standard_error:.1f}")
-        cells.append(f"{spread([result['seconds']['total'] for result in results]).mean:.0f} s")
-        rows.append(cells)
-    return table(["method", "Transfer", "Average", "Last", "just learned", "time"], rows)
+    for method, found in runs.items():
+        results = [summary(directory)["metrics"] for directory in found]
+        values = [spread([result[name] for result in results]) for name in SHOWN]
+        rows.append([f"`{method}`", *(f"{value.mean:.1f} ± {value.standard_error:.1f}" for value in values)])
+    return table(["method", *SHOWN.values()], rows)
 
 
-def write_tuning() -> None:
-    """Keep what every method reaches on the validation images at every learning rate."""
-    with TUNING.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["method", "lr", *SHOWN])
-        for method in TRAINED:
-            for lr in GRID:
-                metrics = summary(tuning_line(method, lr))["metrics"]
-                writer.writerow([method, f"{lr:g}", *(f"{metrics[name]:.1f}" for name in SHOWN)])
+def chosen() -> dict[str, Chosen]:
+    """What the stream carries for its methods."""
+    return {name: one for name, one in tuned_by(registry.load("stream", "pocket")).items() if isinstance(one, Chosen)}
 
 
 def tuning_table() -> str:
-    """The same as a table; the chosen rate in bold."""
-    found = list(csv.DictReader(TUNING.read_text(encoding="utf-8").splitlines()))
+    """Average of every method at every rate of the grid, on validation images of pocket-tuning; the best in bold."""
+    entries = {name: one for name, one in chosen().items() if one.tried}
+    rates = sorted({one["settings"]["train.lr"] for entry in entries.values() for one in entry.tried})
     rows = []
-    for method in TRAINED:
-        own = [line for line in found if line["method"] == method]
-        best = max(own, key=lambda line: float(line[CHOSEN_BY]))
-        for tried in own:
-            cells = [f"`{method}`", tried["lr"], *(tried[name] for name in SHOWN)]
-            rows.append([f"**{cell}**" if tried is best else cell for cell in cells])
-    return table(["method", "learning rate", *SHOWN.values()], rows)
+    for name, entry in sorted(entries.items()):
+        means = {one["settings"]["train.lr"]: one["mean"] for one in entry.tried}
+        best = entry.settings["train.lr"]
+        cells = [f"{means[rate]:.1f}" if rate in means else "" for rate in rates]
+        rows.append([f"`{name}`", *(f"**{c}**" if r == best else c for r, c in zip(rates, cells, strict=True))])
+    return table(["method", *(f"{rate:g}" for rate in rates)], rows)
 
 
-def matrix_table(method: str) -> str:
+def matrix_table(directories: list[Path]) -> str:
     """The accuracy matrix, mean over the seeds."""
-    found = matrices(method)
-    mean = sum(matrix.array() for matrix in found) / len(found)
+    found = [AccuracyMatrix.from_csv(directory / "accuracy.csv") for directory in directories]
+    mean = np.mean([matrix.array() for matrix in found], axis=0)
     rows = [[found[0].label(i), *(f"{value:.1f}" for value in row)] for i, row in enumerate(mean)]
     return table(["after", *found[0].tasks], rows)
 
 
-def page() -> str:
+def page(runs: Runs) -> str:
     """The text of docs/pocket-results.md."""
     parts = [
         "# Results on the embedded stream\n",
-        f"Percent correct on the test images, mean ± standard error over {len(SEEDS)} seeds. Time is that of one run "
-        "on one thread, with another run beside it. [pocket.md](pocket.md#results) says what the numbers show, "
-        "[metrics.md](metrics.md) what they mean. This page was made by `python docs/pocket_results.py tune`, `run` "
-        "and `page`.\n",
-        results_table(),
+        f"Percent correct on the test images, mean ± standard error over {SEEDS} seeds. [pocket.md](pocket.md#results) "
+        "says what the numbers show, [metrics.md](metrics.md) what they mean. `docs/pocket_results.py` made this page "
+        "and says which lines make its runs again.\n",
+        results_table(runs),
         *(f"![{title}](pocket-results-{name}.png)\n" for name, title in PICTURES.items()),
         "## How the learning rates were chosen\n",
-        "All methods were tried on one grid of rates, with seed 0, trained on the training images and scored on the "
-        "validation images; test images play no part in it. The stream takes the rate with the highest accuracy on "
-        "tasks just learned, as the mean over tasks (`Pocket.tuned`, in bold). A learner can know this accuracy when "
-        "it learns a task, without looking at later tasks and without going back. Other criteria choose other rates, "
-        "so here are all scores of the whole grid.\n",
+        "All methods were tried on one grid of rates on another stream, `pocket-tuning`, with two seeds, trained on "
+        "its training images and scored on its validation images. The rate with the highest Average was taken "
+        "([tuning.md](tuning.md)); here is Average for the whole grid. No image of the stream `pocket` played a "
+        "part.\n",
         tuning_table(),
         "## Accuracy matrices\n",
-        f"Rows: after each task. Columns: test sets. Means over {len(SEEDS)} seeds.\n",
+        f"Rows: after each task. Columns: test sets. Means over {SEEDS} seeds.\n",
     ]
-    for method in METHODS:
-        parts += [f"### {method}\n", matrix_table(method)]
+    for method, found in runs.items():
+        parts += [f"### {method}\n", matrix_table(found)]
     return "\n".join(parts)
 
 
-def fill_readme() -> None:
+def published(runs: Runs) -> dict:
+    """The same numbers as a table that `bench compare` and every run on the stream show beside theirs."""
+    tasks = AccuracyMatrix.from_csv(next(iter(runs.values()))[0] / "accuracy.csv").tasks
+    rows = []
+    for method, found in runs.items():
+        results = [summary(directory)["metrics"] for directory in found]
+        values = {title.lower(): spread([one[name] for one in results]).mean for name, title in list(SHOWN.items())[:3]}
+        rows.append({"method": method, "source": "A", **{key: round(value, 1) for key, value in values.items()}})
+    return {
+        "stream": "pocket",
+        "model": "pocket",
+        "tasks": list(tasks),
+        "notes": [f"These are this project's own results, the mean over {SEEDS} seeds (docs/pocket-results.md)."],
+        "sources": {"A": f"keeplora-bench at revision {str(code_revision())[:10]}"},
+        "rows": rows,
+    }
+
+
+def fill_readme(runs: Runs) -> None:
     """Put the table of results between the marks of the README."""
     before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
-    README.write_text(f"{before}{MARKS[0]}\n{results_table()}{MARKS[1]}{after}", encoding="utf-8")
+    README.write_text(f"{before}{MARKS[0]}\n{results_table(runs)}{MARKS[1]}{after}", encoding="utf-8")
 
 
-def draw() -> None:
+def draw(runs: Runs) -> None:
     """Put the pictures that `bench compare` makes of the runs beside the page."""
-    found = gather([run_directory(resolve(line(method, seed))) for method in METHODS for seed in SEEDS], {})
+    found = gather([directory for directories in runs.values() for directory in directories], {})
     with tempfile.TemporaryDirectory() as folder:
         for path in pictures.write(sections(found), Path(folder)):
             name = path.stem.rpartition("-")[2]
@@ -149,23 +155,11 @@ def draw() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("tune", "run", "page"))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="only these methods")
-    arguments = parser.parse_args()
-    if arguments.part == "tune":
-        for method in (m for m in TRAINED if m in arguments.methods):
-            for lr in GRID:
-                run(resolve([*tuning_line(method, lr), "threads=1"]))
-        write_tuning()
-    elif arguments.part == "run":
-        for seed in SEEDS:
-            for method in arguments.methods:
-                run(resolve([*line(method, seed), "threads=1"]), ["python", "-m", "bench", "run", *line(method, seed)])
-    else:
-        (DOCS / "pocket-results.md").write_text(page(), encoding="utf-8")
-        draw()
-        fill_readme()
+    runs = finished(sys.argv[1:])
+    (DOCS / "pocket-results.md").write_text(page(runs), encoding="utf-8")
+    PUBLISHED.write_text(json.dumps(published(runs), indent=1) + "\n", encoding="utf-8")
+    draw(runs)
+    fill_readme(runs)
 
 
 if __name__ == "__main__":

@@ -290,7 +290,7 @@ def test_the_pages_of_measurements_are_what_their_scripts_write(monkeypatch: pyt
         monkeypatch.setattr(pocket_results, name, lambda *_: "")
     made = {
         "keeplora-sensitivity.md": sensitivity.page({name: [point] for name in sensitivity.SWEEPS}),
-        "pocket-results.md": pocket_results.page(),
+        "pocket-results.md": pocket_results.page({}),
     }
     for name, text in made.items():
         assert prose(text) == prose((ROOT / "docs" / name).read_text(encoding="utf-8"))
