@@ -1,7 +1,9 @@
 """What is computed beside attentions and MLPs: where it is added, in every way that a tower computes its tokens."""
 
 import copy
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -10,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.learning.toy import CONFIG, tiny_clip
+from bench.config import registry
+from bench.learning.toy import CONFIG, tiny_clip, toy_task
 from bench.model.clip import Clip
+from bench.trials.contract import verify
 
 PROMPTS = ["a picture of a red thing", "a picture of two blue things", "something else"]
 
@@ -174,3 +178,13 @@ def test_nothing_stays_and_wrong_names_are_refused() -> None:
         clip.encode_images(images())
     assert torch.equal(clip.encode_images(images()), before)
     assert clip.places[:3] == ("image.0.heads", "image.0.attention", "image.0.mlp") and len(clip.places) == 12
+
+
+def test_the_example_of_the_documentation_keeps_the_contract(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "methods.md").read_text(encoding="utf-8")
+    found = dict(re.findall(r"<!-- example: (\S+) -->\n```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL))
+    file = tmp_path / "experts.py"
+    file.write_text(found["experts.py"], encoding="utf-8")
+    method = registry.load("method", str(file))
+    tasks = [toy_task(index, train=24, test=6) for index in range(2)]
+    assert [(one.test, one.problem) for one in verify(method, None, tasks) if one.problem] == []

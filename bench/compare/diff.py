@@ -20,6 +20,7 @@ PARTS = {
     "manifests": "manifests",
     "prompts_sha256": "prompts",
     "reference_sha256": "reference set",
+    "validation_sha256": "validation images",
     "code_revision": "code",
     "plugins_sha256": "plug-in files",
 }

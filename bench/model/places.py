@@ -19,13 +19,6 @@ The first argument has tokens in the dimension before the last. The second one i
 sequence that the tower reads (0 for images), or None where texts are packed and nobody can tell them apart.
 """
 
-PLACES = {
-    "heads": "queries [sequences, heads, tokens, width of a head] -> added to the heads, before the output map",
-    "attention": "input of the attention [sequences, tokens, width] -> added to its output",
-    "mlp": "input of the MLP [sequences, tokens, width] -> added to its output",
-}
-"""Kinds of places of a block, with what a branch there reads and what is added to what."""
-
 
 @dataclass
 class Place:

@@ -108,6 +108,8 @@ class Identity(JsonFile):
     prompts_sha256 : str
     reference_sha256 : str or None
         Hash of the images and sentences of the reference set; None where there is none.
+    validation_sha256 : str or None
+        Hash of the validation images of all tasks; None where the method does not choose by them.
     code_revision : str
     plugins_sha256 : dict of str to str
         Kind of plug-in -> hash of its file.
@@ -119,8 +121,8 @@ class Identity(JsonFile):
     NEEDED = {"settings": dict}
     OPTIONAL = {
         "fingerprint": str, "seed": int, "command": list, "seeds": dict, "weights_sha256": str, "label_space": str,
-        "tasks": list, "manifests": dict, "prompts_sha256": str, "reference_sha256": str, "code_revision": str,
-        "plugins_sha256": dict, "flags": dict,
+        "tasks": list, "manifests": dict, "prompts_sha256": str, "reference_sha256": str,
+        "validation_sha256": str, "code_revision": str, "plugins_sha256": dict, "flags": dict,
     }  # fmt: skip
     ENTRIES = {"command": str, "seeds": int, "tasks": str, "manifests": str, "plugins_sha256": str, "flags": str}
 
@@ -135,6 +137,7 @@ class Identity(JsonFile):
     manifests: dict[str, str] = field(default_factory=dict)
     prompts_sha256: str | None = None
     reference_sha256: str | None = None
+    validation_sha256: str | None = None
     code_revision: str | None = None
     plugins_sha256: dict[str, str] = field(default_factory=dict)
     flags: dict[str, str] | None = None
@@ -154,7 +157,7 @@ class Identity(JsonFile):
     def to_json(self) -> dict[str, Any]:
         """Return the object that the file holds, without what is younger than the first records and not there."""
         content = super().to_json()
-        for key in ("flags", "reference_sha256"):
+        for key in ("flags", "reference_sha256", "validation_sha256"):
             if content[key] is None:
                 del content[key]
         settings = {key: {"value": one.value, "source": one.source} for key, one in self.settings.items()}
