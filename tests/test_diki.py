@@ -2,9 +2,11 @@
 
 import copy
 import functools
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -22,6 +24,7 @@ from bench.methods.diki import (
     shrunk,
 )
 from torch import Tensor
+from toy import ToyStream
 
 from bench.config.fields import complaints
 from bench.config.resolve import resolve
@@ -37,6 +40,8 @@ from bench.learning.toy import tiny_clip, toy_task
 from bench.model.clip import Clip
 from bench.model.layers import PLAIN
 from bench.model.packing import Packing
+from bench.record.provenance import data_identity
+from bench.runs.run import run
 from bench.trials.trial import Trial
 
 TASKS = [toy_task(index) for index in range(2)]
@@ -404,6 +409,25 @@ def test_broken_off_at_the_end_of_an_epoch_and_after_it(step: int) -> None:
     for name, tensor in straight.method.state_dict().items():
         assert torch.equal(tensor, resumed.method.state_dict()[name]), name
     assert straight.method.correct == resumed.method.correct and len(resumed.method.correct) == 2
+
+
+def test_the_validation_images_are_part_of_the_run(tmp_path: Path) -> None:
+    toy = str(Path(__file__).parent / "toy.py")
+    line = [f"stream={toy}", "stream.count=1", f"model={toy}", "train.steps=3", f"out={tmp_path}", "device=cpu"]
+    done = run(resolve([*line, "method=diki"]))
+    identity = json.loads((done / "identity.json").read_text())
+    stream = ToyStream(ToyStream.Settings(count=1), None, 0)
+    assert identity["validation_sha256"] == data_identity(stream, stream.tasks, None, True)["validation_sha256"]
+    events = [json.loads(text) for text in (done / "metrics.jsonl").read_text().splitlines()]
+    (right,) = [event["validation"] for event in events if "validation" in event]
+    assert len(right) == 1 and 0 <= right[0] <= 12
+    others = [replace(task, validation=task.test) for task in stream.tasks]
+    assert data_identity(stream, others, None, True)["validation_sha256"] != identity["validation_sha256"]
+    assert data_identity(stream, others) == data_identity(stream, stream.tasks)  # no other method looks at them
+    assert run(resolve([*line, "method=diki"])) == done
+    changed = type("Changed", (ToyStream,), {"load": lambda self, root, seed: others, "registry_name": "toy"})
+    with pytest.raises(UserError, match="another validation_sha256 than this line would have"):
+        run(replace(resolve([*line, "method=diki"]), stream_class=changed))
 
 
 # ---- sizes and settings

@@ -67,7 +67,9 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def data_identity(stream: Stream, tasks: Sequence[Task], reference: ReferenceSet | None = None) -> dict[str, Any]:
+def data_identity(
+    stream: Stream, tasks: Sequence[Task], reference: ReferenceSet | None = None, validation: bool = False
+) -> dict[str, Any]:
     """Return those parts of `Identity` that say with which data a run is made.
 
     Parameters
@@ -76,11 +78,14 @@ def data_identity(stream: Stream, tasks: Sequence[Task], reference: ReferenceSet
     tasks : sequence of Task
         Those of the stream, in order.
     reference : ReferenceSet, optional
+    validation : bool, optional
+        Whether the method chooses by the validation images of tasks.
 
     Returns
     -------
     dict of str to object
-        ``label_space``, ``tasks``, ``manifests`` and ``prompts_sha256``; ``reference_sha256`` where there is one.
+        ``label_space``, ``tasks``, ``manifests`` and ``prompts_sha256``; ``reference_sha256`` where there is one;
+        ``validation_sha256`` where the method chooses by validation images.
     """
     prompts = json.dumps({task.name: task.test_prompts for task in tasks}, sort_keys=True)
     return {
@@ -89,7 +94,14 @@ def data_identity(stream: Stream, tasks: Sequence[Task], reference: ReferenceSet
         "manifests": {task.name: task.digest() for task in tasks},
         "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest(),
         **({} if reference is None else {"reference_sha256": reference.digest}),
+        **({"validation_sha256": _validation(tasks)} if validation else {}),
     }
+
+
+def _validation(tasks: Sequence[Task]) -> str:
+    """Return a hash of the validation images of tasks and their labels."""
+    digests = {task.name: task.validation.digest for task in tasks if task.validation is not None}
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
 def code_identity(resolved: Resolved) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def load_parts(resolved: Resolved, device: torch.device) -> Parts:
     for task in stream.tasks:  # a template that does not fit is refused, or mentioned, before the first task
         if task.more_templates:
             clip.tokenize([text for prompt in task.test_prompts for text in prompt])
-    data = data_identity(stream, stream.tasks, reference)
+    data = data_identity(stream, stream.tasks, reference, resolved.method_class.validation)
     return Parts(stream, budgets, expected, clip, digests, weights, tokens, data, reference)
 
 

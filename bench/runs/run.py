@@ -157,7 +157,8 @@ def _repeat(directory: Path, resolved: Resolved, observers: Observers) -> None:
     except (OSError, ValueError) as error:
         raise _damaged(directory / IDENTITY, error) from error
     stream = load_stream(resolved)
-    for key, value in data_identity(stream, stream.tasks, load_reference(resolved, stream)).items():
+    reference, validation = load_reference(resolved, stream), resolved.method_class.validation
+    for key, value in data_identity(stream, stream.tasks, reference, validation).items():
         if stored.get(key) != value:
             raise UserError(
                 f"{directory} holds a finished run with another {key} than this line would have: move it away or "
