@@ -90,8 +90,9 @@ class Memory:
     def _room(self) -> Tensor:
         """Return how many images each class may have, int64 [classes]."""
         classes = len(self.tokens)
-        if self.total is None:
+        if self.per_class is not None:
             return torch.full((classes,), self.per_class)
+        assert self.total is not None
         return self.total // classes + (torch.arange(classes) < self.total % classes).long()
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
