@@ -162,8 +162,8 @@ def stream_duplicates(data: Path | str, threshold: float = THRESHOLD) -> list[tu
     sheets: dict[str, list[tuple[str, np.ndarray]]] = {}
     for stream, names in table["streams"].items():
         for name in names:
-            images = load_task(data, entries[name], table["image_size"])
-            sheets.setdefault(stream, []).extend((f"{name} {split}", images[split]) for split in images)
+            splits = load_task(data, entries[name], table["image_size"])
+            sheets.setdefault(stream, []).extend((f"{name} {split}", images) for split, images in splits.items())
     found = []
     for first, second in combinations(sheets, 2):
         for name, images in sheets[first]:

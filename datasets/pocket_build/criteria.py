@@ -10,6 +10,7 @@ which also keeps the runs: the same line again continues. The criteria that the 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -43,11 +44,9 @@ def measure(job: tuple[str, str, str, float], data: Path, out: Path) -> tuple[fl
     tuple of float
         Accuracy untrained and after training, in per cent of the validation images.
     """
-    from bench.datasets import pocket
-
     from bench.api import run
 
-    pocket.FOLDER = data
+    importlib.import_module("bench.datasets.pocket").FOLDER = data  # type: ignore[attr-defined]
     stream, task, method, rate = job
     words = [f"method={method}", f"stream={stream}", f"stream.tasks=[{task}]", f"train.lr={rate}", f"out={out}"]
     words += ["model=pocket", "evaluate.split=validation", "seed=0", "device=cpu"]
