@@ -402,34 +402,38 @@ class LoDA(Method):
 
     def train_step(self, step: TrainStep) -> None:
         """Make the two half-steps of a batch; an ordinary step where it has one class."""
-        classes = [] if self.settings.gao == "off" else self._classes(step)
-        if len(classes) < 2:
-            if classes and "one class" not in self.told:
-                self.told.add("one class")
-                self.context.say(
-                    f"note: batch {step.number + 1} of task {step.task.name} has one class alone, which cannot be "
-                    "divided: it is trained with one ordinary step, and so are others like it"
-                )
+        divided = None if self.settings.gao == "off" else self._divide(step)
+        if divided is None:
             return super().train_step(step)
-        draw = generator(self.context.data_seed, "loda", step.task.index, step.number)
-        groups = halves(classes, torch.randperm(len(classes), generator=draw).tolist())
-        length = self.settings.rho * float(torch.rand((), generator=draw, dtype=torch.float64))
-        one, two = (self._images_of(group, step.labels) for group in groups)
+        (one, two), length = divided
         images = None
-        if "image" not in self.settings.towers:  # one pass serves all four
+        if "image" not in self.settings.towers and len(step.labels):  # one pass serves all four
             with torch.no_grad():
                 images = self.clip.encode_images(step.pixels)
         for source, target in ((one, two), (two, one)):
             self._half_step(step, source, target, length, images)
 
-    def _images_of(self, classes: Sequence[int], labels: Tensor) -> Tensor:
-        """Return which images of this process are of some classes; perhaps none."""
-        chosen = [place for place, label in enumerate(labels.tolist()) if label in classes]
-        return torch.tensor(chosen, dtype=torch.int64, device=labels.device)
+    def _divide(self, step: TrainStep) -> tuple[list[Tensor], float] | None:
+        """Return the images of this process in each half of the classes, and rho u; None for a single class."""
+        labels = step.labels.tolist()
+        classes = self._classes(step, labels)
+        if len(classes) < 2:
+            if "one class" not in self.told:
+                self.told.add("one class")
+                self.context.say(
+                    f"note: batch {step.number + 1} of task {step.task.name} has one class alone, which cannot be "
+                    "divided: it is trained with one ordinary step, and so are others like it"
+                )
+            return None
+        draw = generator(self.context.data_seed, "loda", step.task.index, step.number)
+        groups = halves(classes, torch.randperm(len(classes), generator=draw).tolist())
+        length = self.settings.rho * float(torch.rand((), generator=draw, dtype=torch.float64))
+        chosen = [[place for place, label in enumerate(labels) if label in group] for group in groups]
+        return [torch.tensor(one, dtype=torch.int64, device=step.labels.device) for one in chosen], length
 
-    def _classes(self, step: TrainStep) -> list[int]:
+    def _classes(self, step: TrainStep, labels: Sequence[int]) -> list[int]:
         """Return the classes of the whole batch, sorted, whichever process has their images."""
-        mine = set(step.labels.tolist())
+        mine = set(labels)
         present = [int(label in mine) for label in range(len(step.task.tokens))]
         present = self.context.world.agree(present, step.labels.device)
         return [label for label, there in enumerate(present) if there]
