@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.compute.seeding import derived_seed
 from bench.config import registry
-from bench.core.errors import UserError
+from bench.core.errors import UserError, nearest
 from bench.core.untrusted import read_text, why
 from bench.data.dataset import Dataset, Splits, inspect, load_dataset
 from bench.data.images import FileImages, Images, Subset
@@ -194,7 +194,18 @@ def reference_set(name: str, root: Path | None, images: int | None, sentences: P
 
 def _reference_images(name: str, root: Path | None) -> tuple[Images, tuple[str, ...]]:
     """Return the images of a reference set, and the prompts of its classes."""
-    known = name.endswith(".py") or name in registry.entries("dataset")
+    entries = registry.entries("dataset")
+    known = name.endswith(".py") or name in entries
+    if not known and Path(name).is_absolute():  # the name is a part of the run, the place is not
+        where, own = Path(name).parent, Path(name).name
+        raise UserError(f"reference={name} is a path: write reference={own} reference.data={where}")
+    if not known and root is None:
+        near = nearest(name, entries)
+        hint = f' (did you mean "{near}"?)' if near else ""
+        raise UserError(
+            f"reference={name} is no registered dataset{hint}: for a folder of images add reference.data=DIR, the "
+            "folder that holds it"
+        )
     folder = None if root is None or known else root / name
     if folder is not None and folder.is_dir() and not (folder / "train").is_dir():
         found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_FILES and path.name[0] != ".")
