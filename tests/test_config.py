@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import METHOD
 
-from bench.config.fingerprint import LATER, fingerprint, run_directory
+from bench.config.fingerprint import LATER, decides, fingerprint, run_directory
 from bench.config.resolve import resolve
 from bench.config.run_settings import NoSettings, OpenClip, run_settings
 from bench.core.errors import UserError
@@ -492,7 +492,8 @@ def test_a_younger_setting_leaves_the_fingerprints_of_older_records_alone():
     older = {key: value for key, value in flat.items() if key not in LATER}
     assert {key: flat[key] for key in LATER} == LATER  # the defaults mean what they always did
     assert fingerprint(older) == fingerprint(flat)
-    assert all(fingerprint({**flat, key: "another"}) != fingerprint(flat) for key in LATER)
+    assert all((fingerprint({**flat, key: "another"}) != fingerprint(flat)) == decides(key) for key in LATER)
+    assert not decides("deterministic")
 
 
 def test_the_run_directory():

@@ -1,20 +1,24 @@
 """Lower precision: where it is used and where never, what it changes, and a step in which no device is waited for."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from support.listening import Heard
 from test_resume import assert_same, killed_after, until_finished, words  # noqa: F401
 from test_train import CONTEXT, probe
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.compute.device import deterministic
+from bench.compare.diff import diff
+from bench.compute.device import deterministic, kernels
 from bench.config import registry
+from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
-from bench.config.run_settings import Train
+from bench.config.run_settings import Run, Train
 from bench.core.errors import UserError
 from bench.data.pixels import Pixels, ahead
 from bench.learning.task_data import TaskData
@@ -22,6 +26,7 @@ from bench.learning.toy import tiny_clip, toy_task
 from bench.learning.train import fit
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank
+from bench.record.provenance import differences
 from bench.runs.run import run
 
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -160,6 +165,62 @@ def test_tf32_is_asked_for_or_off_and_needs_cuda(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="precision=tf32 is arithmetic of CUDA devices and this run uses cpu"):
         run(resolve(words(tmp_path, "lora", "precision=tf32")))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "used"), [("cuda", True, True), ("cuda", False, False), ("cpu", True, True), ("cpu", False, True)]
+)
+def test_deterministic_kernels_are_used_unless_cuda_need_not(kind: str, asked: bool, used: bool) -> None:
+    settings = Run(deterministic=asked)
+    for before in (False, True):
+        torch.use_deterministic_algorithms(before)
+        try:
+            with kernels(settings, torch.device(kind)):
+                assert torch.are_deterministic_algorithms_enabled() == used
+                assert os.environ["CUBLAS_WORKSPACE_CONFIG"]  # torch reads it once in a process
+            assert torch.are_deterministic_algorithms_enabled() == before
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+
+def test_an_operation_without_a_deterministic_kernel_ends_a_run_on_cuda_with_one_sentence() -> None:
+    """`put_` has none on the CPU either, so torch raises the error that it raises on CUDA."""
+
+    def put() -> None:
+        torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+
+    cuda = torch.device("cuda")
+    with (
+        pytest.raises(UserError, match=r"^put_ has no .* kernel on CUDA: choose deterministic=.*$"),
+        kernels(Run(), cuda),
+    ):
+        put()
+    with kernels(Run(deterministic=False), cuda):
+        put()
+    with pytest.raises(RuntimeError, match="^put_ does not have a deterministic"), kernels(Run(), torch.device("cpu")):
+        put()
+    with pytest.raises(UserError, match="set CUBLAS_WORKSPACE_CONFIG=.* or choose determ"), kernels(Run(), cuda):
+        raise RuntimeError(
+            "Deterministic behavior was enabled with either `torch.use_deterministic_algorithms(True)` or ..., but "
+            "this operation is not deterministic because it uses CuBLAS and you have CUDA >= 10.2."
+        )
+
+
+def test_a_run_without_deterministic_kernels_has_the_same_name_and_on_the_cpu_the_same_bits(tmp_path: Path) -> None:
+    two = [[*words(tmp_path / given, "lora"), f"deterministic={given}"] for given in ("true", "false")]
+    first, second = (run(resolve(line)) for line in two)
+    assert first.name == second.name == run_directory(resolve(words(tmp_path, "lora"))).name
+    assert (first / "accuracy.csv").read_bytes() == (second / "accuracy.csv").read_bytes()
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+    kept = [OmegaConf.load(path / "config.yaml")["deterministic"] for path in (first, second)]
+    there = [json.loads((path / "environment.json").read_text()) for path in (first, second)]
+    assert kept == [True, False] and [one["deterministic"] for one in there] == [True, True]
+    fast = there[0] | {"deterministic": False}
+    assert differences(there[0], fast) == ["deterministic True -> False"]
+    del there[0]["deterministic"]
+    assert differences(there[0], fast) == [], "an older record does not say"
+    said = diff(first, second)
+    assert "deterministic: true (from user) | false (from user)" in said and "no difference in" in said
 
 
 class Watching(TorchDispatchMode):

@@ -17,7 +17,7 @@ from bench.analysis.measure import Measured, chance, decompose, distinct, measur
 from bench.analysis.options import Subject, subject
 from bench.analysis.subspaces import Overlap, overlaps, task_bases
 from bench.compare.pictures import save
-from bench.compute.device import choose_device, deterministic
+from bench.compute.device import choose_device, kernels
 from bench.compute.world import world
 from bench.config.fingerprint import fingerprint
 from bench.core.console import bar, say
@@ -105,7 +105,7 @@ def analyse(
     what = subject(run, settings)
     options, resolved = what.options, what.resolved
     device = choose_device(resolved.run.device)
-    with deterministic(resolved.run.threads, resolved.run.precision == "tf32"):
+    with kernels(resolved.run, device):
         stream = load_stream(resolved)
         there = _load(what, stream)
         folder = user_path(options.out, "out") / stream.registry_name / resolved.run.model.replace("/", "-")

@@ -22,7 +22,7 @@ BOTH = "both"
 GROUPS = ("stream.", "model.", "evaluate.", "cache.")
 """Groups of settings that decide an analysis, or where it is made."""
 
-SINGLE = ("data", "device", "threads", "precision", "seed", "seeds.task_order")
+SINGLE = ("data", "device", "threads", "deterministic", "precision", "seed", "seeds.task_order")
 """Settings that decide an analysis, or where it is made."""
 
 

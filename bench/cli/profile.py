@@ -44,7 +44,7 @@ def call(words: list[str]) -> int:
         raise UserError(f"model {resolved.run.model} has a resolution of its own: leave resolution out")
     print(_plan(resolved, given), flush=True)
     # torch comes with these.
-    from bench.compute.device import choose_device, deterministic
+    from bench.compute.device import choose_device, kernels
     from bench.core.stopwatch import Stopwatch
     from bench.learning.costs import Sizes, measure
     from bench.runs.loading import load_model
@@ -57,7 +57,7 @@ def call(words: list[str]) -> int:
         with watch.phase(name):
             yield
 
-    with deterministic(resolved.run.threads, resolved.run.precision == "tf32"):
+    with kernels(resolved.run, device):
         with phase("load"):
             clip = load_model(resolved, sizes.resolution).to(device)
         costs = measure(clip, resolved.method_class, resolved.method_settings, resolved.run, sizes, watch, phase)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from bench.compute.world import world
 from bench.core.errors import UserError
@@ -18,6 +19,20 @@ WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 FAILED = ("DefaultCPUAllocator", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 """What errors say of a failed allocation: on the CPU, on CUDA outside of torch's allocator, in cuBLAS and others."""
+
+NO_KERNEL = " does not have a deterministic implementation"
+"""What torch's error says of an operation, after its name."""
+
+NO_WORKSPACE = "this operation is not deterministic because it uses CuBLAS"
+"""What it says where a product on CUDA came before the `WORKSPACE` was set."""
+
+
+class Computing(Protocol):
+    """The settings of a run that say how kernels compute."""
+
+    threads: int | None
+    precision: str
+    deterministic: bool
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -49,11 +64,46 @@ def choose_device(wanted: str) -> torch.device:
 
 
 @contextmanager
-def deterministic(threads: int | None, tf32: bool = False) -> Iterator[None]:
+def kernels(run: Computing, device: torch.device) -> Iterator[None]:
+    """While open, compute as the settings of a run say; afterwards restore what was before.
+
+    Parameters
+    ----------
+    run : Computing
+        With ``deterministic`` False, CUDA takes its fastest kernels. Other devices use deterministic ones in any case.
+    device : torch.device
+        What the run computes on.
+
+    Raises
+    ------
+    UserError
+        If an operation has no deterministic kernel on CUDA.
+    """
+    exact = run.deterministic or device.type != "cuda"
+    try:
+        with deterministic(run.threads, run.precision == "tf32", exact):
+            yield
+    except RuntimeError as error:
+        if NO_WORKSPACE in str(error):
+            raise UserError(
+                f"this process used CUDA before the run: set {WORKSPACE}=:4096:8 before it starts, or choose "
+                "deterministic=false, with which two runs may differ in the last bits"
+            ) from error
+        operation, found, _ = str(error).partition(NO_KERNEL)
+        if not found or device.type != "cuda":
+            raise
+        raise UserError(
+            f"{operation} has no deterministic kernel on CUDA: choose deterministic=false, with which two runs may "
+            "differ in the last bits, or device=cpu, or replace the operation in the method"
+        ) from error
+
+
+@contextmanager
+def deterministic(threads: int | None, tf32: bool = False, exact: bool = True) -> Iterator[None]:
     """While open, use deterministic kernels and a number of threads; afterwards restore what was before.
 
-    An operation that has no deterministic kernel on CUDA raises torch's error, which names it. If torch only warned, it
-    would not use the deterministic kernels of attention either.
+    An operation that has no deterministic kernel raises torch's error, which names it. If torch only warned, it would
+    not use the deterministic kernels of attention either.
 
     Parameters
     ----------
@@ -61,6 +111,8 @@ def deterministic(threads: int | None, tf32: bool = False) -> Iterator[None]:
         CPU threads; None leaves torch's own number.
     tf32 : bool, optional
         Whether CUDA may round the factors of fp32 products to TF32.
+    exact : bool, optional
+        False takes the fastest kernels instead.
     """
     before = (
         torch.are_deterministic_algorithms_enabled(),
@@ -69,11 +121,12 @@ def deterministic(threads: int | None, tf32: bool = False) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32,
         torch.get_num_threads(),
     )
-    # cuBLAS is deterministic only with a fixed workspace, which torch reads from the environment at its first product.
+    # cuBLAS is deterministic only with a fixed workspace, which torch reads from the environment at its first product:
+    # set with any kernels, for a run that follows in this process.
     workspace = os.environ.get(WORKSPACE)
     os.environ.setdefault(WORKSPACE, ":4096:8")
     try:
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(exact)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         if threads is not None:
             torch.set_num_threads(threads)

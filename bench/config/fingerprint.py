@@ -12,7 +12,8 @@ from bench.config.run_settings import CHOICES, Resolved
 from bench.core.paths import user_path
 
 ELSEWHERE = {
-    "out", "data", "device", "threads", "seed", "gate", "batches.record", "batches.replay", "reference.data",
+    "out", "data", "device", "threads", "deterministic", "seed", "gate", "batches.record", "batches.replay",
+    "reference.data",
 }  # fmt: skip
 """Settings that say where, on what and with which seed a run is made, not what it computes."""
 
@@ -20,6 +21,7 @@ MIRRORS = ("track.", "cache.", "checkpoint.")
 """Groups of such settings."""
 
 LATER: dict[str, Any] = {
+    "deterministic": True,
     "evaluate.held_out": 0.1,
     "train.steps": None,
     "train.tasks": [],

@@ -173,6 +173,11 @@ class Run:
     out: str = setting("runs", "folder for run directories")
     device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     threads: int | None = setting(None, "CPU threads; null leaves torch's own number", low=1, high=1024)
+    deterministic: bool = setting(
+        True,
+        "deterministic kernels, with which the same line gives the same bits; false takes the fastest ones on CUDA and "
+        "changes nothing on the CPU",
+    )
     gate: str = setting(
         "on", "before training, hold data and untrained model against published values", choices=("on", "off")
     )

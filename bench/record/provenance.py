@@ -60,6 +60,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "packages": versions(PACKAGES),
         "processes": world().size,
@@ -191,7 +192,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         Such as ``threads 2 -> 4``.
     """
     found = []
-    for key in ("processor", "device", "threads", "processes"):
+    for key in ("processor", "device", "threads", "deterministic", "processes"):
         if key in before and before[key] != now[key]:
             found.append(f"{key} {before[key]} -> {now[key]}")
     packages = before.get("packages")

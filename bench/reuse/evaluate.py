@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bench.compare.runs import Run
-from bench.compute.device import choose_device, deterministic
+from bench.compute.device import choose_device, kernels
 from bench.compute.world import world
 from bench.config.fingerprint import fingerprint, run_directory
 from bench.config.run_settings import Resolved
@@ -92,7 +92,7 @@ def evaluate(
     record = finished_run(run)
     resolved = settings_again(record, settings)
     device, watch = choose_device(resolved.run.device), Stopwatch()
-    with deterministic(resolved.run.threads, resolved.run.precision == "tf32"):
+    with kernels(resolved.run, device):
         with watch.phase("load"):
             stream = load_stream(resolved)
             used = loaded(record, resolved)
@@ -105,17 +105,17 @@ def evaluate(
             say(f"note: {note}")
         with watch.phase("evaluate"):
             matrix, outcomes = _measure(used, stream)
+        writer, row = Record(directory), len(stream.tasks)
+        with writer.held():
+            writer.begin()
+            writer.settings(resolved)
+            writer.identity(identity)
+            writer.environment(device)
+            writer.text(OUTCOMES, outcomes.csv())
+            keep(matrix, writer, row)
+            writer.summary(_summary(record, identity, matrix, watch, stream))
     own = all(getattr(record.identity, key) == getattr(identity, key) for key in data_identity(stream, []))
     same = _same(record, matrix, outcomes) if own and _as_measured(record, resolved) else None
-    writer, row = Record(directory), len(stream.tasks)
-    with writer.held():
-        writer.begin()
-        writer.settings(resolved)
-        writer.identity(identity)
-        writer.environment(device)
-        writer.text(OUTCOMES, outcomes.csv())
-        keep(matrix, writer, row)
-        writer.summary(_summary(record, identity, matrix, watch, stream))
     return _say(Evaluation(directory, *_accuracies(matrix), same), matrix)
 
 

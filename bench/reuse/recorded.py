@@ -27,7 +27,7 @@ GROUPS = ("stream.", "evaluate.", "cache.")
 NAMES = ("method.name", "model.name")
 """Settings that may be given again for files that lie elsewhere now."""
 
-SINGLE = ("out", "data", "device", "threads", "precision", "model.checkpoint", *NAMES)
+SINGLE = ("out", "data", "device", "threads", "deterministic", "precision", "model.checkpoint", *NAMES)
 """Settings that may be given again."""
 
 

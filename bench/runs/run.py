@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.compare.ranking import standing
-from bench.compute.device import choose_device, deterministic, is_out_of_memory
+from bench.compute.device import choose_device, is_out_of_memory, kernels
 from bench.compute.world import joined, world
 from bench.config.fingerprint import run_directory
 from bench.config.run_settings import NAMED, Resolved
@@ -70,15 +70,14 @@ def run(resolved: Resolved, command: Sequence[str] = (), observers: Observers | 
         return directory
     check_names(directory)
     device, place = choose_device(resolved.run.device), world()
-    tf32 = resolved.run.precision == "tf32"
-    if tf32 and device.type != "cuda":
+    if resolved.run.precision == "tf32" and device.type != "cuda":
         raise UserError(f"precision=tf32 is arithmetic of CUDA devices and this run uses {device.type}: choose another")
     if place.size > resolved.run.train.batch_size:
         raise UserError(
             f"{place.size} processes share batches of train.batch_size={resolved.run.train.batch_size}: start fewer"
         )
     try:
-        with deterministic(resolved.run.threads, tf32), joined(place, device), mirror:
+        with kernels(resolved.run, device), joined(place, device), mirror:
             _run(resolved, command, directory, device, mirror, observers)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

@@ -137,6 +137,7 @@ def environment_of(device: torch.device, model: type | None) -> dict[str, Any]:
         "processor": processor(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "code": suite_sha256(),
         "model": code_sha256(model) if model is not None else "",
     }
