@@ -6,8 +6,9 @@ eigenvalues lambda, largest first; p_i = lambda_i / sum lambda. For task t, coun
 1. split, from task 2 on: i* is the first index that minimises (t - 1) (1 - sum_{j <= i} p_j) - alpha (d - i) / d, the
    energy of earlier tasks that an update could still touch against the room that it has. U_min are the columns of U
    after i*, at least one of them;
-2. A is random, and frozen: R [k, r] from N(0, 1) gives Z = U_min R and A = Z^T / ||Z||_F * ||A'||_F / t with A' LoRA's
-   usual start. Each map draws its own R. The first task takes A' itself. B = 0;
+2. A is random, and frozen: R [d, r] from N(0, 1) gives Z = U_min U_min^T R and A = Z^T / ||Z||_F * ||A'||_F / t with A'
+   LoRA's usual start. U_min^T R is as random as a draw of that shape, and Z does not depend on the signs of
+   eigenvectors, which differ between devices. Each map draws its own R. The first task takes A' itself. B = 0;
 3. B is trained and merged: W + B A;
 4. the task's inputs, in the merged model, enter C, weighted by their number of tokens.
 
@@ -103,7 +104,7 @@ def random_rows(minor: Tensor, drawn: Tensor, norm: float, divisor: float) -> Te
     ----------
     minor : Tensor [d, k]
         U_min, orthonormal columns.
-    drawn : Tensor [k, r]
+    drawn : Tensor [d, r]
         R.
     norm : float
         Frobenius norm of LoRA's usual start.
@@ -115,7 +116,7 @@ def random_rows(minor: Tensor, drawn: Tensor, norm: float, divisor: float) -> Te
     Tensor [r, d]
         Of rank min(k, r).
     """
-    z = minor @ drawn
+    z = minor @ (minor.T @ drawn)
     return z.T / z.norm() * (norm / divisor)
 
 
@@ -225,7 +226,7 @@ class SplitLora(Method):
             A = kaiming_uniform((self.settings.rank, linear_map.in_features), draw)
             free = minor[linear_map.site.name]
             if self.tokens[linear_map.site.name]:
-                drawn = torch.randn(free.shape[1], self.settings.rank, generator=draw, dtype=torch.float64)
+                drawn = torch.randn(len(free), self.settings.rank, generator=draw, dtype=torch.float64)
                 divisor = task.index + 1 if self.settings.shrink else 1
                 A = random_rows(free, drawn.to(free), float(A.double().norm()), divisor)
             attach(linear_map, A, scale=1.0)

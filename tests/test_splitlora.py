@@ -72,13 +72,16 @@ def test_rows_have_the_norm_of_the_usual_start_and_lie_in_the_minor_subspace() -
     draw = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(12, 12, generator=draw, dtype=torch.float64)).Q
     for k in (1, 3, 8):
-        drawn = torch.randn(k, 4, generator=draw, dtype=torch.float64)
+        drawn = torch.randn(12, 4, generator=draw, dtype=torch.float64)
         A = random_rows(basis[:, 12 - k :], drawn, 0.7, 3)
         assert A.shape == (4, 12) and float(A.norm()) == pytest.approx(0.7 / 3)
         assert (A @ basis[:, : 12 - k]).abs().max() < 1e-12
         assert torch.linalg.matrix_rank(A) == min(k, 4)
-        expected = (basis[:, 12 - k :] @ drawn).T
+        protected = basis[:, : 12 - k]
+        expected = (drawn - protected @ protected.T @ drawn).T
         assert torch.allclose(A / A.norm(), expected / expected.norm())
+        turned = basis[:, 12 - k :] * (1 - 2 * (torch.arange(k) % 2))  # as another device may find them
+        assert torch.allclose(random_rows(turned, drawn, 0.7, 3), A, atol=1e-14)
 
 
 def test_the_usual_start_has_the_expected_norm() -> None:

@@ -17,6 +17,7 @@ from bench.data.pixels import Pixels
 from bench.data.stream import label_space
 from bench.learning.evaluate import outcomes
 from bench.learning.moments import mean_gradient, second_moments
+from bench.learning.optimizer import build_optimizer, build_schedule
 from bench.learning.task_data import Context, TaskData
 from bench.learning.toy import tiny_clip, toy_task
 from bench.learning.train import fit
@@ -100,6 +101,28 @@ def test_images_are_changed_as_on_the_cpu(preset: str, device: torch.device) -> 
         passes.append([(pixels.cpu(), labels.cpu()) for pixels, labels in data.batches("train", epoch=1)])
     for (one, labels), (other, their_labels) in zip(*passes, strict=True):
         assert torch.equal(labels, their_labels) and (one - other).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "muon"])
+def test_an_optimiser_takes_the_same_steps_as_on_the_cpu(name: str, device: torch.device) -> None:
+    draw = torch.Generator().manual_seed(0)
+    start = [torch.randn(*shape, generator=draw) for shape in ((64, 4), (4, 64), (3, 5))]
+    gradients = [[torch.randn(tensor.shape, generator=draw) for tensor in start] for _ in range(5)]
+    train, ended = Train(optimizer=name, lr=0.01, weight_decay=0.1), []
+    for where in (torch.device("cpu"), device):
+        trained = [tensor.to(where).clone().requires_grad_(True) for tensor in start]
+        optimizer = build_optimizer(trained, train)
+        schedule = build_schedule(optimizer, train, len(gradients))
+        assert schedule is not None
+        for found in gradients:
+            for tensor, gradient in zip(trained, found, strict=True):
+                tensor.grad = gradient.to(where)
+            optimizer.step()
+            schedule.step()
+        ended.append([tensor.detach().cpu() for tensor in trained])
+    tolerance = 2e-2 if name == "muon" else 1e-5  # Muon orthogonalises in bf16
+    for before, one, other in zip(start, *ended, strict=True):
+        assert (one - before).norm() > 0 and near(other - before, one - before, tolerance)
 
 
 # ------------------------------------------------------------------------------------------- the bits

@@ -17,6 +17,7 @@ from bench.cli import main as cli
 from bench.config import registry
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
+from bench.learning.toy import tiny_model
 from bench.metrics.matrix import AccuracyMatrix
 from bench.record.checkpoint import Checkpoints
 from bench.runs.run import run
@@ -42,8 +43,8 @@ def losses(directory: Path) -> list[float]:
     return [line["loss"] for line in lines if line["event"] == "epoch"]
 
 
-def assert_near(first: Path, second: Path, images: int, loss: float, weight: float) -> None:
-    """So many test images of a cell may change sides; losses and weights agree up to these relative differences."""
+def assert_near(first: Path, second: Path, images: int, loss: float, update: float) -> None:
+    """So many test images of a cell may change sides; losses and what each weight learned agree up to these shares."""
     a, b = (AccuracyMatrix.from_csv(path / "accuracy.csv") for path in (first, second))
     for row in range(3):
         for column in range(2):
@@ -51,15 +52,26 @@ def assert_near(first: Path, second: Path, images: int, loss: float, weight: flo
     assert losses(first) == pytest.approx(losses(second), rel=loss)
     one, other = (load_file(path / "model.safetensors") for path in (first, second))
     assert set(one) == set(other)
+    before = tiny_model().state_dict()
     for name in one:
         if name.startswith("weight/"):
-            assert (one[name] - other[name]).norm() <= weight * one[name].norm(), name
+            learned = one[name] - before[name.removeprefix("weight/")]
+            assert (one[name] - other[name]).norm() <= update * learned.norm(), name
+
+
+LINEAR = ("train.optimizer=sgd", "train.lr=0.1")
+"""Steps in proportion to gradients. AdamW's first ones have full size, also where a gradient is only rounding, as that
+of the bias of k is. `test_an_optimiser_takes_the_same_steps_as_on_the_cpu` is about AdamW."""
+
+ARBITRARY = {"keeplora-official": ("method.surplus=drop",)}
+"""Columns that rounding decides are left out."""
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_learns_what_it_learns_on_the_cpu(method: str, tmp_path: Path) -> None:
-    found = [run(resolve(words(tmp_path / device, method, device=device))) for device in ("cpu", "cuda")]
-    assert_near(*found, images=2, loss=2e-3, weight=2e-2)
+    more = (*LINEAR, *ARBITRARY.get(method, ()))
+    found = [run(resolve(words(tmp_path / device, method, *more, device=device))) for device in ("cpu", "cuda")]
+    assert_near(*found, images=1, loss=1e-4, update=2e-3)
     assert json.loads((found[1] / "summary.json").read_text())["peak_memory_mb"] > 5
 
 
@@ -101,7 +113,7 @@ def test_a_run_goes_on_on_another_device_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    straight = run(resolve(words(tmp_path / "straight", "lora", device=devices[0])))
+    straight = run(resolve(words(tmp_path / "straight", "lora", *LINEAR, device=devices[0])))
     save, left = Checkpoints.save, [5]
 
     def dying(self: Checkpoints, *arguments, **named) -> None:
@@ -111,14 +123,16 @@ def test_a_run_goes_on_on_another_device_and_says_so(
             raise Killed
 
     monkeypatch.setattr(Checkpoints, "save", dying)
-    first, second = (words(tmp_path / "broken", "lora", "checkpoint.every=0", device=device) for device in devices)
+    first, second = (
+        words(tmp_path / "broken", "lora", "checkpoint.every=0", *LINEAR, device=device) for device in devices
+    )
     with pytest.raises(Killed):
         run(resolve(first))
     capsys.readouterr()
     went_on = run(resolve(second))
     said = capsys.readouterr().out
     assert "the last bits may differ from those of an uninterrupted run: device " in said and " -> " in said
-    assert_near(straight, went_on, images=2, loss=2e-3, weight=2e-2)
+    assert_near(straight, went_on, images=1, loss=1e-4, update=2e-3)
 
 
 @pytest.mark.parametrize(("precision", "loss"), [("tf32", 0.02), ("bf16", 0.1), ("fp16", 0.03)])
@@ -136,7 +150,7 @@ STREAM = """
 
     @register("stream", "growing", title="A second task with large batches")
     class Growing(Stream):
-        defaults = {"train.epochs": 1, "train.batch_size": 8}
+        defaults = {"train.epochs": 1, "train.batch_size": 8, "train.schedule": "constant"}
 
         def load(self, data_root, order_seed):
             large = toy_task(1, train=6144)
