@@ -24,7 +24,7 @@ TOY = str(Path(__file__).parent / "toy.py")
 
 
 def words(out: Path, method: str, *more: str) -> list[str]:
-    rank = [] if method in ("zero-shot", "finetune") else ["method.rank=4"]
+    rank = [] if method in ("zero-shot", "finetune", "diki") else ["method.rank=4"]
     found = [f"stream={TOY}", "stream.count=2", f"model={TOY}", f"method={method}", f"out={out}", "device=cpu"]
     return [*found, *rank, "threads=1", *more]
 
@@ -80,6 +80,7 @@ def assert_close(first: Path, second: Path) -> None:
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
                 ("keeplora-official", 16),
+                ("diki", 13),
                 ("inflora", 16),
                 ("finetune", 13),
                 ("zero-shot", 16),
