@@ -285,6 +285,14 @@ def test_only_settings_that_differ_are_listed(tmp_path):
     assert settings_of("keeplora", 0)["method.rank"] == 8
 
 
+def test_flags_that_differ_stand_before_the_settings(tmp_path):
+    change(make(tmp_path), "identity.json", flags={"grows": "directions"})
+    make(tmp_path, "lora")
+    (field,) = data(tmp_path)["fields"]
+    assert field["settings"]["rows"] == [["flags", ["grows with the tasks (directions)", "nothing special"]]]
+    assert any("keeplora: grows with the tasks" in note for note in field["notes"])
+
+
 def test_hashes_are_shortened(tmp_path):
     change(make(tmp_path), "identity.json", weights_sha256="0123456789abcdef" * 4)
     assert dict(data(tmp_path)["fields"][0]["conditions"])["weights"] == "0123456789"

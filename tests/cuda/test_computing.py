@@ -238,3 +238,18 @@ def test_no_batch_of_a_test_set_waits_for_the_device(method: str, device: torch.
     with deterministic(None):
         outcomes("toy0", made, made.classifier(space), test, space, BATCH, watched.step)
     assert watched.steps == len(test) // BATCH
+
+
+def test_a_frozen_model_gives_its_answers_again_and_leaves_nothing_on_the_device(device: torch.device) -> None:
+    clip = tiny_clip().to(device)
+    pixels = torch.randn(4, 3, *clip.image_size, device=device)
+    with torch.no_grad(), deterministic(None):
+        before, teacher = clip.encode_images(pixels), clip.frozen()
+        for parameter in clip.model.parameters():
+            parameter.mul_(1.1)
+        after, digests, held = clip.encode_images(pixels), clip.digests(), torch.cuda.memory_allocated()
+        with teacher:
+            assert torch.equal(clip.encode_images(pixels), before)
+        assert torch.equal(clip.encode_images(pixels), after) and clip.digests() == digests
+        assert torch.cuda.memory_allocated() == held
+        assert {tensor.device.type for tensor in teacher.kept} == {"cpu"}

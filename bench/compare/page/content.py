@@ -33,6 +33,7 @@ from bench.compare.views import (
 )
 from bench.config.fields import show
 from bench.metrics.scalars import FORMULAS, HEADLINES
+from bench.record.flags import told
 
 STOPS = 33
 """Colours that stand for a continuous scale."""
@@ -229,12 +230,13 @@ def _condition(value: Any) -> str:
 
 
 def _settings(groups: Sequence[Group]) -> dict[str, Any]:
-    """Return the settings in which methods differ: per setting and method the values that its groups have."""
+    """Return flags and settings in which methods differ: per setting and method the values that its groups have."""
     methods = list(dict.fromkeys(group.method for group in groups))
+    known = [(group.method, {"flags": told(group.flags), **group.settings}) for group in groups]
     rows = []
-    for key in sorted({key for group in groups for key in group.settings} - {"method.name"}):
+    for key in ["flags", *sorted({key for group in groups for key in group.settings} - {"method.name"})]:
         values = {
-            method: list(dict.fromkeys(g.settings.get(key, ABSENT) for g in groups if g.method == method))
+            method: list(dict.fromkeys(values.get(key, ABSENT) for name, values in known if name == method))
             for method in methods
         }
         if len({value for few in values.values() for value in few}) > 1:
