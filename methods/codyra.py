@@ -11,6 +11,7 @@ map computes with W + sum_i g_i B_i A_i = W + (B diag g) A, and A, B and g are t
 
 The sum of all kappa decides how many gates survive. It grows with the number of steps, so ``codyra`` fixes the sum
 (kappa_sum, by default that of the paper's 500 steps). ``codyra-faithful`` fixes kappa_max and is the released code.
+It is one file, to be read beside one paper.
 """
 
 from __future__ import annotations
@@ -193,8 +194,8 @@ class Codyra(Method):
             50, "levels of the threshold, at most one a step that is left", low=2, symbol="lambda_num"
         )
         threshold: str = setting(
-            "paper", "what becomes zero: gates within kappa of it, or (released code) within 2 kappa", choices=RULES,
-            symbol="T_kappa",
+            "paper", "what becomes zero: gates within kappa of it, or (released code) within 2 kappa",
+            choices=tuple(RULES), symbol="T_kappa",
         )  # fmt: skip
         gate_init: str = setting("normal", "start of the gates: N(0, 1), or one", choices=tuple(FARTHEST), symbol="g")
         text_loss: bool = setting(
