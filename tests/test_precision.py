@@ -21,6 +21,7 @@ from bench.config.resolve import resolve
 from bench.config.run_settings import Run, Train
 from bench.core.errors import UserError
 from bench.data.pixels import Pixels, ahead
+from bench.learning.optimizer import build_optimizer
 from bench.learning.task_data import TaskData
 from bench.learning.toy import tiny_clip, toy_task
 from bench.learning.train import fit
@@ -144,6 +145,20 @@ def test_a_step_whose_scaled_gradients_overflow_is_left_out_and_the_scale_halved
         fit(method, data, Train(epochs=2, batch_size=16))
     assert [value["scale"] for value in values] == [65536.0, *[32768.0] * 5]
     assert not torch.equal(taken[0], taken[1]) and torch.equal(taken[1].detach(), taken[2].detach())
+
+
+def test_sgd_goes_on_where_the_very_first_step_overflows() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    train, steps = Train(optimizer="sgd", momentum=0.5, lr=0.25, schedule="constant", weight_decay=0.0), []
+    optimizer, scaler = build_optimizer([weight], train), torch.amp.GradScaler("cpu")
+    for factor in (1e36, 1.0, 1.0):  # times 65536 the first is more than fp32 holds
+        optimizer.zero_grad()
+        scaler.scale(weight.sum() * factor).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        steps.append(weight.tolist())
+    assert steps == [[1.0] * 3, [0.75] * 3, [0.375] * 3]
 
 
 def test_other_precisions_scale_nothing() -> None:

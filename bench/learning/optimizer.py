@@ -104,10 +104,22 @@ def build_optimizer(parameters: Sequence[Any], train: Train) -> torch.optim.Opti
     if train.optimizer == "muon":
         return _muon(groups, train)
     if train.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=train.momentum, fused=True)
+        return _sgd(groups, train)
     more: dict[str, Any] = {} if train.betas is None else {"betas": (train.betas[0], train.betas[1])}
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[train.optimizer]
     return kind(groups, eps=train.eps, fused=True, **more)
+
+
+def _sgd(groups: list[dict[str, Any]], train: Train) -> torch.optim.Optimizer:
+    """Return SGD whose momentum starts at zero.
+
+    torch's own starts with the first gradient, and where fp16 leaves out the first step it takes what is in memory.
+    """
+    optimizer = torch.optim.SGD(groups, momentum=train.momentum, fused=True)
+    if train.momentum:
+        for tensor in tensors_of(groups):
+            optimizer.state[tensor]["momentum_buffer"] = torch.zeros_like(tensor)
+    return optimizer
 
 
 def _muon(groups: list[dict[str, Any]], train: Train) -> torch.optim.Optimizer:
