@@ -48,7 +48,7 @@ from bench.api import (
 )
 
 from .low_rank import PerTower, Targets, targets, tensors_named
-from .subspace import descending_eigh, side_by_side
+from .subspace import descending_eigh, empty_moment, side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -321,8 +321,7 @@ class LoDA(Method):
         """Choose the maps to adapt; nothing has been learned yet."""
         self.targets = targets(self.clip, self.settings)
         self.sites: dict[str, Site] = {m.site.name: m.site for m in self.targets}
-        exact = {"dtype": torch.float64, "device": self.clip.exact_device}
-        self.old = {name: torch.zeros(site.width, site.width, **exact) for name, site in self.sites.items()}
+        self.old = {name: empty_moment(site.width, self.clip.exact_device) for name, site in self.sites.items()}
         self.texts: Tensor | None = None
         self.first = True
         self.told: set[str] = set()
@@ -452,7 +451,8 @@ class LoDA(Method):
 
         step.backward(source, loss(source, None if shared is None else shared.detach()))
         looking = self._looking()
-        moves = [look_ahead([tensor.grad for tensor in group], length) for group in looking]
+        gradients = [[tensor.grad for tensor in group if tensor.grad is not None] for group in looking]
+        moves = [look_ahead(group, length) for group in gradients]
         pairs = [pair for group, moved in zip(looking, moves, strict=True) for pair in zip(group, moved, strict=True)]
         with torch.no_grad():
             for tensor, move in pairs:

@@ -36,7 +36,7 @@ from bench.api import (
 )
 
 from .low_rank import PerTower, Targets, attach, kaiming_uniform, targets, tensors_named
-from .subspace import descending_eigh, side_by_side
+from .subspace import descending_eigh, empty_moment, side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -208,8 +208,7 @@ class SplitLora(Method):
         """Choose the maps to adapt; nothing has been learned yet."""
         self.targets = targets(self.clip, self.settings)
         self.sites: dict[str, Site] = {m.site.name: m.site for m in self.targets}
-        exact = {"dtype": torch.float64, "device": self.clip.exact_device}
-        self.means = {name: torch.zeros(site.width, site.width, **exact) for name, site in self.sites.items()}
+        self.means = {name: empty_moment(site.width, self.clip.exact_device) for name, site in self.sites.items()}
         self.tokens = dict.fromkeys(self.sites, 0)
         self.protected = dict.fromkeys(self.sites, 0)
         self.seen: dict[str, float] = {}

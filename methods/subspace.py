@@ -56,6 +56,11 @@ def empty_basis(width: int, device: torch.device) -> Tensor:
     return torch.zeros(width, 0, dtype=torch.float64, device=device)
 
 
+def empty_moment(width: int, device: torch.device) -> Tensor:
+    """Return the second moment of no features at all, float64 [width, width]."""
+    return torch.zeros(width, width, dtype=torch.float64, device=device)
+
+
 def outside(basis: Tensor, x: Tensor) -> Tensor:
     """Return the part of the columns of x [width, n] that lies outside of the subspace: ``x - M M^T x``."""
     return x - basis @ (basis.T @ x)

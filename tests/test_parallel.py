@@ -81,6 +81,8 @@ def assert_close(first: Path, second: Path) -> None:
             for case in (
                 ("keeplora-official", 16),
                 ("diki", 13),
+                ("loda", 13),
+                ("splitlora", 16),
                 ("inflora", 16),
                 ("finetune", 13),
                 ("zero-shot", 16),
