@@ -148,7 +148,7 @@ def draw(runs: Runs) -> None:
     """Put the pictures that `bench compare` makes of the runs beside the page."""
     found = gather([directory for directories in runs.values() for directory in directories], {})
     with tempfile.TemporaryDirectory() as folder:
-        for path in pictures.write(sections(found), Path(folder)):
+        for path in pictures.write(sections(found, {"published": "off"}), Path(folder)):
             name = path.stem.rpartition("-")[2]
             if path.suffix == ".png" and name in PICTURES:
                 shutil.copy(path, DOCS / f"pocket-results-{name}.png")

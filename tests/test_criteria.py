@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,7 @@ from types import ModuleType
 import pytest
 
 BUILD = Path(__file__).resolve().parents[1] / "datasets/pocket_build"
+DATA = BUILD.parent / "pocket_data"
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +60,24 @@ def test_shortfalls_count_the_tasks_of_the_evaluation_stream(criteria: ModuleTyp
     assert criteria.shortfalls(tuning) == ["0 new tasks instead of at least 5", "0 known tasks instead of at least 3"]
     table["new 0"] = row(10, 30, 30)
     assert criteria.shortfalls(table) == ["4 new tasks instead of at least 5"]
+
+
+def test_the_shipped_tasks_meet_the_criteria(criteria: ModuleType) -> None:
+    stored = json.loads((DATA / "criteria.json").read_text(encoding="utf-8"))
+    index = json.loads((DATA / "tasks.json").read_text(encoding="utf-8"))
+    assert {name: entry["stream"] for name, entry in stored.items()} == {
+        name: stream for stream, names in index["streams"].items() for name in names
+    }
+    assert criteria.shortfalls(stored) == []
+
+
+@pytest.mark.slow
+def test_the_stored_table_is_what_the_model_does(criteria: ModuleType, tmp_path: Path) -> None:
+    """At the stored rates every task gives the stored accuracies, to the points that another processor may change."""
+    stored = json.loads((DATA / "criteria.json").read_text(encoding="utf-8"))
+    for name, entry in stored.items():
+        for method in criteria.RATES:
+            job = (entry["stream"], name, method, entry[method]["rate"])
+            untrained, trained = criteria.measure(job, DATA, tmp_path)
+            assert untrained == pytest.approx(entry["untrained"], abs=1.0), name
+            assert trained == pytest.approx(entry[method]["accuracy"], abs=4.0), (name, method)

@@ -14,7 +14,7 @@ from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
 
 KILLS = 50
-LINE = ["method=keeplora", "stream.tasks=[emoji,flags]", "train.epochs=1", "threads=1", "batches.record=true"]
+LINE = ["method=keeplora", "stream.tasks=[icons,flags]", "train.epochs=1", "threads=1", "batches.record=true"]
 
 
 def attempt(line: list[str], draw: random.Random, spare: bool) -> tuple[str, bool]:

@@ -186,7 +186,7 @@ def test_growth_is_measured_on_models_and_streams_of_any_size() -> None:
     found = growth.measured(growth.model(64), classes=5, rank=4, batch=4)
     assert set(growth.PHASES) <= found.keys() and all(seconds > 0 for seconds in found.values())
     stream = growth.Repeated(growth.Repeated.Settings(count=9), None, 0)
-    assert [task.name for task in stream.tasks][::7] == ["clipart-0", "clipart-7"]
+    assert [task.name for task in stream.tasks][::7] == ["digits-0", "digits-7"]
     first, again = stream.tasks[0], stream.tasks[7]
     assert len(first.train) == len(again.train) == 64 and len(first.test) == 32
     assert first.classes != again.classes and len(set(again.classes)) == 8

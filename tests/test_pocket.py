@@ -23,7 +23,8 @@ from bench.runs.run import run
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "datasets" / "pocket_data"
 INDEX = json.loads((DATA / "tasks.json").read_text(encoding="utf-8"))
-TASKS = [entry["name"] for entry in INDEX["tasks"]]
+TASKS = INDEX["streams"]["pocket"]
+TUNING = INDEX["streams"]["pocket-tuning"]
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +33,22 @@ def stream() -> pocket.Pocket:
 
 
 @pytest.fixture(scope="module")
+def tuning() -> pocket.PocketTuning:
+    return pocket.PocketTuning(pocket.PocketTuning.Settings(), None, 0)
+
+
+@pytest.fixture(scope="module")
 def clip() -> Clip:
     return pocket.PocketModel().load(None)
 
 
-def test_six_to_eight_tasks_with_enough_of_everything(stream: pocket.Pocket) -> None:
-    assert 6 <= len(stream.tasks) <= 8
-    for task in stream.tasks:
-        assert len(task.test) >= 400 and task.validation is not None and len(task.validation) >= 80
+def test_two_streams_with_enough_of_everything(stream: pocket.Pocket, tuning: pocket.PocketTuning) -> None:
+    assert 8 <= len(stream.tasks) <= 10
+    assert 3 <= len(tuning.tasks) <= 4
+    assert not set(TASKS) & set(TUNING)
+    for task in [*stream.tasks, *tuning.tasks]:
+        assert len(task.train) >= 600 and len(task.test) >= 800, task.name
+        assert task.validation is not None and len(task.validation) >= 150, task.name
         for images in (task.train, task.validation, task.test):
             assert set(images.labels.tolist()) == set(range(len(task.classes))), f"{task.name} lacks a class in a split"
         assert task.test.image(0).size == (36, 36)
@@ -58,17 +67,29 @@ def test_the_measure_of_near_duplicates() -> None:
     assert near_duplicates(image, image + 6) == 0
 
 
-@pytest.mark.parametrize("index", range(len(TASKS)), ids=TASKS)
-def test_no_near_duplicates_between_splits(index: int, stream: pocket.Pocket) -> None:
-    task = stream.tasks[index]
+@pytest.mark.parametrize("name", [*TASKS, *TUNING])
+def test_no_near_duplicates_between_splits(name: str, stream: pocket.Pocket, tuning: pocket.PocketTuning) -> None:
+    (task,) = [task for task in [*stream.tasks, *tuning.tasks] if task.name == name]
     assert near_duplicates(task.test.pixels, task.train.pixels) == 0
     assert near_duplicates(task.test.pixels, task.validation.pixels) == 0
     assert near_duplicates(task.validation.pixels, task.train.pixels) == 0
 
 
+def test_no_near_duplicates_between_the_streams(stream: pocket.Pocket, tuning: pocket.PocketTuning) -> None:
+    """The means of squares of 6 x 6 pixels differ less than the images; only pairs that are close in them are compared."""
+    one, other = (
+        np.concatenate([images.pixels for task in own.tasks for images in (task.train, task.validation, task.test)])
+        for own in (stream, tuning)
+    )
+    small = [x.reshape(len(x), 6, 6, 6, 6, 3).mean((2, 4), dtype=np.float32).reshape(len(x), -1) for x in (one, other)]
+    squared = torch.cdist(*map(torch.from_numpy, small)).square() / small[0].shape[1]
+    pairs = torch.argwhere(squared < 6.0**2).tolist()
+    assert not [1 for i, j in pairs if near_duplicates(one[i : i + 1], other[j : j + 1])]
+
+
 def test_everything_shipped_is_small_and_no_pickle() -> None:
     files = [path for path in DATA.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 12e6
+    assert sum(path.stat().st_size for path in files) < 20e6
     assert {path.suffix for path in files} <= {".webp", ".png", ".json", ".md", ".safetensors", ".gz", ".log", ""}
     assert all(not path.read_bytes().startswith(b"\x80") for path in files), "a pickle begins with this byte"
 
@@ -124,6 +145,9 @@ def test_tasks_can_be_chosen_ordered_and_shuffled() -> None:
     assert names(tasks=["flags", "digits"]) == ["flags", "digits"]
     assert names(1, shuffle=True) == names(1, shuffle=True) != names(2, shuffle=True)
     assert sorted(names(1, shuffle=True)) == TASKS
+    assert [task.name for task in pocket.PocketTuning(pocket.PocketTuning.Settings(), None, 0).tasks] == TUNING
+    with pytest.raises(UserError, match="unknown task flags in stream.tasks"):
+        pocket.PocketTuning(pocket.PocketTuning.Settings(tasks=["flags"]), None, 0)
     with pytest.raises(UserError, match=r'unknown task digit in stream.tasks \(did you mean "digits"\?\)'):
         names(tasks=["digit"])
 
