@@ -74,8 +74,6 @@ def test_documented_lines_are_understood(
     assert verb in cli.VERBS
     words = [re.sub(r"\$\{?\w+\}?", "0" if "seed" in word else "lora", word) for word in words]
     words = [word.replace("=tests/", f"={ROOT}/tests/") for word in words]
-    if "pocket-tuning" not in registry.entries("stream"):
-        words = [word.replace("=pocket-tuning", "=pocket") for word in words]
     if verb == "run" and "--help" not in words:
         (example.parent / "tuned.yaml").write_text("lora: {settings: {train.lr: 0.003}}", encoding="utf-8")
         resolve(words)
