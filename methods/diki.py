@@ -167,6 +167,26 @@ def majority(chosen: Tensor, tasks: int) -> Tensor:
     return F.one_hot(chosen, tasks).sum(dim=0).argmax()
 
 
+def blended(plain: Tensor, own: Tensor, cosine: Tensor, w: Tensor) -> Tensor:
+    """Return logits for prompts whose features are ``(1 - w) f_0 + w f_1``, of unit length, with w of the image.
+
+    Parameters
+    ----------
+    plain, own : Tensor [batch, prompts]
+        Logits for the features f_0 without prefixes and f_1 with those of the task.
+    cosine : Tensor [prompts]
+        f_0 . f_1.
+    w : Tensor [batch]
+
+    Returns
+    -------
+    Tensor [batch, prompts]
+        `plain` to the bit where w is 0.
+    """
+    w = w[:, None]
+    return ((1 - w) * plain + w * own) / ((1 - w) ** 2 + w**2 + 2 * w * (1 - w) * cosine).sqrt()
+
+
 def best_epoch(correct: Sequence[int]) -> int:
     """Return the first of the epochs with the most right answers.
 
@@ -208,6 +228,12 @@ class Diki(Method):
             "who chooses the prefixes at test time: every image, or (released code) the majority of the test batch",
             choices=("sample", "batch"),
         )
+        text_weight: str = setting(
+            "one",
+            "weight of the prefixes in the text tower, for select=sample: one, or each image's own, by blending the "
+            "prompts' features with and without prefixes",
+            choices=("one", "image"),
+        )
         scale: float | None = setting(
             None,
             "what log densities are divided by; null is the width of the features, the released code always takes 512",
@@ -221,7 +247,13 @@ class Diki(Method):
 
         def check(self) -> list[str]:
             """Return what is wrong with the settings, whatever the model is."""
-            return [] if self.towers else ["method.towers names no tower: name image, text or both"]
+            found = [] if self.towers else ["method.towers names no tower: name image, text or both"]
+            if self.select == "batch" and self.text_weight == "image":
+                found.append(
+                    "method.text_weight=image is for method.select=sample: with select=batch all prompts have the mean "
+                    "weight of the batch, so leave one of them out"
+                )
+            return found
 
     defaults = {"train.weight_decay": 0.0}
     validation = True
@@ -236,8 +268,9 @@ class Diki(Method):
             "cross-entropy over the task's classes with w = 1; the first epoch that is best on validation images",
         ),
         deviations=(
-            "every image chooses its own prefixes, and the text tower has weight 1; the released code takes the "
-            "majority and the mean weight of a test batch (select)",
+            "every image chooses its own prefixes; the released code takes the majority of a test batch (select)",
+            "the text tower has weight 1, also for images unlike all tasks; the released code takes the mean weight of "
+            "the batch, and text_weight=image has that for every image by itself",
             "AdamW and the stream's budget; the released code takes SGD at 5.0 (diki-faithful)",
             "the covariance of few images is shrunk; as released it gives such a task weight 0 (shrink)",
             "the width of the features in place of the number 512 (scale)",
@@ -371,6 +404,7 @@ class Diki(Method):
         pools = [torch.stack([self.tasks[index][name] for index in indices]) for name in of_images]
         scale = self.settings.scale or means.shape[1]
         texts: dict[int, Tensor] = {}
+        plain = self.clip.encode_prompts(space.prompts) if self.settings.text_weight == "image" else None
 
         def route(z: Tensor) -> tuple[Tensor, Tensor]:
             densities = log_densities(z.to(device).double(), means, factors)
@@ -398,7 +432,10 @@ class Diki(Method):
             for row in chosen.unique().tolist():
                 if row not in texts:
                     texts[row] = self._texts(space, indices[row])
-                logits = torch.where((chosen == row)[:, None], self.clip.logits(images, texts[row]), logits)
+                own = self.clip.logits(images, texts[row])
+                if plain is not None:
+                    own = blended(self.clip.logits(images, plain), own, (plain * texts[row]).sum(dim=1), w)
+                logits = torch.where((chosen == row)[:, None], own, logits)
             return logits
 
         return classify

@@ -16,6 +16,7 @@ from bench.methods.diki import (
     Diki,
     DikiFaithful,
     best_epoch,
+    blended,
     gaussian,
     injection_weight,
     log_densities,
@@ -314,6 +315,26 @@ def test_the_majority_of_a_batch_chooses_and_prompts_have_the_mean_weight() -> N
     assert (found - by_hand(method, pixels, [winner] * 7, w, w.mean())).abs().max() < 1e-4
     assert (logits(method, pixels.flip(0)).flip(0) - found).abs().max() < 1e-4
     assert Diki.flags_for(method.settings).test_batch and not Diki.flags_for(Diki.Settings()).test_batch
+
+
+def test_prompts_may_have_the_weight_of_each_image() -> None:
+    """Features (1 - w) f0 + w f1, normalised, one at a time; at w = 0 those of the model itself."""
+    x, f0, f1 = (torch.nn.functional.normalize(drawn(3, 6, seed=seed), dim=1) for seed in range(3))
+    w = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
+    found = blended(x @ f0.T, x @ f1.T, (f0 * f1).sum(1), w)
+    for i in range(3):
+        for c in range(3):
+            mean = (1 - w[i]) * f0[c] + w[i] * f1[c]
+            assert float(found[i, c]) == pytest.approx(float(x[i] @ mean / mean.norm()), abs=1e-12)
+    assert torch.equal(found[0], (x @ f0.T)[0])
+    method = make(text_weight="image")
+    method.load_state_dict({name: t + 10 * name.endswith("mean") for name, t in learned().state_dict().items()})
+    pixels = images(method)  # far from all tasks now
+    assert (logits(method, pixels) - zero_shot(method, pixels)).abs().max() < 1e-3
+    method.settings.text_weight = "one"
+    assert (logits(method, pixels) - zero_shot(method, pixels)).abs().max() > 1e-2
+    (sentence,) = complaints(Diki.Settings(select="batch", text_weight="image"))
+    assert "method.text_weight=image is for method.select=sample" in sentence
 
 
 def test_before_the_first_task_it_is_zero_shot() -> None:
