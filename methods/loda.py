@@ -18,7 +18,8 @@ over earlier tasks. For task t, counted from 0:
    W <- W + w_G B_G diag(Lambda) A_G + w_I B_I A_I; in task 0 with Lambda = 1;
 6. S_old grows by S_cur, and by what the merged model measures.
 
-Lambda belongs to the single eigenvectors: another basis of the same span would be recalibrated otherwise.
+Lambda belongs to the single eigenvectors: another basis of the same span would be recalibrated otherwise. The method is
+one file, although it is long: its steps are functions to be read beside the paper, and half of it says what they take.
 """
 
 from __future__ import annotations
