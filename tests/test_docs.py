@@ -49,13 +49,12 @@ def bench_lines() -> list[tuple[str, str]]:
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """The complete example of docs/methods.md, as a file."""
+    """The first complete example of docs/methods.md as a file, with the others beside it."""
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    match = re.search(r"<!-- example: (\S+) -->\n```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
-    assert match
-    file = tmp_path / match[1]
-    file.write_text(match[2], encoding="utf-8")
-    return file
+    found = re.findall(r"<!-- example: (\S+) -->\n```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    for name, text in found:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path / found[0][0]
 
 
 def test_there_are_lines_to_test() -> None:
