@@ -294,6 +294,7 @@ def state():
         "threads of torch": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "warn only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "fill": torch.utils.deterministic.fill_uninitialized_memory,
         "tf32": [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32],
         "gradients": torch.is_grad_enabled(),
         "dtype": str(torch.get_default_dtype()),

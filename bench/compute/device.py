@@ -120,6 +120,7 @@ def deterministic(threads: int | None, tf32: bool = False, exact: bool = True) -
         torch.backends.cudnn.allow_tf32,
         torch.backends.cuda.matmul.allow_tf32,
         torch.get_num_threads(),
+        torch.utils.deterministic.fill_uninitialized_memory,
     )
     # cuBLAS is deterministic only with a fixed workspace, which torch reads from the environment at its first product:
     # set with any kernels, for a run that follows in this process.
@@ -127,6 +128,8 @@ def deterministic(threads: int | None, tf32: bool = False, exact: bool = True) -
     os.environ.setdefault(WORKSPACE, ":4096:8")
     try:
         torch.use_deterministic_algorithms(exact)
+        # Else torch fills the memory of every result before it computes it: on CUDA a kernel each.
+        torch.utils.deterministic.fill_uninitialized_memory = False
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         if threads is not None:
             torch.set_num_threads(threads)
@@ -135,6 +138,7 @@ def deterministic(threads: int | None, tf32: bool = False, exact: bool = True) -
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before[2:4]
         torch.set_num_threads(before[4])
+        torch.utils.deterministic.fill_uninitialized_memory = before[5]
         if workspace is None:
             os.environ.pop(WORKSPACE, None)
 

@@ -59,7 +59,7 @@ def assert_near(first: Path, second: Path, images: int, loss: float, update: flo
             assert (one[name] - other[name]).norm() <= update * learned.norm(), name
 
 
-LINEAR = ("train.optimizer=sgd", "train.lr=0.1")
+LINEAR = ("train.optimizer=sgd", "train.lr=0.01")
 """Steps in proportion to gradients. AdamW's first ones have full size, also where a gradient is only rounding, as that
 of the bias of k is. `test_an_optimiser_takes_the_same_steps_as_on_the_cpu` is about AdamW."""
 
@@ -71,7 +71,7 @@ ARBITRARY = {"keeplora-official": ("method.surplus=drop",)}
 def test_a_method_learns_what_it_learns_on_the_cpu(method: str, tmp_path: Path) -> None:
     more = (*LINEAR, *ARBITRARY.get(method, ()))
     found = [run(resolve(words(tmp_path / device, method, *more, device=device))) for device in ("cpu", "cuda")]
-    assert_near(*found, images=1, loss=1e-4, update=2e-3)
+    assert_near(*found, images=1, loss=2e-4, update=1e-2)
     assert json.loads((found[1] / "summary.json").read_text())["peak_memory_mb"] > 5
 
 
@@ -132,13 +132,15 @@ def test_a_run_goes_on_on_another_device_and_says_so(
     went_on = run(resolve(second))
     said = capsys.readouterr().out
     assert "the last bits may differ from those of an uninterrupted run: device " in said and " -> " in said
-    assert_near(straight, went_on, images=1, loss=1e-4, update=2e-3)
+    assert_near(straight, went_on, images=1, loss=2e-4, update=1e-2)
 
 
-@pytest.mark.parametrize(("precision", "loss"), [("tf32", 0.02), ("bf16", 0.1), ("fp16", 0.03)])
-def test_lower_precision_is_near_fp32(precision: str, loss: float, tmp_path: Path) -> None:
-    found = [run(resolve(words(tmp_path / used, "lora", f"precision={used}"))) for used in ("fp32", precision)]
-    assert_near(*found, images=4, loss=loss, weight=5e-2)
+@pytest.mark.parametrize(("precision", "loss", "update"), [("tf32", 0.1, 0.1), ("bf16", 0.2, 0.15), ("fp16", 0.4, 0.4)])
+def test_lower_precision_is_near_fp32(precision: str, loss: float, update: float, tmp_path: Path) -> None:
+    """On the CPU a tenth in bf16, in fp16, which leaves out its first steps, a fifth; so the run has many steps."""
+    more = (*LINEAR, "train.epochs=10")
+    found = [run(resolve(words(tmp_path / used, "lora", f"precision={used}", *more))) for used in ("fp32", precision)]
+    assert_near(*found, images=4, loss=loss, update=update)
     assert losses(found[0]) != losses(found[1])
 
 
