@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from bench.compute.world import world
 from bench.core.errors import UserError
@@ -30,9 +30,17 @@ NO_WORKSPACE = "this operation is not deterministic because it uses CuBLAS"
 class Computing(Protocol):
     """The settings of a run that say how kernels compute."""
 
-    threads: int | None
-    precision: str
-    deterministic: bool
+    @property
+    def threads(self) -> int | None:
+        """CPU threads; None leaves torch's own number."""
+
+    @property
+    def precision(self) -> str:
+        """One of "fp32", "tf32", "bf16", "fp16"."""
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether deterministic kernels are asked for."""
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -114,13 +122,14 @@ def deterministic(threads: int | None, tf32: bool = False, exact: bool = True) -
     exact : bool, optional
         False takes the fastest kernels instead.
     """
+    filling: Any = torch.utils.deterministic  # its attribute is one of torch's C++
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.backends.cudnn.allow_tf32,
         torch.backends.cuda.matmul.allow_tf32,
         torch.get_num_threads(),
-        torch.utils.deterministic.fill_uninitialized_memory,
+        filling.fill_uninitialized_memory,
     )
     # cuBLAS is deterministic only with a fixed workspace, which torch reads from the environment at its first product:
     # set with any kernels, for a run that follows in this process.
@@ -129,7 +138,7 @@ def deterministic(threads: int | None, tf32: bool = False, exact: bool = True) -
     try:
         torch.use_deterministic_algorithms(exact)
         # Else torch fills the memory of every result before it computes it: on CUDA a kernel each.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        filling.fill_uninitialized_memory = False
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         if threads is not None:
             torch.set_num_threads(threads)
@@ -138,7 +147,7 @@ def deterministic(threads: int | None, tf32: bool = False, exact: bool = True) -
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before[2:4]
         torch.set_num_threads(before[4])
-        torch.utils.deterministic.fill_uninitialized_memory = before[5]
+        filling.fill_uninitialized_memory = before[5]
         if workspace is None:
             os.environ.pop(WORKSPACE, None)
 
