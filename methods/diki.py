@@ -229,10 +229,10 @@ class Diki(Method):
             choices=("sample", "batch"),
         )
         text_weight: str = setting(
-            "one",
-            "weight of the prefixes in the text tower, for select=sample: one, or each image's own, by blending the "
-            "prompts' features with and without prefixes",
-            choices=("one", "image"),
+            "image",
+            "weight of the prefixes in the text tower, for select=sample: each image's own, by blending the prompts' "
+            "features with and without prefixes, or one; with select=batch it is the mean weight of the batch",
+            choices=("image", "one"),
         )
         scale: float | None = setting(
             None,
@@ -247,13 +247,7 @@ class Diki(Method):
 
         def check(self) -> list[str]:
             """Return what is wrong with the settings, whatever the model is."""
-            found = [] if self.towers else ["method.towers names no tower: name image, text or both"]
-            if self.select == "batch" and self.text_weight == "image":
-                found.append(
-                    "method.text_weight=image is for method.select=sample: with select=batch all prompts have the mean "
-                    "weight of the batch, so leave one of them out"
-                )
-            return found
+            return [] if self.towers else ["method.towers names no tower: name image, text or both"]
 
     defaults = {"train.weight_decay": 0.0}
     validation = True
@@ -269,8 +263,8 @@ class Diki(Method):
         ),
         deviations=(
             "every image chooses its own prefixes; the released code takes the majority of a test batch (select)",
-            "the text tower has weight 1, also for images unlike all tasks; the released code takes the mean weight of "
-            "the batch, and text_weight=image has that for every image by itself",
+            "prompts' features with and without prefixes are blended by each image's weight, so an image unlike all "
+            "tasks is classified as by the untrained model; the released code takes the mean weight of the batch",
             "AdamW and the stream's budget; the released code takes SGD at 5.0 (diki-faithful)",
             "the covariance of few images is shrunk; as released it gives such a task weight 0 (shrink)",
             "the width of the features in place of the number 512 (scale)",
@@ -404,7 +398,8 @@ class Diki(Method):
         pools = [torch.stack([self.tasks[index][name] for index in indices]) for name in of_images]
         scale = self.settings.scale or means.shape[1]
         texts: dict[int, Tensor] = {}
-        plain = self.clip.encode_prompts(space.prompts) if self.settings.text_weight == "image" else None
+        blends = self.settings.select == "sample" and self.settings.text_weight == "image"
+        plain = self.clip.encode_prompts(space.prompts) if blends else None
 
         def route(z: Tensor) -> tuple[Tensor, Tensor]:
             densities = log_densities(z.to(device).double(), means, factors)

@@ -179,4 +179,8 @@ def bases(table: Published) -> str:
         if name.lower() in BASES:
             found.setdefault(name.lower(), f"{name} {' / '.join('-' if v is None else f'{v:.1f}' for v in values)}")
     known = ", ".join(found[name] for name in BASES if name in found)
-    return f"published ({' / '.join(HEADLINES)}): {known}; sources: datasets/published/{table.stream}.json" if found else ""
+    return (
+        f"published ({' / '.join(HEADLINES)}): {known}; sources: datasets/published/{table.stream}.json"
+        if found
+        else ""
+    )

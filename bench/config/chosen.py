@@ -138,7 +138,7 @@ def _entry(content: Mapping[Any, Any], name: Any, where: str) -> Chosen:
     return Chosen(**entry)
 
 
-_KINDS = {str: "text", list: "list", dict: "mapping"}
+_KINDS: dict[type, str] = {str: "text", list: "list", dict: "mapping"}
 
 
 def chosen_for(file: Path, method: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ group. The families and where they went are in ``partition.json``.
 An image has a plain background and one ink in at most eight steps, so that it compresses well. The sign fills 60 to
 90 % of the image; it is turned by up to 8 degrees, slanted and shifted a little. There are few music fonts, so that the
 musical signs are also drawn with thinner and thicker strokes.
+
+It is one file, because the tables of signs and what is done with them are read together.
 """
 
 from __future__ import annotations
