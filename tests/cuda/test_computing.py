@@ -7,7 +7,7 @@ import open_clip
 import pytest
 import torch
 from bench.methods import subspace
-from support.cuda_device import device  # noqa: F401
+from support.cuda_device import cuda_device  # noqa: F401
 from test_long_way import CONTEXT as FULL
 from test_long_way import pair
 

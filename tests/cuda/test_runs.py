@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.cuda_device import device  # noqa: F401
+from support.cuda_device import cuda_device  # noqa: F401
 from test_parallel import assert_close, start
 from test_resume import ROOT, TOY, Killed, assert_same, killed_after, until_finished  # noqa: F401
 

@@ -11,8 +11,8 @@ DEVICE = "cuda"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def device() -> torch.device:
+@pytest.fixture(scope="session", autouse=True, name="device")
+def cuda_device() -> torch.device:
     """The device; products in fp32 are fp32 products, as in a run without precision=tf32."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
