@@ -76,7 +76,7 @@ def test_no_near_duplicates_between_splits(name: str, stream: pocket.Pocket, tun
 
 
 def test_no_near_duplicates_between_the_streams(stream: pocket.Pocket, tuning: pocket.PocketTuning) -> None:
-    """The means of squares of 6 x 6 pixels differ less than the images; only pairs that are close in them are compared."""
+    """Means of squares of 6 x 6 pixels differ less than the images: only pairs that are close in them are compared."""
     one, other = (
         np.concatenate([images.pixels for task in own.tasks for images in (task.train, task.validation, task.test)])
         for own in (stream, tuning)
