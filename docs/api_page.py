@@ -41,8 +41,8 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         "`self.context` (a `Context`) and every task as a `TaskData`.",
         (
             "Method", "ParityCard", "Surroundings", "Context", "World", "TaskData", "Pixels", "LabelSpace", "Train",
-            "EpochReport", "TrainingState", "Clip", "LinearMap", "Update", "LowRank", "Branches", "Site", "KINDS",
-            "TOWERS", "Flags", "Reference", "Memory", "Frozen", "SecondMoment", "second_moments", "slot_means",
+            "EpochReport", "TrainStep", "TrainingState", "Clip", "LinearMap", "Update", "LowRank", "Branches", "Site",
+            "KINDS", "TOWERS", "Flags", "Reference", "Memory", "Frozen", "SecondMoment", "second_moments", "slot_means",
             "mean_gradient", "steps_of", "torch", "F", "no_grad",
         ),
     ),

@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import api_page
@@ -219,7 +220,7 @@ def test_signatures_on_the_page_are_those_of_the_objects(name: str) -> None:
 
 
 def is_method(member: object) -> bool:
-    return inspect.isfunction(member) or isinstance(member, property | classmethod | staticmethod)
+    return inspect.isfunction(member) or isinstance(member, property | cached_property | classmethod | staticmethod)
 
 
 IMAGES = ("ArrayImages", "FileImages", "PackedImages", "Subset")

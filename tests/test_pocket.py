@@ -90,7 +90,7 @@ def test_no_near_duplicates_between_the_streams(stream: pocket.Pocket, tuning: p
 def test_everything_shipped_is_small_and_no_pickle() -> None:
     files = [path for path in DATA.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 20e6
-    assert {path.suffix for path in files} <= {".webp", ".png", ".json", ".md", ".safetensors", ".gz", ".log", ""}
+    assert {path.suffix for path in files} <= {".webp", ".json", ".yaml", ".md", ".safetensors", ".gz", ".log", ""}
     assert all(not path.read_bytes().startswith(b"\x80") for path in files), "a pickle begins with this byte"
 
 
@@ -125,16 +125,16 @@ def test_the_model_is_a_small_open_clip_model(clip: Clip) -> None:
     assert {m.tower for m in clip.maps.values()} == {"image", "text"}
 
 
-def test_zero_shot_is_worth_keeping(stream: pocket.Pocket, clip: Clip) -> None:
-    """At least three times chance on every task, at least 45 % on average."""
+def test_the_untrained_model_knows_four_tasks_and_not_the_other_five(stream: pocket.Pocket, clip: Clip) -> None:
+    """On test images as the criteria say of validation images (tests/test_criteria.py)."""
     method = Method(None, clip, Context(len(stream.tasks), 64, 0, 0))
     store = PixelStore(clip, 10**9)
-    accuracies = []
+    known = []
     for column, right in evaluate_row(method, store, Protocol(stream.tasks, "task", "either", 256), 0):
-        task = stream.tasks[column]
-        assert right.mean() >= 3 / len(task.classes), task.name
-        accuracies.append(100 * right.mean())
-    assert sum(accuracies) / len(accuracies) >= 45
+        accuracy = 100 * right.mean()
+        assert accuracy >= 80 or accuracy <= 15
+        known += [stream.tasks[column].name] if accuracy >= 80 else []
+    assert known == ["digits", "flags", "icons", "letters"]
 
 
 def test_tasks_can_be_chosen_ordered_and_shuffled() -> None:

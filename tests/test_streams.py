@@ -29,7 +29,9 @@ from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.scalars import SCALARS
 from bench.runs.parts import train_settings
 
-REAL = [name for name, entry in registry.entries("stream").items() if name not in ("pocket", "custom")]
+REAL = [
+    name for name, entry in registry.entries("stream").items() if not name.startswith("pocket") and name != "custom"
+]
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,12 @@ class Reference:
 
     @cached_property
     def tokens(self) -> Tensor:
-        """The tokenised sentences, int64 [sentences, context length], on the model's device.
+        """The tokenised sentences.
+
+        Returns
+        -------
+        Tensor
+            int64 [sentences, context length], on the model's device.
 
         Raises
         ------

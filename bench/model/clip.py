@@ -431,20 +431,21 @@ class Clip:
         Parameters
         ----------
         branches : mapping of str to callable
-            By name of the place, of `places`. Each is called as ``branch(x, read)`` and returns what is added:
-
-            * at ``image.3.heads``, `x` has the queries, [sequences, heads, tokens, width of a head], and the result is
-              added to the heads before the output map;
-            * at ``image.3.attention`` and ``image.3.mlp``, `x` is the input of the attention or the MLP, after its
-              normalisation, [sequences, tokens, width], and the result is added to the output, before the sum along the
-              blocks.
-
-            `read` is int64 [sequences], the token of each sequence that the tower reads (the first one of an image, the
-            end-of-text token of a text), or None for packed texts. In the last block `x` has that token alone. Where
-            products are computed in a lower precision, `x` may have that one.
+            By name of the place, of `places`. Each is called as ``branch(x, read)`` and returns what is added. At
+            ``image.3.heads``, `x` has the queries, [sequences, heads, tokens, width of a head], and the result is added
+            to the heads before the output map. At ``image.3.attention`` and ``image.3.mlp``, `x` is the input of the
+            attention or the MLP, after its normalisation, [sequences, tokens, width], and the result is added to the
+            output, before the sum along the blocks. `read` is int64 [sequences], the token of each sequence that the
+            tower reads (the first one of an image, the end-of-text token of a text), or None for packed texts. In the
+            last block `x` has that token alone. Where products are computed in a lower precision, `x` may have that
+            one.
         whole_texts : bool, optional
             Process texts one by one, [texts, tokens, width]. By default they are packed in one row, [1, row, width],
             and what they all begin with is in it once: enough for a branch that treats every token alike.
+
+        Returns
+        -------
+        context manager
 
         Raises
         ------
