@@ -97,7 +97,7 @@ def test_a_killed_parent_leaves_a_failed_run_with_all_its_rows(record: Path) -> 
     assert len(log.history) == 5 and log.exit_code == FAILED
 
 
-@pytest.mark.parametrize("mode", ["offline", "online"])
+@pytest.mark.parametrize("mode", ["offline", pytest.param("online", marks=pytest.mark.slow)])
 def test_a_signal_to_every_process_of_a_job_costs_no_row(
     server: FakeWandb, record: Path, said: list[str], mode: str
 ) -> None:
@@ -230,6 +230,7 @@ def test_mirror_offline(record: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert len(log.history) == ROWS + 1 and log.exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_was_mirrored_before_keeps_its_name(record: Path) -> None:
     offline = ["mirror", str(record), "track.wandb=offline"]
     assert main([*offline, "track.name=chosen"]) == 0
@@ -265,7 +266,7 @@ def test_mirror_says_which_records_were_not_taken(
 # -------------------------------------------------------------------------------------------------------------- trouble
 
 
-@pytest.mark.parametrize("status", [401, 500])
+@pytest.mark.parametrize("status", [pytest.param(401, marks=pytest.mark.slow), 500])
 def test_a_server_that_refuses(server: FakeWandb, record: Path, said: list[str], status: int) -> None:
     server.refusal = status
     start = time.monotonic()
@@ -301,6 +302,7 @@ def test_a_server_that_never_answers(server: FakeWandb, tmp_path: Path, monkeypa
     assert is_finished(directory) and len(read_events(directory)) == ROWS
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_the_middle(server: FakeWandb, record: Path, said: list[str]) -> None:
     whole = cut(record, 3)
     found = mirrored(record, "online", said, waits=2)

@@ -258,6 +258,7 @@ def test_a_sweep(server: FakeWandb, tmp_path: Path) -> None:
     assert server.errors == []
 
 
+@pytest.mark.slow
 def test_a_finished_run_shows_its_results_to_the_agent_that_asks_again(
     server: FakeWandb, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
