@@ -120,7 +120,7 @@ class PocketTuning(EmbeddedStream):
 
 @register("model", "pocket", title="A CLIP of 1.7 million parameters, embedded", paper="this project")
 class PocketModel:
-    """Pre-trained on drawings, icons, glyphs and maps; pocket_data/model/RECIPE.md says how."""
+    """Pre-trained on clip art, icons, emoji, flags, letters and digits; pocket_data/model/RECIPE.md says how."""
 
     @dataclass
     class Settings:

@@ -1,6 +1,6 @@
 """Build the captioned corpus that the pocket model is pre-trained on.
 
-The corpus is not shipped. It is made of openclipart (without the files that the clipart task reserves), icon sets,
+The corpus is not shipped. It is made of openclipart (without the files of `partition.clipart_reserved`), icon sets,
 emoji and flag drawings of the pre-training vendors, and letters and digits of the pre-training font families. What may
 be used is decided in ``partition.py``; how names become captions in ``captions.py``. The kinds of the new tasks
 (letters of other scripts, musical signs, outlines of countries and states, views from space) are not in it at all:

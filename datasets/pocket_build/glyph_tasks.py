@@ -367,7 +367,7 @@ def build_greek(work: Path) -> Task:
 
 
 def build_hebrew(work: Path) -> Task:
-    """Hebrew letters without the final forms (stream ``pocket``)."""
+    """Hebrew letters without the final forms (in neither stream)."""
     return build(work, "hebrew")
 
 

@@ -2,8 +2,7 @@
 
 Digits, flags, icons, letters and emoji: training, validation and test are one population, drawn from the same vendors,
 icon sets or kinds of font, and differ in the drawings or in their renderings. Pre-training saw other vendors, sets and
-fonts (``partition.json``). Satellite is a kind that pre-training did not see; it is here because it is read from the
-same package as ever.
+fonts (``partition.json``). The views from space are built here too; pre-training did not see any.
 """
 
 from __future__ import annotations

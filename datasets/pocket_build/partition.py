@@ -1,8 +1,9 @@
-"""The partition of the pocket stream: which drawing may be used where, and by which task.
+"""The partition of the embedded streams: which drawing may be used where, and by which task.
 
-No icon set, font family, emoji vendor, flag vendor, reserved clip-art file or place on Earth that a task tests on is
-seen in training or in pre-training. The tables are in ``partition.json``, with their reasons; the clip-art files that
-the clipart task reserves are in ``clipart_reserved.json``.
+Pre-training uses no icon set, emoji vendor, flag vendor or family of Latin letters that a task uses, no place on Earth,
+and no reserved clip-art file. No drawing, rendering, font family or place on Earth is in two splits of a task. The
+tables are in ``partition.json``, with their reasons; the clip-art files that the clipart task of version 0.1 reserved
+are in ``clipart_reserved.json``.
 
 The reserved files were picked by hand from the folders of each class after drawings that look alike (also recoloured or
 outlined copies) had been put into one group, one group to one split. The "drop" list holds the other members of those
