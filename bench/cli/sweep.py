@@ -72,9 +72,9 @@ as for "run", or one of
   launch=..., launch.KEY=..., preempt=N, dry_run=true, status, sort=METRIC    as for "sweep"
 
 examples
-  python -m bench tune method=lora stream=pocket
+  python -m bench tune method=lora stream=pocket-tuning
   python -m bench tune method=path/to/mine.py stream=cifar100-10 grid=mine.yaml seeds=[0,1,2]
-  python -m bench tune method=all stream=pocket launch=local launch.processes=2 to=tuned.yaml
+  python -m bench tune method=all stream=pocket-tuning launch=local launch.processes=2 to=tuned.yaml
 """,
     call=call_tune,
 )
