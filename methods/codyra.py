@@ -7,7 +7,7 @@ map computes with W + sum_i g_i B_i A_i = W + (B diag g) A, and A, B and g are t
 2. an l1 penalty on g is solved by a proximal step after the optimiser's: T_kappa(g) moves every gate by kappa towards
    zero, and sets to zero those within kappa of it;
 3. kappa is 0 in the dense first half of the steps, then rises in `lambda_num` levels to kappa_max;
-4. what the gates left is merged, and A, B and g are drawn anew for the next task.
+4. what the gates left is merged, and A, B and g are drawn again for the next task.
 
 The sum of all kappa decides how many gates survive. It grows with the number of steps, so ``codyra`` fixes the sum
 (kappa_sum, by default that of the paper's 500 steps). ``codyra-faithful`` fixes kappa_max and is the released code.

@@ -325,7 +325,7 @@ class LoDA(Method):
         self.old = {name: empty_moment(site.width, self.clip.exact_device) for name, site in self.sites.items()}
         self.texts: Tensor | None = None
         self.first = True
-        self.told: set[str] = set()
+        self.said: set[str] = set()
         self.kept: dict[str, float] = {}
 
     # ---- before training
@@ -418,8 +418,8 @@ class LoDA(Method):
         labels = step.labels.tolist()
         classes = self._classes(step, labels)
         if len(classes) < 2:
-            if "one class" not in self.told:
-                self.told.add("one class")
+            if "one class" not in self.said:
+                self.said.add("one class")
                 self.context.say(
                     f"note: batch {step.number + 1} of task {step.task.name} has one class alone, which cannot be "
                     "divided: it is trained with one ordinary step, and so are others like it"

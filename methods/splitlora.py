@@ -212,7 +212,7 @@ class SplitLora(Method):
         self.tokens = dict.fromkeys(self.sites, 0)
         self.protected = dict.fromkeys(self.sites, 0)
         self.seen: dict[str, float] = {}
-        self.told: set[str] = set()
+        self.said: set[str] = set()
 
     def begin_task(self, task: TaskData) -> None:
         """Split every site's directions, draw A in the minor ones, and attach it with B = 0."""
@@ -272,8 +272,8 @@ class SplitLora(Method):
         for tower in self.settings.towers:
             found = [share for name, share in shares.items() if name.startswith(tower)]
             self.seen[tower] = sum(found) / len(found)
-            if self.seen[tower] < BLIND and tower not in self.told:
-                self.told.add(tower)
+            if self.seen[tower] < BLIND and tower not in self.said:
+                self.said.add(tower)
                 self.context.say(
                     f"note: in task {task.name} the rows of A saw {self.seen[tower]:.1%} of what random rows see of "
                     f"the inputs of the {tower} tower, which hardly learns: raise method.alpha.{tower}"

@@ -17,7 +17,7 @@ from bench.core.console import one_line
 from bench.core.errors import UserError
 from bench.core.tables import aligned
 from bench.metrics.scalars import FORMULAS, spread
-from bench.record.flags import told
+from bench.record.flags import in_words
 
 COLUMNS = (*SHOWN, *COSTS)
 """Columns of a table after the method and its number of seeds, where no others are chosen."""
@@ -230,7 +230,7 @@ def below(section: Section) -> list[str]:
         if group.label != group.method and group.fingerprint in group.label:
             lines.append(f"  {group.label}: {own_settings(group, ' (see bench diff)')}")
     if section.flags:
-        lines += [f"  {group.label}: {told(group.flags)}" for group in section.field.groups]
+        lines += [f"  {group.label}: {in_words(group.flags)}" for group in section.field.groups]
     lines += [f"  note: {note}" for note in section.field.notes]
     if section.published:
         lines += [f"  {line}" for line in provenance(section.published)]

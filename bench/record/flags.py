@@ -39,7 +39,7 @@ class Flags:
     task_count : bool
         It has to know beforehand how many tasks there will be.
     task_at_test : bool
-        It has to be told which task a test image is from, as to choose a head.
+        It has to know which task a test image is from, as to choose a head.
     test_batch : bool
         Its answer for an image depends on the other images of the batch.
     outside_data : str
@@ -87,7 +87,7 @@ def sentences(held: Mapping[str, str]) -> list[str]:
     return [WORDS.get(name, name) + ("" if said == YES else f" ({said})") for name, said in held.items()]
 
 
-def told(held: Mapping[str, str] | None) -> str:
+def in_words(held: Mapping[str, str] | None) -> str:
     """Return what `Flags.held` says in one line; None stands for flags that are not known."""
     return "not known" if held is None else ", ".join(sentences(held)) or "nothing special"
 

@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--work", help="work folder (default: POCKET_WORK)")
     parser.add_argument("--out", required=True, help="folder for the model")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--decay", type=float, default=0.1)

@@ -13,7 +13,7 @@ from bench.compare.significance import Difference
 from bench.compare.tables import Section
 from bench.core.console import one_line
 from bench.metrics.scalars import spread
-from bench.record.flags import told
+from bench.record.flags import in_words
 
 CSV_COLUMNS = (
     "stream", "model", "apart", "source", "method", "label", "fingerprint", "metric", "n", "mean", "standard_error",
@@ -127,4 +127,4 @@ def _names(row: TaskRow) -> dict[str, Any]:
 
 def _group(group: Group) -> dict[str, Any]:
     names = {"method": group.method, "label": group.label, "fingerprint": group.fingerprint}
-    return {**names, "flags": told(group.flags)}
+    return {**names, "flags": in_words(group.flags)}

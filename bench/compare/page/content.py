@@ -33,7 +33,7 @@ from bench.compare.views import (
 )
 from bench.config.fields import show
 from bench.metrics.scalars import FORMULAS, HEADLINES
-from bench.record.flags import told
+from bench.record.flags import in_words
 
 STOPS = 33
 """Colours that stand for a continuous scale."""
@@ -232,7 +232,7 @@ def _condition(value: Any) -> str:
 def _settings(groups: Sequence[Group]) -> dict[str, Any]:
     """Return flags and settings in which methods differ: per setting and method the values that its groups have."""
     methods = list(dict.fromkeys(group.method for group in groups))
-    known = [(group.method, {"flags": told(group.flags), **group.settings}) for group in groups]
+    known = [(group.method, {"flags": in_words(group.flags), **group.settings}) for group in groups]
     rows = []
     for key in ["flags", *sorted({key for group in groups for key in group.settings} - {"method.name"})]:
         values = {
