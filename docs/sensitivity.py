@@ -37,7 +37,7 @@ SWEEPS = {
 CURVES = {"keeplora_rank": ("rank", 2), "keeplora_alpha": ("alpha", 10), "keeplora_lr": ("learning rate", 10)}
 """Sweeps over one setting: name of the axis, base of its logarithm."""
 MAP = "keeplora_thresholds"
-DEFAULT = ("stream=pocket", "method=keeplora", "seed=0", "evaluate.split=validation")
+DEFAULT = ("stream=pocket-tuning", "method=keeplora", "train.lr=0.1", "seed=0", "evaluate.split=validation")
 """The point around which all four vary."""
 MEASURES = {"transfer_by_column": "Transfer", "average_mtil": "Average", "last": "Last", "learning": "just learned"}
 MAPPED = ("transfer_by_column", "last", "learning")
@@ -65,13 +65,6 @@ SEEN = """\
   higher, and Last and just learned are within one point.
 """
 """What the page says about its tables; tests/test_sensitivity.py checks it against them."""
-
-
-FORMER = """\
-**These runs are older than the stream of today.** They were made on the embedded stream and the model of version 0.1,
-with seven tasks that the model knew. The lines make the page again on the stream of today, with other numbers.
-"""
-"""To be taken out when the page is made again."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +143,10 @@ def page(results: Mapping[str, Sequence[Result]]) -> str:
     epochs = resolve(DEFAULT).run.train.epochs
     parts = [
         "# How KeepLoRA depends on its settings\n",
-        f"`keeplora` on the [embedded stream](pocket.md): {epochs} epochs a task, seed 0, trained on the training "
-        "images and scored on the validation images, in percent. One setting varies at a time, or the two thresholds "
-        "together; the others keep their defaults.\n",
-        FORMER,
+        f"`keeplora` on `pocket-tuning`, the [stream on which settings are chosen](pocket.md): {epochs} epochs a task, "
+        "seed 0, trained on the training images and scored on the validation images, in percent. One setting varies at "
+        "a time, or the two thresholds together; the others keep their defaults, and the rate is the one that "
+        "[tune](tuning.md) chose.\n",
         "These lines make the page:\n",
         "```sh",
         *(f"python -m bench sweep {name} launch=local launch.processes=2" for name in SWEEPS),
