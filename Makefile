@@ -31,8 +31,9 @@ test: $(VENV)/.installed-test
 fuzz: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 FUZZ=10 FUZZ_FRESH=1 $(BIN)/python -m pytest -q -n logical tests/test_fuzz_*.py
 
+# The tests of a file share what takes minutes to make, so a worker has whole files.
 slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --dist loadfile -m slow
 
 cluster: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m cluster

@@ -23,6 +23,7 @@ from bench.config import registry
 from bench.config.chosen import Chosen, tuned_by
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.scalars import spread
+from bench.record.flags import WORDS, registered
 from bench.record.provenance import code_revision
 from bench.record.schema import is_finished
 from bench.sweep.file import expand, find
@@ -61,13 +62,14 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def results_table(runs: Runs) -> str:
-    """Mean and standard error over the seeds, one row a method."""
+    """Mean and standard error over the seeds, one row a method, with the flags that decide what is comparable."""
     rows = []
     for method, found in runs.items():
         results = [summary(directory)["metrics"] for directory in found]
         values = [spread([result[name] for result in results]) for name in SHOWN]
-        rows.append([f"`{method}`", *(f"{value.mean:.1f} ± {value.standard_error:.1f}" for value in values)])
-    return table(["method", *SHOWN.values()], rows)
+        marks = ", ".join(WORDS[flag] for flag in registered({"method.name": method}) or {})
+        rows.append([f"`{method}`", *(f"{value.mean:.1f} ± {value.standard_error:.1f}" for value in values), marks])
+    return table(["method", *SHOWN.values(), "flags"], rows)
 
 
 def chosen() -> dict[str, Chosen]:
@@ -76,15 +78,18 @@ def chosen() -> dict[str, Chosen]:
 
 
 def tuning_table() -> str:
-    """Average of every method at every rate of the grid, on validation images of pocket-tuning; the best in bold."""
+    """Average of every setting of the grids, on validation images of pocket-tuning; what was chosen in bold."""
     entries = {name: one for name, one in chosen().items() if one.tried}
-    rates = sorted({one["settings"]["train.lr"] for entry in entries.values() for one in entry.tried})
-    rows = []
+    means: dict[str, dict[float, str]] = {}
     for name, entry in sorted(entries.items()):
-        means = {one["settings"]["train.lr"]: one["mean"] for one in entry.tried}
-        best = entry.settings["train.lr"]
-        cells = [f"{means[rate]:.1f}" if rate in means else "" for rate in rates]
-        rows.append([f"`{name}`", *(f"**{c}**" if r == best else c for r, c in zip(rates, cells, strict=True))])
+        for one in entry.tried:
+            rest = dict(one["settings"])
+            rate = rest.pop("train.lr")
+            row = " ".join([f"`{name}`", *(f"`{key}={value:g}`" for key, value in rest.items())])
+            cell = f"{one['mean']:.1f}"
+            means.setdefault(row, {})[rate] = f"**{cell}**" if one["settings"] == entry.settings else cell
+    rates = sorted({rate for row in means.values() for rate in row})
+    rows = [[name, *(row.get(rate, "") for rate in rates)] for name, row in means.items()]
     return table(["method", *(f"{rate:g}" for rate in rates)], rows)
 
 
@@ -107,7 +112,8 @@ def page(runs: Runs) -> str:
         *(f"![{title}](pocket-results-{name}.png)\n" for name, title in PICTURES.items()),
         "## How the learning rates were chosen\n",
         "All methods were tried on one grid of rates on another stream, `pocket-tuning`, with two seeds, trained on "
-        "its training images and scored on its validation images. The rate with the highest Average was taken "
+        "its training images and scored on its validation images; SplitLoRA, whose `alpha` depends on the width of "
+        "the model, on five of the rates with two values each. The setting with the highest Average was taken "
         "([tuning.md](tuning.md)); here is Average for the whole grid. No image of the stream `pocket` played a "
         "part.\n",
         tuning_table(),

@@ -35,13 +35,14 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return choose
 
 
-ALIKE = ("keeplora-official", "keeplora-pp")
-"""Methods that differ from `keeplora` in settings alone."""
+def alike(name: str) -> bool:
+    """Say whether a method differs from another one in settings alone."""
+    return name.endswith(("-faithful", "-official", "-pp"))
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in sorted(registry.entries("method"))],
+    [pytest.param(name, marks=[pytest.mark.slow] * alike(name)) for name in sorted(registry.entries("method"))],
 )
 def test_the_methods_of_the_suite_keep_the_contract_with_their_defaults(name: str) -> None:
     verdicts = list(verify(registry.load("method", name)))
