@@ -155,7 +155,8 @@ def test_nothing_is_chosen_while_a_point_is_missing_unless_asked_for(grid, say, 
     assert status == 0 and "chosen for toy on pocket: train.lr=0.001" in out
     entry = read_chosen(tmp_path / "runs" / "pocket" / "pocket" / "tuned.yaml")["toy"]
     assert "mean" not in entry.tried[-1] and entry.tried[-1]["values"] == [2.0]
-    assert say("method=toy", "stream=pocket", f"grid={file}", "seeds=[7]", "partial=true")[0] == 1
+    status, out = say("method=toy", "stream=pocket", f"grid={file}", "seeds=[7]", "partial=true")
+    assert status == 1 and out.endswith("no average_mtil yet; the same line without partial=true continues\n")
 
 
 def test_a_metric_that_is_not_defined_chooses_nothing(grid, say):
@@ -238,6 +239,7 @@ def test_a_method_may_have_a_grid_of_its_own_beside_the_common_one(grid, say, to
         (["method=toy", "stream=pocket", "train.lr=1"], "train.lr=1 would replace train.lr, which"),
         (["method=toy", "stream=pocket", "metric=avrage"], 'metric=avrage names no metric (did you mean "average"?)'),
         (["method=toy", "stream=pocket", "seeds=3"], "seeds=3 must be a list of int"),
+        (["method=toy", "stream=pocket", "seed=3"], "tune runs every setting with each of its seeds: write seeds=[3]"),
         (["method=toy", "stream=pocket", "gird=x"], 'unknown word "gird" of tune (did you mean "grid"?)'),
         (["method=toy", "stream=pocket", "sort=last"], "sort=last sorts the table of status: write status beside it"),
     ],
@@ -250,6 +252,10 @@ def test_bad_lines_start_nothing(grid, say, words, said):
 
 def test_grids_that_choose_nothing_are_refused(grid, say):
     line = ["method=toy", "stream=pocket"]
+    for key in ("out", "stream.tasks", "seeds.init", "method"):
+        file = grid(**{key: {"values": ["a", "b"]}})
+        said = f"error: {file} varies {key}: a grid of tune may vary settings of the method and of training, and seed\n"
+        assert say(*line, f"grid={file}") == (2, said)
     file = grid(**{"train.lr": {"value": 0.1}})
     assert say(*line, f"grid={file}") == (
         2,
@@ -267,6 +273,49 @@ def test_a_file_that_is_none_is_refused_before_anything_runs(grid, say, tmp_path
     to.write_text("some: text\n")
     status, out = say("method=toy", "stream=pocket", f"grid={grid()}", f"to={to}")
     assert status == 2 and "to.yaml: some must hold settings" in out
+
+
+@pytest.mark.parametrize("to", ["folder", "file/to.yaml", "badlink.yaml"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(grid, say, tmp_path, monkeypatch, to):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "badlink.yaml").symlink_to(tmp_path / "file" / "no.yaml")
+    monkeypatch.setattr(verbs, "run_points", lambda found, launch: pytest.fail("a point was started"))
+    status, out = say("method=toy", "stream=pocket", f"grid={grid()}", f"to={tmp_path / to}")
+    assert status == 2 and out.startswith(f"error: cannot write to {tmp_path / to} (") and "with to=FILE" in out
+
+
+def test_choices_that_others_write_meanwhile_stay(grid, say, tmp_path, monkeypatch):
+    file, to = grid(), tmp_path / "to.yaml"
+    finish_all(file, "method=toy", "stream=pocket")
+    theirs = "lora: {settings: {train.lr: 0.5}}\n"
+    monkeypatch.setattr(verbs, "run_points", lambda found, launch: to.write_text(theirs) and 0)
+    assert say("method=toy", "stream=pocket", f"grid={file}", f"to={to}")[0] == 0
+    assert sorted(read_chosen(to)) == ["lora", "toy"]
+
+
+def test_a_link_is_read_and_stays_a_link(grid, say, tmp_path):
+    file, to, link = grid(), tmp_path / "to.yaml", tmp_path / "link.yaml"
+    finish_all(file, "method=toy", "stream=pocket")
+    to.write_text("lora: {settings: {train.lr: 0.5}}\n")
+    link.symlink_to(to)
+    assert say("method=toy", "stream=pocket", f"grid={file}", f"to={link}")[0] == 0
+    assert link.is_symlink() and sorted(read_chosen(to)) == ["lora", "toy"]
+    assert resolve(["method=toy", f"settings={link}"]).flat["train.lr"] == 0.01
+
+
+def test_all_leaves_out_what_does_not_support_the_label_space(grid, say, toys):
+    toys.write("methods/other.py", OTHER.replace('label_spaces = ("task", "seen")', 'label_spaces = ("task",)'))
+    lines = shown(say, "method=all", "stream=pocket", "method.rank=2", f"grid={grid()}")
+    assert {resolve(one).run.method for one in lines} == {"toy"}
+    status, out = say("method=all", "stream=pocket", f"grid={grid()}", "dry_run=true")
+    assert status == 0 and out.startswith("note: other left out: the label space 'seen' of the stream is not supported")
+
+
+def test_two_files_with_one_name_of_a_method_are_refused(grid, say, toys, tmp_path):
+    (tmp_path / "mine.py").write_text(METHOD)
+    status, out = say(f"method=[toy,{tmp_path / 'mine.py'}]", "stream=pocket", f"grid={grid()}")
+    assert status == 2 and out == "error: method= names toy twice, and a file has one choice for it: leave one out\n"
 
 
 # -------------------------------------------------------------------------------------------- settings=FILE
@@ -305,14 +354,16 @@ def test_a_choice_of_another_method_counts_where_the_file_says_so(file, toys):
         ("toy: {settings: {train.lrr: 1}}", 'settings={}: unknown setting "train.lrr" (did you mean "train.lr"?)'),
         ("toy: {settings: {train.lr: -1}}", "settings={}: train.lr=-1 is out of range: it must be > 0"),
         ("toy: {setings: {train.lr: 1}}", '{}: toy has the unknown key "setings" (did you mean "settings"?)'),
-        ("toy: {settings: 3}", "{}: toy has a settings that is no mapping: write it as tune does"),
-        ("toy: {settings: {train.lr: 1}, seeds: 0}", "{}: toy has a seeds that is no list: write it as tune does"),
+        ("toy: {settings: 3}", "{}: toy: settings must be a mapping, as tune writes it"),
+        ("toy: {settings: {train.lr: 1}, seeds: 0}", "{}: toy: seeds must be a list, as tune writes it"),
         ("toy: {settings: {train.lr: 1}, tried: [1]}", "{}: toy has something under tried that holds no settings"),
         ("toy: {stream: s}", "{}: toy must hold settings, as in settings: {{train.lr: 0.003}}"),
         ("toy: {same_as: lora}", "{}: toy has same_as: lora, which must name an entry with settings, alone"),
         ("- toy", "{} is no settings file: it must map names of methods to what was chosen for them"),
-        ("toy: [", "the settings file {} is no YAML: write it again with python -m bench tune"),
-        ("toy: &a {settings: *a}", "the settings file {} is no YAML"),
+        ("toy: [", "the settings file {} cannot be read (line 1: expected the node content, but found"),
+        ("toy: &a {settings: *a}", "the settings file {} cannot be read (aliases are not read here): correct it, or"),
+        ("toy: {settings: {}}\ntoy: {}", 'the settings file {} cannot be read (line 2: "toy" is there twice): correct'),
+        ("toy: {settings: {settings: x}}", 'settings={}: unknown setting "settings" (see'),
         (None, "the settings file {} cannot be read: No such file or directory"),
     ],
 )
@@ -336,6 +387,12 @@ def test_what_is_written_is_read_back_as_it_was(tmp_path: Path) -> None:
     one = Chosen(odd, stream="1e3", seeds=[0], tried=[{"settings": odd, "fingerprint": "1234e56789"}])
     (tmp_path / "f.yaml").write_text(chosen_text({"one": one, "two": Chosen(odd, same_as="one")}))
     assert read_chosen(tmp_path / "f.yaml") == {"one": one, "two": Chosen(odd, same_as="one")}
+
+
+def test_values_of_any_kind_that_were_tried_can_be_shown() -> None:
+    tried = [{"settings": {"a": value}} for value in (2, {"b": 1}, "x", [1, "a"], ["a", 1], {"a": 1}, None, 1, 0.5)]
+    values = Chosen({}, tried=tried).grid_values["a"]
+    assert len(values) == 9 and values.index(1) < values.index(2)
 
 
 # ---------------------------------------------------------------------------------------------- the stream's

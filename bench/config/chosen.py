@@ -13,6 +13,7 @@ name of a method to its entry::
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -82,7 +83,26 @@ class Chosen:
                 values = found.setdefault(key, [])
                 if value not in values:
                     values.append(value)
-        return {key: sorted(values, key=lambda value: (str(type(value)), value)) for key, values in found.items()}
+        return {key: sorted(values, key=_rank) for key, values in found.items()}
+
+
+def _rank(value: Any) -> tuple[str, Any]:
+    """Return by what values are sorted: numbers and text by themselves, others by how they look."""
+    return type(value).__name__, value if isinstance(value, int | float | str) else repr(value)
+
+
+class _Loader(WordSafeLoader):
+    """YAML in which a mapping has every key once: of two entries for a method the first one would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping."""
+        seen = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.MarkedYAMLError(problem=f'"{shorten(name)}" is there twice', problem_mark=key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def read_chosen(file: Path) -> dict[str, Chosen]:
@@ -102,11 +122,16 @@ def read_chosen(file: Path) -> dict[str, Chosen]:
         If it cannot be read, or is no such file.
     """
     try:
-        content = yaml.load(read_text(file, LARGEST), WordSafeLoader)
+        content = yaml.load(read_text(Path(os.path.realpath(file)), LARGEST), _Loader)  # users link files
     except OSError as error:
         raise UserError(f"the settings file {file} cannot be read: {why(error)}") from error
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:  # or a tag that does not fit
-        raise UserError(f"the settings file {file} is no YAML: write it again with python -m bench tune") from error
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(
+            f"the settings file {file} cannot be read ({where}{getattr(error, 'problem', None) or error}): correct it, "
+            "or write it again with python -m bench tune"
+        ) from error
     if not isinstance(content, dict) or not content:
         raise UserError(f"{file} is no settings file: it must map names of methods to what was chosen for them")
     return {str(name): _entry(content, name, f"{file}: {shorten(str(name))}") for name in content}
@@ -124,7 +149,7 @@ def _entry(content: Mapping[Any, Any], name: Any, where: str) -> Chosen:
     empty = asdict(Chosen({}))
     for key, value in entry.items():
         if not isinstance(value, type(empty[key])):
-            raise UserError(f"{where} has a {key} that is no {_KINDS[type(empty[key])]}: write it as tune does")
+            raise UserError(f"{where}: {key} must be {_KINDS[type(empty[key])]}, as tune writes it")
     if any(not isinstance(one, dict) or not isinstance(one.get("settings"), dict) for one in entry.get("tried", ())):
         raise UserError(f"{where} has something under tried that holds no settings: write it as tune does")
     other = entry.get("same_as")
@@ -138,7 +163,7 @@ def _entry(content: Mapping[Any, Any], name: Any, where: str) -> Chosen:
     return Chosen(**entry)
 
 
-_KINDS: dict[type, str] = {str: "text", list: "list", dict: "mapping"}
+_KINDS: dict[type, str] = {str: "text", list: "a list", dict: "a mapping"}
 
 
 def chosen_for(file: Path, method: str) -> dict[str, Any]:

@@ -227,7 +227,7 @@ def _chosen(method: str, one: Chosen) -> list[str]:
         "by": one.criterion,
         "seeds": ", ".join(map(str, one.seeds)),
         "grid": f"{one.grid} ({values})" if values else one.grid,
-        "code": ", ".join(revision[:10] for revision in one.revisions),
+        "code": ", ".join(str(revision)[:10] for revision in one.revisions),
     }
     said = "; ".join(f"{name} {fact}" for name, fact in facts.items() if fact)
     return [head, wrap(f"chosen {said}", "    ", "    ")]

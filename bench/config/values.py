@@ -185,7 +185,8 @@ class Values:
         elif owned:  # among its own, where the group's name does not make everything look alike
             near = owned.get(nearest(rest, owned) or "", "")
         else:
-            near = "" if head in self.choices else nearest(key, [*self.settable, *CHOICES, "settings"]) or ""
+            names = [name for name in (*self.settable, *CHOICES, "settings") if name != key]
+            near = "" if head in self.choices else nearest(key, names) or ""
             near = near or last.get(nearest(rest, last) or "", "")
         if near:
             return f'unknown setting "{shorten(key)}" (did you mean "{near}"?)'

@@ -167,6 +167,21 @@ def expand(
     return Sweep(file, tuple(points.values()), tuple(notes), swept, f"sweep {file}")
 
 
+def swept(file: Path) -> tuple[str, ...]:
+    """Return the keys of the parameters that vary in a sweep file; what is wrong with it, `expand` says.
+
+    Parameters
+    ----------
+    file : Path
+
+    Raises
+    ------
+    UserError
+        If it is none at all.
+    """
+    return tuple(one.key for one in parameters_of(_load(file)[0].get("parameters"), "", []) if one.swept)
+
+
 def _lines(
     drawn: Iterator[dict[str, Any]],
     parameters: Sequence[Parameter],

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import shlex
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bench.config import registry
 from bench.config.chosen import Chosen, chosen_text, read_chosen
 from bench.config.fields import show
+from bench.config.resolve import resolve
+from bench.config.run_settings import label_space_of
 from bench.config.words import pair, split
 from bench.config.written import items, unquoted
 from bench.core.errors import UserError, together
 from bench.core.files import make_folder, write_output
-from bench.core.paths import is_file, user_path
+from bench.core.paths import exists, is_file, is_folder, user_path
 from bench.sweep.best import Tried, best, choose, comparison, tried
-from bench.sweep.file import Sweep, expand, find
+from bench.sweep.file import Sweep, expand, find, swept
 from bench.sweep.launch import explain, preempt, run_points
 from bench.sweep.options import Common, TuneOptions, options, scalar_of
 from bench.sweep.points import Point, plan, points_table, states_of
@@ -125,9 +131,10 @@ def tune(words: Sequence[str]) -> int:
     found = _together(list(methods.values()))
     metric = scalar_of(chosen.metric) or ""
     target = found.points[0].directory.parents[1] / "tuned.yaml" if chosen.to is None else user_path(chosen.to, "to")
-    before = read_chosen(target) if is_file(target) else {}
+    _before(target)
     if only_shown(found, chosen, bool(plain)):
         return 0
+    _check_place(target)
     status = 0 if chosen.partial else run_points(found, chosen.launch)
     entries: dict[str, Chosen] = {}
     for word, one in methods.items():
@@ -135,7 +142,7 @@ def tune(words: Sequence[str]) -> int:
         missing = sum(len(setting.points) - len(setting.values) for setting in settings)
         print()
         if settings[0].mean is None or (missing and not chosen.partial):
-            print(_not_chosen(word, missing, len(one.points), metric))
+            print(_not_chosen(word, missing, len(one.points), metric, chosen.partial))
             continue
         entry = choose(settings, metric, one.file.stem)
         entries[settings[0].points[0].directory.parent.name] = entry
@@ -143,24 +150,49 @@ def tune(words: Sequence[str]) -> int:
     if len(entries) < len(methods) and (chosen.partial or chosen.launch.wait):
         status = status or 1
     if entries:
-        try:
+        with _writing(target):
             make_folder(target.parent)
-            write_output(target, chosen_text({**before, **entries}))
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {target} ({error.strerror or error}): choose another file with to=FILE"
-            ) from error
+            write_output(target, chosen_text({**_before(target), **entries}))
         print(f"\n{target} has what was chosen: python -m bench run method=NAME {shlex.quote(f'settings={target}')}")
     return status
 
 
-def _not_chosen(word: str, missing: int, points: int, metric: str) -> str:
+def _before(target: Path) -> dict[str, Chosen]:
+    """Return what the file has already; read before points run, and again after them, since others may write it too."""
+    return read_chosen(target) if is_file(target) else {}
+
+
+def _check_place(target: Path) -> None:
+    """Refuse a file that cannot be written before the points run, which may take hours."""
+    with _writing(target):
+        if is_folder(target):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if is_file(target) or not exists(target):  # not a pipe
+            make_folder(target.parent)
+            with tempfile.TemporaryFile(dir=Path(os.path.realpath(target)).parent):
+                pass
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Say in a sentence what cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {target} ({error.strerror or error}): choose another file with to=FILE"
+        ) from error
+
+
+def _not_chosen(word: str, missing: int, points: int, metric: str, partial: bool) -> str:
     if not missing:
         return f"nothing is chosen for {word}: {metric} is not defined"
-    return (
-        f"nothing is chosen for {word}: {missing} of {points} points have no {metric} yet; the same line continues, "
-        "and partial=true chooses among the settings that have it for all their seeds"
+    remedy = (
+        "the same line without partial=true continues"
+        if partial
+        else "the same line continues, and partial=true chooses among the settings that have it for all their seeds"
     )
+    return f"nothing is chosen for {word}: {missing} of {points} points have no {metric} yet; {remedy}"
 
 
 def _said(word: str, settings: Sequence[Tried], entry: Chosen) -> list[str]:
@@ -195,9 +227,12 @@ def grids(chosen: TuneOptions, words: Sequence[str]) -> dict[str, Sweep]:
         raise UserError(
             f"tune needs a method: method=NAME, a file.py, a list as in method=[lora,keeplora], or method={ALL}"
         )
-    if not any(one is not None and one.key in ("stream", "stream.name") for one in map(pair, others)):
+    keys = {one.key: one.value for one in map(pair, others) if one is not None}
+    if keys.keys().isdisjoint(("stream", "stream.name")):
         raise UserError("tune needs the stream to choose on: stream=NAME, another one than the results will be of")
-    names = list(registry.entries("method")) if methods == [ALL] else list(dict.fromkeys(methods))
+    if "seed" in keys:
+        raise UserError(f"tune runs every setting with each of its seeds: write seeds=[{keys['seed']}], not seed=")
+    names = _all(others) if methods == [ALL] else list(dict.fromkeys(methods))
     file, problems = find(chosen.grid), list[str]()
     grids: dict[str, Sweep] = {}
     idle = []
@@ -210,11 +245,28 @@ def grids(chosen: TuneOptions, words: Sequence[str]) -> dict[str, Sweep]:
             problems += str(error).split("\n")
     if problems:
         raise together(dict.fromkeys(problems))
+    registered = [grid.points[0].directory.parent.name for grid in grids.values()]
+    if twice := next((name for name in registered if registered.count(name) > 1), None):
+        raise UserError(f"method= names {twice} twice, and a file has one choice for it: leave one out")
     if not grids:
         raise UserError(f"{_never(idle)}: choose another method, or a grid of its own settings with grid=FILE")
     if idle:
         print(f"note: {_never(idle)}")
     return grids
+
+
+def _all(words: Sequence[str]) -> list[str]:
+    """Return the names of all methods that support the label space of the stream."""
+    names = list(registry.entries("method"))
+    try:
+        stream = resolve(words, need_method=False)
+    except UserError:
+        return names  # whoever reads these words for a method says what is wrong with them
+    space = label_space_of(stream.stream_class, stream.stream_settings)
+    unfit = [name for name in names if space not in getattr(registry.load("method", name), "label_spaces", (space,))]
+    if unfit:
+        print(f"note: {', '.join(unfit)} left out: the label space {space!r} of the stream is not supported")
+    return [name for name in names if name not in unfit]
 
 
 def _never(idle: Sequence[str]) -> str:
@@ -230,12 +282,15 @@ def _grid(file: Path, method: str, seeds: Sequence[int] | None, words: Sequence[
     own = file.with_name(f"{file.stem}_{cls.registry_name}.yaml")  # type: ignore[attr-defined]
     file = own if is_file(own) else file
     fixed: dict[str, dict[str, Any]] = {"evaluate.split": {"value": "validation"}}
-    if seeds is not None:
-        fixed["seed"] = {"values": list(seeds)}
+    varied = set(swept(file)) - set(fixed)
+    if seeds is not None or "seed" not in varied:
+        fixed["seed"] = {"values": list(SEEDS if seeds is None else seeds)}
+    foreign = sorted(key for key in varied - {"seed"} if not _is_chosen(key))
+    if foreign:
+        raise UserError(
+            f"{file} varies {foreign[0]}: a grid of tune may vary settings of the method and of training, and seed"
+        )
     found = expand(file, [f"method={method}", *words], instead=fixed)
-    if seeds is None and "seed" not in found.swept:
-        fixed["seed"] = {"values": list(SEEDS)}
-        found = expand(file, [f"method={method}", *words], instead=fixed)
     settings = tried(found.points, "")
     if len(settings) == 1:
         raise UserError(f"{file} has one setting only: give a setting of the method or of training more values")
@@ -246,6 +301,11 @@ def _grid(file: Path, method: str, seeds: Sequence[int] | None, words: Sequence[
         raise UserError("tune chooses on validation images: leave evaluate.split out")
     about_training = all(key.startswith("train") or key == "seed" for key in found.swept)
     return None if getattr(cls, "constant", False) and about_training else found
+
+
+def _is_chosen(key: str) -> bool:
+    """Return whether a setting may be chosen: one of the method's own or of training, but not what names the method."""
+    return key.partition(".")[0] in ("method", "train") and key not in ("method", "method.name")
 
 
 def _together(grids: Sequence[Sweep]) -> Sweep:
