@@ -10,8 +10,10 @@ from support.made_records import change, make
 from bench.compare import grouping, runs
 from bench.compare import tables as compare
 from bench.compare.published import find
+from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.metrics import scalars as metrics
+from bench.runs.rows import others
 
 HEADER = [
     "Method",
@@ -191,6 +193,24 @@ def test_published_rows_stand_below_ours(tmp_path):
 def test_published_rows_are_left_out_where_they_do_not_belong(tmp_path, changes):
     mtil(tmp_path, **changes)
     assert "published" not in table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", "list indices"),
+        ('{"tasks": []}', "it has no 'sources'"),
+        ('{"tasks": [], "sources": {}, "rows": [{"method": "m", "source": "x"}]}', "has the unknown source x"),
+        ('{"tasks": [], "sources": {"x": "X"}, "rows": [{"method": "m", "source": "x", "last": "9"}]}', "is no number"),
+    ],
+)
+def test_damaged_published_numbers_end_no_run(toys, content, reason):
+    toys.write("datasets/published/pocket.json", content)
+    with pytest.raises(UserError, match=re.escape(reason)):
+        find("pocket")
+    line = others(resolve(["method=toy", "stream=pocket"]), ["a"])
+    assert line.startswith("note: the published numbers in ") and line.endswith("with published=off")
 
 
 def test_published_is_on_or_off(tmp_path):

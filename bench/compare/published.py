@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.config import registry
+from bench.core.errors import UserError
+from bench.core.untrusted import why
 from bench.metrics.scalars import HEADLINES
 
 METRICS = {title.lower(): name for title, name in HEADLINES.items()}
@@ -91,7 +94,7 @@ def read(path: Path) -> Published:
     Raises
     ------
     ValueError
-        If a row names an unknown source or task: every number has a source.
+        If a row names an unknown source or task, or holds something else than numbers: every number has a source.
     """
     content = json.loads(path.read_text(encoding="utf-8"))
     tasks, sources = tuple(content["tasks"]), content["sources"]
@@ -99,9 +102,13 @@ def read(path: Path) -> Published:
     for row in content["rows"]:
         if row["source"] not in sources:
             raise ValueError(f"{path.name}: {row['method']} has the unknown source {row['source']}")
+        numbers = [row.get(metric) for metric in METRICS]
         for metric, values in row.get("columns", {}).items():
             if metric not in METRICS or not set(values) <= set(tasks):
                 raise ValueError(f"{path.name}: {row['method']} has columns that are none of the stream's")
+            numbers += values.values()
+        if not all(one is None or (isinstance(one, int | float) and math.isfinite(one)) for one in numbers):
+            raise ValueError(f"{path.name}: {row['method']} has a value that is no number")
         rows.append(Row(**{**row, "source": sources[row["source"]]}))
     return Published(content["stream"], content["model"], tasks, tuple(content["notes"]), tuple(rows))
 
@@ -118,10 +125,24 @@ def find(stream: str) -> Published | None:
     -------
     Published or None
         None where there is no such file.
+
+    Raises
+    ------
+    UserError
+        If the file is none of published numbers.
     """
     entry = registry.entries("stream").get(stream)
     path = None if entry is None or entry.path is None else entry.path.parent / "published" / f"{stream}.json"
-    return read(path) if path is not None and path.is_file() else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        return read(path)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # whatever is in a file of JSON
+        reason = f"it has no {error}" if isinstance(error, KeyError) else why(error)
+        raise UserError(
+            f"the published numbers in {path} cannot be read ({reason}): correct the file or take it away; compare "
+            "leaves them out with published=off"
+        ) from error
 
 
 def beside(stream: str, model: str, conditions: Mapping[str, Any]) -> Published | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.compare import published
 from bench.config.run_settings import Resolved, label_space_of
+from bench.core.errors import UserError
 from bench.core.stopwatch import Stopwatch, left, seconds_left
 from bench.learning.method import Method
 from bench.learning.optimizer import steps_of
@@ -58,7 +59,8 @@ def others(resolved: Resolved, tasks: Sequence[str]) -> str:
     Returns
     -------
     str
-        Empty where nothing is published of these tasks in this order with this model.
+        Empty where nothing is published of these tasks in this order with this model; why not, where the file with the
+        numbers is damaged.
     """
     run = resolved.run
     conditions = {key: value for key, value in resolved.flat.items() if key.startswith(("stream.", "model."))}
@@ -67,7 +69,10 @@ def others(resolved: Resolved, tasks: Sequence[str]) -> str:
         "label space": label_space_of(resolved.stream_class, resolved.stream_settings),
         "evaluate.split": run.evaluate.split,
     }
-    table = published.beside(run.stream, run.model, conditions)
+    try:
+        table = published.beside(run.stream, run.model, conditions)
+    except UserError as error:  # the run itself has succeeded
+        return f"note: {error}"
     return published.bases(table) if table else ""
 
 
