@@ -283,8 +283,9 @@ class Codyra(Method):
         if task.index == 0 and (problem := self.settings.kills("method.kappa_max", total)):
             raise UserError(f"{problem} (task {task.name} has {len(self.kappas)} steps)")
         if not total:
+            steps = "1 step" if len(self.kappas) == 1 else f"{len(self.kappas)} steps"
             self.context.say(
-                f"note: task {task.name} has {len(self.kappas)} steps, too few to thin out its gates "
+                f"note: task {task.name} has {steps}, too few to thin out its gates "
                 f"(method.dense={self.settings.dense:g})"
             )
 

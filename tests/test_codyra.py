@@ -311,11 +311,12 @@ def test_a_highest_threshold_that_kills_every_gate_is_refused_before_training() 
         method.begin_task(task_of(method, steps=5000))
 
 
-def test_a_task_too_short_for_any_threshold_says_so() -> None:
+@pytest.mark.parametrize(("steps", "said"), [(1, "1 step"), (2, "2 steps")])
+def test_a_task_too_short_for_any_threshold_says_so(steps: int, said: str) -> None:
     lines: list[str] = []
     method = made(context=Context(2, 16, 0, 0, say=lines.append))
-    learn(method, steps=2, schedule="constant")
-    assert lines == ["note: task toy0 has 2 steps, too few to thin out its gates (method.dense=0.5)"]
+    learn(method, steps=steps, schedule="constant")
+    assert lines == [f"note: task toy0 has {said}, too few to thin out its gates (method.dense=0.5)"]
     assert sum(method.report()["gates"].values()) == 4 * len(method.targets)
 
 

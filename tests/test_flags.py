@@ -128,6 +128,8 @@ def test_runs_are_chosen_by_flags(runs):
         labels(runs, rehearsal="yes")
     with pytest.raises(UserError, match='no run here has a setting "flags.extend" .did you mean "flags.extended"'):
         labels(runs, extend="yes")
+    with pytest.raises(UserError, match="flags.grows=maybe must be yes or no: compare shows with flags=on what it is"):
+        labels(runs, grows="maybe")
 
 
 def test_damaged_flags_are_damage(runs):

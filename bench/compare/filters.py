@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.compare.runs import Run
-from bench.config.written import items, means
+from bench.config.written import SWITCHES, items, means
 from bench.core.errors import UserError, shorten, suggest
 from bench.record.flags import WORDS
 
@@ -36,6 +36,8 @@ def chosen(runs: list[Run], filters: Mapping[str, str]) -> list[Run]:
             near = suggest(name, flags if name.startswith(FLAG) else known)
             raise UserError(f'no run here has a setting "{shorten(name)}"{near}')
         wanted = [typed, *(items(typed) or [])]  # a setting may itself be a list
+        if name.startswith(FLAG) and not any(one in SWITCHES for one in wanted):
+            raise UserError(f"{name}={shorten(typed)} must be yes or no: compare shows with flags=on what it is")
         runs = [run for run in runs if not run.settings or any(_has(run, name, one) for one in wanted)]
     if filters and not any(run.settings for run in runs):
         said = " ".join(f"{name}={shorten(typed)}" for name, typed in filters.items())
