@@ -162,13 +162,13 @@ class NusaCl(Method):
         without = [m for m in self.targets if not self.effective_rank[m.name]]
         if without and task.index == 0:
             raise UserError(
-                f"method.rho={self.settings.rho:g} leaves nothing of {without[0].name} to train, since that share "
+                f"method.rho={self.settings.rho} leaves nothing of {without[0].name} to train, since that share "
                 "needs all of its singular values: lower method.rho"
             )
         if without:
             self.context.say(
                 f"note: in {len(without)} maps of task {task.name} ({without[0].name}, ...) nothing is trained: all "
-                f"singular values are needed for the share {self.settings.rho:g} (method.rho)"
+                f"singular values are needed for the share {self.settings.rho} (method.rho)"
             )
 
     def parameters(self) -> Sequence[Tensor]:
