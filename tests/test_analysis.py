@@ -352,6 +352,15 @@ def test_a_model_is_analysed_with_its_prompts(tmp_path: Path, monkeypatch, capsy
     assert "2 states of the model" in capsys.readouterr().out
 
 
+def test_one_task_and_all_energy_have_nothing_to_compare(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("bench.compare.pictures.DPI", 40)
+    words = [f"model={TOY}", f"stream={TOY}", "stream.count=1", "energies=[1]", "towers=[text]", "maps=[o]"]
+    assert cli.main(["analyse", *words, f"out={tmp_path}"]) == 0
+    (folder,) = (tmp_path / "toy" / "tiny").iterdir()
+    assert (folder / "parts.svg").is_file() and not (folder / "overlaps.svg").exists()
+    assert "no subspaces to compare: there is one test set, and no energy between" in capsys.readouterr().out
+
+
 def test_a_folder_that_cannot_be_made_is_said_in_a_sentence(tmp_path: Path, capsys) -> None:
     (tmp_path / "file").write_text("")
     words = [f"model={TOY}", f"stream={TOY}", "stream.count=1", "energies=[1]", f"out={tmp_path / 'file'}"]

@@ -118,7 +118,10 @@ def analyse(
     for name, chosen in report.groups(there.learned).items():
         say(report.parts_table(analysis.parts, chosen, name))
     say(f"an answer drawn at random: {sum(chance(there.protocol)) / len(stream.tasks):.1f} %")
-    say(report.overlaps_table(analysis.overlaps))
+    if analysis.overlaps:
+        say(report.overlaps_table(analysis.overlaps))
+    else:
+        say("no subspaces to compare: there is one test set, and no energy between 0 and 1")
     say(f"tables and pictures in {analysis.path}")
     return analysis
 
@@ -155,7 +158,8 @@ def _analyse(
     with _writing(folder):
         write_output(folder / OVERLAPS, report.overlaps_csv(over))
         list(save(partial(pictures.parts, found, groups, by_chance), folder, "parts"))
-        list(save(partial(pictures.overlaps, over, names), folder, "overlaps"))
+        if over:
+            list(save(partial(pictures.overlaps, over, names), folder, "overlaps"))
     return Analysis(folder, tuple(names), tuple(found), tuple(over))
 
 
