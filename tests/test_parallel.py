@@ -88,6 +88,9 @@ def assert_close(first: Path, second: Path) -> None:
                 ("zero-shot", 16),
                 ("codyra", 13),
                 ("nusa-cl", 16),
+                ("slao", 16),
+                ("o-lora", 13),
+                ("sd-lora", 13),
             )
         ),
     ],
