@@ -91,15 +91,14 @@ class Slao(Lora):
             "the ablations of start and merging (start, merge, power)",
         ),
         absent=(
-            "rank, learning rate and batches of the paper, which trains language models; alpha and dropout are not "
-            "known",
+            "learning rate and batches of the paper, which trains language models; alpha and dropout are not known",
         ),
         deviations=(
             "written from notes on the paper and from the report of an independent reproduction; the authors have "
             "published no code",
             "q, k, v, o of both towers and r = 16 by default, the maps that KeepLoRA adapts; the paper adapts q and v "
             "with r = 8",
-            "a row of R that is zero has the sign plus, as in the reproduction",
+            "zero on the diagonal of R counts as positive, as in the reproduction",
             "the merged update is added to the weights and taken off again, which rounds them",
         ),
         verified=("float64 transcriptions of start and merging, and published weights of the tasks (tests)",),
