@@ -187,7 +187,8 @@ class Share(Method):
             "orthonormal; that of B starts at zero, so a task starts at the pre-trained model",
             "whole factors: a task trains a LoRA whose A starts from the last task's, since one temporary direction "
             "would be as large as the factor",
-            "select=mean deploys (mean B)(mean A) as one model; this is not the mean of the products",
+            "select=mean deploys (mean B)(mean A) as one model; this is not the mean of the products; before the next "
+            "task it is taken off again, and the weights are the pre-trained ones up to rounding",
             "select=oracle: a test set that is none of a learned task gets the pre-trained model, so Transfer equals "
             "zero-shot by construction",
             "p below r: the first update is cut to its best approximation of rank p",
@@ -206,14 +207,12 @@ class Share(Method):
         return replace(cls.flags, grows="coefficients a task, a mean a class", extended=True)
 
     def setup(self) -> None:
-        """Choose the maps to adapt; keep their weights where the mean update is added to them after every task."""
-        chosen = self.settings
-        self.targets = targets(self.clip, chosen)
-        self.p = chosen.pseudo_rank or chosen.rank
-        self.whole = chosen.granularity == "vector"
+        """Choose the maps to adapt."""
+        self.targets = targets(self.clip, self.settings)
+        self.p = self.settings.pseudo_rank or self.settings.rank
+        self.whole = self.settings.granularity == "vector"
         self.subspaces: dict[str, dict[str, Subspace]] = {}
         self.prototypes: dict[int, Tensor] = {}
-        self.pretrained = [m.weight.to("cpu", copy=True) for m in self.targets] if chosen.select == "mean" else []
         self.errors: list[float] = []
 
     @property
@@ -225,9 +224,9 @@ class Share(Method):
 
     @no_grad
     def begin_task(self, task: TaskData) -> None:
-        """Go back to the pre-trained weights, and attach the update that the task starts from to every map."""
-        for m, weight in zip(self.targets, self.pretrained, strict=bool(self.pretrained)):
-            m.weight.copy_(weight)
+        """Take the mean update off the weights again, and attach what the task starts from to every map."""
+        if self.settings.select == "mean" and self.subspaces:
+            self._add_mean(-1.0)
         if self.settings.select == "router":
             with self.context.part("prototypes"):
                 self.means = self._class_means(task)
@@ -279,10 +278,14 @@ class Share(Method):
         if self.settings.select == "router":
             self.prototypes[task.index] = self.means
         if self.settings.select == "mean":
-            for m in self.targets:
-                A, B = self._factors(m, None)
-                attach(m, A, 1.0, B)
-            self.clip.merge()
+            self._add_mean(1.0)
+
+    def _add_mean(self, scale: float) -> None:
+        """Add the update with the mean coefficients, times a number, to the weights."""
+        for m in self.targets:
+            A, B = self._factors(m, None)
+            attach(m, A, scale, B)
+        self.clip.merge()
 
     def _merged(self, m: LinearMap) -> tuple[dict[str, Subspace], Tensor, Tensor]:
         """Return the new subspaces of a map, the squared changes of all tasks' updates by them, and their squares.

@@ -88,9 +88,13 @@ def assert_close(first: Path, second: Path) -> None:
                 ("zero-shot", 16),
                 ("codyra", 13),
                 ("nusa-cl", 16),
+                ("share", 13),
                 ("slao", 16),
                 ("o-lora", 13),
                 ("sd-lora", 13),
+                ("sc-lora", 13),
+                ("milora", 16),
+                ("if2net-like", 13),
             )
         ),
     ],

@@ -171,8 +171,9 @@ def test_a_later_task_starts_at_the_pre_trained_model_and_freezes_the_bases() ->
     assert not torch.allclose(method.clip.encode_images(pixels), before, atol=1e-4)
     task = data(method.clip, 1)
     method.begin_task(task)
-    assert all(torch.equal(m.weight, pretrained[m.name]) for m in method.targets)
-    assert torch.equal(method.clip.encode_images(pixels), before)
+    start = weights(method)
+    assert all((start[name] - weight).abs().max() < 1e-7 for name, weight in pretrained.items())
+    assert torch.allclose(method.clip.encode_images(pixels), before, atol=1e-6)
     bases = [(m.update.alpha.clone(), m.update.beta.clone()) for m in method.targets]
     first = method.targets[0].update
     assert torch.equal(first.a, method.subspaces["image.0.q"]["A"].coefficients[-1])
@@ -188,7 +189,7 @@ def test_a_later_task_starts_at_the_pre_trained_model_and_freezes_the_bases() ->
     assert count == sum(2 * 4 * 4 + 2 * (m.in_features + m.out_features) + 2 * 2 * 4 for m in method.targets)
     for m, (alpha, beta) in zip(method.targets, bases, strict=True):
         assert torch.equal(m.update.alpha, alpha) and torch.equal(m.update.beta, beta)
-        assert torch.equal(m.weight, pretrained[m.name]) and bool(m.update.b.any()) and bool(m.update.U_B.any())
+        assert torch.equal(m.weight, start[m.name]) and bool(m.update.b.any()) and bool(m.update.U_B.any())
 
 
 @pytest.mark.parametrize("granularity", ["column", "vector"])
