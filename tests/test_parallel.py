@@ -24,7 +24,7 @@ TOY = str(Path(__file__).parent / "toy.py")
 
 
 def words(out: Path, method: str, *more: str) -> list[str]:
-    rank = [] if method in ("zero-shot", "finetune", "diki") else ["method.rank=4"]
+    rank = [] if method in ("zero-shot", "finetune", "diki", "if2net-like") else ["method.rank=4"]
     found = [f"stream={TOY}", "stream.count=2", f"model={TOY}", f"method={method}", f"out={out}", "device=cpu"]
     return [*found, *rank, "threads=1", *more]
 
