@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -272,7 +272,11 @@ def step_of(
 
 
 def synthetic(
-    clip: Clip, sizes: Sizes, tasks: int = 1, say: Callable[[str], None] = print, part: Phase | None = None
+    clip: Clip,
+    sizes: Sizes,
+    tasks: int = 1,
+    say: Callable[[str], None] = print,
+    part: Phase = lambda name: nullcontext(),
 ) -> tuple[list[Task], list[TaskData]]:
     """Return tasks of noise images, and the same tasks as a method sees them.
 
@@ -302,9 +306,9 @@ def synthetic(
         init_seed=0,
         data_seed=0,
         say=say,
+        part=part,
         reference=Reference("noise", found[0].prompts, images[0]),
         training_images=images.__getitem__,
-        **({} if part is None else {"part": part}),
     )
     data = [
         TaskData(index, task.name, task.prompts, clip.tokenize(task.prompts), images[index], context)
