@@ -438,8 +438,8 @@ def test_methods_of_other_papers_learn_two_tasks_of_every_kind_of_stream(
     cls = registry.load("stream", name)
     whole = cls.load
     monkeypatch.setattr(cls, "load", lambda self, root, seed: whole(self, root, seed)[:2])
-    words = [f"stream={name}", f"data={tree}", "model=pocket", f"out={tmp_path}", "cache.gb=0", "train.steps=4"]
-    assert cli.main(["run", f"method={method}", *words]) == 0
+    words = [f"stream={name}", f"data={tree}", "model=pocket", f"out={tmp_path}", "cache.gb=0"]
+    assert cli.main(["run", f"method={method}", "train.steps=3", "train.batch_size=8", *words]) == 0
     (directory,) = (path.parent for path in tmp_path.rglob("summary.json"))
     matrix = AccuracyMatrix.from_csv(directory / "accuracy.csv")
     assert len(matrix.tasks) == 2 and {matrix.state(2, column) for column in range(2)} == {"measured"}
