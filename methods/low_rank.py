@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.api import KINDS, TOWERS, LinearMap, LowRank, Surroundings, UserError, setting, torch
+from bench.api import KINDS, TOWERS, LinearMap, LowRank, Surroundings, TaskData, Train, UserError, setting, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +67,57 @@ class Targets:
             return []
         width = narrow[tower]
         return [f"method.rank={self.rank} is above the width {width} of the {tower} tower: choose at most {width}"]
+
+
+@dataclass
+class FromWeights(Targets):
+    """The same for a method whose A and B start as a part of the weights: weight decay would erase that part."""
+
+    def fits(self, surroundings: Surroundings) -> list[str]:
+        """Return what does not fit stream, model and budget."""
+        return [*super().fits(surroundings), *erased(surroundings.train)]
+
+
+def erased(train: Train) -> list[str]:
+    """Return what is wrong with a budget where A and B start as a part of the weights; empty without weight decay."""
+    if not train.weight_decay:
+        return []
+    return [
+        f"train.weight_decay={train.weight_decay:g} would erase the part of the weights that A and B start from: set "
+        "train.weight_decay=0"
+    ]
+
+
+def split_off(linear_map: LinearMap, A: Tensor, B: Tensor) -> None:
+    """Make a part of a weight its update: the map computes with W_res + B A, where W_res = W - B A is frozen.
+
+    Parameters
+    ----------
+    linear_map : LinearMap
+        Its weight becomes W_res until the update is merged.
+    A : Tensor [rank, in], float64
+    B : Tensor [out, rank], float64
+        Both are rounded to the precision of the weight before their product is taken away.
+    """
+    update = attach(linear_map, A, 1.0, B)
+    if update is not None:
+        linear_map.add(-(update.B.to(B) @ update.A.to(A)).to(linear_map.parameter))
+
+
+def allow_no_decay(task: TaskData) -> None:
+    """Refuse a task whose own budget has weight decay, for the same methods; `Targets.fits` knows the run's only.
+
+    Parameters
+    ----------
+    task : TaskData
+
+    Raises
+    ------
+    UserError
+        If its budget has weight decay.
+    """
+    for problem in erased(task.budget):
+        raise UserError(f"{problem} for task {task.name} too")
 
 
 def targets(clip: Clip, settings: Targets) -> list[LinearMap]:

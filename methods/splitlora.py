@@ -12,6 +12,11 @@ eigenvalues lambda, largest first; p_i = lambda_i / sum lambda. For task t, coun
 3. B is trained and merged: W + B A;
 4. the task's inputs, in the merged model, enter C, weighted by their number of tokens.
 
+``stat=gradient`` is the paper's reading. In place of C every map has G [out, d], the mean over finished tasks of the
+gradient of the task's mean loss with respect to the merged weight. U are its right singular vectors and p_i the shares
+of its singular values. With ``forced=0`` U_min are the last k columns, for the first k of 1 to d that minimises
+(t - 1) eps(k) - alpha k / d, where eps(k) is the sum of the last k shares.
+
 A looks at earlier tasks alone, not at the new one: where a tower has few prompts, most of U_min may be directions in
 which no prompt lies. `report` says how much of the new inputs the rows of A see (``seen``).
 """
@@ -23,11 +28,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.api import (
+    LinearMap,
     Method,
     ParityCard,
-    Site,
     TaskData,
-    no_grad,
+    mean_gradient,
     register,
     second_moments,
     setting,
@@ -36,7 +41,7 @@ from bench.api import (
 )
 
 from .low_rank import PerTower, Targets, attach, kaiming_uniform, targets, tensors_named
-from .subspace import descending_eigh, empty_moment, side_by_side
+from .subspace import descending_eigh, side_by_side, spectrum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,17 +59,18 @@ def running_mean(mean: Tensor, tokens: int, gram: Tensor, more: int) -> Tensor:
     Parameters
     ----------
     mean : Tensor [d, d]
-        C, the mean of x x^T over the tokens so far; zero for none.
+        C, the mean of x x^T over the tokens so far; zero for none. Or G [out, d], a mean over tasks.
     tokens : int
         How many these are.
     gram : Tensor [d, d]
-        Sum of x x^T over the new tokens.
+        Sum of x x^T over the new tokens, or the gradient [out, d] of a new task.
     more : int
         How many those are.
 
     Returns
     -------
-    Tensor [d, d]
+    Tensor
+        Of the same shape.
     """
     return (tokens * mean + gram) / (tokens + more)
 
@@ -73,7 +79,7 @@ def first_free(eigenvalues: Tensor, finished: int, alpha: float, forced: int = 2
     """Return how many leading eigenvectors of C are protected: the minor subspace begins after them.
 
     The scores of step 1 fall from i - 1 to i as long as p_i > alpha / (t d), with t the number of finished tasks. Since
-    p descends, the first minimum is the last such i >= 1, or 0.
+    p descends, the first minimum is the last such i.
 
     Parameters
     ----------
@@ -89,12 +95,12 @@ def first_free(eigenvalues: Tensor, finished: int, alpha: float, forced: int = 2
     Returns
     -------
     int
-        From 1 to d - 1, so that one direction at least is free.
+        From `forced` to d - 1, so that one direction at least is free.
     """
     width = len(eigenvalues)
     shares = eigenvalues / eigenvalues.sum()
     above = int((shares > alpha / (finished * width)).sum())
-    return min(max(above, 1, forced), width - 1)
+    return min(max(above, forced), width - 1)
 
 
 def random_rows(minor: Tensor, drawn: Tensor, norm: float, divisor: float) -> Tensor:
@@ -149,10 +155,10 @@ class SplitLora(Method):
     Attributes
     ----------
     means : dict of site name to Tensor [d, d], float64
-        C.
-    tokens : dict of site name to int
-        How many tokens C is over.
-    protected : dict of site name to int
+        C; or of map name to G [out, d], float32.
+    tokens : dict of str to int
+        How many tokens C is over, or tasks G.
+    protected : dict of str to int
         Directions that the update of the current task leaves alone.
     """
 
@@ -167,7 +173,12 @@ class SplitLora(Method):
             symbol="alpha",
         )
         shrink: bool = setting(True, "divide A by the number of the task, as the released code does", symbol="1/t")
-        forced: int = setting(2, "directions that are protected in any case from task 2 on", low=1, symbol="i*")
+        forced: int = setting(2, "directions that are protected in any case from task 2 on", low=0, symbol="i*")
+        stat: str = setting(
+            "inputs",
+            "what is split: the second moment of a site's inputs, as in the released code, or a map's mean gradient",
+            choices=("inputs", "gradient"),
+        )
 
         def fits(self, surroundings: Any) -> list[str]:
             """Return what does not fit stream and model."""
@@ -185,14 +196,12 @@ class SplitLora(Method):
     parity = ParityCard(
         present=(
             "running token mean of x x^T over all finished tasks, measured after each task; one a site",
+            "the paper's mean gradient in its place with stat=gradient; its split is then that of forced=0",
             "split by energy against plasticity, with the released code's off-by-one and its two forced directions",
             "A frozen, random inside the minor subspace, with the norm of LoRA's start divided by t; own draws a map",
             "B starts at zero and alone is trained, with scale 1; merged after the task",
         ),
-        absent=(
-            "linear heads with a temperature of 30 and a rate of their own (CLIP classifies with prompts)",
-            "the paper's decomposition of the mean weight gradient: the released code takes the inputs' second moment",
-        ),
+        absent=("linear heads with a temperature of 30 and a rate of their own (CLIP classifies with prompts)",),
         deviations=(
             "q, k, v, o of both towers by default; the released code adapts k and v of an image tower: "
             "splitlora-faithful",
@@ -207,35 +216,48 @@ class SplitLora(Method):
     def setup(self) -> None:
         """Choose the maps to adapt; nothing has been learned yet."""
         self.targets = targets(self.clip, self.settings)
-        self.sites: dict[str, Site] = {m.site.name: m.site for m in self.targets}
-        self.means = {name: empty_moment(site.width, self.clip.exact_device) for name, site in self.sites.items()}
-        self.tokens = dict.fromkeys(self.sites, 0)
-        self.protected = dict.fromkeys(self.sites, 0)
+        self.means = {self._place(m): self._nothing(m) for m in self.targets}
+        self.tokens = dict.fromkeys(self.means, 0)
+        self.protected = dict.fromkeys(self.means, 0)
         self.seen: dict[str, float] = {}
         self.said: set[str] = set()
 
+    def _place(self, linear_map: LinearMap) -> str:
+        """Return where the memory that belongs to a map is kept: maps of a site share one of inputs."""
+        return linear_map.name if self.settings.stat == "gradient" else linear_map.site.name
+
+    def _nothing(self, linear_map: LinearMap) -> Tensor:
+        d, device = linear_map.in_features, self.clip.exact_device
+        if self.settings.stat == "gradient":
+            return torch.zeros(linear_map.out_features, d, device=device)
+        return torch.zeros(d, d, dtype=torch.float64, device=device)
+
     def begin_task(self, task: TaskData) -> None:
-        """Split every site's directions, draw A in the minor ones, and attach it with B = 0."""
-        found = side_by_side(lambda name: self._minor(name, task.index), self.sites, self.clip.exact_device)
-        minor = dict(zip(self.sites, found, strict=True))
-        self.protected = {n: s.width - minor[n].shape[1] if self.tokens[n] else 0 for n, s in self.sites.items()}
+        """Split the directions of every site or map, draw A in the minor ones, and attach it with B = 0."""
+        found = side_by_side(lambda name: self._minor(name, task.index), self.means, self.clip.exact_device)
+        minor = dict(zip(self.means, found, strict=True))
+        self.protected = {n: len(U) - U.shape[1] if self.tokens[n] else 0 for n, U in minor.items()}
         self._say_what_is_protected(task)
         for linear_map in self.targets:
             draw = task.init_generator(f"splitlora {linear_map.name}")
             A = kaiming_uniform((self.settings.rank, linear_map.in_features), draw)
-            free = minor[linear_map.site.name]
-            if self.tokens[linear_map.site.name]:
+            free = minor[self._place(linear_map)]
+            if self.tokens[self._place(linear_map)]:
                 drawn = torch.randn(len(free), self.settings.rank, generator=draw, dtype=torch.float64)
                 divisor = task.index + 1 if self.settings.shrink else 1
                 A = random_rows(free, drawn.to(free), float(A.double().norm()), divisor)
             attach(linear_map, A, scale=1.0)
 
     def _minor(self, name: str, finished: int) -> Tensor:
-        """U_min [d, k] of a site after some tasks; empty before the first one is finished."""
+        """U_min [d, k] of a site or a map after some tasks; empty before the first one is finished."""
         mean = self.means[name]
         if not self.tokens[name]:
             return mean[:, :0]
-        eigenvalues, vectors = descending_eigh(mean)
+        if self.settings.stat == "gradient":
+            energies, vectors = spectrum(mean)
+            eigenvalues = energies.sqrt()
+        else:
+            eigenvalues, vectors = descending_eigh(mean)
         alpha = getattr(self.settings.alpha, name.split(".")[0])
         return vectors[:, first_free(eigenvalues, finished, alpha, self.settings.forced) :]
 
@@ -256,16 +278,22 @@ class SplitLora(Method):
         """Return B of every update; A is frozen."""
         return tensors_named(self.targets, "B")
 
-    @no_grad
     def end_task(self, task: TaskData) -> None:
-        """Merge, then let the inputs of the merged model enter C."""
+        """Merge, then let the inputs of the merged model enter C, or its gradients G."""
         rows = {m.name: m.update.factors()[0] for m in self.targets if m.update}
         self.clip.merge()
+        if self.settings.stat == "gradient":
+            for name, gradient in mean_gradient(self.clip, task, self.targets).items():
+                self._remember(name, gradient.to(self.clip.exact_device), 1)
+            return
         moments = second_moments(self.clip, task, self.targets)
         for name, moment in moments.items():
-            self.means[name] = running_mean(self.means[name], self.tokens[name], moment.gram, moment.count)
-            self.tokens[name] += moment.count
+            self._remember(name, moment.gram, moment.count)
         self._see(task, {m.name: share_seen(rows[m.name], moments[m.site.name].gram) for m in self.targets})
+
+    def _remember(self, name: str, total: Tensor, count: int) -> None:
+        self.means[name] = running_mean(self.means[name], self.tokens[name], total, count)
+        self.tokens[name] += count
 
     def _see(self, task: TaskData, shares: dict[str, float]) -> None:
         """Keep the mean of each tower for the report, and say where it is too little to learn from."""
@@ -284,13 +312,13 @@ class SplitLora(Method):
         return {"protected": dict(self.protected), "seen": dict(self.seen)}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return C and its number of tokens, a site each."""
+        """Return C of every site and its number of tokens, or G of every map and its number of tasks."""
         return self.means | {f"{name}.tokens": torch.tensor(count) for name, count in self.tokens.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
-        self.means = {name: state[name].to(self.clip.exact_device) for name in self.sites}
-        self.tokens = {name: int(state[f"{name}.tokens"]) for name in self.sites}
+        self.means = {name: state[name].to(self.clip.exact_device) for name in self.means}
+        self.tokens = {name: int(state[f"{name}.tokens"]) for name in self.means}
 
 
 @register(

@@ -506,11 +506,11 @@ def test_the_run_directory():
 
 
 def test_a_method_is_asked_whether_its_settings_fit_stream_and_model(toys) -> None:
-    asked = "        def fits(self, surroundings): return [str(surroundings)]\n\n"
+    asked = "        def fits(self, at): return [f'{at.label_space} {at.widths} {at.train.lr} {at.train.epochs}']\n\n"
     toys.write("methods/toy_method.py", METHOD.replace("        def check(self):", f"{asked}        def check(self):"))
-    assert problems("method=toy") == ["method \"toy\": Surroundings(label_space='seen', widths={})"]
-    assert problems("method=toy", "model=ViT-B-16/openai") == [
-        "method \"toy\": Surroundings(label_space='seen', widths={'image': 768, 'text': 512})"
+    assert problems("method=toy", "train.lr=3", "train.epochs=7") == ['method "toy": seen {} 3.0 7']
+    assert problems("method=toy", "model=ViT-B-16/openai", "train.lr=2", "train.epochs=7") == [
+        "method \"toy\": seen {'image': 768, 'text': 512} 2.0 7"
     ]
 
 

@@ -24,7 +24,7 @@ TOY = str(Path(__file__).parent / "toy.py")
 
 
 def words(out: Path, method: str, *more: str) -> list[str]:
-    rank = [] if method in ("zero-shot", "finetune", "diki") else ["method.rank=4"]
+    rank = [] if method in ("zero-shot", "finetune", "diki", "if2net-like") else ["method.rank=4"]
     found = [f"stream={TOY}", "stream.count=2", f"model={TOY}", f"method={method}", f"out={out}", "device=cpu"]
     return [*found, *rank, "threads=1", *more]
 
@@ -88,6 +88,13 @@ def assert_close(first: Path, second: Path) -> None:
                 ("zero-shot", 16),
                 ("codyra", 13),
                 ("nusa-cl", 16),
+                ("share", 13),
+                ("slao", 16),
+                ("o-lora", 13),
+                ("sd-lora", 13),
+                ("sc-lora", 13),
+                ("milora", 16),
+                ("if2net-like", 13),
             )
         ),
     ],

@@ -87,6 +87,10 @@ def test_operations_are_counted_as_they_are_executed() -> None:
     x, W = torch.randn(7, 5), torch.randn(3, 5, requires_grad=True)
     assert counted(lambda: F.linear(x, W)) == pytest.approx(2 * 7 * 5 * 3 / 1e9)
     assert counted(lambda: F.linear(x, W).sum().backward()) == pytest.approx(2 * 2 * 7 * 5 * 3 / 1e9)
+    A, B, total = torch.randn(2, 5), torch.randn(3, 2), torch.randn(3, 5)
+    assert counted(lambda: total.addmm_(B, A, alpha=0.5)) == pytest.approx(2 * 3 * 2 * 5 / 1e9)  # as updates are added
+    several = (torch.randn(4, 3, 5), torch.randn(4, 3, 2), torch.randn(4, 2, 5))
+    assert counted(lambda: several[0].baddbmm_(*several[1:])) == pytest.approx(4 * 2 * 3 * 2 * 5 / 1e9)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from bench.methods.splitlora import SplitLora, SplitLoraFaithful, first_free, ra
 from support.large import vit_b_16
 from test_methods import TRAIN, data, learn, nothing, weights
 
+from bench.config.fingerprint import fingerprint
+from bench.config.resolve import resolve
 from bench.config.run_settings import Surroundings, Train
 from bench.data.images import Subset
 from bench.data.pixels import Pixels
@@ -41,6 +43,7 @@ def test_worked_examples_of_the_split() -> None:
     assert first_free(shares, 2, 1.0) == 3
     assert first_free(shares, 3, 1.0) == 3  # none would be left: the last one is kept
     assert first_free(shares, 1, 4.0) == 2  # the first two are protected in any case
+    assert first_free(shares, 1, 4.0, forced=0) == 0
 
 
 def test_the_split_is_the_first_minimum_of_the_scores() -> None:
@@ -126,6 +129,59 @@ def test_the_memory_is_the_mean_over_all_tokens_of_all_tasks_each_after_it_was_l
     assert int(state["image.1.o.tokens"]) == count == 2 * 40 * 10
     assert torch.allclose(state["image.1.o"], total / count, rtol=1e-4, atol=1e-6)
     assert method.stored_numbers() == 4 * (64 * 64 + 1)
+
+
+# ---- gradients in place of inputs
+
+
+def full_gradients(method: SplitLora, task: TaskData) -> dict[str, torch.Tensor]:
+    """Of the mean loss over all images, by map, with ordinary autograd."""
+    images, labels = (torch.cat(parts) for parts in zip(*task.batches("another order"), strict=True))
+    with method.clip.trainable(m.parameter for m in method.targets):
+        logits = method.clip.logits(method.clip.encode_images(images), method.clip.encode_tokens(task.tokens))
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+        return {m.name: m.parameter.grad[m.rows].double().clone() for m in method.targets}
+
+
+def test_the_split_of_gradients_is_the_one_of_the_paper() -> None:
+    """The gradient of every task after it was learned, their mean, and a scan over k."""
+    method, gradients = made(stat="gradient", forced=0, alpha=PerTower(8.0, 8.0)), []
+    for index in range(2):
+        gradients.append(full_gradients(method, learn(method, index)))
+    task, before = data(method.clip, 2), weights(method)
+    method.begin_task(task)
+    protected = set()
+    for m in method.targets:
+        mean = (gradients[0][m.name] + gradients[1][m.name]) / 2
+        assert (method.means[m.name] - mean).norm() < 1e-4 * mean.norm()
+        _, values, right = torch.linalg.svd(method.means[m.name].double())
+        d, shares = m.in_features, values / values.sum()
+        assert len(shares) == d
+        found = [2 * float(shares[d - k :].sum()) - 8.0 * k / d for k in range(1, d + 1)]
+        k = found.index(min(found)) + 1
+        assert method.protected[m.name] == d - k
+        assert (m.update.A.double() @ right[: d - k].T).norm() < 1e-6
+        protected.add(d - k)
+    assert len(protected) > 2
+    method.fit(task, TRAIN, nothing, nothing)
+    method.end_task(task)
+    assert all((m.weight - before[m.name]).norm() > 1e-4 for m in method.targets)
+    assert set(method.report()) == {"protected", "seen"} and method.state_dict()["image.0.q.tokens"] == 3
+
+
+def test_gradients_of_maps_with_more_inputs_than_outputs_leave_all_other_directions_free() -> None:
+    method = made(stat="gradient", maps=["fc2"], towers=["image"], alpha=PerTower(1e-3, 1e-3))
+    learn(method, 0)
+    method.begin_task(data(method.clip, 1))
+    (width,) = {m.in_features for m in method.targets}
+    assert width == 256 and all(2 < count <= 64 for count in method.protected.values())
+
+
+@pytest.mark.parametrize("name", ["splitlora", "splitlora-faithful"])
+def test_runs_from_before_the_choice_of_a_statistic_keep_their_names(name: str) -> None:
+    flat = resolve([f"method={name}"]).flat
+    assert fingerprint(flat) == fingerprint({key: value for key, value in flat.items() if key != "method.stat"})
+    assert fingerprint(resolve([f"method={name}", "method.stat=gradient"]).flat) != fingerprint(flat)
 
 
 # ---- the method

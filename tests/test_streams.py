@@ -421,6 +421,34 @@ def test_runs_on_the_pocket_model(
     assert list((tmp_path / "cache" / "keeplora-bench").glob("*.pixels"))
 
 
+RIVALS = ["codyra", "nusa-cl", "diki", "loda", "splitlora", "if2net-like"]
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        pytest.param(method, name, marks=[pytest.mark.slow] * (rival % len(MADE) != kind))
+        for rival, method in enumerate(RIVALS)
+        for kind, name in enumerate(MADE)
+    ],
+)
+def test_methods_of_other_papers_learn_two_tasks_of_every_kind_of_stream(
+    method: str, name: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cls = registry.load("stream", name)
+    whole = cls.load
+    monkeypatch.setattr(cls, "load", lambda self, root, seed: whole(self, root, seed)[:2])
+    words = [f"stream={name}", f"data={tree}", "model=pocket", f"out={tmp_path}", "cache.gb=0"]
+    assert cli.main(["run", f"method={method}", "train.steps=3", "train.batch_size=8", *words]) == 0
+    (directory,) = (path.parent for path in tmp_path.rglob("summary.json"))
+    matrix = AccuracyMatrix.from_csv(directory / "accuracy.csv")
+    assert len(matrix.tasks) == 2 and {matrix.state(2, column) for column in range(2)} == {"measured"}
+    events = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    losses = [event["loss"] for event in events if event["event"] == "epoch"]
+    assert losses and np.isfinite(losses).all()
+    assert json.loads((directory / "summary.json").read_text())["trainable_parameters"] > 0
+
+
 def test_every_other_dataset_runs_too(tree: Path, tmp_path: Path) -> None:
     words = ["stream.datasets=[cifar10,imagenet-r,cub200,plants]", f"data={tree}", f"out={tmp_path}", "cache.gb=0"]
     assert cli.main(["run", "method=zero-shot", "stream=custom", *words]) == 0

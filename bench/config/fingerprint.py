@@ -51,6 +51,8 @@ LATER_OF: dict[tuple[str, str], dict[str, Any]] = {
         "stream.shots": None,
         "stream.fewer": None,
     },
+    ("method.name", "splitlora"): {"method.stat": "inputs"},
+    ("method.name", "splitlora-faithful"): {"method.stat": "inputs"},
 }
 """The same of the settings of one plug-in: the setting that names it, and its name."""
 

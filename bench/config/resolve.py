@@ -19,6 +19,7 @@ from bench.config.run_settings import (
     Run,
     Seeds,
     Surroundings,
+    Train,
     class_settings,
     label_space_of,
     run_settings,
@@ -88,7 +89,7 @@ def resolve(
     paths = {key: flat[key] for key, one in values.settable.items() if one.path and flat[key]}
     problems += [*complaints(run), *_wrong_paths({key: flat.get(key) or "" for key in PATHS} | paths)]
     if not problems:
-        problems += [*_without_weights(choices["model"], groups["model"]), *_misfits(choices, groups)]
+        problems += [*_without_weights(choices["model"], groups["model"]), *_misfits(choices, groups, run.train)]
     if problems:
         raise together(problems)
 
@@ -201,7 +202,7 @@ def _without_weights(model: Choice, settings: Any) -> list[str]:
     return [wrong] if wrong else []
 
 
-def _misfits(choices: dict[str, Choice], groups: dict[str, Any]) -> list[str]:
+def _misfits(choices: dict[str, Choice], groups: dict[str, Any], train: Train) -> list[str]:
     """Return what of method, settings, stream and model does not go together, a sentence each."""
     method, stream, model = (choices[kind] for kind in CHOICES)
     if method.cls is None or stream.cls is None:
@@ -221,7 +222,7 @@ def _misfits(choices: dict[str, Choice], groups: dict[str, Any]) -> list[str]:
             widths = getattr(model.cls, "widths", lambda settings: {})(groups["model"])
         except Exception as error:
             return [f'model "{model.name}": its widths() fails: {blamed(error)}']
-    sentences = sentences_of("fits()", lambda: groups["method"].fits(Surroundings(space, widths)))
+    sentences = sentences_of("fits()", lambda: groups["method"].fits(Surroundings(space, widths, train)))
     return [f'method "{method.name}": {text}' for text in sentences]
 
 

@@ -301,7 +301,10 @@ class Surroundings:
         Of the stream.
     widths : mapping of tower ("image", "text") to int
         Width of the model's blocks; empty where the model does not say.
+    train : Train
+        The run's budget. Single tasks may have one of their own, which ``task.budget`` says in `Method.begin_task`.
     """
 
     label_space: str
     widths: Mapping[str, int]
+    train: Train = field(default_factory=Train)

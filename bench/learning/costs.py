@@ -1,11 +1,14 @@
-"""What a method costs on a model, measured on one synthetic task. The verb ``profile`` prints it."""
+"""What a method costs on a model, measured on synthetic tasks.
+
+The verb ``profile`` prints it for one method; ``docs/benchmarks/methods.py`` compares all methods.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,22 +139,10 @@ def measure(
     Costs
     """
     phase = phase or watch.phase
-    task = _noise(clip, sizes)
     notes: list[str] = []
-    images = Pixels(task.train, clip, True)
-    context = Context(
-        tasks=1,
-        batch_size=sizes.batch,
-        init_seed=0,
-        data_seed=0,
-        say=notes.append,
-        part=watch.part,
-        reference=Reference("noise", task.prompts, images),
-        training_images=lambda index: images,
-    )
-    data = TaskData(0, task.name, task.prompts, clip.tokenize(task.prompts), images, context)
+    (task,), (data,) = synthetic(clip, sizes, say=notes.append, part=watch.part)
     with phase("before the first task"):
-        method = cls(settings, clip, context)
+        method = cls(settings, clip, data.context)
     ends: list[float] = []
     operations: dict[str, float] = {}
 
@@ -159,7 +150,8 @@ def measure(
         if method.parameters():
             with clip.computing(run.precision), clip.trainable(tensors_of(method.parameters())):
                 batch = next(iter(data.train.batches(sizes.batch)))
-                operations[STEP] = counted(lambda: method.train_step(idle_step(method, batch, data)))
+                idle = torch.optim.SGD(tensors_of(method.parameters()), lr=0.0)
+                operations[STEP] = counted(lambda: method.train_step(step_of(method, batch, data, idle)))
 
     def end_step() -> None:
         if clip.device.type == "cuda":
@@ -201,6 +193,15 @@ def measure(
     )
 
 
+def _product(total: Any, a: torch.Size, b: torch.Size, *_: Any, **__: Any) -> int:
+    """Return the operations of a product of matrices, from the shapes."""
+    return 2 * a.numel() * b[-1]
+
+
+IN_PLACE = {torch.ops.aten.addmm_: _product, torch.ops.aten.baddbmm_: _product}
+"""Products that are added up in place, which torch does not count by itself: weights with updates are formed so."""
+
+
 def counted(work: Callable[[], Any]) -> float:
     """Return the floating-point operations of the products and of the attention in some work, in 1e9.
 
@@ -209,7 +210,7 @@ def counted(work: Callable[[], Any]) -> float:
     work : callable
         It is called once.
     """
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         work()
     return counter.get_total_flops() / 1e9
 
@@ -239,31 +240,92 @@ def product_rate(dtype: torch.dtype, device: torch.device, seconds: float = 3.0)
     return 2 * size**3 / best / 1e9
 
 
-def idle_step(method: Method, batch: tuple[torch.Tensor, torch.Tensor], task: TaskData) -> TrainStep:
-    """Return a step with a learning rate of zero, to see what a step costs.
+def step_of(
+    method: Method,
+    batch: tuple[torch.Tensor, torch.Tensor],
+    task: TaskData,
+    optimizer: torch.optim.Optimizer,
+    number: int = 0,
+    steps: int = 1,
+) -> TrainStep:
+    """Return a step of training for `Method.train_step`, outside of the training loop.
 
     Parameters
     ----------
     method : Method
+        With a task begun.
     batch : tuple of Tensor
         Pixels and labels.
     task : TaskData
+    optimizer : torch.optim.Optimizer
+        Of `Method.parameters`. With a learning rate of zero the step changes nothing.
+    number, steps : int, optional
+        Which step of how many it is.
+
+    Returns
+    -------
+    TrainStep
     """
-    parameters = tensors_of(method.parameters())
-    optimizer, scaler = torch.optim.SGD(parameters, lr=0.0), torch.amp.GradScaler(enabled=False)
+    scaler = torch.amp.GradScaler(enabled=False)
     tools = StepTools(method.loss, optimizer, scaler, None, lambda loss, images: None)
-    return TrainStep(*batch, task, 0, 1, parameters, tools, len(batch[1]))
+    return TrainStep(*batch, task, number, steps, tensors_of(method.parameters()), tools, len(batch[1]))
 
 
-def _noise(clip: Clip, sizes: Sizes) -> Task:
+def synthetic(
+    clip: Clip,
+    sizes: Sizes,
+    tasks: int = 1,
+    say: Callable[[str], None] = print,
+    part: Phase = lambda name: nullcontext(),
+) -> tuple[list[Task], list[TaskData]]:
+    """Return tasks of noise images, and the same tasks as a method sees them.
+
+    Parameters
+    ----------
+    clip : Clip
+    sizes : Sizes
+        Of each task.
+    tasks : int, optional
+        How many; each has classes of its own.
+    say : callable, optional
+        Gets what the method says.
+    part : callable, optional
+        `Context.part`.
+
+    Returns
+    -------
+    tasks : list of Task
+    data : list of TaskData
+        All with one context. The first task serves as a reference set too.
+    """
+    found = [_noise(clip, sizes, index) for index in range(tasks)]
+    images = [Pixels(task.train, clip, True) for task in found]
+    context = Context(
+        tasks=tasks,
+        batch_size=sizes.batch,
+        init_seed=0,
+        data_seed=0,
+        say=say,
+        part=part,
+        reference=Reference("noise", found[0].prompts, images[0]),
+        training_images=images.__getitem__,
+    )
+    data = [
+        TaskData(index, task.name, task.prompts, clip.tokenize(task.prompts), images[index], context)
+        for index, task in enumerate(found)
+    ]
+    return found, data
+
+
+def _noise(clip: Clip, sizes: Sizes, index: int) -> Task:
     (height, width), tested = clip.image_size, sizes.batch * sizes.steps
-    pixels = np.random.default_rng(0).integers(
+    pixels = np.random.default_rng(index).integers(
         0, 256, (max(sizes.trained_on, tested), height, width, 3), dtype=np.uint8
     )
     labels = np.arange(len(pixels)) % sizes.classes
-    classes = tuple(f"thing {number}" for number in range(sizes.classes))
+    classes = tuple(f"thing {index * sizes.classes + number}" for number in range(sizes.classes))
     train, test = (ArrayImages(pixels[:count], labels[:count]) for count in (sizes.trained_on, tested))
-    return Task("synthetic", classes, "a photo of a {}.", train, test)
+    return Task(f"synthetic {index}" if index else "synthetic", classes, "a photo of a {}.", train, test)
 
 
 def _evaluate(method: Method, task: Task, batch_size: int) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -81,7 +81,7 @@ def verify(
     if not issubclass(method, Method):
         raise UserError(f"{method.__name__} is no subclass of bench.api.Method")
     settings = class_settings(method)() if settings is None else settings
-    _fit(method, settings)
+    _fit(method, settings, train)
     for test, promise in CONTRACT.items():
         problem = ""
         try:
@@ -93,12 +93,12 @@ def verify(
         yield Verdict(test.__name__, promise, problem)
 
 
-def _fit(method: type[Method], settings: Any) -> None:
+def _fit(method: type[Method], settings: Any, train: Train) -> None:
     if not hasattr(settings, "fits"):
         return
     maps = tiny_clip().maps.values()
     widths = {tower: min(m.in_features for m in maps if m.tower == tower) for tower in {m.tower for m in maps}}
-    problems = settings.fits(Surroundings(space_of(method), widths))
+    problems = settings.fits(Surroundings(space_of(method), widths, train))
     if problems:
         raise UserError("\n".join(f"{text} (the model is the toy model of the contract tests)" for text in problems))
 

@@ -29,7 +29,9 @@ from bench.runs.parts import load_stream
 from bench.runs.state import RunState, settle
 
 TASKS = 2
-TRAIN = Train(epochs=2, batch_size=16, lr=1e-2)
+TRAIN = Train(epochs=2, batch_size=16, lr=1e-2, weight_decay=0.0)
+"""How a method is tried; without decay, which some methods refuse."""
+
 IMAGES = 40
 """Images that are taken of a task of a real stream, or one a class where these are more."""
 
