@@ -10,6 +10,7 @@ For every adapted map W [out, in] with d = min(out, in) singular values, before 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.api import LinearMap, Method, ParityCard, TaskData, register, torch
@@ -48,7 +49,10 @@ def minor_part(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 class MiLora(Method):
     """MiLoRA before every task; what is frozen follows from the weights alone, so nothing is kept between tasks."""
 
-    Settings = FromWeights
+    @dataclass
+    class Settings(FromWeights):
+        """Which maps are adapted."""
+
     defaults = {"train.weight_decay": 0.0}
     parity = ParityCard(
         present=(

@@ -275,6 +275,7 @@ class ScLora(Method):
     def _reference(self, task: TaskData) -> TaskData:
         """Return the reference set as if it were a task to measure."""
         reference = self.context.reference
+        assert reference is not None  # by the flag of a method that keeps the reference set
         name, texts = f"reference {reference.name}", reference.sentences
         return replace(task, name=name, prompts=texts, tokens=reference.tokens, train=reference.pixels)
 

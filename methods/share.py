@@ -273,7 +273,8 @@ class Share(Method):
         for m, (own, _, _) in zip(self.targets, found, strict=True):
             self.subspaces[m.name] = {side: own[side].to(m.parameter) for side in SIDES}
             m.update = None
-        changes, sizes = (torch.stack([one[place] for one in found]).sum(dim=0) for place in (1, 2))
+        changes = torch.stack([change for _, change, _ in found]).sum(dim=0)
+        sizes = torch.stack([size for _, _, size in found]).sum(dim=0)
         self.errors = torch.where(sizes > 0, changes / sizes, 0.0).sqrt().tolist()
         if self.settings.select == "router":
             self.prototypes[task.index] = self.means
@@ -390,8 +391,8 @@ class Share(Method):
                 m.update = update
             yield
         finally:
-            for m, update in zip(self.targets, before, strict=True):
-                m.update = update
+            for m, earlier in zip(self.targets, before, strict=True):
+                m.update = earlier
 
     def _class_means(self, task: TaskData) -> Tensor:
         """Return the mean features of a task's classes under the pre-trained model, of unit length [classes, D]."""
