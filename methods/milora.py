@@ -45,7 +45,9 @@ def minor_part(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return root[:, None] * Vh[first:], U[:, first:] * root
 
 
-@register("method", "milora", title="Updates that start from the minor part of weights", paper="arXiv 2406.09044")
+@register(
+    "method", "milora", title="Updates that start from the minor part of weights", paper="MiLoRA, arXiv 2406.09044"
+)
 class MiLora(Method):
     """MiLoRA before every task; what is frozen follows from the weights alone, so nothing is kept between tasks."""
 

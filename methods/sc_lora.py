@@ -206,12 +206,10 @@ class ScLora(Method):
         present=(
             "Q from the outputs to adapt less those to keep, by algebraic eigenvalue; B = Q, A = Q^T W, W_res frozen",
             "A and B trained with scale 1 and merged; every task starts again from the merged weight",
-            "the ablation that keeps B = Q",
+            "the ablation that keeps B = Q (trained=A)",
+            "the released code's division of a sample's outputs by their largest element (norm=absmax; off by default)",
         ),
-        absent=(
-            "the loss of a language model (CLIP classifies with prompts)",
-            "the division of a sample's outputs by their largest element (norm=absmax)",
-        ),
+        absent=("the loss of a language model (CLIP classifies with prompts)",),
         deviations=(
             "the paper adapts a language model once: that every task begins with it, and that the outputs of finished "
             "tasks are kept by default, is our reading for streams; in the first task beta is then 0",

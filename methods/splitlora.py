@@ -148,7 +148,9 @@ def share_seen(A: Tensor, moment: Tensor) -> float:
 # ---- the method
 
 
-@register("method", "splitlora", title="Updates in earlier tasks' minor input directions", paper="arXiv 2505.22370")
+@register(
+    "method", "splitlora", title="Updates in earlier tasks' minor input directions", paper="SplitLoRA, arXiv 2505.22370"
+)
 class SplitLora(Method):
     """SplitLoRA with a classifier of text prompts, on q, k, v and o of both towers.
 
@@ -322,7 +324,10 @@ class SplitLora(Method):
 
 
 @register(
-    "method", "splitlora-faithful", title="SplitLoRA with the paper's maps and constants", paper="arXiv 2505.22370"
+    "method",
+    "splitlora-faithful",
+    title="SplitLoRA with the paper's maps and constants",
+    paper="SplitLoRA, arXiv 2505.22370",
 )
 class SplitLoraFaithful(SplitLora):
     """k and v of the image tower, rank 10, AdamW whose rate falls at epochs 5 and 8, where the stream says no other."""
