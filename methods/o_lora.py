@@ -21,9 +21,6 @@ from .low_rank import tensors_named
 if TYPE_CHECKING:
     from torch import Tensor
 
-SIZES = {"squares": torch.square, "absolute": torch.abs}
-"""How large an entry of A_i A_t^T counts, by the value of the setting."""
-
 
 def overlap(pairs: Iterable[tuple[Tensor, Tensor]], size: str) -> Tensor:
     """Return the sum of the sizes of all entries of A_i A_t^T.
@@ -40,7 +37,8 @@ def overlap(pairs: Iterable[tuple[Tensor, Tensor]], size: str) -> Tensor:
     Tensor
         Scalar, differentiable.
     """
-    return torch.stack([SIZES[size](earlier @ A.T).sum() for earlier, A in pairs]).sum()
+    entries = [earlier @ A.T for earlier, A in pairs]
+    return torch.stack([(one.square() if size == "squares" else one.abs()).sum() for one in entries]).sum()
 
 
 @register("method", "o-lora", title="A held orthogonal to that of earlier tasks", paper="O-LoRA, arXiv 2310.14152")

@@ -124,16 +124,22 @@ def test_a_group_means_the_same_here_and_to_an_agent(write):
     assert ours.flat["method.rank"] == 6
 
 
+GRIDS = ("tune", "tune_splitlora")
+"""Files for `tune`, which says the stream."""
+
+OF_SETTINGS = ("keeplora_alpha", "keeplora_lr", "keeplora_rank", "keeplora_thresholds", "lora_rank")
+"""Files that vary settings, on the stream on which settings are chosen."""
+
+
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_shipped_files_resolve_and_are_the_words_of_an_agent(file: Path) -> None:
     content = yaml.safe_load(file.read_text())
     assert set(content) == {"method", "metric", "parameters", "command"}  # no project: the user's default
-    assert content["metric"] == {"name": f"final/{'average' if file.stem == 'tune' else 'last'}", "goal": "maximize"}
+    assert content["metric"] == {"name": f"final/{'average' if file.stem in GRIDS else 'last'}", "goal": "maximize"}
     specs = content["parameters"]
     choices = [spec["values"] if "values" in spec else [spec["value"]] for spec in specs.values()]
-    expected = [
-        ["stream=pocket", *agent_words(dict(zip(specs, values, strict=True)))] for values in itertools.product(*choices)
-    ]
+    stream = "stream=pocket-tuning" if file.stem in OF_SETTINGS else "stream=pocket"
+    expected = [[stream, *agent_words(dict(zip(specs, one, strict=True)))] for one in itertools.product(*choices)]
     found = expand(file)
     assert [list(point.words) for point in found.points] == expected
     assert found.notes == ()
@@ -145,7 +151,7 @@ def test_shipped_files_resolve_and_are_the_words_of_an_agent(file: Path) -> None
 def test_what_is_shipped() -> None:
     assert [file.stem for file in SHIPPED] == [
         "compare_methods", "keeplora_ablation", "keeplora_alpha", "keeplora_lr", "keeplora_rank",
-        "keeplora_thresholds", "lora_rank", "seeds", "tune",
+        "keeplora_thresholds", "lora_rank", "seeds", "tune", "tune_splitlora",
     ]  # fmt: skip
     assert find("compare_methods") == shipped_folder() / "compare_methods.yaml"
     with pytest.raises(UserError, match='there is no sweep file "compare_method" .did you mean "compare_methods"'):
@@ -158,6 +164,14 @@ def test_the_rate_of_any_method_is_tuned_on_validation_images_of_any_stream() ->
     swept = settings(found, "method.name", "stream.name", "train.lr", "seed")
     rates = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1]
     assert swept == [("inflora", "cifar100-10", rate, seed) for rate in rates for seed in range(2)]
+
+
+def test_files_of_one_setting_have_the_rate_that_was_chosen() -> None:
+    chosen = yaml.safe_load((shipped_folder().parent / "datasets/pocket_data/tuned.yaml").read_text(encoding="utf-8"))
+    for name in OF_SETTINGS:
+        rates = {rate for (rate,) in settings(expand(find(name)), "train.lr")}
+        method = name.partition("_")[0]
+        assert rates == {chosen[method]["settings"]["train.lr"]} or name == "keeplora_lr"
 
 
 def test_the_grid_of_thresholds_sets_both_towers_of_the_features() -> None:

@@ -91,7 +91,7 @@ def _rank(value: Any) -> tuple[str, Any]:
     return type(value).__name__, value if isinstance(value, int | float | str) else repr(value)
 
 
-class _Loader(WordSafeLoader):
+class _OnceSafeLoader(WordSafeLoader):
     """YAML in which a mapping has every key once: of two entries for a method the first one would be lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -122,7 +122,7 @@ def read_chosen(file: Path) -> dict[str, Chosen]:
         If it cannot be read, or is no such file.
     """
     try:
-        content = yaml.load(read_text(Path(os.path.realpath(file)), LARGEST), _Loader)  # users link files
+        content = yaml.load(read_text(Path(os.path.realpath(file)), LARGEST), _OnceSafeLoader)  # users link files
     except OSError as error:
         raise UserError(f"the settings file {file} cannot be read: {why(error)}") from error
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:  # or a tag that does not fit
