@@ -119,6 +119,7 @@ def test_a_signal_to_every_process_of_a_job_costs_no_row(
         assert (len(got["history"]), got["state"]) == (ROWS + 1, "preempted")
 
 
+@pytest.mark.slow
 def test_an_offline_run_that_was_broken_off_is_replaced(record: Path, said: list[str]) -> None:
     summary = (record / "summary.json").read_text()
     whole = cut(record, 6)
@@ -203,6 +204,7 @@ def test_a_state_that_an_older_version_wrote_is_continued(tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------------------------------------- the verb
 
 
+@pytest.mark.slow
 def test_mirror_uploads_what_is_missing_and_nothing_twice(
     server: FakeWandb, record: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,6 +282,7 @@ def test_a_server_that_refuses(server: FakeWandb, record: Path, said: list[str],
     assert len(got["history"]) == ROWS + 1
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_back_has_everything(server: FakeWandb, record: Path, said: list[str]) -> None:
     server.refusal = 401
     found = mirrored(record, "online", said)

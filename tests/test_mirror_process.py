@@ -148,6 +148,7 @@ def sync(*folders: Path) -> None:
     assert "ERROR" not in done.stdout + done.stderr, done.stderr  # its status is 0 even then
 
 
+@pytest.mark.slow
 def test_offline_runs_are_uploaded_by_sync(server: FakeWandb, record: Path, said: list[str]) -> None:
     """Two fragments of one run, in one command."""
     summary = (record / "summary.json").read_text()

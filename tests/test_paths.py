@@ -98,6 +98,7 @@ def test_filters_read_numbers_in_decimal_and_text_as_it_is_written(
         capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_a_process_without_a_home_folder_can_still_run(tmp_path: Path) -> None:
     """A container may give a user id that no user has, and no HOME."""
     code = """

@@ -180,6 +180,7 @@ def test_damaged_weights_are_told(copied: Path) -> None:
         pocket.PocketModel().load(None)
 
 
+@pytest.mark.slow
 def test_a_short_run_learns(tmp_path: Path) -> None:
     """Two tasks, one epoch: KeepLoRA gains on them."""
     words = ["method=keeplora", "stream.tasks=[satellite,digits]", "train.epochs=1", "train.lr=0.03"]

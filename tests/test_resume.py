@@ -100,7 +100,17 @@ def killed_after(monkeypatch: pytest.MonkeyPatch):
     return arrange
 
 
-@pytest.mark.parametrize("method", sorted(registry.entries("method")))
+ALIKE = ("-faithful", "-official", "-pp")
+"""Ends of the names of methods that differ from another one in settings alone."""
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * name.endswith(ALIKE))
+        for name in sorted(registry.entries("method"))
+    ],
+)
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(method: str, tmp_path: Path, killed_after) -> None:
     more = ["batches.record=true", "checkpoint.every=0"]
     straight = run(resolve(words(tmp_path / "straight", method, *more)))
