@@ -162,9 +162,8 @@ def test_what_is_said_of_rank_alpha_and_rate_is_in_the_tables(tables):
         transfer, _, last, learned = zip(*rows.values(), strict=True)
         at, below, largest = rows[(default,)], rows[(lower,)], rows[max(rows)]
         assert list(transfer) == sorted(transfer, reverse=True)
-        assert max(learned) == at[3] and 0.5 < at[3] - below[3] < 1.5
-        assert max(last) == below[2] and 2 <= below[2] - at[2] <= 3
-        assert below[0] > at[0] + 12
+        assert max(learned) == at[3] and max(last) == at[2]
+        assert 3.5 < below[0] - at[0] < 4.5 and 2 <= at[2] - below[2] <= 4
         assert all(a < b for a, b in zip(largest, at, strict=True))
 
 
@@ -174,14 +173,14 @@ def test_what_is_said_of_the_thresholds_is_in_the_table(tables):
     for weight in weights:
         last = {feature: table[weight, feature][2] for feature in features}
         assert min(last, key=last.__getitem__) == 0 and last[0] < last[0.9] - 10
-        assert abs(last[0.9] - last[0.99]) < 3
-        assert all(a < b for a, b in zip(table[weight, 0.999], table[weight, 0.99], strict=True))
+        assert last[0.99] >= last[0.9] + 6
+        assert all(a < b for a, b in zip(table[weight, 0.999][1:], table[weight, 0.99][1:], strict=True))
         transfer = [table[weight, feature][0] for feature in features]
-        assert max(transfer) - min(transfer) < 4
+        assert max(transfer) - min(transfer) <= 1
     for feature in features:
         column = [table[weight, feature] for weight in weights]
-        assert 5 <= column[-1][0] - column[0][0] <= 7
-        assert column[-1][3] > column[0][3]
+        assert 2 <= column[-1][0] - column[0][0] <= 4
+        assert column[-1][3] - column[0][3] >= 5
     default, higher = table[0.85, 0.99], table[0.95, 0.99]
-    assert higher[0] > default[0] + 2
-    assert abs(higher[2] - default[2]) < 1 and abs(higher[3] - default[3]) < 1
+    assert higher[0] > default[0] + 1
+    assert all(abs(a - b) < 1 for a, b in zip(higher[1:], default[1:], strict=True))
