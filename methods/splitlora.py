@@ -19,6 +19,8 @@ of its singular values. With ``forced=0`` U_min are the last k columns, for the 
 
 A looks at earlier tasks alone, not at the new one: where a tower has few prompts, most of U_min may be directions in
 which no prompt lies. `report` says how much of the new inputs the rows of A see (``seen``).
+
+It is one file although it is long: both readings share the split, A and the memory.
 """
 
 from __future__ import annotations
