@@ -94,7 +94,7 @@ class SdLora(Lora):
         deviations=(
             "written from descriptions of the paper, whose text and code were not read",
             "a new direction has no magnitude of its own until its task is over, as B = 0 has no direction",
-            "one magnitude for every map and task; each goes on from its value after the last task",
+            "one magnitude for every map and task; each continues from its value after the last task",
             "q, k, v, o of both towers by default; the budget is the stream's, with weight decay 0",
         ),
         verified=("float64 transcriptions of function, gradients and normalisation (tests)",),
