@@ -28,19 +28,20 @@ if TYPE_CHECKING:
     from bench.data.dataset_stream import DatasetStream, Part, hold_out
     from bench.data.images import ArrayImages, FileImages, Images, PackedImages, Subset, alone
     from bench.data.pixels import Pixels
-    from bench.data.stream import LABEL_SPACES, LabelSpace, Stream, Task, ZeroShot
+    from bench.data.request import Request
+    from bench.data.stream import LABEL_SPACES, Extra, LabelSpace, Stream, Task, ZeroShot
+    from bench.learning.given import Reference, ToForget
     from bench.learning.held import Memory
     from bench.learning.method import Method, ParityCard
     from bench.learning.moments import SecondMoment, mean_gradient, second_moments, slot_means
     from bench.learning.observers import Observation, Observers
     from bench.learning.optimizer import steps_of
-    from bench.learning.task_data import Context, Reference, TaskData
-    from bench.learning.toy import tiny_clip, toy_task
+    from bench.learning.task_data import Context, TaskData
     from bench.learning.train import TrainStep
     from bench.learning.training_state import EpochReport, TrainingState
+    from bench.metrics.kinds import summary
     from bench.metrics.matrix import AccuracyMatrix
     from bench.metrics.render import render
-    from bench.metrics.scalars import summary
     from bench.model.clip import Clip
     from bench.model.frozen import Frozen
     from bench.model.linear_maps import KINDS, TOWERS, Branches, LinearMap, LowRank, Site, Update
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from bench.reuse.export import export
     from bench.reuse.load import Loaded, load
     from bench.runs.result import Result, run
+    from bench.trials.toy import tiny_clip, toy_task
 
 HOMES = {
     "bench.analysis.analyse": ("Analysis", "analyse"),
@@ -65,19 +67,20 @@ HOMES = {
     "bench.data.dataset_stream": ("DatasetStream", "Part", "hold_out"),
     "bench.data.images": ("ArrayImages", "FileImages", "Images", "PackedImages", "Subset", "alone"),
     "bench.data.pixels": ("Pixels",),
-    "bench.data.stream": ("LABEL_SPACES", "LabelSpace", "Stream", "Task", "ZeroShot"),
+    "bench.data.request": ("Request",),
+    "bench.data.stream": ("LABEL_SPACES", "Extra", "LabelSpace", "Stream", "Task", "ZeroShot"),
+    "bench.learning.given": ("Reference", "ToForget"),
     "bench.learning.held": ("Memory",),
     "bench.learning.method": ("Method", "ParityCard"),
     "bench.learning.moments": ("SecondMoment", "mean_gradient", "second_moments", "slot_means"),
     "bench.learning.observers": ("Observation", "Observers"),
     "bench.learning.optimizer": ("steps_of",),
-    "bench.learning.task_data": ("Context", "Reference", "TaskData"),
-    "bench.learning.toy": ("tiny_clip", "toy_task"),
+    "bench.learning.task_data": ("Context", "TaskData"),
     "bench.learning.train": ("TrainStep",),
     "bench.learning.training_state": ("EpochReport", "TrainingState"),
+    "bench.metrics.kinds": ("summary",),
     "bench.metrics.matrix": ("AccuracyMatrix",),
     "bench.metrics.render": ("render",),
-    "bench.metrics.scalars": ("summary",),
     "bench.model.clip": ("Clip",),
     "bench.model.frozen": ("Frozen",),
     "bench.model.linear_maps": ("KINDS", "TOWERS", "Branches", "LinearMap", "LowRank", "Site", "Update"),
@@ -86,6 +89,7 @@ HOMES = {
     "bench.reuse.export": ("export",),
     "bench.reuse.load": ("Loaded", "load"),
     "bench.runs.result": ("Result", "run"),
+    "bench.trials.toy": ("tiny_clip", "toy_task"),
 }
 """Where each name lives. The imports above say the same to type checkers; a test holds the two together."""
 

@@ -22,7 +22,7 @@ from bench.compare.tables import sections
 from bench.config import registry
 from bench.config.chosen import Chosen, tuned_by
 from bench.metrics.matrix import AccuracyMatrix
-from bench.metrics.scalars import spread
+from bench.metrics.over_seeds import spread
 from bench.record.flags import WORDS, registered
 from bench.record.provenance import code_revision
 from bench.record.schema import is_finished

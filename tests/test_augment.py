@@ -19,7 +19,7 @@ from bench.data.images import ArrayImages, FileImages, Subset
 from bench.data.pixel_cache import PixelCache
 from bench.data.pixels import Pixels, PixelStore
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_task
+from bench.trials.toy import tiny_clip, toy_task
 
 SIZE = (36, 36)
 SHAPES = [(36, 36), (50, 40), (40, 90), (300, 30), (30, 300), (7, 5)]

@@ -14,10 +14,10 @@ from bench.core.errors import UserError
 from bench.data.pixels import Pixels, PixelStore
 from bench.learning.moments import mean_gradient, second_moments, slot_means
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, tiny_model, toy_task
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank
 from bench.model.pretrained import load_open_clip
+from bench.trials.toy import tiny_clip, tiny_model, toy_task
 
 PROMPTS = ("a cat", "a very small green dog on a table", "x")
 

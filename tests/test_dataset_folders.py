@@ -11,7 +11,7 @@ from PIL import Image
 
 from bench.cli import main as cli
 from bench.core.errors import UserError
-from bench.data import image_files
+from bench.data import on_disk
 from bench.data.dataset import Splits, inspect, load_dataset
 from bench.data.images import FileImages
 
@@ -280,14 +280,14 @@ def test_images_above_pillows_limit_are_refused_before_the_run(
     Image.new(mode, (2000, 1000)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 999_999)
     for limits in ("LARGE_OTHERS", "LARGE"):  # the small file stands for a large one
-        monkeypatch.setattr(image_files, limits, {} if limits == "LARGE" else 1)
+        monkeypatch.setattr(on_disk, limits, {} if limits == "LARGE" else 1)
     problem = f"the image {path} is too large (Image size (2000000 pixels) exceeds limit of 1999998 pixels"
     words = ["stream.datasets=[plants]", f"data={tmp_path}"]
     assert cli.main(["data", "custom", *words]) == 1
     assert "".join(problem.split()) in "".join(capsys.readouterr().out.split())
     assert cli.main(["run", "method=zero-shot", "stream=custom", *words, f"out={tmp_path / 'runs'}"]) == 2
     assert problem in capsys.readouterr().err and not (tmp_path / "runs").exists()
-    monkeypatch.setattr(image_files, "LARGE_OTHERS", 10**9)
+    monkeypatch.setattr(on_disk, "LARGE_OTHERS", 10**9)
     images = FileImages(path.parent, [file], [0])
     with pytest.raises(UserError, match="is too large"):
         images.image(0)

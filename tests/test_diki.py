@@ -37,12 +37,12 @@ from bench.data.stream import LabelSpace, label_space
 from bench.learning.driver import learn
 from bench.learning.method import Method
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_task
 from bench.model.clip import Clip
 from bench.model.layers import PLAIN
 from bench.model.packing import Packing
 from bench.record.provenance import data_identity
 from bench.runs.run import run
+from bench.trials.toy import tiny_clip, toy_task
 from bench.trials.trial import Trial
 
 TASKS = [toy_task(index) for index in range(2)]

@@ -11,8 +11,8 @@ from bench.data.pixels import Pixels
 from bench.learning.driver import learn
 from bench.learning.method import Method
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_task
 from bench.learning.training_state import EpochReport
+from bench.trials.toy import tiny_clip, toy_task
 
 
 class Watched(Method):

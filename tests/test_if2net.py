@@ -27,8 +27,8 @@ from bench.data.images import Subset
 from bench.data.pixels import Pixels
 from bench.data.stream import LabelSpace
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_task
 from bench.learning.train import fit
+from bench.trials.toy import tiny_clip, toy_task
 
 CONTEXT = Context(tasks=2, batch_size=16, init_seed=0, data_seed=0)
 SMALL: dict[str, Any] = {"width": 70, "groups": 3, "nodes": 4, "enhancement": 20}

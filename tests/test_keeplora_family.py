@@ -22,10 +22,10 @@ from bench.data.batch_order import BatchOrder
 from bench.data.stream import label_space
 from bench.learning.observers import Observers
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_task
 from bench.metrics.matrix import AccuracyMatrix
 from bench.model.clip import Clip
 from bench.runs.run import run
+from bench.trials.toy import tiny_clip, toy_task
 
 TOY = str(Path(__file__).parent / "toy.py")
 FAMILY = [KeepLora, KeepLoraOfficial, KeepLoraPlus, KeepLoraPp]

@@ -31,7 +31,7 @@ from bench.data.pixels import Pixels
 from bench.learning.method import Method
 from bench.learning.moments import second_moments
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_task
+from bench.trials.toy import tiny_clip, toy_task
 
 CONTEXT = Context(tasks=3, batch_size=16, init_seed=0, data_seed=0)
 TRAIN = Train(epochs=1, batch_size=16, lr=0.01, weight_decay=0.0)

@@ -17,9 +17,9 @@ from bench.data.stream import label_space
 from bench.learning.evaluate import outcomes
 from bench.learning.moments import mean_gradient
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_task
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank
+from bench.trials.toy import tiny_clip, toy_task
 
 FOLDER = Path(__file__).parent.parent / "docs" / "benchmarks"
 RANK = 3

@@ -18,8 +18,8 @@ from bench.core.errors import UserError
 from bench.data.pixels import Pixels
 from bench.learning.method import Method
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_task
 from bench.model.clip import Clip
+from bench.trials.toy import tiny_clip, toy_task
 
 
 def nothing(*_: object) -> None:

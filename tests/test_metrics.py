@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.core.errors import UserError
+from bench.metrics import kinds
 from bench.metrics import render as matrix_text
 from bench.metrics import scalars as metrics
 from bench.metrics.cell import STATES
 from bench.metrics.matrix import AccuracyMatrix
+from bench.metrics.over_seeds import Spread, spread, standard_error
 from bench.metrics.render import render
 
 HERE = Path(__file__).parent
@@ -65,7 +67,7 @@ def by_hand(rows=HAND):
 )
 def test_scalar_by_hand(name, value):
     assert metrics.SCALARS[name](by_hand()) == pytest.approx(value, abs=1e-9)
-    assert metrics.summary(by_hand())[name] == pytest.approx(value, abs=1e-9)
+    assert kinds.summary(by_hand())[name] == pytest.approx(value, abs=1e-9)
 
 
 def test_every_scalar_is_worked_out_by_hand():
@@ -145,7 +147,7 @@ def test_matrices_of_zscl(method, values):
     to_the_digit = [entry["transfer"], entry["average"], entry["last"]]
     own = [metrics.transfer_by_column(matrix), metrics.average_mtil(matrix), metrics.last(matrix)]
     assert own == pytest.approx(to_the_digit, abs=5.1e-4)
-    assert metrics.summary(matrix)["zero_shot"] is None  # not published, so not made up
+    assert kinds.summary(matrix)["zero_shot"] is None  # not published, so not made up
 
 
 def test_forgetting_variants_differ_for_icarl():
@@ -160,7 +162,7 @@ def test_docs_have_every_formula_and_the_measured_table():
     (head,) = [line for line in text.splitlines() if line.startswith("| method | `")]
     names = [cell.strip(" `") for cell in head.strip("|").split("|")[1:]]
     for method in GOLDEN["matrices"]:
-        scalars = metrics.summary(published(method))
+        scalars = kinds.summary(published(method))
         assert f"| {method} | " + " | ".join(f"{scalars[name]:.2f}" for name in names) + " |" in text
 
 
@@ -175,7 +177,7 @@ def test_a_missing_cell_is_refused_by_name():
         metrics.transfer_by_column(matrix)
     with pytest.raises(UserError, match='after "cats".*"dogs".*missing'):
         matrix.accuracy(1, 1)
-    values = metrics.summary(matrix)
+    values = kinds.summary(matrix)
     refused = {"transfer_by_column", "transfer_by_row", "average_mtil", "zero_shot_loss"}
     assert {name for name, value in values.items() if value is None} == refused
     assert metrics.transfer_columns(matrix) == [None, None]
@@ -189,7 +191,7 @@ def test_a_missing_untrained_row_is_named():
 
 def test_one_task_has_no_transfer_and_no_forgetting():
     matrix = AccuracyMatrix.from_percent(["a"], [[50.0]], zero_shot=[20.0])
-    values = metrics.summary(matrix)
+    values = kinds.summary(matrix)
     assert values["last"] == values["average_cil"] == values["learning"] == 50
     assert all(values[name] is None for name in {"transfer_by_column", "transfer_by_row"} | DIFFERENCES)
     with pytest.raises(UserError, match="at least two tasks"):
@@ -199,7 +201,7 @@ def test_one_task_has_no_transfer_and_no_forgetting():
 def test_reused_cells_count_and_say_so():
     matrix = by_hand()
     matrix.set(1, 2, 2, 10, state="reused")
-    assert metrics.summary(matrix) == metrics.summary(by_hand())
+    assert kinds.summary(matrix) == kinds.summary(by_hand())
     assert matrix.state(1, 2) == "reused" and matrix.state(1, 1) == "measured"
     assert "1 of 12 cells reused" in render(matrix, width=80)
 
@@ -270,7 +272,7 @@ def matrices(draw, full=False, max_tasks=5):
 def test_a_constant_matrix_gives_the_constant(tasks, value):
     row = [value] * tasks
     matrix = AccuracyMatrix.from_percent([str(task) for task in range(tasks)], [row] * tasks, zero_shot=row)
-    for name, scalar in metrics.summary(matrix).items():
+    for name, scalar in kinds.summary(matrix).items():
         if name in POOLED:
             assert scalar is None
             continue
@@ -280,7 +282,7 @@ def test_a_constant_matrix_gives_the_constant(tasks, value):
 @few
 @given(matrices(full=True))
 def test_relations_between_scalars(matrix):
-    values, cells = metrics.summary(matrix), matrix.array()
+    values, cells = kinds.summary(matrix), matrix.array()
     for name, value in values.items():
         low, high = (-100, 100) if name in DIFFERENCES else (cells.min(), cells.max())
         assert low - 1e-9 <= value <= high + 1e-9
@@ -302,7 +304,7 @@ def test_the_order_of_columns_matters_only_where_it_should(matrix, random):
     for name in ("zero_shot", "average_mtil", "last"):
         assert metrics.SCALARS[name](other) == pytest.approx(metrics.SCALARS[name](matrix))
     if order == sorted(order):
-        assert metrics.summary(other) == {**metrics.summary(matrix), **dict.fromkeys(POOLED)}
+        assert kinds.summary(other) == {**kinds.summary(matrix), **dict.fromkeys(POOLED)}
 
 
 @few
@@ -314,7 +316,7 @@ def test_csv_round_trip_is_exact(matrix):
         again = AccuracyMatrix.from_csv(path)
         assert [entry.name for entry in Path(folder).iterdir()] == ["accuracy.csv"]
     assert again == matrix
-    assert metrics.summary(again) == metrics.summary(matrix)
+    assert kinds.summary(again) == kinds.summary(matrix)
 
 
 @few
@@ -448,14 +450,14 @@ def test_abbreviations_differ():
 
 
 def test_spread():
-    over = metrics.spread([1, 2, 3, 4])
+    over = spread([1, 2, 3, 4])
     # squares of -1.5, -0.5, 0.5, 1.5 sum to 5; the variance is 5 / 3
     assert (over.mean, over.n) == (2.5, 4)
     assert over.sd == pytest.approx((5 / 3) ** 0.5)
-    assert over.standard_error == metrics.standard_error([1, 2, 3, 4]) == pytest.approx((5 / 12) ** 0.5)
-    assert metrics.spread([7]) == metrics.Spread(7, None, None, 1)
+    assert over.standard_error == standard_error([1, 2, 3, 4]) == pytest.approx((5 / 12) ** 0.5)
+    assert spread([7]) == Spread(7, None, None, 1)
     with pytest.raises(ValueError, match="no values"):
-        metrics.spread([])
+        spread([])
 
 
 def test_no_torch():

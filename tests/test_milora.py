@@ -12,7 +12,7 @@ from bench.config.resolve import resolve
 from bench.config.run_settings import Train
 from bench.core.errors import UserError
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip
+from bench.trials.toy import tiny_clip
 
 TRAIN = Train(steps=3, batch_size=16, lr=0.02, weight_decay=0.0)
 

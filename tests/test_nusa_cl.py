@@ -14,8 +14,8 @@ from bench.config.run_settings import Train
 from bench.core.errors import UserError
 from bench.data.pixels import Pixels
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_task
 from bench.model.clip import Clip
+from bench.trials.toy import tiny_clip, toy_task
 
 TOY = Path(__file__).parent / "toy.py"
 

@@ -13,7 +13,7 @@ from bench.config.resolve import resolve_method
 from bench.core.errors import UserError
 from bench.learning.method import Method
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip
+from bench.trials.toy import tiny_clip
 
 CONTEXT = Context(tasks=3, batch_size=16, init_seed=0, data_seed=0)
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.learning.toy import CONTEXT_LENGTH, tiny_clip, tiny_model
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank, Recorder
 from bench.model.packing import Packing
+from bench.trials.toy import CONTEXT_LENGTH, tiny_clip, tiny_model
 
 TEXTS = {
     "a template": ["a photo of a cat.", "a photo of a very small dog.", "a photo of a pear."],

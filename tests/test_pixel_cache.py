@@ -21,7 +21,7 @@ from bench.data.dataset import load_dataset
 from bench.data.images import FileImages, Subset
 from bench.data.pixel_cache import PixelCache
 from bench.data.pixels import Pixels, PixelStore
-from bench.learning.toy import tiny_clip, toy_task
+from bench.trials.toy import tiny_clip, toy_task
 
 SHAPE = (4, 3, 2, 2)
 DATA = np.arange(48, dtype=np.uint8).reshape(SHAPE)

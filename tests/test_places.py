@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.config import registry
-from bench.learning.toy import CONFIG, tiny_clip, toy_task
 from bench.model.clip import Clip
 from bench.trials.contract import verify
+from bench.trials.toy import CONFIG, tiny_clip, toy_task
 
 PROMPTS = ["a picture of a red thing", "a picture of two blue things", "something else"]
 

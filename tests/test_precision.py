@@ -23,12 +23,12 @@ from bench.core.errors import UserError
 from bench.data.pixels import Pixels, ahead
 from bench.learning.optimizer import build_optimizer
 from bench.learning.task_data import TaskData
-from bench.learning.toy import tiny_clip, toy_task
 from bench.learning.train import fit
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank
 from bench.record.provenance import differences
 from bench.runs.run import run
+from bench.trials.toy import tiny_clip, toy_task
 
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

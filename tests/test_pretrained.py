@@ -23,12 +23,12 @@ import safetensors.torch
 import torch
 
 from bench.core.errors import UserError
-from bench.learning.toy import tiny_clip, tiny_model
 from bench.model.clip import Clip
 from bench.model.layers import activation
 from bench.model.pretrained import load_open_clip
 from bench.model.tensor_file import Unknown, read_archive
 from bench.runs import loading
+from bench.trials.toy import tiny_clip, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # OpenAI's archives are of that kind
 

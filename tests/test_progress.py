@@ -20,10 +20,10 @@ from bench.data.pixels import Pixels
 from bench.learning.driver import learn
 from bench.learning.method import Method
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_task
 from bench.learning.train import Reading
 from bench.runs.run import run
 from bench.sweep.display import Display
+from bench.trials.toy import tiny_clip, toy_task
 
 CONTEXT = Context(tasks=1, batch_size=8, init_seed=0, data_seed=0)
 

@@ -31,10 +31,10 @@ from bench.api import (
     toy_task,
 )
 from bench.cli import main as cli
-from bench.learning.toy import CONFIG
 from bench.record.checkpoint import pack, unpack
 from bench.record.results import read_matrix, read_outcomes
 from bench.reuse.card import public
+from bench.trials.toy import CONFIG
 
 ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "toy.py")

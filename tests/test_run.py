@@ -20,12 +20,12 @@ from bench.config.resolve import resolve
 from bench.config.run_settings import Resolved
 from bench.core.errors import UserError
 from bench.learning.method import Method
-from bench.learning.toy import toy_task
+from bench.metrics.kinds import summary
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import Outcomes
-from bench.metrics.scalars import summary
 from bench.runs import run as engine
 from bench.runs.run import run
+from bench.trials.toy import toy_task
 
 ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "toy.py")

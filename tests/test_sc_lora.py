@@ -18,11 +18,11 @@ from bench.data.images import Subset
 from bench.data.pixels import Pixels
 from bench.learning.moments import SecondMoment
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_reference
 from bench.model.linear_maps import LinearMap
 from bench.record.flags import flags_of
 from bench.runs.loading import reference_of
 from bench.trials import contract
+from bench.trials.toy import tiny_clip, toy_reference
 from bench.trials.trial import TRAIN as TRIED
 from bench.trials.trial import Trial
 

@@ -10,7 +10,7 @@ from test_methods import TRAIN, data, learn, nothing, weights
 from bench.compute.seeding import generator
 from bench.learning.method import Method
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip
+from bench.trials.toy import tiny_clip
 
 CONTEXT = Context(tasks=3, batch_size=16, init_seed=0, data_seed=0)
 

@@ -17,7 +17,7 @@ from bench.data.images import Subset
 from bench.data.pixels import Pixels
 from bench.data.stream import LabelSpace
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_task
+from bench.trials.toy import tiny_clip, toy_task
 
 CONTEXT = Context(tasks=3, batch_size=16, init_seed=0, data_seed=0)
 TRAIN = Train(steps=3, batch_size=8, lr=0.02, schedule="constant", warmup=0.0)

@@ -16,7 +16,7 @@ from bench.data.stream import Stream, label_space
 from bench.learning.evaluate import Protocol, evaluate_row, outcomes
 from bench.learning.method import Method
 from bench.learning.task_data import Context
-from bench.learning.toy import tiny_clip, toy_task
+from bench.trials.toy import tiny_clip, toy_task
 
 TASKS = [dataclasses.replace(toy_task(i), classes=("a", "b", "c")[: 2 + i % 2]) for i in range(3)]
 

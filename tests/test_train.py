@@ -16,9 +16,9 @@ from bench.learning.moments import mean_gradient
 from bench.learning.observers import Observers
 from bench.learning.optimizer import build_optimizer, build_schedule, groups_of, tensors_of
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_task
 from bench.learning.train import TrainStep, fit
 from bench.learning.training_state import EpochReport, TrainingState
+from bench.trials.toy import tiny_clip, toy_task
 
 CONTEXT = Context(tasks=1, batch_size=16, init_seed=0, data_seed=0)
 

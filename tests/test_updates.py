@@ -11,12 +11,12 @@ from torch import Tensor
 from bench.config import registry
 from bench.learning.held import held
 from bench.learning.observers import Observation, Observers
-from bench.learning.toy import tiny_clip, toy_task
 from bench.learning.training_state import Misfit, TrainingState
 from bench.model.clip import Clip
 from bench.model.linear_maps import Branches, LinearMap, LowRank, Update
 from bench.runs.state import RunState
 from bench.trials.contract import verify
+from bench.trials.toy import tiny_clip, toy_task
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 

@@ -15,7 +15,7 @@ from bench.compare.published import METRICS, Published
 from bench.compare.published import Row as PublishedRow
 from bench.compare.significance import COMPARED, EQUAL, Against, Difference, difference, level_of, value_of
 from bench.core.errors import UserError
-from bench.metrics.scalars import Spread, spread
+from bench.metrics.over_seeds import Spread, spread
 
 OVERALL = None
 """Stands for the mean over tasks, beside the tasks."""

@@ -125,7 +125,7 @@ class Run:
     @cached_property
     def outcomes(self) -> Outcomes | None:
         """What the matrix counts, image by image, read when it is first needed; None where it was not recorded."""
-        return read_outcomes(self.path, self.matrix.tasks) if _stands(self.path / OUTCOMES) else None
+        return read_outcomes(self.path, self.matrix.columns) if _stands(self.path / OUTCOMES) else None
 
     @property
     def stream(self) -> str:

@@ -16,7 +16,8 @@ from bench.compare.significance import COMPARED, TOGETHER, Against, Difference
 from bench.core.console import one_line
 from bench.core.errors import UserError
 from bench.core.tables import aligned
-from bench.metrics.scalars import FORMULAS, spread
+from bench.metrics.over_seeds import spread
+from bench.metrics.scalars import FORMULAS
 from bench.record.flags import in_words
 
 COLUMNS = (*SHOWN, *COSTS)

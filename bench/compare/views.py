@@ -16,7 +16,8 @@ from bench.compare.grouping import ComparableRuns, Group
 from bench.compare.tables import COLUMNS, SCALE, Section, best
 from bench.core.errors import UserError
 from bench.metrics.matrix_file import ZERO_SHOT
-from bench.metrics.scalars import HEADLINES, Spread, mean, spread
+from bench.metrics.over_seeds import Spread, spread
+from bench.metrics.scalars import HEADLINES, mean
 from bench.record.events import EpochEvent, read_events
 from bench.record.schema import LARGEST
 

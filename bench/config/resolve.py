@@ -12,6 +12,7 @@ from bench.config import catalogue, registry, written
 from bench.config.fields import Setting, build, complaints, describe, show
 from bench.config.run_settings import (
     CHOICES,
+    LEARNING,
     NAMED,
     PATHS,
     OpenClip,
@@ -207,6 +208,13 @@ def _misfits(choices: dict[str, Choice], groups: dict[str, Any], train: Train) -
     method, stream, model = (choices[kind] for kind in CHOICES)
     if method.cls is None or stream.cls is None:
         return []
+    kind = getattr(stream.cls, "kind", LEARNING)
+    if kind not in getattr(method.cls, "kinds", (kind,)):
+        does, asks = ("forgets classes", "learn") if kind == LEARNING else ("learns tasks", "forget")
+        return [
+            f'method "{method.name}" {does} and stream "{stream.name}" asks to {asks}: choose another of either; '
+            '"list methods" and "list streams" say which'
+        ]
     space = label_space_of(stream.cls, groups["stream"])
     if space and space not in getattr(method.cls, "label_spaces", (space,)):
         return [

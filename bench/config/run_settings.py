@@ -233,6 +233,10 @@ class Resolved:
     flat: dict[str, Any]
 
 
+LEARNING, FORGETTING = KINDS = ("learning", "forgetting")
+"""What a stream asks for: tasks to learn, or requests to forget."""
+
+
 CHOICES = ("method", "stream", "model")
 """The groups that pick an entry of a registry: ``method=NAME`` means ``method.name=NAME``."""
 

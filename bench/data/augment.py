@@ -18,8 +18,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from bench.core.console import watched
-from bench.data.image_files import threads
 from bench.data.images import DAMAGE, FileImages, Images, Subset, release_packs
+from bench.data.on_disk import threads
 from bench.data.pixel_cache import PixelCache
 
 RATIO = (3 / 4, 4 / 3)

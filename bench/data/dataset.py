@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.config import registry
 from bench.core.errors import UserError, nearest
 from bench.data.images import Images
-from bench.data.locate import find, find_or_guess, packed
+from bench.data.on_disk import find, find_or_guess, packed
 from bench.data.stream import Task
 
 OWN_IMAGES = "folder"

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from bench.core.errors import UserError
-from bench.data.image_files import checked_states, too_large
+from bench.data.on_disk import checked_states, too_large
 
 DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for files that it cannot decode."""

@@ -19,8 +19,8 @@ from bench.core.code import code_sha256
 from bench.core.console import watched
 from bench.core.errors import UserError
 from bench.data.augment import PRESETS, Changed, Originals, flipped
-from bench.data.image_files import threads
 from bench.data.images import DAMAGE, ArrayImages, Images, Subset, cache_id, release_packs, to_rgb
+from bench.data.on_disk import threads
 from bench.data.pixel_cache import PixelCache
 from bench.model.clip import Clip
 

@@ -15,6 +15,7 @@ import numpy as np
 from bench.config.run_settings import label_space_of
 from bench.core.errors import UserError
 from bench.data.images import Images
+from bench.metrics.matrix_file import ROLES
 
 LABEL_SPACES = ("task", "seen", "all")
 """The classes among which a test image is classified: its own task's, all learned so far, or all of the stream."""
@@ -96,16 +97,7 @@ class Task:
             If there are no images, a class has none, a label is not an index into `classes`, a class name occurs twice,
             or a template has no ``{}``.
         """
-        if not self.name or not self.name.isprintable():
-            raise UserError(f"the task name {self.name!r} cannot be printed: give it another")
-        if not self.classes:
-            raise UserError(f"task {self.name} has no classes: give it a list of class names")
-        if len(set(self.classes)) != len(self.classes):
-            twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
-            raise UserError(f"task {self.name} names the class {twice[0]!r} twice: make its class names distinct")
-        for template in (self.template, *self.more_templates):
-            if "{}" not in template:
-                raise UserError(f'the template "{template}" of task {self.name} has no {{}} for the class name')
+        self.check_names()
         parts = {"training": self.train, "test": self.test}
         if self.validation is not None:
             parts["validation"] = self.validation
@@ -122,6 +114,69 @@ class Task:
             if (counts == 0).any():
                 name = self.classes[int(counts.argmin())]
                 raise UserError(f"class {name!r} of task {self.name} has no {part} image: add some or drop the class")
+
+    def check_names(self) -> None:
+        """Check name, class names and templates.
+
+        Raises
+        ------
+        UserError
+            If there are no classes, a class name occurs twice, or a template has no ``{}``.
+        """
+        if not self.name or not self.name.isprintable():
+            raise UserError(f"the task name {self.name!r} cannot be printed: give it another")
+        if not self.classes:
+            raise UserError(f"task {self.name} has no classes: give it a list of class names")
+        if len(set(self.classes)) != len(self.classes):
+            twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
+            raise UserError(f"task {self.name} names the class {twice[0]!r} twice: make its class names distinct")
+        for template in (self.template, *self.more_templates):
+            if "{}" not in template:
+                raise UserError(f'the template "{template}" of task {self.name} has no {{}} for the class name')
+
+
+@dataclass(frozen=True)
+class Extra(Task):
+    """A test set that no task trains on.
+
+    `train` is not read: give the test images.
+
+    Attributes
+    ----------
+    role : {"kept", "missing", "probe"}
+        ``kept``: classes that no request names. ``missing``: such classes without training images. ``probe``: anything
+        else; it counts in no mean over tasks.
+    """
+
+    role: str = field(kw_only=True)
+
+    def digest(self) -> str:
+        """Return a hash of everything in the test set that can change a result.
+
+        Returns
+        -------
+        str
+            SHA-256 as hex digits.
+        """
+        parts: list[Any] = [self.name, self.role, self.classes, self.template, self.more_templates, self.test.digest]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def validate(self) -> None:
+        """Check that the test set can be measured.
+
+        Raises
+        ------
+        UserError
+            If it has no images, a label that is none of its classes, or another role than there are.
+        """
+        self.check_names()
+        if self.role not in ROLES:
+            raise UserError(f"test set {self.name} has the role {self.role!r}: give it one of {', '.join(ROLES)}")
+        labels = self.test.labels
+        if len(labels) == 0:
+            raise UserError(f"test set {self.name} has no images: check its dataset")
+        if labels.min() < 0 or labels.max() >= len(self.classes):
+            raise UserError(f"test set {self.name} has labels outside of its {len(self.classes)} classes: check it")
 
 
 class Stream:
@@ -142,6 +197,8 @@ class Stream:
     ----------
     Settings : type
         Dataclass of `setting` fields: the stream's own settings. A field ``label_space`` overrides the class's.
+    kind : {"learning", "forgetting"}
+        Whether its tasks are to be learned, or are requests to forget (`Request`). A method says which it can do.
     label_space : {"task", "seen", "all"}
         The classes among which a test image is classified: its own task's, those of all tasks learned so far, or all
         of the stream.
@@ -166,6 +223,8 @@ class Stream:
         As given.
     tasks : list of Task
         In the order in which they are learned.
+    others : list of Extra
+        Further test sets, which are measured after every task and that no task trains on; `load` may add some.
     notes : list of str
         What a user should know about the data, one sentence each; a run prints them at its start.
     facts : dict of str to object
@@ -184,6 +243,7 @@ class Stream:
     class Settings:
         """No settings."""
 
+    kind: ClassVar[str] = "learning"
     label_space: str = "task"
     shared_prompts: ClassVar[str] = "either"
     defaults: ClassVar[Mapping[str, Any]] = {}
@@ -196,6 +256,7 @@ class Stream:
     def __init__(self, settings: Any, data_root: str | None, order_seed: int):
         self.settings = settings
         self.label_space = label_space_of(type(self), settings)
+        self.others: list[Extra] = []
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
         self.differences: dict[str, str] = {}
@@ -207,11 +268,11 @@ class Stream:
         self.tasks = self.load(data_root, order_seed)
         if not self.tasks:
             raise UserError("the stream has no tasks: name at least one dataset")
-        names = [task.name for task in self.tasks]
+        names = [task.name for task in (*self.tasks, *self.others)]
         for name in names:
             if names.count(name) > 1:
                 raise UserError(f"task {name} occurs twice in the stream: name every task once")
-        for task in self.tasks:
+        for task in (*self.tasks, *self.others):
             task.validate()
         shared = shared_classes(self.tasks) if self.label_space != "task" else {}
         if shared:

@@ -24,9 +24,10 @@ from bench.data.pixels import Pixels
 from bench.data.stream import Task, label_space
 from bench.learning.driver import learn
 from bench.learning.evaluate import outcomes
+from bench.learning.given import Reference
 from bench.learning.method import Method
 from bench.learning.optimizer import tensors_of
-from bench.learning.task_data import Context, Reference, TaskData
+from bench.learning.task_data import Context, TaskData
 from bench.learning.train import StepTools, TrainStep
 from bench.model.clip import Clip
 

@@ -38,6 +38,8 @@ class Protocol:
     place : callable
         Takes a label space and returns it with the indices of tasks that the method knows; for streams that the method
         has not learned.
+    others : sequence of Task
+        Further test sets, each measured among its own classes.
     """
 
     tasks: Sequence[Task]
@@ -45,6 +47,18 @@ class Protocol:
     shared_prompts: str
     batch_size: int
     place: Callable[[LabelSpace], LabelSpace] = _as_it_is
+    others: Sequence[Task] = ()
+
+    @property
+    def columns(self) -> list[Task]:
+        """All test sets: those of the tasks, then the others."""
+        return [*self.tasks, *self.others]
+
+    def space(self, seen: int, column: int) -> LabelSpace | None:
+        """Return the label space of a test set after `seen` tasks; None where it is not defined."""
+        if column < len(self.tasks):
+            return label_space(self.label_space, self.tasks, seen, column, self.shared_prompts)
+        return label_space("task", self.columns, seen, column)
 
 
 @torch.no_grad()
@@ -145,14 +159,14 @@ def evaluate_row(
         if ready is None or ready[0] != space.prompts:
             own = method.classifier(protocol.place(space)) if seen else Method.classifier(method, space)
             ready = space.prompts, own
-        task = protocol.tasks[column]
+        task = protocol.columns[column]
         pixels = store.get(task.test)
         return outcomes(task.name, method, ready[1], pixels, space, protocol.batch_size, on_batch, seen)
 
-    for column, task in enumerate(protocol.tasks):
+    for column, task in enumerate(protocol.columns):
         if column in done:
             continue
-        space = label_space(protocol.label_space, protocol.tasks, seen, column, protocol.shared_prompts)
+        space = protocol.space(seen, column)
         if space is None:
             continue
         if seen or method.context.observers.wants("logits"):

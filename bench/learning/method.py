@@ -67,6 +67,9 @@ class Method:
         not fit stream and model; both are asked before anything is loaded.
     defaults : mapping of str to object
         Settings of the run that the method's paper prescribes, as dotted keys (``{"train.weight_decay": 0.0}``).
+    kinds : tuple of str
+        What it can do with a stream: ``learning`` for tasks to learn, ``forgetting`` for requests to forget
+        (``task.request``).
     label_spaces : tuple of str
         The label spaces it supports: task, seen, all.
     constant : bool
@@ -94,6 +97,7 @@ class Method:
         """No settings."""
 
     defaults: ClassVar[Mapping[str, Any]] = {}
+    kinds: ClassVar[tuple[str, ...]] = ("learning",)
     label_spaces: ClassVar[tuple[str, ...]] = ("task", "seen", "all")
     constant: ClassVar[bool] = False
     validation: ClassVar[bool] = False

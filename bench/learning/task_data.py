@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bench.compute.seeding import generator
 from bench.compute.world import World
 from bench.config.run_settings import Train
 from bench.core.console import watched
-from bench.core.errors import UserError
 from bench.core.lazy import F, torch
 from bench.data.batch_order import BatchOrder
+from bench.learning.given import Reference, ToForget
 from bench.learning.observers import Observers
+from bench.learning.optimizer import epoch_steps
 from bench.learning.training_state import TrainingState
 
 if TYPE_CHECKING:
@@ -34,61 +34,6 @@ def _computed(name: str, key: Any, compute: Callable[[], dict[str, Tensor]]) -> 
 
 def _nothing(*_: Any) -> None:
     """Take anything and do nothing."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Images and sentences outside of the stream; nothing of them is ever measured.
-
-    Attributes
-    ----------
-    name : str
-        As in ``reference=``.
-    sentences : tuple of str
-    pixels : Pixels
-        The images. Their labels mean nothing.
-    """
-
-    name: str
-    sentences: tuple[str, ...]
-    pixels: Pixels
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.pixels)
-
-    def images(self, chosen: Tensor) -> Tensor:
-        """Return some images.
-
-        Parameters
-        ----------
-        chosen : Tensor
-            Their indices, int64 [batch], on the CPU.
-
-        Returns
-        -------
-        Tensor
-            Normalised, float32 [batch, 3, height, width], on the model's device.
-        """
-        return self.pixels.clip.normalize(self.pixels.uint8(chosen))
-
-    @cached_property
-    def tokens(self) -> Tensor:
-        """The tokenised sentences.
-
-        Returns
-        -------
-        Tensor
-            int64 [sentences, context length], on the model's device.
-
-        Raises
-        ------
-        UserError
-            If there are no sentences.
-        """
-        if not self.sentences:
-            raise UserError(f"reference={self.name} has no sentences: add reference.sentences=FILE, one a line")
-        return self.pixels.clip.tokenize(self.sentences)
 
 
 @dataclass(frozen=True)
@@ -180,6 +125,9 @@ class TaskData:
     validation : Pixels or None
         Images to choose by, as the best epoch is chosen, for a method that says ``validation = True``; None where the
         task has none. Nothing is trained on them; `validated` counts right answers.
+    request : ToForget or None
+        The classes to forget and their images, where the stream asks to forget; `train` are then images that are to
+        stay, and `prompts` all classes, forgotten ones included.
     """
 
     index: int
@@ -193,6 +141,8 @@ class TaskData:
     safe_point: Callable[[Callable[[], TrainingState]], None] = _nothing
     progress: Callable[[Callable[[], str]], None] = _nothing
     validation: Pixels | None = None
+    request: ToForget | None = None
+    _walk: tuple[tuple[int, int], Sequence[Tensor]] | None = field(default=None, init=False, repr=False)
 
     def identity(self, purpose: str) -> list[Any] | None:
         """Return what decides the batches of a pass and what they are classified into, for the key of a shared result.
@@ -289,6 +239,43 @@ class TaskData:
         batches = self.train.take(planned, self._changing(random, purpose, epoch))
         return self._watch(purpose, batches, len(planned)) if bar else batches
 
+    def batch_to_forget(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return the images to forget that go with a step of training.
+
+        The images that are to stay decide how long an epoch is. Those to forget begin again, in another order, in every
+        epoch and wherever they are used up, as in GS-LoRA's code. The order depends on (data seed, task, epoch, walk)
+        alone.
+
+        Parameters
+        ----------
+        number : int
+            Steps of the task that were done before, `TrainStep.number`.
+
+        Returns
+        -------
+        pixels : Tensor
+            Normalised images, float32 [batch, 3, height, width], on the model's device: this process's share of the
+            batch, which may be empty.
+        labels : Tensor
+            int64 [batch], index into `prompts`.
+
+        Raises
+        ------
+        ValueError
+            If the task has no images to forget.
+        """
+        if self.request is None or (pixels := self.request.pixels) is None:
+            raise ValueError(f"{self.name} has no images to forget")
+        size, context = self.budget.batch_size, self.context
+        epoch, step = divmod(number, epoch_steps(self.budget, len(self.train)))
+        walk, position = divmod(step, -(-len(pixels) // size))
+        if self._walk is None or self._walk[0] != (epoch, walk):
+            purpose = f"forget, walk {walk}"
+            drawn = pixels.plan(size, generator(context.data_seed, purpose, self.index, epoch))
+            self._walk = (epoch, walk), context.order.plan(self.name, purpose, epoch, drawn, len(pixels))
+        planned = context.world.my_images([self._walk[1][position]])
+        return next(iter(pixels.take(planned, self._changing(self.budget.augment, "forget", epoch, pixels))))
+
     def validated(self, classify: Callable[[Tensor], Tensor]) -> int | None:
         """Return how many validation images are classified correctly.
 
@@ -314,11 +301,15 @@ class TaskData:
         self.context.world.sum([right])
         return int(right)
 
-    def _changing(self, preset: str, purpose: str, epoch: int) -> Callable[[Tensor], Tensor] | None:
+    def _changing(
+        self, preset: str, purpose: str, epoch: int, pixels: Pixels | None = None
+    ) -> Callable[[Tensor], Tensor] | None:
+        """Return what changes images at random in one pass; None where nothing does."""
         if preset == "none":
             return None
         seed = self.context.data_seed
-        return self.train.augmented(preset, lambda image: generator(seed, f"{purpose} {image}", self.index, epoch))
+        images = self.train if pixels is None else pixels
+        return images.augmented(preset, lambda image: generator(seed, f"{purpose} {image}", self.index, epoch))
 
     def _watch(
         self, purpose: str, batches: Iterator[tuple[Tensor, Tensor]], count: int

@@ -2,14 +2,16 @@
 
 Rows are states of the model: row 0 is the untrained model, row i the model after task i (i = 1..T). Columns are all T
 test sets, those of tasks not yet learned included. Formulas count both from 1, as papers do; in code a column is an
-index from 0, so that task ``j`` is learned in row ``j + 1``.
+index from 0, so that task ``j`` is learned in row ``j + 1``. Behind these columns there may be more, of test sets that
+no task trains on: they count in no scalar but those that name their role. It is one file: one class, most of it
+documentation.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import numpy as np
 from bench.core.errors import UserError
 from bench.core.files import write_output
 from bench.metrics.cell import Cell
-from bench.metrics.matrix_file import check_names, damaged, label, parsed, where, written
+from bench.metrics.matrix_file import KEPT, check_names, damaged, label, parsed, where, written
 
 
 class MissingCell(UserError):
@@ -31,24 +33,58 @@ class AccuracyMatrix:
     ----------
     tasks : sequence of str
         Names of the T tasks in the order in which they are learned; unique, not empty, printable.
+    others : mapping of str to str, optional
+        Names of further test sets -> their role: ``kept`` for classes that no request to forget names, ``missing`` for
+        such classes without training images, ``probe`` for anything else.
+
+    Attributes
+    ----------
+    tasks, others
+        As given.
 
     Raises
     ------
     ValueError
-        If there are no tasks, or their names are not like that.
+        If there are no tasks, their names are not like that, or there is no such role.
     """
 
-    def __init__(self, tasks: Sequence[str]) -> None:
+    def __init__(self, tasks: Sequence[str], others: Mapping[str, str] | None = None) -> None:
         self.tasks = list(tasks)
-        check_names(self.tasks)
-        self._cells = [[Cell() for _ in self.tasks] for _ in range(len(self.tasks) + 1)]
+        self.others = dict(others or {})
+        check_names(self.tasks, self.others)
+        self._cells = [[Cell() for _ in self.columns] for _ in range(len(self.tasks) + 1)]
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all test sets: those of the tasks, then the others."""
+        return [*self.tasks, *self.others]
+
+    @property
+    def kind(self) -> str:
+        """Return what the tasks are: ``forgetting`` for requests to forget, else ``learning``."""
+        return "forgetting" if KEPT in self.others.values() else "learning"
+
+    def of_role(self, role: str) -> list[int]:
+        """Return the columns of further test sets of a role.
+
+        Parameters
+        ----------
+        role : {"kept", "missing", "probe"}
+
+        Returns
+        -------
+        list of int
+        """
+        return [len(self.tasks) + index for index, one in enumerate(self.others.values()) if one == role]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, AccuracyMatrix) and (self.tasks, self._cells) == (other.tasks, other._cells)
+        if not isinstance(other, AccuracyMatrix):
+            return False
+        return (self.tasks, self.others, self._cells) == (other.tasks, other.others, other._cells)
 
     def __repr__(self) -> str:
         known = sum(cell.state != "missing" for row in self._cells for cell in row)
-        return f"AccuracyMatrix({len(self.tasks)} tasks, {known} of {len(self.tasks) * len(self._cells)} cells known)"
+        return f"AccuracyMatrix({len(self.tasks)} tasks, {known} of {len(self.columns) * len(self._cells)} cells known)"
 
     def cell(self, row: int, column: int) -> Cell:
         """Return the cell of a row and a column.
@@ -58,7 +94,7 @@ class AccuracyMatrix:
         row : int
             0..T.
         column : int
-            0..T-1.
+            0..T-1; from T on a further test set.
 
         Returns
         -------
@@ -80,7 +116,7 @@ class AccuracyMatrix:
         row : int
             0..T.
         column : int
-            0..T-1.
+            0..T-1; from T on a further test set.
 
         Returns
         -------
@@ -105,7 +141,7 @@ class AccuracyMatrix:
         row : int
             0..T.
         column : int
-            0..T-1.
+            0..T-1; from T on a further test set.
 
         Returns
         -------
@@ -121,7 +157,7 @@ class AccuracyMatrix:
         row : int
             0..T.
         column : int
-            0..T-1.
+            0..T-1; from T on a further test set.
         correct, total : int
             Images answered correctly, and all images.
         state : {"measured", "reused"}, optional
@@ -162,13 +198,13 @@ class AccuracyMatrix:
         row : int
             0..T.
         column : int
-            0..T-1.
+            0..T-1; from T on a further test set.
 
         Returns
         -------
         str
         """
-        return where(self.tasks, row, column)
+        return where(self.tasks, self.columns, row, column)
 
     def array(self) -> np.ndarray:
         """Return the accuracies.
@@ -176,9 +212,10 @@ class AccuracyMatrix:
         Returns
         -------
         float64 array [T + 1, T]
-            In percent; NaN where missing.
+            In percent; NaN where missing. Further test sets are not in it.
         """
-        return np.array([[math.nan if c.accuracy is None else c.accuracy for c in row] for row in self._cells])
+        size = len(self.tasks)
+        return np.array([[math.nan if c.accuracy is None else c.accuracy for c in row[:size]] for row in self._cells])
 
     @classmethod
     def from_percent(
@@ -232,7 +269,7 @@ class AccuracyMatrix:
         -------
         AccuracyMatrix
         """
-        copy = AccuracyMatrix(self.tasks)
+        copy = AccuracyMatrix(self.tasks, self.others)
         copy._cells[: row + 1] = [list(cells) for cells in self._cells[: row + 1]]
         return copy
 
@@ -244,7 +281,7 @@ class AccuracyMatrix:
         str
             One line for each cell, after a line of column names.
         """
-        return written(self.tasks, self._cells)
+        return written(self.tasks, self.others, self._cells)
 
     def to_csv(self, path: Path | str) -> None:
         """Write what `csv` returns; the file is replaced as a whole or not at all.
@@ -313,11 +350,11 @@ class AccuracyMatrix:
         UserError
             If it is damaged; names the line.
         """
-        tasks, cells = parsed(text, path)
-        matrix = cls(tasks)
+        tasks, others, cells = parsed(text, path)
+        matrix = cls(tasks, others)
         matrix._cells = cells
         return matrix
 
     def _check_position(self, row: int, column: int) -> None:
-        if not (0 <= row <= len(self.tasks) and 0 <= column < len(self.tasks)):
+        if not (0 <= row <= len(self.tasks) and 0 <= column < len(self.columns)):
             raise IndexError(f"row {row}, column {column} lies outside rows 0..{len(self.tasks)} and the columns")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.core.errors import UserError
@@ -16,16 +16,27 @@ ZERO_SHOT = "zero-shot"
 COLUMNS = ("row", "after", "column", "task", "correct", "total", "accuracy", "state")
 """The head of the file; the last four are `Cell.fields`."""
 
+ROLE = "role"
+"""One more column, where the matrix has test sets that no task trains on."""
 
-def check_names(tasks: Sequence[str]) -> None:
-    """Raise `ValueError` for names of tasks that are none, empty, not printable or not unique."""
+TASK, KEPT, MISSING, PROBE = "task", "kept", "missing", "probe"
+ROLES = (KEPT, MISSING, PROBE)
+"""What such a test set is: classes that no request names, such classes without training images, or anything else."""
+
+
+def check_names(tasks: Sequence[str], others: Mapping[str, str]) -> None:
+    """Raise `ValueError` for names of test sets that are none, empty, not printable, not unique, or of no role."""
     if not tasks:
         raise ValueError("an accuracy matrix needs at least one task")
-    if len(set(tasks)) < len(tasks):
-        raise ValueError(f"the names of the tasks must differ: {list(tasks)}")
-    for task in tasks:
-        if not task or not task.isprintable():
-            raise ValueError(f"the name of a task must be printable and not empty: {task!r}")
+    names = [*tasks, *others]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the names of the tasks must differ: {names}")
+    for name in names:
+        if not name or not name.isprintable():
+            raise ValueError(f"the name of a task must be printable and not empty: {name!r}")
+    for name, role in others.items():
+        if role not in ROLES:
+            raise ValueError(f"the test set {name} has the role {role!r}, which is none of {', '.join(ROLES)}")
 
 
 def label(tasks: Sequence[str], row: int) -> str:
@@ -33,10 +44,10 @@ def label(tasks: Sequence[str], row: int) -> str:
     return ZERO_SHOT if row == 0 else tasks[row - 1]
 
 
-def where(tasks: Sequence[str], row: int, column: int) -> str:
+def where(tasks: Sequence[str], columns: Sequence[str], row: int, column: int) -> str:
     """Name a cell in words."""
     after = "of the untrained model (row 0)" if row == 0 else f'after "{label(tasks, row)}" (row {row})'
-    return f'{after} on "{tasks[column]}" (column {column + 1})'
+    return f'{after} on "{columns[column]}" (column {column + 1})'
 
 
 def damaged(path: Path, line: int, reason: str) -> UserError:
@@ -44,27 +55,31 @@ def damaged(path: Path, line: int, reason: str) -> UserError:
     return UserError(f"{path}, line {line}: {reason}; the file is damaged, make the run again with another out=DIR")
 
 
-def written(tasks: Sequence[str], cells: Sequence[Sequence[Cell]]) -> str:
+def written(tasks: Sequence[str], others: Mapping[str, str], cells: Sequence[Sequence[Cell]]) -> str:
     """Return the text of the file.
 
     Parameters
     ----------
     tasks : sequence of str
         Names of the T tasks.
+    others : mapping of str to str
+        Names of further test sets, and the role of each.
     cells : sequence of sequence of Cell
-        T + 1 rows of T cells.
+        T + 1 rows of a cell for each task and each further test set.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow((*COLUMNS, ROLE) if others else COLUMNS)
+    names, roles = [*tasks, *others], [*(TASK for _ in tasks), *others.values()]
     for row, line in enumerate(cells):
         for column, cell in enumerate(line):
-            writer.writerow([row, label(tasks, row), column + 1, tasks[column], *cell.fields()])
+            role = [roles[column]] if others else []
+            writer.writerow([row, label(tasks, row), column + 1, names[column], *cell.fields(), *role])
     return stream.getvalue()
 
 
-def parsed(text: str, path: Path) -> tuple[list[str], list[list[Cell]]]:
-    """Return the tasks and the cells that `written` wrote.
+def parsed(text: str, path: Path) -> tuple[list[str], dict[str, str], list[list[Cell]]]:
+    """Return the tasks, the further test sets and the cells that `written` wrote.
 
     Parameters
     ----------
@@ -76,8 +91,10 @@ def parsed(text: str, path: Path) -> tuple[list[str], list[list[Cell]]]:
     -------
     tasks : list of str
         Names of the T tasks.
+    others : dict of str to str
+        Names of further test sets, and the role of each.
     cells : list of list of Cell
-        T + 1 rows of T cells.
+        T + 1 rows of a cell for each task and each further test set.
 
     Raises
     ------
@@ -85,34 +102,43 @@ def parsed(text: str, path: Path) -> tuple[list[str], list[list[Cell]]]:
         If the text is damaged; names the line.
     """
     lines = _lines(text, path)
-    if not lines or tuple(lines[0]) != COLUMNS:
+    head = tuple(lines[0]) if lines else ()
+    if head not in (COLUMNS, (*COLUMNS, ROLE)):
         raise damaged(path, 1, f"expected the header {','.join(COLUMNS)}")
-    # The untrained model's row comes first and names every task: as many lines as there are tasks.
-    tasks = [line[3] if len(line) > 3 else "" for line in lines[1:] if line[:1] == ["0"]]
+    # The untrained model's row comes first and names every test set: as many lines as there are columns.
+    first = [line for line in lines[1:] if line[:1] == ["0"]]
+    names = [line[3] if len(line) > 3 else "" for line in first]
+    roles = [line[-1] if head[-1] == ROLE else TASK for line in first]
+    tasks = names[: next((index for index, role in enumerate(roles) if role != TASK), len(names))]
+    others = dict(zip(names[len(tasks) :], roles[len(tasks) :], strict=True))
     try:
-        check_names(tasks)
+        check_names(tasks, others)
+        if len(tasks) + len(others) < len(names):
+            raise ValueError(f"the names of the test sets must differ: {names}")
     except ValueError as error:
         raise damaged(path, 2, str(error)) from None
-    size = len(tasks) * (len(tasks) + 1)
+    size = len(names) * (len(tasks) + 1)
     # As many rows as there are lines, however many cells their tasks would need: a file must not decide on the memory.
-    rows = len(tasks) + 1 if len(lines) - 1 >= size else -(-len(lines) // len(tasks))
-    cells = [[Cell() for _ in tasks] for _ in range(rows)]
-    positions = [(row, column) for row in range(rows) for column in range(len(tasks))]
+    rows = len(tasks) + 1 if len(lines) - 1 >= size else -(-len(lines) // len(names))
+    cells = [[Cell() for _ in names] for _ in range(rows)]
+    positions = [(row, column) for row in range(rows) for column in range(len(names))]
     for number, (line, (row, column)) in enumerate(zip(lines[1:], positions, strict=False), start=2):
-        if len(line) != len(COLUMNS):
-            raise damaged(path, number, f"{len(line)} fields instead of {len(COLUMNS)}")
-        if line[:4] != [str(row), label(tasks, row), str(column + 1), tasks[column]]:
+        if len(line) != len(head):
+            raise damaged(path, number, f"{len(line)} fields instead of {len(head)}")
+        role = [roles[column]] if head[-1] == ROLE else []
+        expected = [str(row), label(tasks, row), str(column + 1), names[column]]
+        if line[:4] != expected or line[len(COLUMNS) :] != role:
             raise damaged(
-                path, number, f"expected the accuracy {where(tasks, row, column)}, found {','.join(line[:4])}"
+                path, number, f"expected the accuracy {where(tasks, names, row, column)}, found {','.join(line[:4])}"
             )
         try:
-            cells[row][column] = Cell.from_fields(line[4:])
+            cells[row][column] = Cell.from_fields(line[4 : len(COLUMNS)])
         except ValueError as error:
             raise damaged(path, number, str(error)) from None
     if len(lines) - 1 != size:
         number = min(len(lines), size + 1) + 1
         raise damaged(path, number, f"{len(lines) - 1} cells instead of {size} for {len(tasks)} tasks")
-    return tasks, cells
+    return tasks, others, cells
 
 
 def _lines(text: str, path: Path) -> list[list[str]]:

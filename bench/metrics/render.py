@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from bench.metrics.kinds import summary
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.matrix_file import ZERO_SHOT
-from bench.metrics.scalars import COLUMNS, HEADLINES, mean, summary
+from bench.metrics.scalars import COLUMNS, HEADLINES, mean
 
 LEGEND = "percent correct; rows: after each task; columns: test sets; * just learned; - missing"
 

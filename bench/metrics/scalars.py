@@ -1,4 +1,4 @@
-"""Every number that is computed from an accuracy matrix, and its spread over seeds.
+"""Every number that is computed from the accuracy matrix of a stream of tasks to learn.
 
 A scalar is a pure function of the matrix (bench/metrics/matrix.py), in percent or percentage points. Tools that print
 the same word ("transfer", "average", "forgetting") compute different things, so each name here carries its convention.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from bench.metrics.matrix import AccuracyMatrix, MissingCell
 
@@ -50,8 +49,22 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _cells(matrix: AccuracyMatrix, name: str, positions: Iterable[tuple[int, int]]) -> list[float]:
-    """Return the accuracies at some positions, or refuse the scalar ``name`` with the first cell that is missing."""
+def cells(matrix: AccuracyMatrix, name: str, positions: Iterable[tuple[int, int]]) -> list[float]:
+    """Return the accuracies at some positions.
+
+    Parameters
+    ----------
+    matrix : AccuracyMatrix
+    name : str
+        The scalar that needs them, for errors.
+    positions : iterable of tuple of int
+        Row and column of each.
+
+    Raises
+    ------
+    MissingCell
+        If one is missing; names the first.
+    """
     values = []
     for row, column in positions:
         value = matrix.cell(row, column).accuracy
@@ -74,7 +87,7 @@ def _need_two(matrix: AccuracyMatrix, name: str) -> int:
 @_scalar("mean_j a[0,j]")
 def zero_shot(matrix: AccuracyMatrix) -> float:
     """Return the mean accuracy of the untrained model over all test sets (row 0)."""
-    return mean(_cells(matrix, "zero_shot", ((0, column) for column in range(len(matrix.tasks)))))
+    return mean(cells(matrix, "zero_shot", ((0, column) for column in range(len(matrix.tasks)))))
 
 
 @_scalar("mean_{j>=2} mean_{1<=i<j} a[i,j]")
@@ -96,7 +109,7 @@ def transfer_by_row(matrix: AccuracyMatrix) -> float:
     """
     tasks = _need_two(matrix, "transfer_by_row")
     stages = [
-        _cells(matrix, "transfer_by_row", ((row, column) for column in range(row, tasks))) for row in range(1, tasks)
+        cells(matrix, "transfer_by_row", ((row, column) for column in range(row, tasks))) for row in range(1, tasks)
     ]
     return mean([mean(stage) for stage in stages])
 
@@ -105,7 +118,7 @@ def transfer_by_row(matrix: AccuracyMatrix) -> float:
 def average_mtil(matrix: AccuracyMatrix) -> float:
     """Return Average as ZSCL and KeepLoRA define it: the mean of all cells below row 0, unlearned tasks included."""
     size = len(matrix.tasks)
-    return mean(_cells(matrix, "average_mtil", ((row + 1, column) for row in range(size) for column in range(size))))
+    return mean(cells(matrix, "average_mtil", ((row + 1, column) for row in range(size) for column in range(size))))
 
 
 @_scalar("mean_{i>=1} mean_{j<=i} a[i,j]")
@@ -115,7 +128,7 @@ def average_cil(matrix: AccuracyMatrix) -> float:
     Every task has the same weight, whatever its number of test images.
     """
     size = len(matrix.tasks)
-    stages = [_cells(matrix, "average_cil", ((row, column) for column in range(row))) for row in range(1, size + 1)]
+    stages = [cells(matrix, "average_cil", ((row, column) for column in range(row))) for row in range(1, size + 1)]
     return mean([mean(stage) for stage in stages])
 
 
@@ -123,26 +136,26 @@ def average_cil(matrix: AccuracyMatrix) -> float:
 def average_cil_pooled(matrix: AccuracyMatrix) -> float:
     """Return the mean over stages of A_t of class-incremental papers: accuracy over all images of learned tasks."""
     stages = range(1, len(matrix.tasks) + 1)
-    return mean([_pooled(matrix, "average_cil_pooled", row) for row in stages])
+    return mean([pooled(matrix, "average_cil_pooled", row, range(row)) for row in stages])
 
 
 @_scalar("sum_j correct[T,j] / sum_j total[j]")
 def last_pooled(matrix: AccuracyMatrix) -> float:
     """Return A_T of class-incremental papers: accuracy over all test images after the last task."""
-    return _pooled(matrix, "last_pooled", len(matrix.tasks))
+    return pooled(matrix, "last_pooled", len(matrix.tasks), range(len(matrix.tasks)))
 
 
 @_scalar("mean_j a[T,j]")
 def last(matrix: AccuracyMatrix) -> float:
     """Return the mean accuracy over all test sets after the last task."""
     size = len(matrix.tasks)
-    return mean(_cells(matrix, "last", ((size, column) for column in range(size))))
+    return mean(cells(matrix, "last", ((size, column) for column in range(size))))
 
 
 @_scalar("mean_j a[j,j]")
 def learning(matrix: AccuracyMatrix) -> float:
     """Return the mean accuracy on each task right after it was learned (the diagonal)."""
-    return mean(_cells(matrix, "learning", ((column + 1, column) for column in range(len(matrix.tasks)))))
+    return mean(cells(matrix, "learning", ((column + 1, column) for column in range(len(matrix.tasks)))))
 
 
 @_scalar("mean_{j<T} (a[T,j] - a[j,j])")
@@ -172,7 +185,7 @@ def forgetting_max_last(matrix: AccuracyMatrix) -> float:
     size = _need_two(matrix, "forgetting_max_last")
     drops = []
     for column in range(size - 1):
-        *kept, final = _cells(matrix, "forgetting_max_last", ((row, column) for row in range(column + 1, size + 1)))
+        *kept, final = cells(matrix, "forgetting_max_last", ((row, column) for row in range(column + 1, size + 1)))
         drops.append(max(kept) - final)
     return mean(drops)
 
@@ -181,52 +194,46 @@ def forgetting_max_last(matrix: AccuracyMatrix) -> float:
 def zero_shot_loss(matrix: AccuracyMatrix) -> float:
     """Return how much accuracy on unlearned tasks training cost: row 0 minus transfer by column, same tasks."""
     tasks = _need_two(matrix, "zero_shot_loss")
-    start = _cells(matrix, "zero_shot_loss", ((0, column) for column in range(1, tasks)))
+    start = cells(matrix, "zero_shot_loss", ((0, column) for column in range(1, tasks)))
     kept = [mean(_before(matrix, "zero_shot_loss", column)) for column in range(1, tasks)]
     return mean([before - after for before, after in zip(start, kept, strict=True)])
 
 
-def _pooled(matrix: AccuracyMatrix, name: str, row: int) -> float:
-    """Return the accuracy in percent over the images of all tasks learned by a row; needs counts of images."""
-    _cells(matrix, name, ((row, column) for column in range(row)))
-    cells = [matrix.cell(row, column) for column in range(row)]
-    if any(cell.total is None for cell in cells):
+def pooled(matrix: AccuracyMatrix, name: str, row: int, columns: Iterable[int]) -> float:
+    """Return the accuracy in percent over the images of several test sets after a row.
+
+    Parameters
+    ----------
+    matrix : AccuracyMatrix
+    name : str
+        The scalar, for errors.
+    row : int
+    columns : iterable of int
+
+    Raises
+    ------
+    MissingCell
+        If a cell is missing, or the matrix has no counts.
+    """
+    chosen = list(columns)
+    cells(matrix, name, ((row, column) for column in chosen))
+    counts = [matrix.cell(row, column) for column in chosen]
+    if any(cell.total is None for cell in counts):
         raise MissingCell(f"{name} needs counts of images, and this matrix was published without them")
-    return 100 * sum(cell.correct or 0 for cell in cells) / sum(cell.total or 0 for cell in cells)
+    return 100 * sum(cell.correct or 0 for cell in counts) / sum(cell.total or 0 for cell in counts)
 
 
 def _before(matrix: AccuracyMatrix, name: str, column: int) -> list[float]:
     """Return the accuracies on a task at the trained stages before it was learned."""
-    return _cells(matrix, name, ((row, column) for row in range(1, column + 1)))
+    return cells(matrix, name, ((row, column) for row in range(1, column + 1)))
 
 
 def _last_minus_first(matrix: AccuracyMatrix, name: str) -> list[float]:
     """Return last minus first accuracy of every task but the last."""
     size = _need_two(matrix, name)
-    first = _cells(matrix, name, ((column + 1, column) for column in range(size - 1)))
-    final = _cells(matrix, name, ((size, column) for column in range(size - 1)))
+    first = cells(matrix, name, ((column + 1, column) for column in range(size - 1)))
+    final = cells(matrix, name, ((size, column) for column in range(size - 1)))
     return [after - before for before, after in zip(first, final, strict=True)]
-
-
-def summary(matrix: AccuracyMatrix) -> dict[str, float | None]:
-    """Return every scalar by name.
-
-    Parameters
-    ----------
-    matrix : AccuracyMatrix
-
-    Returns
-    -------
-    dict of str to float
-        In percent; None where a cell that the scalar needs is missing.
-    """
-    values: dict[str, float | None] = {}
-    for name, function in SCALARS.items():
-        try:
-            values[name] = function(matrix)
-        except MissingCell:
-            values[name] = None
-    return values
 
 
 def so_far(matrix: AccuracyMatrix, row: int) -> dict[str, float]:
@@ -248,10 +255,10 @@ def so_far(matrix: AccuracyMatrix, row: int) -> dict[str, float]:
     dict of str to float
         In percent; without those that have no cell yet.
     """
-    cells = matrix.array()[: row + 1]
-    rows = [[float(value) for value in stage if not math.isnan(value)] for stage in cells]
+    known = matrix.array()[: row + 1]
+    rows = [[float(value) for value in stage if not math.isnan(value)] for stage in known]
     before = [
-        [float(value) for value in cells[1 : column + 1, column] if not math.isnan(value)]
+        [float(value) for value in known[1 : column + 1, column] if not math.isnan(value)]
         for column in range(1, len(matrix.tasks))
     ]
     stages = {
@@ -294,55 +301,3 @@ def _or_none(matrix: AccuracyMatrix, rows: Iterable[int], column: int) -> float 
     values = [matrix.cell(row, column).accuracy for row in rows]
     known = [value for value in values if value is not None]
     return mean(known) if len(known) == len(values) else None
-
-
-# ---------------------------------------------------------------------------------------- over seeds
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A quantity over several seeds.
-
-    Attributes
-    ----------
-    mean : float
-    sd : float or None
-        Sample standard deviation, with n - 1 in its denominator; None for one seed.
-    standard_error : float or None
-        Of the mean; None for one seed.
-    n : int
-        Number of seeds.
-    """
-
-    mean: float
-    sd: float | None
-    standard_error: float | None
-    n: int
-
-
-def spread(values: Iterable[float]) -> Spread:
-    """Return mean, sample standard deviation, standard error and number of values.
-
-    Parameters
-    ----------
-    values : iterable of float
-        At least one.
-
-    Raises
-    ------
-    ValueError
-        If there are none.
-    """
-    numbers = [float(value) for value in values]
-    if not numbers:
-        raise ValueError("the spread of no values")
-    centre = mean(numbers)
-    if len(numbers) == 1:
-        return Spread(centre, None, None, 1)
-    sd = math.sqrt(math.fsum((number - centre) ** 2 for number in numbers) / (len(numbers) - 1))
-    return Spread(centre, sd, sd / math.sqrt(len(numbers)), len(numbers))
-
-
-def standard_error(values: Iterable[float]) -> float | None:
-    """Return the standard error of the mean, or None for a single value."""
-    return spread(values).standard_error

@@ -88,11 +88,12 @@ def data_identity(
         ``label_space``, ``tasks``, ``manifests`` and ``prompts_sha256``; ``reference_sha256`` where there is one;
         ``validation_sha256`` where the method chooses by validation images.
     """
-    prompts = json.dumps({task.name: task.test_prompts for task in tasks}, sort_keys=True)
+    measured = [*tasks, *stream.others]
+    prompts = json.dumps({task.name: task.test_prompts for task in measured}, sort_keys=True)
     return {
         "label_space": stream.label_space + (", first of equal prompts" if stream.shared_prompts == "first" else ""),
         "tasks": [task.name for task in tasks],
-        "manifests": {task.name: task.digest() for task in tasks},
+        "manifests": {task.name: task.digest() for task in measured},
         "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest(),
         **({} if reference is None else {"reference_sha256": reference.digest}),
         **({"validation_sha256": _validation(tasks)} if validation else {}),

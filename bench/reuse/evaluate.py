@@ -28,9 +28,10 @@ from bench.core.tables import table
 from bench.data.pixels import PixelStore
 from bench.data.stream import Stream
 from bench.learning.evaluate import Protocol, evaluate_row
-from bench.metrics import scalars
+from bench.metrics import kinds
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import Outcomes
+from bench.metrics.scalars import mean
 from bench.record.provenance import data_identity, identity_of
 from bench.record.record import Record
 from bench.record.schema import OUTCOMES, Identity, SettingValue, Summary
@@ -200,7 +201,7 @@ def _summary(record: Run, identity: Identity, matrix: AccuracyMatrix, watch: Sto
         record.summary,
         stream=stream.registry_name,
         fingerprint=identity.fingerprint or "",
-        metrics=scalars.summary(matrix),
+        metrics=kinds.summary(matrix),
         seconds={name: round(value, 3) for name, value in {"total": watch.total(), **watch.seconds}.items()},
         seconds_of_parts={},
         seconds_reused={},
@@ -210,7 +211,7 @@ def _summary(record: Run, identity: Identity, matrix: AccuracyMatrix, watch: Sto
 def _accuracies(matrix: AccuracyMatrix) -> tuple[dict[str, float], float]:
     row = len(matrix.tasks)
     values = {task: matrix.accuracy(row, column) for column, task in enumerate(matrix.tasks)}
-    return values, scalars.mean(list(values.values()))
+    return values, mean(list(values.values()))
 
 
 def _say(result: Evaluation, matrix: AccuracyMatrix) -> Evaluation:

@@ -22,8 +22,9 @@ from bench.data.dataset_stream import ReferenceSet
 from bench.data.pixel_cache import PixelCache
 from bench.data.pixels import Pixels
 from bench.data.stream import Stream, Task, ZeroShot
+from bench.learning.given import Reference
 from bench.learning.observers import Observers
-from bench.learning.task_data import Context, Reference
+from bench.learning.task_data import Context
 from bench.model.clip import Clip
 from bench.model.layers import activation
 from bench.model.pretrained import load_open_clip
@@ -101,7 +102,10 @@ def load_parts(resolved: Resolved, device: torch.device) -> Parts:
     digests, weights = clip.digests(), clip.weights_sha256()
     clip.to(device)
     tokens = [clip.tokenize(task.prompts) for task in stream.tasks]
-    for task in stream.tasks:  # a template that does not fit is refused, or mentioned, before the first task
+    for task in (
+        *stream.tasks,
+        *stream.others,
+    ):  # a template that does not fit is refused, or mentioned, before the first task
         if task.more_templates:
             clip.tokenize([text for prompt in task.test_prompts for text in prompt])
     data = data_identity(stream, stream.tasks, reference, resolved.method_class.validation)

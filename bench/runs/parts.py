@@ -122,6 +122,7 @@ def load_stream(resolved: Resolved) -> Stream:
     stream: Stream = resolved.stream_class(resolved.stream_settings, settings.data, settings.seeds.task_order)
     if more := tuple(settings.evaluate.templates):
         stream.tasks = [dataclasses.replace(t, more_templates=(*t.more_templates, *more)) for t in stream.tasks]
+        stream.others = [dataclasses.replace(t, more_templates=(*t.more_templates, *more)) for t in stream.others]
     if settings.evaluate.split == "validation":
         _score_validation(stream, settings.evaluate.held_out)
     return stream

@@ -18,7 +18,7 @@ from bench.runs.progress import Snapshot
 
 
 def read_snapshot(
-    directory: Path, decisive: Sequence[Any], tasks: Sequence[str], base: Saved, step: Saved | None = None
+    directory: Path, decisive: Sequence[Any], empty: AccuracyMatrix, base: Saved, step: Saved | None = None
 ) -> tuple[Snapshot, AccuracyMatrix, Outcomes]:
     """Return the plain values of checkpoints, all of them checked.
 
@@ -28,8 +28,8 @@ def read_snapshot(
         The run directory, for errors.
     decisive : sequence
         See `Snapshot`: what the run has now.
-    tasks : sequence of str
-        Names of the tasks of the stream, in order.
+    empty : AccuracyMatrix
+        The run's, before anything is measured.
     base : Saved
         A checkpoint from between two tasks.
     step : Saved, optional
@@ -52,7 +52,7 @@ def read_snapshot(
             f"{directory} holds an unfinished run of another version of keeplora-bench: finish it with that "
             "version, or move it away to run again"
         )
-    snapshot = Snapshot.of(values, directory, len(tasks), step is not None)
+    snapshot = Snapshot.of(values, directory, len(empty.tasks), step is not None)
     if snapshot.decisive != list(decisive):
         raise UserError(
             f"{directory} holds an unfinished run with other data or weights than this line has: move it away or "
@@ -60,10 +60,10 @@ def read_snapshot(
         )
     try:
         matrix = AccuracyMatrix.from_text(snapshot.files[ACCURACY], Path(ACCURACY))
-        outcomes = Outcomes.from_text(snapshot.files[OUTCOMES], matrix.tasks, Path(OUTCOMES))
+        outcomes = Outcomes.from_text(snapshot.files[OUTCOMES], matrix.columns, Path(OUTCOMES))
     except UserError as error:
         raise no_fit(directory, str(error).partition(";")[0]) from error
-    if matrix.tasks != list(tasks):
+    if (matrix.tasks, matrix.others) != (empty.tasks, empty.others):
         raise no_fit(directory, "it has the accuracies of other tasks")
     return snapshot, matrix, outcomes
 

@@ -21,14 +21,16 @@ from bench.core.console import bar, say
 from bench.core.signals import StopRequest
 from bench.core.stopwatch import Stopwatch
 from bench.data.pixels import Pixels, PixelStore
+from bench.data.request import Request
 from bench.learning.driver import learn
 from bench.learning.evaluate import Protocol, evaluate_row
+from bench.learning.given import ToForget
 from bench.learning.method import Method
 from bench.learning.observers import Observers
 from bench.learning.optimizer import epoch_steps, steps_of
 from bench.learning.task_data import TaskData
 from bench.learning.training_state import EpochReport, Misfit, TrainingState
-from bench.metrics import scalars
+from bench.metrics import kinds
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import Outcomes
 from bench.metrics.render import render
@@ -88,12 +90,15 @@ class Session:
         self.stop = StopRequest()
         self.state = RunState(parts.clip, parts.digests)
         self.context = context_of(resolved, parts, device, watch, self.stop.check, observers, self._images_of)
+        stream = parts.stream
         self.protocol = Protocol(
-            parts.tasks, parts.stream.label_space, parts.stream.shared_prompts, settings.evaluate.batch_size
+            parts.tasks, stream.label_space, stream.shared_prompts, settings.evaluate.batch_size, others=stream.others
         )
         self.store = PixelStore(parts.clip, DECODED_BYTES, pixel_cache(settings, self.context.may_stop))
-        self.matrix = AccuracyMatrix([task.name for task in parts.tasks])
-        self.outcomes = Outcomes(self.matrix.tasks)
+        self.matrix = AccuracyMatrix(
+            [task.name for task in parts.tasks], {extra.name: extra.role for extra in stream.others}
+        )
+        self.outcomes = Outcomes(self.matrix.columns)
         self.record = record_of(directory, self.world.leads)
         self.checkpoints = Checkpoints(directory / CHECKPOINTS, settings.checkpoint.every, say)
         self.progress = Progress()
@@ -147,7 +152,7 @@ class Session:
     def _continue(self, command: Sequence[str], base: Saved, step: Saved | None = None) -> None:
         record, directory = self.record, self.record.directory
         # Everything is read before anything is written.
-        saved, matrix, outcomes = read_snapshot(directory, self._decisive, self.matrix.tasks, base, step)
+        saved, matrix, outcomes = read_snapshot(directory, self._decisive, self.matrix, base, step)
         with fitting(directory):
             self.state.load_between_tasks(self.method, base.tensors)
         if not is_described(directory):
@@ -239,6 +244,9 @@ class Session:
         train = self.store.get(task.train)
         data = TaskData(index, task.name, task.prompts, self.parts.tokens[index], train, self.context)
         data.safe_point = self._safe_point
+        if isinstance(task, Request):
+            forget = None if task.forget is None else self.store.get(task.forget)
+            data.request = ToForget(task.forgotten, task.earlier, task.retained, forget)
         if method.validation and task.validation is not None:
             data.validation = self.store.get(task.validation)
         phases = {"begin": "statistics", "fit": "train", "end": "statistics"}
@@ -260,6 +268,8 @@ class Session:
             settle(method)
         observers.report("learned", task.name, method=method)
         self.store.release(task.train)
+        if isinstance(task, Request) and task.forget is not None:
+            self.store.release(task.forget)
         if data.validation is not None and task.validation is not task.test:
             self.store.release(data.validation.images)
         self.progress.most_trained = max(self.progress.most_trained, trained)
@@ -296,8 +306,8 @@ class Session:
             reuse(self.matrix, row)
             return
         done = measured(self.matrix, row)
-        todo = [task for column, task in enumerate(self.parts.tasks) if column not in done]
-        total = sum(-(-len(task.test) // batch) for task in todo)
+        todo = [test for column, test in enumerate(self.protocol.columns) if column not in done]
+        total = sum(-(-len(test.test) // batch) for test in todo)
         with (
             self.watch.phase("evaluate"),
             self.parts.clip.computing(self.settings.precision),
@@ -342,7 +352,7 @@ class Session:
                 method=settings.method,
                 fingerprint=fingerprint(self.resolved.flat),
                 seed=settings.seed,
-                metrics=scalars.summary(self.matrix),
+                metrics=kinds.summary(self.matrix),
                 seconds=seconds,
                 seconds_of_parts={name: round(value, 3) for name, value in watch.parts.items()},
                 seconds_reused={name: round(value, 3) for name, value in watch.reused.items()},

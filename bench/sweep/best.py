@@ -23,7 +23,7 @@ from bench.config.values import GIVEN
 from bench.config.words import pair
 from bench.core.errors import UserError
 from bench.core.tables import table
-from bench.metrics.scalars import spread
+from bench.metrics.over_seeds import spread
 from bench.record.schema import Identity
 from bench.sweep.points import Point, metrics_of, ranked
 

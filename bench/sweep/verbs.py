@@ -262,8 +262,10 @@ def _all(words: Sequence[str]) -> list[str]:
         stream = resolve(words, need_method=False)
     except UserError:
         return names  # whoever reads these words for a method says what is wrong with them
-    space = label_space_of(stream.stream_class, stream.stream_settings)
-    unfit = [name for name in names if space not in getattr(registry.load("method", name), "label_spaces", (space,))]
+    kind, space = stream.stream_class.kind, label_space_of(stream.stream_class, stream.stream_settings)
+    methods: dict[str, Any] = {name: registry.load("method", name) for name in names}
+    names = [name for name in names if kind in methods[name].kinds]
+    unfit = [name for name in names if space not in methods[name].label_spaces]
     if unfit:
         print(f"note: {', '.join(unfit)} left out: the label space {space!r} of the stream is not supported")
     return [name for name in names if name not in unfit]

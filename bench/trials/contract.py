@@ -17,8 +17,8 @@ from bench.data.stream import LABEL_SPACES, Task, label_space
 from bench.learning.held import held
 from bench.learning.method import Method
 from bench.learning.optimizer import tensors_of
-from bench.learning.toy import tiny_clip
 from bench.learning.training_state import TrainingState
+from bench.trials.toy import tiny_clip
 from bench.trials.trial import TASKS, TRAIN, Start, Trial, space_of
 
 BREAKS = 3

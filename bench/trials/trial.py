@@ -20,13 +20,13 @@ from bench.learning.driver import learn
 from bench.learning.method import Method
 from bench.learning.optimizer import steps_of
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_reference, toy_task
 from bench.learning.training_state import TrainingState
 from bench.record import checkpoint
 from bench.record.flags import flags_of
 from bench.runs.loading import reference_of
 from bench.runs.parts import load_stream
 from bench.runs.state import RunState, settle
+from bench.trials.toy import tiny_clip, toy_reference, toy_task
 
 TASKS = 2
 TRAIN = Train(epochs=2, batch_size=16, lr=1e-2, weight_decay=0.0)

@@ -20,10 +20,10 @@ from bench.learning.evaluate import outcomes
 from bench.learning.moments import mean_gradient, second_moments
 from bench.learning.optimizer import build_optimizer, build_schedule
 from bench.learning.task_data import Context, TaskData
-from bench.learning.toy import tiny_clip, toy_task
 from bench.learning.train import fit
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank
+from bench.trials.toy import tiny_clip, toy_task
 
 pytestmark = pytest.mark.cuda
 

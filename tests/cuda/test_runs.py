@@ -18,11 +18,11 @@ from bench.cli import main as cli
 from bench.config import registry
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
-from bench.learning.toy import tiny_model
 from bench.metrics.matrix import AccuracyMatrix
 from bench.record.checkpoint import Checkpoints
 from bench.runs.run import run
 from bench.trials import contract, trial
+from bench.trials.toy import tiny_model
 
 pytestmark = pytest.mark.cuda
 

@@ -5,8 +5,8 @@ import functools
 import open_clip
 import torch
 
-from bench.learning.toy import tiny_clip
 from bench.model.clip import Clip
+from bench.trials.toy import tiny_clip
 
 
 @functools.cache

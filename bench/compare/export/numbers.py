@@ -12,7 +12,7 @@ from bench.compare.per_task import TaskRow
 from bench.compare.significance import Difference
 from bench.compare.tables import Section
 from bench.core.console import one_line
-from bench.metrics.scalars import spread
+from bench.metrics.over_seeds import spread
 from bench.record.flags import in_words
 
 CSV_COLUMNS = (

@@ -9,7 +9,7 @@ from bench.compare.page.numbers import range_of, rounded
 from bench.compare.per_task import PerTask, TaskTable, apart, per_task
 from bench.compare.significance import Difference
 from bench.compare.views import View
-from bench.metrics.scalars import Spread
+from bench.metrics.over_seeds import Spread
 
 WIDEST = 100.0
 """Points at which intervals are cut off where they are drawn: no difference of two accuracies is larger."""
