@@ -204,13 +204,14 @@ def test_the_numbers_of_the_readme_are_those_of_the_page_of_results() -> None:
         "KeepLoRA has {last_keeplora} and {average_keeplora}, KeepLoRA++ {last_keeplora-pp} and {average_keeplora-pp}",
         "what it has just learned ({learned_diki}) and the end ({last_diki})",
         "({learned_splitlora} to {last_splitlora})",
+        "({learned_loda} to {last_loda}), learns less than LoRA, and has {average_loda} in Average",
         "learns only {learned_codyra}",
     ],
 )
 def test_what_the_page_of_the_embedded_stream_quotes_is_in_its_results(sentence: str) -> None:
     results = (ROOT / "docs" / "pocket-results.md").read_text(encoding="utf-8")
     values = {}
-    for method in ("lora", "keeplora", "keeplora-pp", "codyra", "diki", "nusa-cl", "splitlora"):
+    for method in ("lora", "keeplora", "keeplora-pp", "codyra", "diki", "loda", "nusa-cl", "splitlora"):
         (row,) = re.findall(rf"^\| `{method}` \| (\S+ ± .*) \|$", results, flags=re.MULTILINE)
         means = [cell.split(" ± ")[0].strip() for cell in row.split("|")[:4]]
         names = ("transfer", "average", "last", "learned")

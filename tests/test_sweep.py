@@ -124,7 +124,7 @@ def test_a_group_means_the_same_here_and_to_an_agent(write):
     assert ours.flat["method.rank"] == 6
 
 
-GRIDS = ("tune", "tune_splitlora")
+GRIDS = ("tune", "tune_o-lora", "tune_sc-lora", "tune_splitlora")
 """Files for `tune`, which says the stream."""
 
 OF_SETTINGS = ("keeplora_alpha", "keeplora_lr", "keeplora_rank", "keeplora_thresholds", "lora_rank")
@@ -151,7 +151,7 @@ def test_shipped_files_resolve_and_are_the_words_of_an_agent(file: Path) -> None
 def test_what_is_shipped() -> None:
     assert [file.stem for file in SHIPPED] == [
         "compare_methods", "keeplora_ablation", "keeplora_alpha", "keeplora_lr", "keeplora_rank",
-        "keeplora_thresholds", "lora_rank", "seeds", "tune", "tune_splitlora",
+        "keeplora_thresholds", "lora_rank", "seeds", "tune", "tune_o-lora", "tune_sc-lora", "tune_splitlora",
     ]  # fmt: skip
     assert find("compare_methods") == shipped_folder() / "compare_methods.yaml"
     with pytest.raises(UserError, match='there is no sweep file "compare_method" .did you mean "compare_methods"'):
