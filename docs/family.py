@@ -265,7 +265,7 @@ FAMILY: dict[str, Member] = {
         held=inputs(*OUTSIDE),
     ),
     "loda": Member(
-        source="inputs that all tasks use most; in a second branch those that the task uses much and earlier ones little",
+        source="inputs that all tasks use most; in a second branch those that this task alone uses much",
         start="0 in both branches",
         frozen=("0.A", "1.A"),
         protected="input side: earlier tasks' inputs, which the first branch may use and then counts less",
