@@ -56,7 +56,7 @@ def scatter(view: View, x: str = TRADEOFF[0], y: str = TRADEOFF[1]) -> Figure | 
         )  # fmt: skip
     axes.set(xlabel=f"{TITLES[x]} (%)", ylabel=f"{TITLES[y]} (%)")
     axes.grid(alpha=0.3)
-    legend(figure, [axes], "lower", columns)
+    legend(figure, [axes], "outside lower center", columns)
     return figure
 
 
@@ -146,7 +146,7 @@ def curves(view: View) -> Figure | None:
     grid[0].xaxis.get_major_locator().set_params(integer=True)
     figure.supxlabel("\n".join(filter(None, ("stage (tasks learned)", missing))), fontsize=8)
     figure.supylabel("accuracy (%)", fontsize=8)
-    legend(figure, grid[:1], "upper", 4)
+    legend(figure, grid[:1], "outside upper center", 4)
     return figure
 
 

@@ -45,7 +45,7 @@ def over_costs(view: View) -> Figure | None:
         axes.set_xlabel(TITLES[name])
         axes.grid(alpha=0.3)
     grid[0].set_ylabel(f"{TITLES[RANKED]} (%)")
-    legend(figure, grid, "lower", 3)
+    legend(figure, grid, "outside lower center", 3)
     return figure
 
 

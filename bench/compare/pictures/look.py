@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 COLUMN, PAGE = 3.3, 7.0
 """Widths in inches."""
+
+Place = Literal["outside lower center", "outside upper center"]
+"""Where a legend stands."""
 
 MARKERS = ("o", "s", "D", "^", "v", "P")
 DASHES = ("-", "--", ":", "-.", (0, (8, 2)))
@@ -69,13 +72,13 @@ def left_out(view: View, width: int) -> str:
     return textwrap.fill(f"Not drawn, for want of room: {', '.join(missing)}.", width, break_on_hyphens=False)
 
 
-def legend(figure: Figure, groups: Sequence[Axes], place: str, columns: int) -> None:
+def legend(figure: Figure, groups: Sequence[Axes], place: Place, columns: int) -> None:
     """Put the labels of all axes below or above a picture, each once, with its marker and without error bars."""
     entries: dict[str, Any] = {}
     for axes in groups:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle[0] if isinstance(handle, tuple) else handle)
-    figure.legend(entries.values(), entries.keys(), loc=f"outside {place} center", ncols=columns)
+    figure.legend(entries.values(), entries.keys(), loc=place, ncols=columns)
 
 
 def look(line: Line, name: str = "") -> dict[str, Any]:

@@ -103,5 +103,5 @@ def losses(view: View) -> Figure | None:
         axes.set_visible(False)
     figure.supxlabel("\n".join(filter(None, ("pass over the images", missing))), fontsize=8)
     figure.supylabel("training loss", fontsize=8)
-    legend(figure, grid[:1], "upper", 4)
+    legend(figure, grid[:1], "outside upper center", 4)
     return figure
