@@ -124,6 +124,44 @@ def test_the_loss_falls_pass_by_pass(view):
             assert container.lines[0].get_ydata().tolist() == [one.mean for one in line.losses[task]]
 
 
+def test_25_methods_are_points_and_of_their_curves_12_are_drawn_and_the_others_named(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(25):
+        path = make(tmp_path, f"method-{number:02}", fingerprint=f"{number}")
+        measure(path, ["a", "b"], rng.integers(200, 900, size=(3, 2)) / 10)
+        learn(path, [[3.0, 2.0], [1.0]])
+    (view,) = views.views(compare.sections(grouping.gather([tmp_path])))
+    names = {line.short for line in view.lines}
+    drawn = {view.lines[at].short for at in view.shown}
+    for figure in (pictures.scatter(view), pictures.over_costs(view)):
+        (legend,) = figure.legends
+        assert {text.get_text() for text in legend.texts} == names
+        looks = {(handle.get_color(), handle.get_marker()) for handle in legend.legend_handles}
+        assert len(looks) == 25
+    curves = pictures.curves(view)
+    (legend,) = curves.legends
+    assert {text.get_text() for text in legend.texts} == drawn and len(drawn) == 12
+    assert len({(one.get_color(), one.get_linestyle()) for one in legend.legend_handles}) == 12
+    for figure in (curves, pictures.losses(view)):
+        sentence = figure.get_supxlabel().partition("Not drawn, for want of room: ")[2].rstrip(".")
+        assert sentence.replace("\n", " ").split(", ") == sorted(names - drawn)
+    axes = curves.axes[0]
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    curves.draw_without_rendering()
+    inside = curves.bbox
+    for box in (curves._supxlabel.get_window_extent(), legend.get_window_extent()):
+        assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
+
+
+def test_many_settings_of_one_method_are_one_point(tmp_path):
+    for number in range(13):
+        make(tmp_path, fingerprint=f"{number}", method__rank=number, last=40 + number)
+    (view,) = views.views(compare.sections(grouping.gather([tmp_path])))
+    (axes,) = pictures.scatter(view).axes
+    (container,) = axes.containers
+    assert container.lines[0].get_xdata().tolist() == [52]
+
+
 def test_accuracy_over_cost_has_open_markers_where_runs_shared_a_machine(tmp_path):
     for seed, method in enumerate(("keeplora", "lora")):
         change(make(tmp_path, method), "environment.json", host="a", started=f"2026-11-27T12:00:0{seed}+0000")

@@ -13,7 +13,7 @@ from bench.compare import grouping, significance
 from bench.config import registry
 from bench.config.scan import Entry
 from bench.core.errors import UserError
-from bench.metrics import scalars as metrics
+from bench.metrics import kinds as metrics
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import Outcomes
 from bench.record.json_file import read_object

@@ -144,6 +144,17 @@ def test_of_many_groups_the_best_of_each_method_are_shown(tmp_path):
     ]  # fmt: skip
 
 
+def test_of_25_methods_those_drawn_as_lines_share_colours_last(tmp_path):
+    for number in range(25):
+        make(tmp_path, f"m{number:02}", fingerprint=f"{number}", last=40 + (7 * number) % 25)
+    found = view(tmp_path)
+    looks = [(line.color, line.variant) for line in found.lines]
+    assert len(set(looks)) == 25 and len(found.shown) == views.MOST
+    first = [looks[at] for at in found.shown]
+    assert [color for color, _ in first] == [*views.PALETTE, *views.PALETTE][: views.MOST]
+    assert [variant for _, variant in first] == [number // len(views.PALETTE) for number in range(views.MOST)]
+
+
 def test_the_best_are_those_of_the_table(tmp_path):
     make(tmp_path, "lora", last=70)
     make(tmp_path, "keeplora", last=60)

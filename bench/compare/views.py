@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -138,7 +138,7 @@ def views(sections: Sequence[Section]) -> list[View]:
         One a section, in the same order.
     """
     colors = _colors(group for section in sections for group in section.field.groups)
-    return [_view(section, colors) for section in sections]
+    return _recolored([_view(section, colors) for section in sections])
 
 
 def _colors(groups: Iterable[Group]) -> dict[str, str]:
@@ -148,6 +148,26 @@ def _colors(groups: Iterable[Group]) -> dict[str, str]:
     trained = sorted(method for method, learns in trains.items() if learns)
     colors = {method: PALETTE[number % len(PALETTE)] for number, method in enumerate(trained)}
     return {method: colors.get(method, UNTRAINED) for method in trains}
+
+
+def _recolored(drawn: Sequence[View]) -> list[View]:
+    """Give colours first to what is drawn where not all have room, so that few of these have the same one."""
+    if all(len(view.shown) == len(view.lines) for view in drawn):
+        return list(drawn)
+    first = {view.lines[at].group.method for view in drawn for at in view.shown}
+    trained = {line.group.method for view in drawn for line in view.lines if line.color != UNTRAINED}
+    ordered = sorted(trained, key=lambda method: (method not in first, method))
+    colors = {method: PALETTE[number % len(PALETTE)] for number, method in enumerate(ordered)}
+    return [_recolored_view(view, colors) for view in drawn]
+
+
+def _recolored_view(view: View, colors: dict[str, str]) -> View:
+    lines, used = list(view.lines), Counter[str]()
+    for at in dict.fromkeys((*view.shown, *range(len(lines)))):
+        color = colors.get(lines[at].group.method, UNTRAINED)
+        lines[at] = replace(lines[at], color=color, variant=used[color])
+        used[color] += 1
+    return replace(view, lines=lines)
 
 
 def _view(section: Section, colors: dict[str, str]) -> View:

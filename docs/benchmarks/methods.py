@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -258,6 +259,10 @@ def main() -> None:
     print(table(rows(found)), end="")
     if arguments.write:
         PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), rows(found)), encoding="utf-8")
+        sys.path.insert(0, str(PAGE.parent))
+        import family
+
+        family.write()  # its table has the same seconds
 
 
 if __name__ == "__main__":

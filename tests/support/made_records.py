@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from bench.metrics import scalars as metrics
+from bench.metrics import kinds as metrics
 from bench.metrics.matrix import AccuracyMatrix
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.compare.extremes import contrast
-from bench.compare.pictures.look import COLUMN, PAGE, canvas, dashes, look, numbers, shown
+from bench.compare.pictures.look import COLUMN, PAGE, canvas, dashes, left_out, legend, look, numbers, pointed, shown
 from bench.compare.runs import TITLES
 from bench.compare.views import DIVERGING, SEQUENTIAL, TRADEOFF, Line, View
 
@@ -37,7 +37,7 @@ def scatter(view: View, x: str = TRADEOFF[0], y: str = TRADEOFF[1]) -> Figure | 
     Figure or None
         ``None`` where no line has both.
     """
-    lines = [line for line in shown(view) if x in line.values and y in line.values]
+    lines = [line for line in pointed(view) if x in line.values and y in line.values]
     if not lines:
         return None
     rows = view.section.published.rows if view.section.published else ()
@@ -56,7 +56,7 @@ def scatter(view: View, x: str = TRADEOFF[0], y: str = TRADEOFF[1]) -> Figure | 
         )  # fmt: skip
     axes.set(xlabel=f"{TITLES[x]} (%)", ylabel=f"{TITLES[y]} (%)")
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=columns)
+    legend(figure, [axes], "outside lower center", columns)
     return figure
 
 
@@ -122,7 +122,8 @@ def curves(view: View) -> Figure | None:
         return None
     size, across = len(view.tasks), 4
     down = math.ceil((size + 1) / across)
-    figure = canvas(PAGE, 1.45 * down + 0.2 + 0.16 * math.ceil(len(lines) / 4))
+    missing = left_out(view, 115)
+    figure = canvas(PAGE, 1.45 * down + 0.2 + 0.16 * (math.ceil(len(lines) / 4) + len(missing.splitlines())))
     grid = figure.subplots(down, across, sharex=True, squeeze=False).flatten().tolist()
     stages = np.arange(size + 1)
     for line, mean in lines:
@@ -142,9 +143,10 @@ def curves(view: View) -> Figure | None:
         axes.grid(axis="y", alpha=0.3)
     for axes in grid[size + 1 :]:
         axes.set_visible(False)
-    figure.supxlabel("stage (tasks learned)", fontsize=8)
+    grid[0].xaxis.get_major_locator().set_params(integer=True)
+    figure.supxlabel("\n".join(filter(None, ("stage (tasks learned)", missing))), fontsize=8)
     figure.supylabel("accuracy (%)", fontsize=8)
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    legend(figure, grid[:1], "outside upper center", 4)
     return figure
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.compare.pictures.look import PAGE, canvas, look, shown, starred
+from bench.compare.pictures.look import PAGE, canvas, legend, look, pointed, shown, starred
 from bench.compare.runs import TITLES
 from bench.compare.views import OVER, RANKED, View
 
@@ -27,7 +27,7 @@ def over_costs(view: View) -> Figure | None:
     Figure or None
         ``None`` where no line has Last and one of the costs.
     """
-    lines = [line for line in shown(view) if RANKED in line.values and any(name in line.values for name in OVER)]
+    lines = [line for line in pointed(view) if RANKED in line.values and any(name in line.values for name in OVER)]
     if not lines:
         return None
     figure = canvas(PAGE, 2.5 + 0.16 * math.ceil(len(lines) / 3))
@@ -45,11 +45,7 @@ def over_costs(view: View) -> Figure | None:
         axes.set_xlabel(TITLES[name])
         axes.grid(alpha=0.3)
     grid[0].set_ylabel(f"{TITLES[RANKED]} (%)")
-    entries: dict[str, Any] = {}
-    for axes in grid:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3)
+    legend(figure, grid, "outside lower center", 3)
     return figure
 
 

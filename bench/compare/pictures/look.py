@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 COLUMN, PAGE = 3.3, 7.0
 """Widths in inches."""
+
+Place = Literal["outside lower center", "outside upper center"]
+"""Where a legend stands."""
 
 MARKERS = ("o", "s", "D", "^", "v", "P")
 DASHES = ("-", "--", ":", "-.", (0, (8, 2)))
@@ -48,8 +53,32 @@ def canvas(width: float, height: float) -> Figure:
 
 
 def shown(view: View) -> list[Line]:
-    """Return the lines that a picture has room for."""
+    """Return the lines that a picture with a panel or a line for each has room for."""
     return [view.lines[index] for index in view.shown]
+
+
+def pointed(view: View) -> list[Line]:
+    """Return the lines of a picture with a point for each: all, where no two of them look alike."""
+    looks = {(line.color, line.variant % len(MARKERS)) for line in view.lines}
+    return view.lines if len(looks) == len(view.lines) else shown(view)
+
+
+def left_out(view: View, width: int) -> str:
+    """Return a sentence about the methods that `shown` leaves out, in lines of some characters; empty for none."""
+    drawn = {line.group.method for line in shown(view)}
+    missing = dict.fromkeys(line.group.method for line in view.lines if line.group.method not in drawn)
+    if not missing:
+        return ""
+    return textwrap.fill(f"Not drawn, for want of room: {', '.join(missing)}.", width, break_on_hyphens=False)
+
+
+def legend(figure: Figure, groups: Sequence[Axes], place: Place, columns: int) -> None:
+    """Put the labels of all axes below or above a picture, each once, with its marker and without error bars."""
+    entries: dict[str, Any] = {}
+    for axes in groups:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle[0] if isinstance(handle, tuple) else handle)
+    figure.legend(entries.values(), entries.keys(), loc=place, ncols=columns)
 
 
 def look(line: Line, name: str = "") -> dict[str, Any]:

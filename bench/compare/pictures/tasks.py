@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.compare.per_task import apart, per_task
-from bench.compare.pictures.look import PAGE, canvas, dashes, look, shown
+from bench.compare.pictures.look import PAGE, canvas, dashes, left_out, legend, look, shown
 from bench.compare.runs import TITLES
 from bench.compare.views import RANKED, View
 
@@ -86,7 +86,8 @@ def losses(view: View) -> Figure | None:
         return None
     across = 4
     down = math.ceil(len(view.tasks) / across)
-    figure = canvas(PAGE, 1.45 * down + 0.2 + 0.16 * math.ceil(len(lines) / 4))
+    missing = left_out(view, 115)
+    figure = canvas(PAGE, 1.45 * down + 0.2 + 0.16 * (math.ceil(len(lines) / 4) + len(missing.splitlines())))
     grid = figure.subplots(down, across, squeeze=False).flatten().tolist()
     for line in lines:
         style = {**look(line), "linestyle": dashes(line), "markersize": 2.5, "linewidth": 1}
@@ -100,7 +101,7 @@ def losses(view: View) -> Figure | None:
         axes.xaxis.get_major_locator().set_params(integer=True)
     for axes in grid[len(view.tasks) :]:
         axes.set_visible(False)
-    figure.supxlabel("pass over the images", fontsize=8)
+    figure.supxlabel("\n".join(filter(None, ("pass over the images", missing))), fontsize=8)
     figure.supylabel("training loss", fontsize=8)
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    legend(figure, grid[:1], "outside upper center", 4)
     return figure
