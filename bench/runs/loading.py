@@ -21,6 +21,7 @@ from bench.data.batch_order import BatchOrder
 from bench.data.dataset_stream import ReferenceSet
 from bench.data.pixel_cache import PixelCache
 from bench.data.pixels import Pixels
+from bench.data.request import Request
 from bench.data.stream import Stream, Task, ZeroShot
 from bench.learning.given import Reference
 from bench.learning.observers import Observers
@@ -171,9 +172,16 @@ def context_of(
         observers=observers,
         reference=None if found is None else reference_of(found, parts.clip, cache),
         images={task.name: len(task.train) for task in parts.tasks},
+        without_images=missing_images(parts.tasks),
         training_images=training_images,
         **({} if shared is None else {"shared": shared.get}),
     )
+
+
+def missing_images(tasks: Sequence[Task]) -> dict[str, tuple[str, ...]]:
+    """Return the classes to forget without training images, by the name of the request, as `Context` has them."""
+    requests = [task for task in tasks if isinstance(task, Request) and task.without_images()]
+    return {one.name: tuple(one.classes[index] for index in one.without_images()) for one in requests}
 
 
 def reference_of(found: ReferenceSet, clip: Clip, cache: PixelCache | None = None) -> Reference:
