@@ -38,6 +38,7 @@ class NoOp(Method):
 class RetainOnly(Forgets):
     """CE_r alone: shows what a model forgets because it is trained on other classes."""
 
+    kinds = ("forgetting",)
     wants_images = False
     parity = ParityCard(
         present=("cross-entropy of the images that stay, over all names, forgotten ones included",),
@@ -48,6 +49,8 @@ class RetainOnly(Forgets):
 
 class Climbs(Forgets):
     """Looks at the images to forget alone; the images that stay decide how many steps there are."""
+
+    kinds = ("forgetting",)
 
     def kept(self, pixels: Tensor, labels: Tensor, names: Tensor, task: TaskData) -> Tensor:
         """Return nothing: the images that stay are not looked at."""

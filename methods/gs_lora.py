@@ -100,6 +100,8 @@ class GsLora(Forgets):
         Norms of the groups in the request just carried out.
     """
 
+    kinds = ("forgetting",)
+
     @dataclass
     class Settings(Bounded):
         """Which maps are trained, and the weights of the losses."""
