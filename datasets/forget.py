@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench.api import (
+    DatasetStream,
     Extra,
     Images,
     Part,
@@ -99,9 +100,14 @@ class Forget(Stream):
     @classmethod
     def parts(cls, settings: Any, root: Path | None) -> list[Part]:
         """Return the datasets of the streams that this one is made of, for the verb ``data``."""
-        base, chosen = stream_class(settings.of, settings.options)
-        made_of = [(base, chosen), *(_dataset_stream(name) for name in settings.probes if _is_dataset(name))]
-        return [part for one, own in made_of if hasattr(one, "parts") for part in one.parts(own, root)]
+
+        def parts_of(name: str, options: Sequence[str]) -> list[Part]:
+            made_of, own = stream_class(name, options)
+            return made_of.parts(own, root) if issubclass(made_of, DatasetStream) else []
+
+        probes = [part for name in settings.probes for part in parts_of(*_stream_of_probe(name))]
+        # A probe that is no dataset is a task of the stream, or a run says that there is nothing of this name.
+        return [*parts_of(settings.of, settings.options), *(part for part in probes if not part.dataset.absent)]
 
     def load(self, data_root: str | None, order_seed: int) -> list[Task]:
         """Load the stream that is asked about and make the requests."""
@@ -127,11 +133,11 @@ class Forget(Stream):
     def _loaded(self, who: str, name: str, options: Sequence[str], data_root: str | None) -> Stream:
         """Return another stream; what is to be known of its data is to be known of this one."""
         try:
+            if stream_class(name, options)[0].kind == self.kind:
+                raise UserError("it asks to forget too; name a stream of tasks to learn")
             found = stream_of(name, options, data_root, self._seed)
         except UserError as error:
             raise UserError(f"{who}: {error}") from error
-        if found.kind == self.kind:
-            raise UserError(f"{who} asks to forget too: name a stream of tasks to learn")
         self.notes += [note for note in found.notes if note not in self.notes]
         self.differences |= found.differences
         for key, value in found.facts.items():
@@ -149,8 +155,7 @@ class Forget(Stream):
             if name in found:
                 tasks.append(found[name])
                 continue
-            known = ("custom", [f'datasets=["{name}"]']) if _is_dataset(name) else (name, [])
-            tasks += self._loaded(f"stream.probes names {name}", *known, data_root).tasks
+            tasks += self._loaded(f"stream.probes names {name}", *_stream_of_probe(name), data_root).tasks
         return tasks
 
     def _made(self) -> list[Task]:
@@ -235,7 +240,7 @@ class Forget(Stream):
         numbers = sorted(set(labels.tolist()))
         names = [scope.classes[number] for number in numbers]
         chosen = draw(self.settings.of, names, np.searchsorted(numbers, labels), shots, self._seed, fewer)
-        self.facts["shots"] = chosen
+        self.facts["shots"] = {self.settings.of: chosen}
         drawn = take(images, chosen)
         return Subset(scope.train, present[drawn.indices], drawn.labels)
 
@@ -278,24 +283,18 @@ def _name(number: int) -> str:
     return f"request-{number + 1}"
 
 
-def _is_dataset(name: str) -> bool:
-    """Return whether a probe is a dataset and not a stream."""
+def _stream_of_probe(name: str) -> tuple[str, list[str]]:
+    """Return the stream that a probe is, with its settings: the one of this name, or one of the dataset alone."""
     try:
         stream_class(name)
     except UserError:
-        return True
-    return False
-
-
-def _dataset_stream(name: str) -> tuple[type[Stream], Any]:
-    return stream_class("custom", [f'datasets=["{name}"]'])
+        return "custom", [f'datasets=["{name}"]']
+    return name, []
 
 
 class _Pocket(Forget):
-    """Requests about classes of the embedded stream ``pocket``; the tasks that are not of the scope are probes."""
+    """Requests about classes of the embedded stream ``pocket``."""
 
-    kind = "forgetting"
-    label_space = "task"
     prompt_family: ClassVar[str] = "one a task"
     budget: ClassVar[str] = "5 epochs, batch 32"
     defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 5, "train.batch_size": 32}
@@ -335,9 +334,6 @@ class ForgetCifar100(Forget):
 
     description = "4 requests of 20 of 100 classes"
     prompt_family: ClassVar[str] = '"a photo of a {}."'
-    kind = "forgetting"
-    label_space = "task"
-    budget: ClassVar[str] = "20 epochs, batch 48 (GS-LoRA: 100 epochs)"
     Settings = with_defaults(Forget.Settings, of="cifar100-10", count=4, per_request=20, ratio=0.1)
 
 
@@ -345,14 +341,11 @@ class ForgetCifar100(Forget):
     "stream", "forget-imagenet-r", title="ImageNet-R, 4 requests of 40 of 200 classes", paper="GS-LoRA's protocol"
 )
 class ForgetImageNetR(Forget):
-    """40 classes stay. Each request draws a tenth of the training images.
+    """40 classes stay. Each request draws a fifth of the training images, so that no class is left without any.
 
     The classes and their prompts are those of the streams ``imagenet-r-5``, ``-10`` and ``-20``.
     """
 
     description = "4 requests of 40 of 200 classes"
     prompt_family: ClassVar[str] = '"a photo of a {}."'
-    kind = "forgetting"
-    label_space = "task"
-    budget: ClassVar[str] = "20 epochs, batch 48 (GS-LoRA: 100 epochs)"
-    Settings = with_defaults(Forget.Settings, of="imagenet-r-10", count=4, per_request=40, ratio=0.1)
+    Settings = with_defaults(Forget.Settings, of="imagenet-r-10", count=4, per_request=40, ratio=0.2)

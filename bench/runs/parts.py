@@ -123,6 +123,11 @@ def load_stream(resolved: Resolved) -> Stream:
     if settings.evaluate.split == "validation":
         _score_validation(stream, settings.evaluate.held_out)
     if more := tuple(settings.evaluate.templates):
+        if any(task.template == "{}" for task in stream.tasks):
+            raise UserError(
+                "evaluate.templates is for class names, and those of this stream are whole prompts: leave it out"
+            )
+        # What is scored alone: a stream that makes its tasks of others need not make them again.
         Stream.change(stream, lambda one: dataclasses.replace(one, more_templates=(*one.more_templates, *more)))
     return stream
 
@@ -162,7 +167,7 @@ def published_zero_shot(resolved: Resolved, stream: Stream) -> ZeroShot | None:
         None where the gate is off or nothing is comparable.
     """
     settings = resolved.run
-    comparable = settings.gate == "on" and settings.evaluate.split == "test"
+    comparable = settings.gate == "on" and settings.evaluate.split == "test" and settings.start is None
     own = getattr(resolved.model_settings, "weights", "") == "random" or bool(settings.evaluate.templates)
     if not comparable or own:
         return None
