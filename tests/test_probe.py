@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from bench.api import Clip, Images, UserError, evaluate, load, run, tiny_clip, toy_task
 from bench.cli import main as cli
+from bench.compare.runs import read
 from bench.record.results import read_matrix
 from bench.reuse import logistic
 from bench.reuse.probe import coarse, probe
@@ -183,6 +184,17 @@ def test_requests_share_a_probe_among_all_names_that_have_images(
         assert row["pixels"] == "100.0"
         column = matrix.columns.index(row["test_set"])
         assert float(row["text_after"]) == round(matrix.accuracy(2, column), 4)
+
+
+def test_before_means_the_weights_that_the_run_began_with(learned: Path, asked: Path, tmp_path: Path) -> None:
+    plugins = {key: read(asked).settings[f"{key}.file"] for key in ("method", "stream")}
+    begun = run({**plugins, "model": TOY, "start": str(learned), "device": "cpu", "out": str(tmp_path / "runs")})
+    (one, *_) = probe(begun.path, {"out": str(tmp_path)}).rows
+    clip, whole = load(learned).clip, toy_task(0)
+    chosen = whole.test.labels == 0
+    fitted = logistic.fit(features(clip, whole.train), whole.train.labels)
+    right = fitted.predict(features(clip, whole.test)[chosen]) == 0
+    assert one.probe_before == one.probe_after == 100 * right.mean()
 
 
 def test_what_cannot_be_probed_is_refused(learned: Path, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ from bench.reuse.logistic import fit
 from bench.reuse.recorded import finished_run, settings_again
 from bench.runs.loading import DECODED_BYTES, load_model, pixel_cache
 from bench.runs.parts import load_stream
+from bench.runs.state import begin_with
 
 FILE = "probe.csv"
 """The name of the file."""
@@ -125,7 +126,8 @@ def probe(run: str | Path, settings: Mapping[str, Any] | Sequence[str] = ()) -> 
     Raises
     ------
     UserError
-        As for `load`; also if the data are missing or not those of the run, or there are too few training images.
+        As for `load`; also if the data are missing or not those of the run, there are too few training images, or the
+        run that this one began with is gone.
     """
     if world().size > 1:
         raise UserError("a probe is made by one process: start it without torchrun")
@@ -138,7 +140,10 @@ def probe(run: str | Path, settings: Mapping[str, Any] | Sequence[str] = ()) -> 
         stream = load_stream(resolved)
         _check_data(record, stream)
         plan = _plan(stream)
-        after, before = loaded(record, resolved).clip, load_model(resolved).to(device)
+        after, before = loaded(record, resolved).clip, load_model(resolved)
+        if resolved.run.start is not None:
+            begin_with(resolved, before, before.weights_sha256())
+        before.to(device)
         say(f"{record.method} on {record.stream}, seed {record.seed}, {device.type}")
         found = [
             _measure(before, before.encode_images, resolved, plan, "before"),
