@@ -29,7 +29,7 @@ from bench.api import (
 )
 
 from .class_incremental import class_order
-from .scope import BETWEEN, Scope, pooled, read_requests
+from .scope import BETWEEN, Scope, drawn, name_of, named, pooled, read_requests
 from .shots import Fewer, draw, take
 
 KEPT, MISSING = "kept", "missing"
@@ -120,7 +120,7 @@ class Forget(Stream):
                     f"stream.tasks names {name}, which is no task of stream {chosen.of}{suggest(name, known)}"
                 )
         self._scope = [task for task in base.tasks if task.name in (chosen.tasks or known)]
-        rest = [task for task in base.tasks if task not in self._scope]
+        rest = [task for task in base.tasks if task.name not in (chosen.tasks or known)]
         self._outside = self._probes(rest, data_root)
         return self._made()
 
@@ -161,66 +161,40 @@ class Forget(Stream):
     def _made(self) -> list[Task]:
         """Return the requests; the classes that stay and the probes become further test sets."""
         scope = pooled(self._scope)
-        total, order = len(scope.classes), class_order(self.settings.class_order, len(scope.classes), self._seed)
-        requests = self._named(scope) or self._drawn(order)
+        order = class_order(self.settings.class_order, len(scope.classes), self._seed)
+        requests = self._asked(scope, order)
         gone = {number for request in requests for number in request}
-        if len(gone) == total:
-            raise UserError("the requests leave no class of the stream: let at least one stay")
         stays = [number for number in order if number not in gone]
+        if not stays:
+            raise UserError("the requests leave no class of the stream: let at least one stay")
         without = self._without_images(scope, stays)
-        kept = [number for number in stays if number not in without]
-        if not kept:
-            raise UserError("every class that stays is without training images: lower stream.missing")
+        if without.issuperset(stays):
+            raise UserError("every class that stays is without training images: leave some in stream.missing")
         train = self._shots(scope, np.flatnonzero(~np.isin(scope.train.labels, list(without))))
         said = {"classes": scope.classes, "template": scope.template, "more_templates": scope.more_templates}
-        self.others = [
-            Extra(name, train=test, test=test, role=name, **said)
-            for name, numbers in ((KEPT, kept), (MISSING, [number for number in stays if number in without]))
-            if numbers
-            for test in [_of(scope.test, numbers)]
-        ]
-        self.others += [
-            Extra(one.name, one.classes, one.template, one.train, one.test, one.validation, {}, one.more_templates,
-                  role="probe")
-            for one in self._outside
-        ]  # fmt: skip
         self.facts["requests"] = {
-            _name(number): [scope.classes[one] for one in request] for number, request in enumerate(requests)
+            name_of(number): [scope.classes[one] for one in request] for number, request in enumerate(requests)
         }
-        self.facts[KEPT] = [scope.classes[number] for number in sorted(kept)]
+        self.others = []
+        for name, numbers in ((KEPT, set(stays) - without), (MISSING, without.intersection(stays))):
+            self.facts[name] = [scope.classes[number] for number in sorted(numbers)]
+            if numbers:
+                test = _of(scope.test, sorted(numbers))
+                self.others.append(Extra(name, train=test, test=test, role=name, **said))
         if without:
             self.facts["without_training_images"] = [scope.classes[number] for number in sorted(without)]
+        self.others += map(_probe, self._outside)
         return [self._request(number, requests, scope, train, said) for number in range(len(requests))]
 
-    def _named(self, scope: Scope) -> list[list[int]]:
-        """Return the classes of the requests that are named; nothing where they are to be drawn."""
+    def _asked(self, scope: Scope, order: Sequence[int]) -> list[list[int]]:
+        """Return the classes of every request."""
         chosen = self.settings
         if chosen.requests_file:
-            named, where = read_requests(Path(chosen.requests_file).expanduser()), "stream.requests_file"
-        else:
-            named = [[name.strip() for name in entry.split(BETWEEN)] for entry in chosen.requests]
-            where = "stream.requests"
-        found: list[list[int]] = []
-        owner: dict[int, str] = {}
-        for number, names in enumerate(named):
-            classes = [one for name in names for one in scope.classes_of(name, where)]
-            for one in classes:
-                if one in owner:
-                    twice = f"twice, in {owner[one]} and {_name(number)}"
-                    raise UserError(f'{where} forgets "{scope.classes[one]}" {twice}: name it once')
-                owner[one] = _name(number)
-            found.append(classes)
-        return found
-
-    def _drawn(self, order: Sequence[int]) -> list[list[int]]:
-        """Return the classes of requests taken from the end of an order, as in GS-LoRA's code."""
-        count, size, total = self.settings.count, self.settings.per_request, len(order)
-        if count * size >= total:
-            raise UserError(
-                f"stream.count={count} requests of stream.per_request={size} leave none of the {total} classes: lower "
-                "one of the two"
-            )
-        return [list(order[total - (i + 1) * size : total - i * size]) for i in range(count)]
+            written = read_requests(Path(chosen.requests_file).expanduser())
+            return named(scope, written, "stream.requests_file")
+        if chosen.requests:
+            return named(scope, [entry.split(BETWEEN) for entry in chosen.requests], "stream.requests")
+        return drawn(order, chosen.count, chosen.per_request)
 
     def _without_images(self, scope: Scope, stays: Sequence[int]) -> set[int]:
         """Return the classes whose training images are missing."""
@@ -241,8 +215,8 @@ class Forget(Stream):
         names = [scope.classes[number] for number in numbers]
         chosen = draw(self.settings.of, names, np.searchsorted(numbers, labels), shots, self._seed, fewer)
         self.facts["shots"] = {self.settings.of: chosen}
-        drawn = take(images, chosen)
-        return Subset(scope.train, present[drawn.indices], drawn.labels)
+        few = take(images, chosen)
+        return Subset(scope.train, present[few.indices], few.labels)
 
     def _request(
         self, number: int, requests: Sequence[Sequence[int]], scope: Scope, train: Images, said: Mapping[str, Any]
@@ -253,7 +227,7 @@ class Forget(Stream):
         stays = sorted(set(range(len(scope.classes))) - {*forgotten, *earlier})
         forget = self._sampled(_of(train, forgotten), f"forget {number}")
         return Request(
-            _name(number),
+            name_of(number),
             train=self._sampled(_of(train, stays), f"stay {number}"),
             test=_of(scope.test, forgotten),
             validation=None if scope.validation is None else _of(scope.validation, forgotten),
@@ -279,8 +253,10 @@ def _of(images: Images, numbers: Sequence[int]) -> Subset:
     return Subset(images, indices, whole=True)
 
 
-def _name(number: int) -> str:
-    return f"request-{number + 1}"
+def _probe(task: Task) -> Extra:
+    """Return a task as a test set that no request is about."""
+    images = (task.train, task.test, task.validation)
+    return Extra(task.name, task.classes, task.template, *images, {}, task.more_templates, role="probe")
 
 
 def _stream_of_probe(name: str) -> tuple[str, list[str]]:

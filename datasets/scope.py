@@ -108,9 +108,9 @@ def pooled(tasks: Sequence[Task]) -> Scope:
             "the tasks whose classes are to be forgotten have several templates each, and not the same: give them one "
             "template, or name tasks with the same ones in stream.tasks"
         )
-    named = [task.classes if alike else task.prompts for task in tasks]
-    index = {name: number for number, name in enumerate(dict.fromkeys(name for names in named for name in names))}
-    numbers = [np.array([index[name] for name in names]) for names in named]
+    names_of = [task.classes if alike else task.prompts for task in tasks]
+    index = {name: number for number, name in enumerate(dict.fromkeys(name for names in names_of for name in names))}
+    numbers = [np.array([index[name] for name in names]) for names in names_of]
 
     def joined(parts: Sequence[Images]) -> Images:
         labels = [own[part.labels] for own, part in zip(numbers, parts, strict=True)]
@@ -150,6 +150,72 @@ def _called(tasks: Sequence[Task], numbers: Sequence[np.ndarray]) -> dict[str, t
         called = {**{name: tuple(found) for name, found in meant.items()}, **called}
     whole = {task.name: tuple(own.tolist()) for task, own in zip(tasks, numbers, strict=True)}
     return {**called, **whole}
+
+
+def name_of(number: int) -> str:
+    """Return the name of a request by its number, from 0."""
+    return f"request-{number + 1}"
+
+
+def named(scope: Scope, requests: Sequence[Sequence[str]], setting: str) -> list[list[int]]:
+    """Return the classes of requests that are named.
+
+    Parameters
+    ----------
+    scope : Scope
+    requests : sequence of sequence of str
+        Names as users wrote them, for each request.
+    setting : str
+        Where, for errors.
+
+    Returns
+    -------
+    list of list of int
+
+    Raises
+    ------
+    UserError
+        If a name means nothing, or a class is named twice.
+    """
+    found: list[list[int]] = []
+    owner: dict[int, str] = {}
+    for number, names in enumerate(requests):
+        classes = [one for name in names for one in scope.classes_of(name.strip(), setting)]
+        for one in classes:
+            if one in owner:
+                twice = f"twice, in {owner[one]} and {name_of(number)}"
+                raise UserError(f'{setting} forgets "{scope.classes[one]}" {twice}: name it once')
+            owner[one] = name_of(number)
+        found.append(classes)
+    return found
+
+
+def drawn(order: Sequence[int], count: int, size: int) -> list[list[int]]:
+    """Return the classes of requests taken from the end of an order, as in GS-LoRA's code.
+
+    Parameters
+    ----------
+    order : sequence of int
+        All classes.
+    count, size : int
+        Number of requests, and of the classes of each.
+
+    Returns
+    -------
+    list of list of int
+
+    Raises
+    ------
+    UserError
+        If no class would stay.
+    """
+    total = len(order)
+    if count * size >= total:
+        raise UserError(
+            f"stream.count={count} requests of stream.per_request={size} leave none of the {total} classes: lower one "
+            "of the two"
+        )
+    return [list(order[total - (i + 1) * size : total - i * size]) for i in range(count)]
 
 
 def read_requests(path: Path) -> list[list[str]]:

@@ -281,7 +281,7 @@ def test_the_table_of_methods_is_true() -> None:
         (["stream.count=5", "stream.per_request=20"], "requests of stream.per_request=20 leave none of the 100"),
         (["stream.count=200", "stream.per_request=1"], "leave none of the 100 classes: lower one of the two"),
         (["stream.missing=90"], "stream.missing=90 is more than the 80 classes that stay"),
-        (["stream.missing=80"], "every class that stays is without training images: lower stream.missing"),
+        (["stream.missing=80"], "every class that stays is without training images: leave some"),
         (["stream.missing_classes=[nothing]"], 'stream.missing_classes names "nothing", which is no class'),
         (["stream.tasks=[third]"], "stream.tasks names third, which is no task of stream"),
         (["stream.shots=9"], "has 5 training images and stream.shots=9"),
