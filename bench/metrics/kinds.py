@@ -43,6 +43,12 @@ COLUMNS: Mapping[str, Mapping[str, Callable[[AccuracyMatrix], list[float | None]
 RANKED = {LEARNING: scalars.HEADLINES["Last"], FORGETTING: forgetting.HEADLINES["H-mean"]}
 """Kind of matrix -> the scalar by which methods are ranked."""
 
+FIRST = {
+    LEARNING: ("last", "average_mtil", "transfer_by_column"),
+    FORGETTING: ("h_mean", "forgotten", "retained", "relapse", "elsewhere"),
+}
+"""Kind of matrix -> the scalars of `HEADLINES` in the order in which one looks at them: `RANKED` before all others."""
+
 TRADEOFF = {LEARNING: ("last", "transfer_by_column"), FORGETTING: ("forgotten", "retained")}
 """Kind of matrix -> the scalars on the two axes of the trade-off, across and up."""
 
