@@ -25,6 +25,7 @@ from bench.record.checkpoint import unpack
 from bench.record.results import read_matrix
 from bench.record.schema import Identity
 from bench.runs.parts import load_stream
+from bench.runs.session import Session
 
 TOY = str(Path(__file__).parent / "toy.py")
 FORGET = ["stream=forget", f"stream.of={HUNDRED}"]
@@ -47,6 +48,20 @@ class Shift(Method):
     def begin_task(self, task):
         with torch.no_grad():
             self.clip.maps["image.1.fc2"].parameter.add_(0.05 * (task.index + 1))
+"""
+BACK = """
+from bench.api import Method, register, tiny_clip, torch
+
+@register("method", "back", title="Takes one weight back to the pre-trained one, then adds to another")
+class Back(Method):
+    kinds = ("forgetting",)
+
+    def begin_task(self, task):
+        with torch.no_grad():
+            if task.index == 0:
+                self.clip.maps["image.1.fc2"].parameter.copy_(tiny_clip(0).maps["image.1.fc2"].parameter)
+            else:
+                self.clip.maps["image.0.fc2"].parameter.add_(0.05)
 """
 
 
@@ -336,6 +351,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("methods")
     (folder / "shift.py").write_text(SHIFT)
     (folder / "nothing.py").write_text(NO_OP)
+    (folder / "back.py").write_text(BACK)
     return folder
 
 
@@ -384,6 +400,28 @@ def test_a_run_that_began_elsewhere_is_loaded_and_measured_without_that_run(file
     assert list(learning.accuracies) == ["toy0", "toy1", "toy2"]
     recorded = json.loads((learning.path / "identity.json").read_text())["settings"]
     assert recorded["start_sha256"]["value"]
+
+
+def test_a_run_that_began_elsewhere_continues_to_the_same_bits(
+    files: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that are the pre-trained ones again are kept too: the run began with others."""
+    asked = {**ASKED, "stream.requests": ["toy0/red thing", "toy1/red thing"], "start": str(learned)}
+    whole = go(files / "back.py", tmp_path / "a", **asked).path
+    with monkeypatch.context() as patch:
+        measure = Session._measure
+
+        def broken(self: Session) -> None:
+            if self.progress.row == 2:
+                raise KeyboardInterrupt
+            measure(self)
+
+        patch.setattr(Session, "_measure", broken)
+        with pytest.raises(KeyboardInterrupt):
+            go(files / "back.py", tmp_path / "b", **asked)
+    again = go(files / "back.py", tmp_path / "b", **asked).path
+    for name in ("accuracy.csv", "outcomes.csv", "model.safetensors"):
+        assert (whole / name).read_bytes() == (again / name).read_bytes()
 
 
 def test_the_weights_and_not_the_path_of_the_start_decide(learned: Path, tmp_path: Path) -> None:
