@@ -171,7 +171,11 @@ class Forget(Stream):
         if without.issuperset(stays):
             raise UserError("every class that stays is without training images: leave some in stream.missing")
         train = self._shots(scope, np.flatnonzero(~np.isin(scope.train.labels, list(without))))
-        said = {"classes": scope.classes, "template": scope.template, "more_templates": scope.more_templates}
+        said: dict[str, Any] = {
+            "classes": scope.classes,
+            "template": scope.template,
+            "more_templates": scope.more_templates,
+        }
         self.facts["requests"] = {
             name_of(number): [scope.classes[one] for one in request] for number, request in enumerate(requests)
         }
@@ -241,7 +245,7 @@ class Forget(Stream):
         """Return a share of some images drawn at random whatever their class, as in GS-LoRA's code."""
         if self.settings.ratio is None or not len(images):
             return images
-        rng = np.random.default_rng(derived_seed(self._seed, "ratio", purpose))
+        rng = np.random.default_rng(derived_seed(self._seed, f"ratio, {purpose}"))
         count = max(1, round(self.settings.ratio * len(images)))
         chosen = np.sort(rng.permutation(len(images))[:count])
         return Subset(images.images, images.indices[chosen], images.labels[chosen], images.whole)
