@@ -235,6 +235,16 @@ def test_a_damaged_role_leaves_the_other_runs_comparable(both):
     assert any("has the role 'keep'" in note for note in view.notes) and view.sets == ["a", "b", "rest", "digits"]
 
 
+def test_a_matrix_of_the_other_kind_is_of_no_use(both):
+    path = both / "forget-pocket" / "pocket" / "gs-lora" / "0123456789-s0" / "accuracy.csv"
+    path.write_text((both / "pocket/pocket/lora/0123456789-s0/accuracy.csv").read_text(encoding="utf-8"))
+    section, _ = sections(both, per="task")[1]
+    said = "accuracy.csv and summary.json are not of one run, since only one of them is about requests to forget"
+    assert any(said in note for note in views.views([section])[0].notes)
+    assert any(said in note for note in section.per_task.notes)
+    assert section.per_task.tables[0].measured[1].tasks[0].n == 2
+
+
 def test_the_command_shows_both_kinds(both, capsys):
     assert cli.main(["compare", str(both)]) == 0
     out = capsys.readouterr().out

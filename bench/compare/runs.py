@@ -25,6 +25,7 @@ from bench.metrics.outcomes import Outcomes
 from bench.record.flags import registered
 from bench.record.results import read_matrix, read_outcomes
 from bench.record.schema import (
+    ACCURACY,
     ENVIRONMENT,
     IDENTITY,
     OUTCOMES,
@@ -104,7 +105,13 @@ class Run:
     @cached_property
     def matrix(self) -> AccuracyMatrix:
         """The accuracy matrix, read when it is first needed; a damaged or missing file raises `UserError`."""
-        return read_matrix(self.path)
+        matrix = read_matrix(self.path)
+        if self.summary.finished and matrix.kind != self.kind:
+            raise UserError(
+                f"{self.path / ACCURACY} and {SUMMARY} are not of one run, since only one of them is about requests to "
+                "forget: make the run again with another out=DIR"
+            )
+        return matrix
 
     @cached_property
     def columns(self) -> dict[str, list[float | None]]:
