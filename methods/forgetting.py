@@ -151,7 +151,12 @@ class Forgets(Method):
                 self.texts = self.clip.encode_prompts(task.prompts)
         draw, rank = task.init_generator("lora"), self.settings.rank
         for linear_map in self.targets:
-            attach(linear_map, kaiming_uniform((rank, linear_map.in_features), draw), 1 / rank)
+            attach(linear_map, kaiming_uniform((rank, linear_map.in_features), draw), self.scale)
+
+    @property
+    def scale(self) -> float:
+        """Factor of the update."""
+        return 1 / self.settings.rank
 
     def parameters(self) -> Sequence[Tensor]:
         """Return A and B of every update."""

@@ -1,4 +1,4 @@
-"""What forgetting is compared with: doing nothing, tuning on what stays, and gradient ascent, with and without an end.
+"""What forgetting is compared with: nothing, tuning on what stays, training again, and gradient ascent.
 
 Gradient ascent is the usual baseline of machine unlearning (Graves et al., arXiv 2010.10981; Thudi et al., arXiv
 2109.13398): steps that raise the loss of what is to be forgotten, and look at nothing else.
@@ -10,14 +10,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.api import Method, ParityCard, register
+from bench.api import Method, ParityCard, TaskData, UserError, register, torch
 
 from .forgetting import Bounded, Forgets, forgetting_loss
+from .low_rank import Targets
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.api import TaskData, TrainStep
+    from bench.api import TrainStep
 
 MAPS = "the maps, the rank and the factor of gs-lora's updates, so that the losses alone differ"
 
@@ -95,3 +96,43 @@ class BoundedAscent(Climbs):
         """Return BND."""
         bound: float = self.settings.bound_for(names)
         return bound
+
+
+@register("method", "retrain", title="Training again without what is to be forgotten", paper="the usual upper bound")
+class Retrain(Forgets):
+    """Go back to the pre-trained weights at every request, and train them on what stays: LoRA on both towers."""
+
+    @dataclass
+    class Settings(Targets):
+        """Which maps are trained; the defaults are those of lora."""
+
+    kinds = ("forgetting",)
+    wants_images = False
+    scale = 1.0
+    parity = ParityCard(
+        present=("what no training has taught need not be forgotten: the start run's training is undone",),
+        deviations=(
+            "the pre-trained model knows classes that it was never trained on here; nothing can take that away but "
+            "another pre-training, so accuracy on what is to be forgotten ends near zero-shot accuracy",
+            "trained with plain LoRA, rank 16 on q, k, v, o of both towers, factor 1, whatever the start run did",
+        ),
+        verified=("a request starts with the pre-trained weights, and reads no image to forget (tests)",),
+    )
+
+    def setup(self) -> None:
+        """Refuse a run that begins with the pre-trained weights."""
+        super().setup()
+        if self.context.pretrained is None and self.context.training_images is not None:
+            raise UserError(
+                "method retrain undoes the training of a finished run, and this run begins with the pre-trained model, "
+                "which nobody can pre-train again: add start=RUN, a run that learned the classes"
+            )
+
+    def begin_task(self, task: TaskData) -> None:
+        """Put the pre-trained weights back and attach a new update."""
+        assert self.context.pretrained is not None
+        weights = self.clip.model.state_dict()
+        with torch.no_grad():
+            for name, tensor in self.context.pretrained().items():
+                weights[name].copy_(tensor)
+        super().begin_task(task)

@@ -185,6 +185,7 @@ def context_of(
         reference=None if found is None else reference_of(found, parts.clip, cache),
         images={task.name: len(task.train) for task in parts.tasks},
         without_images=missing_images(parts.tasks),
+        pretrained=None if settings.start is None else lambda: load_model(resolved).model.state_dict(),
         training_images=training_images,
         **({} if shared is None else {"shared": shared.get}),
     )

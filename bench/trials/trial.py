@@ -108,6 +108,7 @@ class Trial:
             label_space=space_of(cls),
             images=images,
             without_images=missing_images(self.tasks),
+            pretrained=lambda: tiny_clip().model.state_dict(),
             reference=reference_of(toy_reference(), self.clip),
             training_images=lambda index: Pixels(self.tasks[index].train, self.clip, keep=True),
         )
