@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from bench.methods.gs_lora import GsLora, GsLoraPP, LoraForget, class_sums, dive
 from bench.methods.lora import Lora
 
 from bench.compute.world import World
+from bench.config import registry
 from bench.config.resolve import resolve
 from bench.config.run_settings import Train
 from bench.core.errors import UserError
@@ -28,6 +31,7 @@ from bench.learning.optimizer import build_optimizer, build_schedule
 from bench.learning.task_data import Context, TaskData
 from bench.learning.train import TrainStep
 from bench.model.clip import Clip
+from bench.trials.contract import verify
 from bench.trials.toy import tiny_clip, toy_request
 from bench.trials.trial import Trial
 
@@ -543,3 +547,18 @@ def test_tuning_on_what_stays_reads_nothing_to_forget() -> None:
     method = made(RetainOnly)
     request = dataclasses.replace(toy_request(0), forget=None)
     carry_out(method, data(method.clip, request))
+
+
+def test_the_example_of_the_docs_keeps_the_contract(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "methods.md").read_text(encoding="utf-8")
+    found = re.findall(r"<!-- example: (\S+) -->\n```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    file = tmp_path / "wrong_names.py"
+    file.write_text(dict(found)["wrong_names.py"], encoding="utf-8")
+    cls = registry.load("method", str(file))
+    assert [verdict.problem for verdict in verify(cls)] == [""] * 7
+    trial = Trial(cls, None)
+    task, before = trial.tasks[0], trial.logits()
+    trial.learn(0)
+    labels = torch.from_numpy(np.asarray(task.test.labels))
+    assert (trial.logits().argmax(1) == labels).sum() <= (before.argmax(1) == labels).sum()
+    assert trial.logits()[torch.arange(len(labels)), labels].mean() < before[torch.arange(len(labels)), labels].mean()
