@@ -130,7 +130,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(method: str, tmp_p
     straight = run(resolve(words(tmp_path / "straight", method, *more)))
     killed_after(8, before=False)
     broken, times = until_finished(words(tmp_path / "broken", method, *more))
-    assert times >= 2 or method in ("zero-shot", "no-op")  # which have nothing to be killed in
+    assert times >= 2 or method in ("zero-shot", "no-op", "erase-text")  # which are not trained
     assert_same(straight, broken)
     assert not (broken / "checkpoints").exists()
 
