@@ -285,6 +285,7 @@ class ForgetPocket(_Pocket):
     """4 requests of 8 of the 50 classes of letters and icons; 18 stay. 8 images a class. Probes: digits and flags."""
 
     description = "4 requests of 8 of 50 classes, embedded"
+    tuned = Path(__file__).parent / "pocket_data" / "tuned_forgetting.yaml"
     Settings = with_defaults(
         Forget.Settings, tasks=["letters", "icons"], count=4, per_request=8, shots=8, probes=["digits", "flags"]
     )
