@@ -3,7 +3,7 @@
 docs/api.md documents these names. They keep their meaning between releases, and CHANGELOG.md says what changes;
 everything else in ``bench`` may move. Importing this module loads no torch: a name is imported from its home when it is
 first used, and only `Clip`, `Pixels`, `tiny_clip`, `toy_task` and those that use a trained model (`load`, `evaluate`,
-`export`) need torch for that.
+`probe`, `export`) need torch for that.
 """
 
 # ruff: noqa: F401  (the imports below are for type checkers)
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from bench.core.errors import UserError, suggest
     from bench.core.lazy import F, no_grad, torch
     from bench.data.dataset import Counts, Dataset, Splits, folder_dataset, load_dataset
-    from bench.data.dataset_stream import DatasetStream, Part, hold_out
-    from bench.data.images import ArrayImages, FileImages, Images, PackedImages, Subset, alone
+    from bench.data.dataset_stream import DatasetStream, Part, hold_out, stream_class, stream_of
+    from bench.data.images import ArrayImages, FileImages, Images, Joined, PackedImages, Subset, alone
     from bench.data.pixels import Pixels
     from bench.data.request import Request
     from bench.data.stream import LABEL_SPACES, Extra, LabelSpace, Stream, Task, ZeroShot
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from bench.reuse.evaluate import Evaluation, evaluate
     from bench.reuse.export import export
     from bench.reuse.load import Loaded, load
+    from bench.reuse.probe import Probe, Probed, probe
     from bench.runs.result import Result, run
     from bench.trials.toy import tiny_clip, toy_task
 
@@ -64,8 +65,8 @@ HOMES = {
     "bench.core.errors": ("UserError", "suggest"),
     "bench.core.lazy": ("F", "no_grad", "torch"),
     "bench.data.dataset": ("Counts", "Dataset", "Splits", "folder_dataset", "load_dataset"),
-    "bench.data.dataset_stream": ("DatasetStream", "Part", "hold_out"),
-    "bench.data.images": ("ArrayImages", "FileImages", "Images", "PackedImages", "Subset", "alone"),
+    "bench.data.dataset_stream": ("DatasetStream", "Part", "hold_out", "stream_class", "stream_of"),
+    "bench.data.images": ("ArrayImages", "FileImages", "Images", "Joined", "PackedImages", "Subset", "alone"),
     "bench.data.pixels": ("Pixels",),
     "bench.data.request": ("Request",),
     "bench.data.stream": ("LABEL_SPACES", "Extra", "LabelSpace", "Stream", "Task", "ZeroShot"),
@@ -88,6 +89,7 @@ HOMES = {
     "bench.reuse.evaluate": ("Evaluation", "evaluate"),
     "bench.reuse.export": ("export",),
     "bench.reuse.load": ("Loaded", "load"),
+    "bench.reuse.probe": ("Probe", "Probed", "probe"),
     "bench.runs.result": ("Result", "run"),
     "bench.trials.toy": ("tiny_clip", "toy_task"),
 }

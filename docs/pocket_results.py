@@ -43,10 +43,10 @@ Runs = dict[str, list[Path]]
 """The run directories of every method, one for each seed."""
 
 
-def finished(words: Sequence[str] = ()) -> Runs:
-    """Return the runs of every method of the sweep that is finished with all its seeds, in the order of the file."""
+def finished(words: Sequence[str] = (), sweep: str = SWEEP) -> Runs:
+    """Return the runs of every method of a sweep that is finished with all its seeds, in the order of the file."""
     runs: Runs = {}
-    for point in expand(find(SWEEP), words).points:
+    for point in expand(find(sweep), words).points:
         if is_finished(point.directory):
             method = next(word.partition("=")[2] for word in point.words if word.startswith("method="))
             runs.setdefault(method, []).append(point.directory)

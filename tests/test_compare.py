@@ -12,6 +12,7 @@ from bench.compare import tables as compare
 from bench.compare.published import find
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
+from bench.metrics import kinds
 from bench.metrics import scalars as metrics
 from bench.runs.rows import others
 
@@ -57,7 +58,7 @@ def test_mean_and_standard_error_over_seeds(tmp_path):
     assert cells["Learning"] == "70.00 ± 2.89" and cells["Backward"] == "-20.00 ± 5.77"
     assert cells["Seconds"] == "61.0 ± 0.6" and cells["Peak MB"] == "700 ± 0" and cells["Stored MB"] == "2.50 ± 0.00"
     assert line_of(text, "zero-shot")[1:5] == ["1", "30.00", "40.00", "45.00"]  # one seed: no ±
-    for name in runs.SHOWN:
+    for name in kinds.SHOWN["learning"]:
         assert f"{runs.TITLES[name]} = {name} = {metrics.FORMULAS[name]}" in text
     assert "left out" not in text and "note" not in text and "not comparable" not in text
 

@@ -184,10 +184,10 @@ def lines(draw: Callable[[st.SearchStrategy], Any], original: str) -> str:
     return "".join(found)
 
 
-def matrix() -> AccuracyMatrix:
-    found = AccuracyMatrix(["a", "b"])
+def matrix(others: dict[str, str] | None = None) -> AccuracyMatrix:
+    found = AccuracyMatrix(["a", "b"], others)
     for row in range(2):
-        for column in range(2):
+        for column in range(len(found.columns)):
             found.set(row, column, row + column, 9)
     return found
 
@@ -203,8 +203,9 @@ def outcomes() -> Outcomes:
 @given(data=st.data())
 @tries(300)
 def test_tables_that_hold_anything_are_refused(data: st.DataObject) -> None:
+    others = data.draw(st.sampled_from([None, {"c": "kept", "d": "probe"}]))
     for written, read in (
-        (matrix().csv(), lambda text: AccuracyMatrix.from_text(text, Path("accuracy.csv"))),
+        (matrix(others).csv(), lambda text: AccuracyMatrix.from_text(text, Path("accuracy.csv"))),
         (outcomes().csv(), lambda text: Outcomes.from_text(text, ["a", "b"], Path("outcomes.csv"))),
     ):
         with refusal(UserError, "damaged"):

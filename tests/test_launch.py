@@ -383,7 +383,7 @@ def test_real_runs_two_at_a_time(tmp_path, say, monkeypatch):
         ((), "sweep takes one sweep file, and perhaps status: "),
         (("status",), "sweep takes one sweep file, and perhaps status: "),
         (("a", "b"), "sweep takes one sweep file, and perhaps status: "),
-        (("nowhere.yaml",), 'there is no sweep file "nowhere.yaml" (valid: compare_methods, '),
+        (("nowhere.yaml",), 'there is no sweep file "nowhere.yaml" (valid: compare_forgetting, '),
         (("seeds", "launch=lcoal"), 'launch=lcoal must be one of inline, local, slurm (did you mean "local"?)'),
         (("seeds", "launch.processes=2"), "launch.processes=2 needs launch=local"),
         (

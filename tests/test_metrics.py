@@ -336,7 +336,7 @@ def test_a_file_cut_short_is_never_read(matrix, data):
 def test_render_fits_and_shows_every_row(matrix, width, data):
     after = data.draw(st.integers(0, len(matrix.tasks)))
     text = render(matrix, after=after, width=width)
-    body = text.splitlines()[: text.splitlines().index(matrix_text.LEGEND)]
+    body = text.splitlines()[: text.splitlines().index(matrix_text.LEGEND["learning"])]
     assert max(map(len, body)) <= max(width, 9 + 2 * 7)  # one column and the mean are always shown
     blocks = "\n".join(body).split("\n\n")
     for block in blocks:

@@ -13,8 +13,9 @@ from support.made_records import change, learn, make, measure, settings_of
 from test_compare import mtil
 
 from bench.cli import main as cli
-from bench.compare import export, grouping, page, runs, significance
+from bench.compare import export, grouping, page, significance
 from bench.compare import tables as compare
+from bench.metrics import kinds
 from bench.metrics.matrix import AccuracyMatrix
 
 ROOT = Path(__file__).parent.parent
@@ -68,7 +69,7 @@ def test_the_data_of_the_page_are_those_of_the_records(tmp_path):
     summaries = [json.loads((path / "summary.json").read_text(encoding="utf-8")) for path in paths]
     mine = next(group for group in field["groups"] if group["method"] == "keeplora")
     assert [group["label"] for group in field["groups"]] == ["keeplora", "lora"] and mine["n"] == 3
-    for name in runs.SHOWN:
+    for name in kinds.SHOWN["learning"]:
         known = [summary["metrics"][name] for summary in summaries]
         error = statistics.stdev(known) / 3**0.5
         assert mine["values"][name] == pytest.approx([statistics.mean(known), error, 3], abs=1e-4)
@@ -183,7 +184,7 @@ def test_types_describe_the_data_of_the_page(tmp_path):
     found = data(tmp_path)
     (field,) = found["fields"]
     (tried,) = field["tried"]
-    assert keys_of("PageData") == set(found) and keys_of("Column") == set(found["columns"][0])
+    assert keys_of("PageData") == set(found) and keys_of("Column") == set(field["columns"][0])
     assert keys_of("Field") == set(field) and keys_of("PublishedRow") == set(field["published"]["rows"][0])
     assert keys_of("Group") | keys_of("Style") == set(field["groups"][0])
     assert keys_of("Tried") == set(tried) and keys_of("Ruler") == set(tried["rulers"]["method.rank"])
@@ -230,7 +231,7 @@ def test_chosen_names_are_those_of_the_page(tmp_path):
     (field,) = found["fields"]
     assert [group["short"] for group in field["groups"]] == ["KeepLoRA rank=2", "KeepLoRA rank=4", "LoRA"]
     assert field["tasks"] == field["per_task"]["names"] == ["Apples", "b"]
-    assert "Final" in [column["title"] for column in found["columns"]]
+    assert "Final" in [column["title"] for column in field["columns"]]
 
 
 def test_the_interval_of_a_task_is_cut_off_where_no_accuracies_can_lie(tmp_path):
@@ -317,8 +318,8 @@ def test_what_stands_out_is_in_the_page(tmp_path):
     found = data(tmp_path)
     (field,) = found["fields"]
     assert [group["short"] for group in field["groups"]] == ["keeplora rank=2", "keeplora rank=4", "zero-shot"]
-    assert found["headlines"] == ["last", "average_mtil", "transfer_by_column"] == list(field["winners"])
-    assert found["tradeoff"] == ["last", "transfer_by_column"]
+    assert field["headlines"] == ["last", "average_mtil", "transfer_by_column"] == list(field["winners"])
+    assert field["tradeoff"] == ["last", "transfer_by_column"]
     assert field["winners"]["last"] == [1] and field["winners"]["transfer_by_column"] == [] and field["fastest"] == 0
     assert field["baselines"] == [0, 1, 2] and list(field["contrasts"]) == ["0", "1", "2"]
     one, own, other = field["contrasts"]["1"]
@@ -335,7 +336,7 @@ def test_what_stands_out_is_in_the_page(tmp_path):
 
 def test_units_of_the_columns(tmp_path):
     make(tmp_path)
-    units = {column["key"]: column["unit"] for column in data(tmp_path)["columns"]}
+    units = {column["key"]: column["unit"] for column in data(tmp_path)["fields"][0]["columns"]}
     assert (units["last"], units["backward_transfer"], units["seconds"]) == ("%", "points", "")
 
 

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from support.made_records import forget, make
 
 from bench.api import (
     Clip,
@@ -31,9 +33,11 @@ from bench.api import (
     toy_task,
 )
 from bench.cli import main as cli
+from bench.compare.runs import read
+from bench.metrics.kinds import summary
 from bench.record.checkpoint import pack, unpack
 from bench.record.results import read_matrix, read_outcomes
-from bench.reuse.card import public
+from bench.reuse.card import card, public
 from bench.trials.toy import CONFIG
 
 ROOT = Path(__file__).parent.parent
@@ -408,6 +412,19 @@ def test_what_cannot_be_merged_is_said_in_the_card_too(
         json.loads((path / "identity.json").read_text())["code_revision"],
     ):  # fmt: skip
         assert part in card
+
+
+def test_a_card_of_a_run_that_forgot_has_its_own_numbers(tmp_path: Path) -> None:
+    path = make(tmp_path, "lora", stream="forget-pocket")
+    matrix = forget(path, [[18, 30, 40, 20], [2, 28, 38, 19], [1, 4, 37, 18]])
+    prompts = {"a": ("red", "green"), "b": ("red", "green")}
+    used = SimpleNamespace(run=read(path), resolved=SimpleNamespace(method_class=Method), prompts=prompts)
+    said = card(used, "", vocabulary=False)  # type: ignore[arg-type]
+    found = " | ".join(f"{summary(matrix)[name]:.1f}" for name in ("forgotten", "relapse", "retained", "h_mean"))
+    assert "# lora after 2 requests of forget-pocket" in said and "was asked to forget classes, in 2 requests" in said
+    assert "| Forgotten | Relapse | Retained | H-mean | Elsewhere |" in said and f"| {found} |" in said
+    assert "After the last request, by test set:" in said and "| a | b | rest | digits |" in said
+    assert "Transfer" not in said and "| 5.0 | 10.0 | 74.0 | 60.0 |" in said
 
 
 def test_a_card_has_no_folder_of_the_machine() -> None:

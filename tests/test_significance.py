@@ -13,9 +13,10 @@ from bench.compare import grouping, significance
 from bench.config import registry
 from bench.config.scan import Entry
 from bench.core.errors import UserError
-from bench.metrics import kinds as metrics
+from bench.metrics import kinds
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import Outcomes
+from bench.metrics.weights import Shape, weights_of
 from bench.record.json_file import read_object
 
 TASKS, IMAGES = ["a", "b", "c"], [60, 110, 35]
@@ -33,7 +34,7 @@ def answered(root, method, chance, seed=0, **changes):
     matrix.to_csv(path / "accuracy.csv")
     (path / "outcomes.csv").write_text(outcomes.csv(), encoding="utf-8")
     change(path, "identity.json", tasks=TASKS)
-    change(path, "summary.json", metrics=metrics.summary(matrix))
+    change(path, "summary.json", metrics=kinds.summary(matrix))
     return right
 
 
@@ -56,7 +57,7 @@ def scores(right):
 # ------------------------------------------------------------------------------------------- over images
 
 
-@pytest.mark.parametrize("scalar", significance.COMPARED)
+@pytest.mark.parametrize("scalar", significance.COMPARED["learning"])
 def test_one_seed_is_a_paired_bootstrap_within_every_test_set(tmp_path, scalar):
     a, b = answered(tmp_path, "keeplora", 0.7), answered(tmp_path, "lora", 0.6)
     found = significance.against(field_of(tmp_path))
@@ -79,7 +80,7 @@ def test_one_seed_is_a_paired_bootstrap_within_every_test_set(tmp_path, scalar):
 def test_contributions_are_those_of_the_definitions(tmp_path):
     a, b = answered(tmp_path, "keeplora", 0.7), answered(tmp_path, "lora", 0.6)
     first, second = (next(iter(group.runs.values())) for group in field_of(tmp_path).groups)
-    for scalar in significance.COMPARED:
+    for scalar in significance.COMPARED["learning"]:
         gaps = [x - y for x, y in zip(scores(a)[scalar], scores(b)[scalar], strict=True)]
         found = significance.image_by_image(first, second, scalar)
         if scalar == "transfer_by_column":
@@ -111,9 +112,9 @@ def test_the_variance_is_that_of_resampling():
 
 
 def test_weights_are_read_off_the_scalar():
-    weights = significance.weights_of("transfer_by_column", 3, frozenset())
+    weights = weights_of("transfer_by_column", Shape(3))
     np.testing.assert_allclose(weights, [[0, 0, 0], [0, 0.5, 0.25], [0, 0, 0.25], [0, 0, 0]])
-    last = significance.weights_of("last", 2, frozenset({(0, 0), (0, 1), (1, 1)}))
+    last = weights_of("last", Shape(2, frozenset({(0, 0), (0, 1), (1, 1)})))
     np.testing.assert_allclose(last, [[0, 0], [0, 0], [0.5, 0.5]])
 
 

@@ -30,7 +30,9 @@ from bench.metrics.scalars import SCALARS
 from bench.runs.parts import train_settings
 
 REAL = [
-    name for name, entry in registry.entries("stream").items() if not name.startswith("pocket") and name != "custom"
+    name
+    for name, entry in registry.entries("stream").items()
+    if not name.startswith("pocket") and name != "custom" and "kind" not in entry.facts
 ]
 
 

@@ -8,6 +8,7 @@ import os
 import shlex
 import socket
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.sweep import parameters
 from bench.sweep.attempts import Attempt, birth, exit_status
-from bench.sweep.best import best, tried
+from bench.sweep.best import best, deciding, tried
 from bench.sweep.file import Sweep, expand, find, shipped_folder
-from bench.sweep.points import Point, results_of, state_of
+from bench.sweep.points import Point, points_table, results_of, state_of
 
 COMMAND = ["${env}", "${interpreter}", "-m", "bench", "run", "${args_no_hyphens}"]
 SHIPPED = sorted(shipped_folder().glob("*.yaml"))
@@ -130,16 +131,22 @@ GRIDS = ("tune", "tune_o-lora", "tune_sc-lora", "tune_splitlora")
 OF_SETTINGS = ("keeplora_alpha", "keeplora_lr", "keeplora_rank", "keeplora_thresholds", "lora_rank")
 """Files that vary settings, on the stream on which settings are chosen."""
 
+FORGETTING = {"compare_forgetting": "forget-pocket", "tune_forgetting": "forget-pocket-tuning"}
+"""Files about methods that forget, with the stream that each names."""
+
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_shipped_files_resolve_and_are_the_words_of_an_agent(file: Path) -> None:
     content = yaml.safe_load(file.read_text())
     assert set(content) == {"method", "metric", "parameters", "command"}  # no project: the user's default
-    assert content["metric"] == {"name": f"final/{'average' if file.stem in GRIDS else 'last'}", "goal": "maximize"}
+    scalar = "h_mean" if file.stem in FORGETTING else "average" if file.stem in GRIDS else "last"
+    assert content["metric"] == {"name": f"final/{scalar}", "goal": "maximize"}
     specs = content["parameters"]
     choices = [spec["values"] if "values" in spec else [spec["value"]] for spec in specs.values()]
-    stream = "stream=pocket-tuning" if file.stem in OF_SETTINGS else "stream=pocket"
-    expected = [[stream, *agent_words(dict(zip(specs, one, strict=True)))] for one in itertools.product(*choices)]
+    name = FORGETTING.get(file.stem, "pocket-tuning" if file.stem in OF_SETTINGS else "pocket")
+    expected = [
+        [f"stream={name}", *agent_words(dict(zip(specs, one, strict=True)))] for one in itertools.product(*choices)
+    ]
     found = expand(file)
     assert [list(point.words) for point in found.points] == expected
     assert found.notes == ()
@@ -150,8 +157,9 @@ def test_shipped_files_resolve_and_are_the_words_of_an_agent(file: Path) -> None
 
 def test_what_is_shipped() -> None:
     assert [file.stem for file in SHIPPED] == [
-        "compare_methods", "keeplora_ablation", "keeplora_alpha", "keeplora_lr", "keeplora_rank",
-        "keeplora_thresholds", "lora_rank", "seeds", "tune", "tune_o-lora", "tune_sc-lora", "tune_splitlora",
+        "compare_forgetting", "compare_methods", "keeplora_ablation", "keeplora_alpha", "keeplora_lr", "keeplora_rank",
+        "keeplora_thresholds", "lora_rank", "seeds", "tune", "tune_forgetting", "tune_o-lora", "tune_sc-lora",
+        "tune_splitlora",
     ]  # fmt: skip
     assert find("compare_methods") == shipped_folder() / "compare_methods.yaml"
     with pytest.raises(UserError, match='there is no sweep file "compare_method" .did you mean "compare_methods"'):
@@ -563,6 +571,35 @@ def test_settings_that_lack_a_seed_are_not_ranked_and_test_images_and_ends_are_w
     finish(found[1], last=99.0)
     assert "note: train.lr=0.1 is the largest that was tried: try larger ones" in shown(capsys, file, "best=last")
     assert tried(found, "forgetting_max_last")[0].label == "train.lr=0.001"  # less is better
+
+
+def test_requests_to_forget_have_metrics_of_their_own(write, capsys):
+    file = write(RATES)
+    learned = expand(file).points
+    found = [replace(point, kind="forgetting") for point in learned]
+    for point, value in zip(found, (90.0, 10.0, 60.0, 62.0, 50.0, 60.0), strict=True):
+        finish(point, h_mean=value, forgotten=value, relapse=1.0, retained=2.0, elsewhere=3.0)
+    assert tried(found, "h_mean")[0].label == "train.lr=0.01"
+    assert tried(found, "forgotten")[0].label == "train.lr=0.1"  # the smallest of the means 50, 61 and 55
+    rows = [line.split() for line in points_table(found, "forgotten").splitlines()]
+    assert rows[0] == ["#", "state", "Forgotten", "Relapse", "Retained", "H-mean", "Elsewhere", "point"]
+    assert rows[1] == [
+        "2",
+        "finished",
+        "10.0",
+        "1.0",
+        "2.0",
+        "10.0",
+        "3.0",
+        found[1].label.split()[0],
+        found[1].label.split()[1],
+    ]
+    assert deciding(found, "metric", None) == "h_mean" and deciding(learned, "metric", None) == "average_mtil"
+    assert deciding(found, "best", "Forgotten") == "forgotten"
+    for points, word, asks in ((found, "Last", "forget"), (learned, "h_mean", "learn")):
+        with pytest.raises(UserError, match=f"best={word} is not measured where streams ask to {asks}: choose "):
+            deciding(points, "best", word)
+    assert main(["sweep", str(file), "best=h_mean"]) == 2 and "ask to learn" in capsys.readouterr().err
 
 
 def test_status_is_sorted_by_a_metric(write, capsys):

@@ -548,6 +548,42 @@ def test_no_image_has_no_gradient() -> None:
     assert method.bias.tolist() == [0, 0, 0]
 
 
+class Penalised(Probe):
+    """Has a penalty on its bias beside the loss of the batch."""
+
+    def train_step(self, step: TrainStep) -> None:
+        step.backward(beside=lambda: 0.3 * self.bias.square().sum() - self.bias[0])
+        step.update()
+
+
+def test_a_term_beside_the_batch_counts_in_gradient_and_loss() -> None:
+    method, data = probe(Penalised)
+    reports: list[EpochReport] = []
+    fit(method, data, SGD, on_epoch=reports.append)
+    bias, total = torch.zeros(3, dtype=torch.float64), 0.0
+    for epoch in range(2):
+        for _, labels in data.batches("train", epoch, batch_size=16):
+            target = torch.nn.functional.one_hot(labels, 3).double()
+            total -= float((target @ bias.log_softmax(0)).sum())
+            total += float(0.3 * (bias**2).sum() - bias[0]) * len(labels)
+            first = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+            bias = bias - 0.5 * (bias.softmax(0) - target.mean(0) + 0.6 * bias - first)
+        assert reports[epoch].loss == pytest.approx(total / 40, rel=1e-5)
+        total = 0.0
+    assert torch.allclose(method.bias.double(), bias, atol=1e-6)
+
+
+def test_a_term_beside_the_batch_that_depends_on_nothing_has_no_gradient() -> None:
+    class Nothing(Probe):
+        def train_step(self, step: TrainStep) -> None:
+            step.backward(loss=lambda pixels, labels: pixels.new_zeros(()), beside=lambda: torch.zeros(()))
+            step.update()
+
+    method, data = probe(Nothing)
+    fit(method, data, SGD)
+    assert method.bias.tolist() == [0, 0, 0]
+
+
 class Validates(Probe):
     """Hears of epochs, and counts right answers on validation images after each."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from bench.datasets import pocket
-from conftest import METHOD
+from conftest import METHOD, STREAM
 
 from bench.api import Stream
 from bench.cli.main import main
@@ -132,6 +132,22 @@ def test_another_metric_decides_where_one_is_asked_for(grid, say):
     for word in ("last", "final/last", "Last"):
         out = say("method=toy", "stream=pocket", f"grid={file}", f"metric={word}")[1]
         assert "last on validation images" in out and "chosen for toy on pocket: train.lr=0.1\n" in out
+
+
+def test_requests_to_forget_are_chosen_by_their_h_mean(grid, say, toys):
+    toys.write(
+        "methods/toy_method.py", METHOD.replace("    label_spaces =", '    kinds = ("forgetting",)\n    label_spaces =')
+    )
+    toys.write(
+        "datasets/toy_data.py", STREAM.replace("    label_space =", '    kind = "forgetting"\n    label_space =')
+    )
+    file = grid()
+    for point, value in zip(points(file, "method=toy", "stream=pocket"), (90, 10, 60, 62, 50, 60), strict=True):
+        finish(point, h_mean=value)
+    out = say("method=toy", "stream=pocket", f"grid={file}")[1]
+    assert "h_mean on validation images" in out and "chosen for toy on pocket: train.lr=0.01\n" in out
+    status, out = say("method=toy", "stream=pocket", f"grid={file}", "metric=last")
+    assert status == 2 and "metric=last is not measured where streams ask to forget: choose forgotten," in out
 
 
 def test_of_equal_means_the_smaller_rate_wins_wherever_it_stands(grid):

@@ -14,15 +14,14 @@ def call(words: list[str]) -> int:
     """Print the datasets of a stream; the exit status is 1 if one is not there as published."""
     # numpy and the stream's own file come with these: see bench.cli.verb.
     from bench.config.resolve import resolve
-    from bench.data.dataset_stream import DatasetStream
-    from bench.data.inventory import inventory, report, requirements
+    from bench.data.inventory import inventory, needs_data, report, requirements
 
     if not words or "=" in words[0]:
         raise UserError("say which stream: python -m bench data mtil-order1 data=DIR")
     stream, *settings = words
     resolved = resolve([f"stream={stream}", *settings], need_method=False)
     cls: Any = resolved.stream_class
-    if not issubclass(cls, DatasetStream):
+    if not needs_data(cls, resolved.stream_settings):
         print(f"stream {stream} needs no data: it brings its images along, or reads them in its own way")
         return 0
     if resolved.run.data is None:

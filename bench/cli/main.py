@@ -11,7 +11,7 @@ from bench.cli.compare import COMPARE, DIFF
 from bench.cli.data import DATA
 from bench.cli.list import LIST
 from bench.cli.profile import PROFILE
-from bench.cli.reuse import ANALYSE, EVALUATE, EXPORT
+from bench.cli.reuse import ANALYSE, EVALUATE, EXPORT, PROBE
 from bench.cli.run import RUN
 from bench.cli.sweep import SWEEP, TUNE
 from bench.cli.tracking import DASHBOARD, MIRROR
@@ -22,7 +22,8 @@ from bench.core.signals import Stopped
 VERBS = {
     verb.name: verb
     for verb in (
-        RUN, SWEEP, TUNE, LIST, DATA, COMPARE, DIFF, EVALUATE, EXPORT, ANALYSE, MIRROR, DASHBOARD, PROFILE, CHECK,
+        RUN, SWEEP, TUNE, LIST, DATA, COMPARE, DIFF, EVALUATE, PROBE, EXPORT, ANALYSE, MIRROR, DASHBOARD, PROFILE,
+        CHECK,
     )
 }  # fmt: skip
 """All verbs by name, in the order of the overview."""

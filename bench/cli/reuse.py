@@ -1,4 +1,4 @@
-"""``evaluate``, ``export`` and ``analyse``: use the model of a finished run, or look into any model."""
+"""``evaluate``, ``probe``, ``export``, ``analyse``: use the model of a finished run, or look into any model."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ def call_evaluate(words: list[str]) -> int:
     from bench.reuse.evaluate import evaluate  # torch comes with it
 
     evaluate(run, settings, ["python", "-m", "bench", "evaluate", *words])
+    return 0
+
+
+def call_probe(words: list[str]) -> int:
+    """Measure by a linear probe what the image features of a run hold."""
+    run, settings = _run_and_settings(words, "probe RUN data=DIR")
+    from bench.reuse.probe import probe  # torch comes with it
+
+    probe(run, settings)
     return 0
 
 
@@ -86,6 +95,25 @@ examples
   python -m bench compare evaluations
 """,
     call=call_evaluate,
+)
+
+PROBE = Verb(
+    name="probe",
+    summary="measure by a linear probe what the image features of a finished run hold",
+    usage="probe RUN [data=DIR] [KEY=VALUE...]",
+    help="""\
+Fits a logistic regression to the image features of the training images of the run's stream, and classifies the test
+images with it: with the weights that the run began with, with those that it ended with, and with plain pixels. Beside
+it stand the accuracies of the text classifier, from the record. After a stream of requests to forget it tells whether
+what was forgotten is gone from the features, or only hidden from the text classifier. The table is printed and written
+to OUT/<stream>/<model>/<method>/<fingerprint>-s<seed>/probe.csv (out=evaluations). The run is not changed. Settings:
+data, device, threads, precision, evaluate.batch_size, cache.KEY, out; model.checkpoint=FILE where the weights lie
+elsewhere now, and method=FILE, model=FILE, stream=FILE likewise.
+
+example
+  python -m bench probe runs/forget-pocket/pocket/gs-lora/0123456789-s0
+""",
+    call=call_probe,
 )
 
 EXPORT = Verb(

@@ -66,7 +66,7 @@ as for "run", or one of
   grid=FILE              a sweep file with method: grid, or the name of one that comes along (tune); FILE_NAME.yaml
                          beside it is the grid of the method NAME
   seeds=[0,1]            seeds of every setting (those of the grid; 0 and 1 where it has none)
-  metric=METRIC          what decides (average); METRIC is transfer, average, last or another one of docs/metrics.md
+  metric=METRIC          what decides (average; h_mean where the stream asks to forget); docs/metrics.md has all
   to=FILE                where the choice is written (OUT/STREAM/MODEL/tuned.yaml); what it has for others stays
   partial=true           choose among the settings that are finished with all their seeds; starts no point
   launch=..., launch.KEY=..., preempt=N, dry_run=true, status, sort=METRIC    as for "sweep"

@@ -9,12 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bench.compare.grouping import ComparableRuns, Group
-from bench.compare.published import METRICS, Published
-from bench.compare.runs import COSTS, SHOWN, TITLES
-from bench.compare.significance import COMPARED
+from bench.compare.published import Published
+from bench.compare.runs import COSTS, TITLES
 from bench.config.written import items, members, unquoted
 from bench.core.errors import UserError, shorten, suggest
-from bench.metrics.scalars import SCALARS
+from bench.metrics.kinds import COLUMNS, FORGETTING, SCALARS, SHOWN, kind_of
 from bench.record.flags import WORDS
 
 OPTIONS = ("per", "columns", "rows", "names")
@@ -29,9 +28,8 @@ def _plain(word: str) -> str:
 
 
 HEADINGS = {
-    **{name: name for name in (*SCALARS, *COSTS)},
-    **{_plain(TITLES[name]): name for name in (*SHOWN, *COSTS)},
-    **METRICS,
+    **{name: name for scalars in (*SCALARS.values(), COSTS) for name in scalars},
+    **{_plain(title): name for name, title in TITLES.items()},
 }
 """What a column may be called -> the scalar or cost that it shows."""
 
@@ -132,8 +130,9 @@ def _column(word: str, per: str) -> str:
     scalar = HEADINGS.get(_plain(word))
     if scalar is None:
         raise UserError(f'columns= has no "{shorten(word)}"{suggest(word, HEADINGS)}')
-    if per == "task" and scalar not in COMPARED:
-        raise UserError(f"columns={shorten(word)} has no values by task: with per=task choose {', '.join(METRICS)}")
+    if per == "task" and not any(scalar in columns for columns in COLUMNS.values()):
+        known = "; ".join(", ".join(_plain(TITLES[name]) for name in columns) for columns in COLUMNS.values())
+        raise UserError(f"columns={shorten(word)} has no values by task: with per=task choose {known}")
     return scalar
 
 
@@ -148,6 +147,35 @@ def _names(options: Mapping[str, str]) -> dict[str, str]:
         if not new:
             raise UserError(f"names= gives {shorten(old)} an empty name: write another, or leave it out")
     return names
+
+
+def check_columns(choice: Choice, fields: Sequence[ComparableRuns]) -> None:
+    """Refuse a column that no run here can have, and columns of which a table has none.
+
+    Parameters
+    ----------
+    choice : Choice
+    fields : sequence of ComparableRuns
+        One a table.
+
+    Raises
+    ------
+    UserError
+        With what can be choice.
+    """
+    there = {one.runs[0].kind for one in fields}
+    for name in choice.columns if fields else ():
+        if kind_of(name) not in (None, *there):
+            asks = " and ".join("forget" if kind == FORGETTING else "learn" for kind in sorted(there))
+            raise UserError(
+                f"columns={choice.title(name)}: the streams of these runs ask to {asks}, and have no such number"
+            )
+    for one in fields:
+        if choice.columns and not any(kind_of(name) in (None, one.runs[0].kind) for name in choice.columns):
+            shown = ", ".join(SHOWN[one.runs[0].kind])
+            raise UserError(
+                f"columns= names none of {one.title}: add one of {shown}, or choose the other runs with stream=NAME"
+            )
 
 
 # ---------------------------------------------------------------------------------------------- applied

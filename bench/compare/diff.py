@@ -162,9 +162,9 @@ def _cell_changes(first: Run, second: Run) -> list[str]:
     if not all(there):
         return [f"{ACCURACY}: {' | '.join('there' if here else ABSENT for here in there)}"] if any(there) else []
     a, b = first.matrix, second.matrix
-    if a.tasks != b.tasks:
-        return [f"tasks: {', '.join(a.tasks)} | {', '.join(b.tasks)}"]
-    cells = [(row, column) for row in range(len(a.tasks) + 1) for column in range(len(a.tasks))]
+    if (a.tasks, a.others) != (b.tasks, b.others):
+        return [f"test sets: {', '.join(a.columns)} | {', '.join(b.columns)}"]
+    cells = [(row, column) for row in range(len(a.tasks) + 1) for column in range(len(a.columns))]
     differing = [cell for cell in cells if a.cell(*cell).accuracy != b.cell(*cell).accuracy]
     if not differing:
         return []

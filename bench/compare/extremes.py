@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.compare.runs import ABSENT, COSTS, SHOWN
+from bench.compare.runs import ABSENT, COSTS
 from bench.compare.significance import COMPARED
 from bench.compare.tables import COLUMNS
 from bench.compare.views import Line, View
-from bench.metrics.scalars import HEADLINES
+from bench.metrics.kinds import FIRST, LESS_IS_BETTER, SHOWN
 
 RATIOS = ("seconds", "peak_memory_mb")
 """Costs of which a contrast has the ratio."""
@@ -34,21 +34,17 @@ Range = tuple[float, float]
 
 
 def winners(view: View) -> dict[str, list[int]]:
-    """Return which lines are the best in Last, Average and Transfer.
-
-    Parameters
-    ----------
-    view : View
+    """Return which lines are the best in the scalars of `bench.metrics.kinds.FIRST`, such as Last.
 
     Returns
     -------
     dict of str to list of int
-        Scalar -> the lines with the highest mean as it is printed; the only line that has a value, if there is one;
+        Scalar -> the lines with the best mean as it is printed; the only line that has a value, if there is one;
         none if all have the same mean. Scalars that no line has are left out.
     """
     having = {
         name: [index for index, line in enumerate(view.lines) if name in line.values]
-        for name in reversed(HEADLINES.values())
+        for name in FIRST[view.section.kind]
     }
     return {name: lines if len(lines) == 1 else view.best[name] for name, lines in having.items() if lines}
 
@@ -137,9 +133,11 @@ def ranges(view: View) -> dict[str, dict[str, Range | None]]:
     for line in view.lines:
         errors = {name: over.standard_error or 0.0 for name, over in line.values.items()}
         items.append({name: (over.mean - errors[name], over.mean + errors[name]) for name, over in line.values.items()})
-    names = [name for name in COLUMNS if any(name in item for item in items)]
+    names = [name for name in COLUMNS[view.section.kind] if any(name in item for item in items)]
     for row in view.section.published.rows if view.section.published else ():
-        items.append({name: (value, value) for name in SHOWN if (value := row.value(name)) is not None})
+        items.append(
+            {name: (value, value) for name in SHOWN[view.section.kind] if (value := row.value(name)) is not None}
+        )
     return {a: {b: _hull(item[a] for item in items if a in item and b in item) for b in names} for a in names}
 
 
@@ -155,8 +153,8 @@ class Contrast:
     differences : dict of str to float
         Mean minus mean of the scalars of `bench.compare.significance.COMPARED` that both have, in points.
     gain, loss : (int, float) or None
-        The task with the largest gain and the one with the largest loss after the last stage, and the change in points;
-        ``None`` where no task changes by `SMALLEST` in that direction.
+        The test set with the largest gain and that with the largest loss after the last stage, and the change in
+        points; ``None`` where none changes by `SMALLEST` in that direction.
     ratios : dict of str to float
         Mean over mean of the costs in `RATIOS` that both have; not of seconds where runs shared a machine.
     reach : float or None
@@ -187,21 +185,25 @@ def baselines(view: View) -> list[int]:
     return sorted({*view.shown} if view.baseline is None else {*view.shown, view.baseline})
 
 
-def contrast(line: Line, base: Line) -> Contrast:
+def contrast(line: Line, base: Line, better: Sequence[int] | None = None) -> Contrast:
     """Return how a line differs from another one.
 
     Parameters
     ----------
     line, base : Line
         Of one view.
+    better : sequence of int, optional
+        Columns of which gains and losses are named (`bench.compare.views.View.better`); by default all.
 
     Returns
     -------
     Contrast
-        Positive differences are in favour of `line`; ratios above 1 are in favour of `base`.
+        Positive differences are in favour of `line`, unless less is better; ratios above 1 are in favour of `base`.
     """
     ours, theirs = line.values, base.values
-    differences = {n: ours[n].mean - theirs[n].mean for n in COMPARED if n in ours and n in theirs}
+    differences = {
+        n: ours[n].mean - theirs[n].mean for names in COMPARED.values() for n in names if n in ours and n in theirs
+    }
     alone = [name for name in RATIOS if name != "seconds" or not (line.group.shared or base.group.shared)]
     ratios = {n: ours[n].mean / theirs[n].mean for n in alone if n in ours and n in theirs and theirs[n].mean > 0}
     if line.mean is None or base.mean is None:
@@ -209,7 +211,9 @@ def contrast(line: Line, base: Line) -> Contrast:
     change = line.mean - base.mean
     known = change[~np.isnan(change)]
     reach = float(np.abs(known).max()) if known.size else None
-    return Contrast(differences, _largest(change[-1], 1), _largest(change[-1], -1), ratios, reach)
+    final = change[-1].copy()
+    final[[at for at in range(len(final)) if better is not None and at not in better]] = np.nan
+    return Contrast(differences, _largest(final, 1), _largest(final, -1), ratios, reach)
 
 
 def _largest(changes: np.ndarray, sign: int) -> tuple[int, float] | None:
@@ -246,7 +250,7 @@ class Ruler:
 class Tops:
     """What the settings tried give in one column: the best line, the best tenth, the lowest and the highest mean.
 
-    The best has the highest mean, of a cost the lowest.
+    The best has the highest mean, of a cost and where less is better the lowest.
     """
 
     best: int
@@ -302,14 +306,14 @@ def _tried(view: View, method: str, lines: list[int]) -> Tried:
     rulers = {key: ruler([apart[key] for apart in settings]) for key in settings[0]}
     different = {key: len({apart[key] for apart in settings}) for key in rulers}
     widest = sorted(rulers, key=lambda key: -different[key])
-    names = [name for name in COLUMNS if any(name in view.lines[index].values for index in lines)]
+    names = [name for name in COLUMNS[view.section.kind] if any(name in view.lines[index].values for index in lines)]
     tops = {name: _tops(view.lines, lines, name) for name in names}
     return Tried(method, lines, rulers, widest, tops)
 
 
 def _tops(lines: Sequence[Line], indices: Sequence[int], name: str) -> Tops:
     means = {index: lines[index].values[name].mean for index in indices if name in lines[index].values}
-    ranked = sorted(means, key=lambda index: means[index] if name in COSTS else -means[index])
+    ranked = sorted(means, key=lambda index: means[index] if name in (*COSTS, *LESS_IS_BETTER) else -means[index])
     return Tops(ranked[0], ranked[: math.ceil(len(ranked) / 10)], min(means.values()), max(means.values()))
 
 

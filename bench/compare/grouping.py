@@ -178,7 +178,7 @@ def compared(runs: Iterable[Run]) -> Comparison:
         if run.trouble:
             left_out.append((run.path, run.trouble))
         else:
-            alike.setdefault(_canonical([run.stream, run.model, _measured(run)]), []).append(run)
+            alike.setdefault(_canonical([run.stream, run.model, run.kind, _measured(run)]), []).append(run)
     sets = [one for key in sorted(alike) for one in _sets(alike[key], left_out)]
     _set_apart(sets)
     _note_sharing(sets)

@@ -1,6 +1,7 @@
 """Transfer, Average and Last of every task: the table that papers on streams of data sets print.
 
-Means over seeds of what `bench.metrics.scalars.COLUMNS` gives for each task, with what papers say of the same tasks.
+Or Forgotten, Relapse, Retained and H-mean of every request. Means over seeds of what `bench.metrics.kinds.COLUMNS`
+gives for each task, with what papers say of the same tasks.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import numpy as np
 from bench.compare.grouping import ComparableRuns, Group
 from bench.compare.published import METRICS, Published
 from bench.compare.published import Row as PublishedRow
-from bench.compare.significance import COMPARED, EQUAL, Against, Difference, difference, level_of, value_of
+from bench.compare.significance import EQUAL, Against, Difference, difference, level_of, value_of
 from bench.core.errors import UserError
+from bench.metrics.kinds import COLUMNS, HEADLINES, LEARNING, LESS_IS_BETTER
 from bench.metrics.over_seeds import Spread, spread
 
 OVERALL = None
@@ -53,7 +55,7 @@ class TaskTable:
     Attributes
     ----------
     scalar : str
-        One of `bench.compare.significance.COMPARED`.
+        One of `bench.metrics.kinds.COLUMNS`.
     measured, published : list of TaskRow
         In the order of the groups, and of the published table; only published rows that have a value of the metric.
     ahead : list of TaskRow or None
@@ -86,7 +88,7 @@ class PerTask:
 
 
 def per_task(
-    field: ComparableRuns, published: Published | None = None, scalars: Sequence[str] = COMPARED, every: bool = False
+    field: ComparableRuns, published: Published | None = None, scalars: Sequence[str] = (), every: bool = False
 ) -> PerTask:
     """Return metrics for every task: means over seeds, and published values beside them.
 
@@ -96,7 +98,7 @@ def per_task(
     published : Published, optional
         What may stand beside these runs: ``published`` of `bench.compare.tables.Section`.
     scalars : sequence of str, optional
-        Some of `bench.compare.significance.COMPARED`, in the order of the tables.
+        Some of `bench.metrics.kinds.COLUMNS`, in the order of the tables; by default those of the headlines.
     every : bool, optional
         Whether published rows that have no value for any task stand there too, for their means.
 
@@ -105,6 +107,8 @@ def per_task(
     PerTask
         Without tasks and tables where no accuracy matrix can be read, or seeds have different numbers of tasks.
     """
+    kind = field.runs[0].kind
+    scalars = [name for name in scalars or HEADLINES[kind].values() if name in COLUMNS[kind]]
     orders, notes = _orders(field)
     if not orders:
         return PerTask([], [], [*notes, "no table for every task: no accuracy matrix can be read"])
@@ -115,9 +119,9 @@ def per_task(
         if len({frozenset(order) for order in orders}) == 1:
             names = sorted(names)
             keys = list(names)
-            notes.append(
-                "each seed has its own order of tasks: a task's Transfer is over the seeds that begin elsewhere"
-            )
+            own = "each seed has its own order of tasks"
+            said = ": a task's Transfer is over the seeds that begin elsewhere" if kind == LEARNING else ""
+            notes.append(own + said)
         else:
             names = [f"task {number}" for number in range(1, len(names) + 1)]
             keys = list(range(len(names)))
@@ -159,7 +163,7 @@ def _over(values: dict[int, float]) -> Spread | None:
 
 def _quoted(published: Sequence[PublishedRow], scalar: str, names: Sequence[str]) -> list[TaskRow]:
     """Return the published rows that have a value of a metric."""
-    word = next(word for word, one in METRICS.items() if one == scalar)
+    word = next((word for word, one in METRICS.items() if one == scalar), "")
     rows = []
     for row in published:
         values = row.columns.get(word, {})
@@ -196,17 +200,17 @@ def over_seeds(group: Group, scalar: str, task: str | int | None = None) -> dict
 
 
 def ahead(groups: Sequence[Group], scalar: str, task: str | int | None = None) -> Group | None:
-    """Return the group with the highest mean, if its seeds show that it is ahead of the next one.
+    """Return the group with the best mean, if its seeds show that it is ahead of the next one.
 
-    They do where the t interval of the paired difference to the group with the second highest mean lies above 0. It is
-    as wide as if the best one were compared with all others (`bench.compare.significance.level_of`). One seed in common
-    shows nothing.
+    They do where the t interval of the paired difference to the group with the second best mean lies on its side of 0.
+    It is as wide as if the best one were compared with all others (`bench.compare.significance.level_of`). One seed in
+    common shows nothing.
 
     Parameters
     ----------
     groups : sequence of Group
     scalar : str
-        Of which more is better.
+        More is better, unless it is one of `bench.metrics.kinds.LESS_IS_BETTER`.
     task : str or int, optional
         As for `bench.compare.significance.value_of`.
 
@@ -215,9 +219,10 @@ def ahead(groups: Sequence[Group], scalar: str, task: str | int | None = None) -
     Group or None
     """
     values = {group.label: over_seeds(group, scalar, task) for group in groups}
+    sign = -1 if scalar in LESS_IS_BETTER else 1
     ranked = sorted(
         (group for group in groups if values[group.label]),
-        key=lambda group: -float(np.mean(list(values[group.label].values()))),
+        key=lambda group: -sign * float(np.mean(list(values[group.label].values()))),
     )
     if len(ranked) < 2:
         return None
@@ -227,7 +232,8 @@ def ahead(groups: Sequence[Group], scalar: str, task: str | int | None = None) -
     if len(gaps) < 2 or np.ptp(gaps) <= EQUAL:
         return None
     found = difference(best, following, scalar, level_of(len(ranked) - 1), task)
-    return best if found.low is not None and found.low > 0 and "seeds" in found.over else None
+    near = found.low if sign > 0 else found.high
+    return best if near is not None and sign * near > 0 and "seeds" in found.over else None
 
 
 # ----------------------------------------------------------------------------------------- differences
@@ -244,7 +250,7 @@ def apart(against: Against, groups: Sequence[Group], names: Sequence[str], scala
     names : sequence of str
         The tasks: see `PerTask`.
     scalar : str
-        One of `bench.compare.significance.COMPARED`.
+        One of `bench.metrics.kinds.COLUMNS`.
 
     Returns
     -------

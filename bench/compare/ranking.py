@@ -1,17 +1,21 @@
-"""How a finished run compares with those beside it: the line at the end of a run."""
+"""How a finished run compares with those beside it, the line at the end of a run; and which runs are best."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
 
-from bench.compare.grouping import ComparableRuns, compared
+from bench.compare.grouping import ComparableRuns, Group, compared
 from bench.compare.runs import find, read
+from bench.metrics.kinds import LESS_IS_BETTER, RANKED, SHOWN, TITLES
+from bench.metrics.over_seeds import spread
 from bench.metrics.scalars import mean
 
 
 def standing(directory: Path) -> str:
     """Say how the Last of a run compares with that of others below the same folder, of the same stream and model.
+
+    Of runs that were to forget it is the H-mean.
 
     Only runs that may be compared with it count (`bench.compare.grouping.ComparableRuns`); runs over seeds count as one
     method with their mean. Only the JSON files of the records are read.
@@ -24,7 +28,7 @@ def standing(directory: Path) -> str:
     Returns
     -------
     str
-        One sentence; empty where there is no other run, or Last is not defined.
+        One sentence; empty where there is no other run, or the number is not defined.
     """
     sets = compared(read(path) for path in find([directory.parents[1]])).fields
     mine = [runs for runs in sets if any(run.path == directory for run in runs.runs)]
@@ -35,14 +39,17 @@ def standing(directory: Path) -> str:
 
 def _sentence(runs: ComparableRuns, directory: Path) -> str:
     own = next(group for group in runs.groups if any(run.path == directory for run in group.runs.values()))
-    last = {group.label: mean(list(values.values())) for group in runs.groups if (values := group.values("last"))}
+    scalar = RANKED[runs.runs[0].kind]
+    last = {group.label: mean(list(values.values())) for group in runs.groups if (values := group.values(scalar))}
     others = len(runs.runs) - 1
     if not others or own.label not in last:
         return ""
     ranked = sorted(last, key=lambda label: -last[label])
     rank = 1 + sum(value > last[own.label] for value in last.values())
     seeds = f" (mean of {len(own.runs)} seeds)" if len(own.runs) > 1 else ""
-    said = f"beside {others} other {'run' if others == 1 else 'runs'} here: Last {last[own.label]:.1f}{seeds}"
+    said = (
+        f"beside {others} other {'run' if others == 1 else 'runs'} here: {TITLES[scalar]} {last[own.label]:.1f}{seeds}"
+    )
     if len(last) > 1:
         said += f", {_ordinal(rank)} of {len(last)}"
         first = next(label for label in ranked if label != own.label)
@@ -54,3 +61,25 @@ def _sentence(runs: ComparableRuns, directory: Path) -> str:
 def _ordinal(number: int) -> str:
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
+
+
+def best(field: ComparableRuns) -> dict[str, list[Group]]:
+    """Return which groups have the best mean of a scalar: the highest, of some the lowest.
+
+    Parameters
+    ----------
+    field : ComparableRuns
+
+    Returns
+    -------
+    dict of str to list of Group
+        Scalar -> the groups with the best mean as it is printed; none where all have the same.
+    """
+    winners = {}
+    for name in SHOWN[field.runs[0].kind]:
+        values = {group.label: group.values(name).values() for group in field.groups}
+        means = {label: float(f"{spread(known).mean:.2f}") for label, known in values.items() if known}
+        top = (min if name in LESS_IS_BETTER else max)(means.values(), default=0.0)
+        highest = [group for group in field.groups if means.get(group.label) == top]
+        winners[name] = highest if len(highest) < len(means) else []
+    return winners

@@ -1,7 +1,7 @@
 """Read run directories.
 
 Nothing is computed again: the scalars are those of summary.json, which are pure functions of accuracy.csv
-(bench/metrics/scalars.py). `bench.compare.grouping` lays runs out as far as they may be compared.
+(bench/metrics/kinds.py). `bench.compare.grouping` lays runs out as far as they may be compared.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import Any, TypeVar
 from bench.config.fingerprint import later
 from bench.core.errors import UserError
 from bench.core.untrusted import kind_of, why
+from bench.metrics import kinds
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import Outcomes
-from bench.metrics.scalars import COLUMNS, HEADLINES
 from bench.record.flags import registered
 from bench.record.results import read_matrix, read_outcomes
 from bench.record.schema import (
+    ACCURACY,
     ENVIRONMENT,
     IDENTITY,
     OUTCOMES,
@@ -34,22 +35,11 @@ from bench.record.schema import (
     read_environment,
 )
 
-SHOWN = ("zero_shot", *HEADLINES.values(), "learning", "backward_transfer")
-"""Scalars of a comparison; percentages, the last one a difference of percentages."""
-
 COSTS = ("seconds", "peak_memory_mb", "stored_bytes")
 """What a run took: seconds in all, largest memory in MB, bytes that the method keeps after the last task."""
 
-TITLES = {
-    "zero_shot": "Zero-shot",
-    **{name: title for title, name in HEADLINES.items()},
-    "learning": "Learning",
-    "backward_transfer": "Backward",
-    "seconds": "Seconds",
-    "peak_memory_mb": "Peak MB",
-    "stored_bytes": "Stored MB",
-}
-"""Short headings of `SHOWN` and `COSTS`."""
+TITLES = {**kinds.TITLES, "seconds": "Seconds", "peak_memory_mb": "Peak MB", "stored_bytes": "Stored MB"}
+"""Short headings of scalars that are shown, and of `COSTS`."""
 
 BUDGET = ("train.epochs", "train.steps", "train.tasks", "train.batch_size")
 """Settings that say how often how many images are shown, alike for all methods, unless a method prescribes its own."""
@@ -115,17 +105,28 @@ class Run:
     @cached_property
     def matrix(self) -> AccuracyMatrix:
         """The accuracy matrix, read when it is first needed; a damaged or missing file raises `UserError`."""
-        return read_matrix(self.path)
+        matrix = read_matrix(self.path)
+        if self.summary.finished and matrix.kind != self.kind:
+            raise UserError(
+                f"{self.path / ACCURACY} and {SUMMARY} are not of one run, since only one of them is about requests to "
+                "forget: make the run again with another out=DIR"
+            )
+        return matrix
 
     @cached_property
     def columns(self) -> dict[str, list[float | None]]:
-        """The scalars of `bench.metrics.scalars.COLUMNS` for each task, computed once; errors as for ``matrix``."""
-        return {name: of(self.matrix) for name, of in COLUMNS.items()}
+        """The scalars of `bench.metrics.kinds.COLUMNS` for each task, computed once; errors as for ``matrix``."""
+        return {name: of(self.matrix) for name, of in kinds.COLUMNS[self.matrix.kind].items()}
 
     @cached_property
     def outcomes(self) -> Outcomes | None:
         """What the matrix counts, image by image, read when it is first needed; None where it was not recorded."""
         return read_outcomes(self.path, self.matrix.columns) if _stands(self.path / OUTCOMES) else None
+
+    @property
+    def kind(self) -> str:
+        """What its tasks are: ``learning``, or ``forgetting`` for requests to forget."""
+        return kinds.FORGETTING if kinds.RANKED[kinds.FORGETTING] in self.summary.metrics else kinds.LEARNING
 
     @property
     def stream(self) -> str:
@@ -193,7 +194,7 @@ class Run:
         Parameters
         ----------
         name : str
-            A scalar of bench/metrics/scalars.py, or one of `COSTS`.
+            A scalar of `bench.metrics.kinds`, or one of `COSTS`.
 
         Returns
         -------

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -22,11 +21,12 @@ from bench.compare.runs import Run
 from bench.config import registry
 from bench.config.values import GIVEN
 from bench.core.errors import UserError, suggest
-from bench.metrics.matrix import AccuracyMatrix
-from bench.metrics.scalars import COLUMNS, HEADLINES, SCALARS
+from bench.metrics.forgetting import NOT_LINEAR
+from bench.metrics.kinds import HEADLINES
+from bench.metrics.weights import shape_of, weights_of
 
-COMPARED = tuple(HEADLINES.values())
-"""Scalars whose differences are shown; each is a linear function of the matrix."""
+COMPARED = {kind: tuple(headlines.values()) for kind, headlines in HEADLINES.items()}
+"""Kind of matrix -> the scalars whose differences are shown; most are linear functions of the cells."""
 
 TOGETHER = 0.95
 """Confidence that all intervals of one scalar hold."""
@@ -101,8 +101,8 @@ def against(runs: ComparableRuns, name: str | None = None) -> Against | None:
     others = [group for group in runs.groups if group is not baseline]
     if baseline is None or not others:
         return None
-    level = level_of(len(others))
-    rows = [(group, [difference(group, baseline, scalar, level) for scalar in COMPARED]) for group in others]
+    level, kind = level_of(len(others)), runs.runs[0].kind
+    rows = [(group, [difference(group, baseline, scalar, level) for scalar in COMPARED[kind]]) for group in others]
     return Against(baseline, level, rows)
 
 
@@ -207,7 +207,7 @@ def value_of(run: Run, scalar: str, task: str | int | None = None) -> float | No
     ----------
     run : Run
     scalar : str
-        With a task one of `COMPARED`, else any that `bench.compare.runs.Run.value` knows.
+        With a task one of `bench.metrics.kinds.COLUMNS`, else any that `bench.compare.runs.Run.value` knows.
     task : str or int, optional
         As for `difference`.
 
@@ -253,19 +253,14 @@ def image_by_image(first: Run, second: Run, scalar: str, task: str | int | None 
     UserError
         If a record is damaged, or the test sets are not the same.
     """
+    if scalar in NOT_LINEAR:
+        raise UserError("it is no sum over images; more seeds give one")
     a, b = first.outcomes, second.outcomes
     if a is None or b is None:
         return None
-    if first.matrix.tasks != second.matrix.tasks:
+    if (first.matrix.tasks, first.matrix.others) != (second.matrix.tasks, second.matrix.others):
         raise UserError(f"{first.path} and {second.path} measured other test sets")
-    size = len(first.matrix.tasks)
-    missing = frozenset(
-        (row, column)
-        for row in range(size + 1)
-        for column in range(size)
-        if first.matrix.state(row, column) == "missing"
-    )
-    weights = weights_of(scalar, size, missing, None if task is None else _column(first, task))
+    weights = weights_of(scalar, shape_of(first.matrix), None if task is None else _column(first, task))
     contributions = []
     for column in np.flatnonzero(weights.any(axis=0)).tolist():
         total: np.ndarray | float = 0.0
@@ -276,47 +271,6 @@ def image_by_image(first: Run, second: Run, scalar: str, task: str | int | None 
             total = total + weights[row, column] * 100 * (right.astype(float) - other)
         contributions.append(np.asarray(total))
     return contributions
-
-
-@lru_cache(maxsize=256)
-def weights_of(scalar: str, size: int, missing: frozenset[tuple[int, int]], task: int | None = None) -> np.ndarray:
-    """Return how much each cell of a matrix weighs in a linear scalar.
-
-    The weight of a cell is the value of the scalar on the matrix that is 100 % in that cell and 0 % in all others.
-
-    Parameters
-    ----------
-    scalar : str
-        One of `COMPARED`.
-    size : int
-        The number T of tasks.
-    missing : frozenset of (int, int)
-        Row and column of the cells that are missing.
-    task : int, optional
-        The position of the task whose own value it is; by default the mean over tasks.
-
-    Returns
-    -------
-    float64 array [T + 1, T]
-
-    Raises
-    ------
-    MissingCell
-        If the scalar needs one of the missing cells.
-    """
-    names = [str(column) for column in range(size)]
-    weights = np.zeros((size + 1, size))
-    for cell in np.ndindex(size + 1, size):
-        if cell in missing or task not in (None, cell[1]):
-            continue
-        zero, *rows = (
-            [None if (row, column) in missing else 100.0 * ((row, column) == cell) for column in range(size)]
-            for row in range(size + 1)
-        )
-        matrix = AccuracyMatrix.from_percent(names, rows, zero)
-        value = SCALARS[scalar](matrix) if task is None else COLUMNS[scalar](matrix)[task]
-        weights[cell] = (value or 0.0) / 100
-    return weights
 
 
 def over_images(contributions: Sequence[np.ndarray], level: float) -> tuple[float, float]:

@@ -11,17 +11,18 @@ from bench.compare.choice import USUAL, Choice
 from bench.compare.grouping import ComparableRuns, Comparison, Group
 from bench.compare.per_task import PerTask, ahead, per_task
 from bench.compare.published import Published, Row
-from bench.compare.runs import COSTS, SHOWN
+from bench.compare.runs import COSTS
 from bench.compare.significance import COMPARED, TOGETHER, Against, Difference
 from bench.core.console import one_line
 from bench.core.errors import UserError
 from bench.core.tables import aligned
+from bench.metrics.forgetting import NEEDS
+from bench.metrics.kinds import FORGETTING, FORMULAS, SHOWN, kind_of
 from bench.metrics.over_seeds import spread
-from bench.metrics.scalars import FORMULAS
 from bench.record.flags import in_words
 
-COLUMNS = (*SHOWN, *COSTS)
-"""Columns of a table after the method and its number of seeds, where no others are chosen."""
+COLUMNS = {kind: (*shown, *COSTS) for kind, shown in SHOWN.items()}
+"""Kind of runs -> columns of a table after the method and its number of seeds, where no others are chosen."""
 
 DIGITS = {"seconds": 1, "peak_memory_mb": 0}
 """Decimals of a column; 2 for all others."""
@@ -61,19 +62,27 @@ class Section:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Scalars and costs that a table with a row a method shows."""
-        return self.choice.columns or COLUMNS
+        """Scalars and costs that a table with a row a method shows: of those chosen the ones that its runs can have."""
+        if self.choice.columns:
+            return tuple(name for name in self.choice.columns if kind_of(name) in (None, self.kind))
+        groups = self.field.groups
+        return tuple(n for n in COLUMNS[self.kind] if n not in NEEDS or any(group.values(n) for group in groups))
+
+    @property
+    def kind(self) -> str:
+        """What its runs were asked for: ``learning`` or ``forgetting``."""
+        return self.field.runs[0].kind
 
     @cached_property
     def per_task(self) -> PerTask:
         """The metrics for every task, with its name and for the rows and metrics of the choice."""
-        made = per_task(self.field, self.published, self.choice.columns or COMPARED, every=True)
+        made = per_task(self.field, self.published, self.choice.columns, every=True)
         return replace(made, tasks=[self.choice.named(task) for task in made.tasks])
 
     @cached_property
     def ahead(self) -> dict[str, Group | None]:
-        """For each accuracy of the columns the group that is shown to be ahead of the next one."""
-        return {name: ahead(self.field.groups, name) for name in self.columns if name in SHOWN}
+        """For each scalar of the columns the group that is shown to be ahead of the next one."""
+        return {name: ahead(self.field.groups, name) for name in self.columns if name in SHOWN[self.kind]}
 
 
 def sections(comparison: Comparison, options: Mapping[str, str] | None = None) -> list[Section]:
@@ -106,6 +115,7 @@ def sections(comparison: Comparison, options: Mapping[str, str] | None = None) -
         published.beside(one.stream, one.model, one.conditions) if quoted == "on" else None for one in comparison.fields
     ]
     fields, tables = choice.applied(chosen, comparison.fields, tables)
+    choice.check_columns(chosen, fields)
     if baseline is not None:
         significance.check_baseline(fields, baseline)
     return [
@@ -135,41 +145,30 @@ def text(comparison: Comparison, laid_out: Sequence[Section], bold: bool = False
     """
     blocks = [_block(section, bold) for section in laid_out]
     if laid_out:
-        shown, title = laid_out[0].columns, laid_out[0].choice.title
+        shown, title = dict.fromkeys(name for section in laid_out for name in section.columns), laid_out[0].choice.title
         formulas = [f"  {title(name)} = {name} = {FORMULAS[name]}" for name in shown if name in FORMULAS]
         blocks.append(
             "mean ± standard error over n seeds; a[i,j] = percent correct on test set j after task i, "
-            "row 0 = untrained model" + "".join(f"\n{line}" for line in formulas)
+            "row 0 = untrained model" + "".join(f"\n{line}" for line in formulas) + _requests(laid_out)
         )
     return "\n\n".join([*blocks, *left_out(comparison)])
+
+
+def _requests(laid_out: Sequence[Section]) -> str:
+    """Return what formulas about requests to forget need; nothing where there are none."""
+    if not any(section.kind == FORGETTING for section in laid_out):
+        return ""
+    return (
+        "\n  requests to forget: j = 1..T are test sets of their classes, K of classes that no request names, M of "
+        "those without training images, P of other data; D_i, R_i are Drop, Retained of request i; "
+        "of Forgotten and Relapse less is better"
+    )
 
 
 def left_out(comparison: Comparison) -> list[str]:
     """Return the block of text about runs whose numbers are not used; nothing where there are none."""
     lines = [one_line(f"  {path}: {reason}") for path, reason in comparison.left_out]
     return ["\n".join(["left out:", *lines])] if lines else []
-
-
-def best(field: ComparableRuns) -> dict[str, list[Group]]:
-    """Return which groups have the highest mean of an accuracy.
-
-    Parameters
-    ----------
-    field : ComparableRuns
-
-    Returns
-    -------
-    dict of str to list of Group
-        Scalar -> the groups with the highest mean as it is printed; none where all have the same.
-    """
-    winners = {}
-    for name in SHOWN:
-        values = {group.label: group.values(name).values() for group in field.groups}
-        means = {label: float(f"{spread(known).mean:.2f}") for label, known in values.items() if known}
-        top = max(means.values(), default=0.0)
-        highest = [group for group in field.groups if means.get(group.label) == top]
-        winners[name] = highest if len(highest) < len(means) else []
-    return winners
 
 
 def cell(group: Group, name: str, plus_minus: str = " ± ") -> str:
@@ -179,7 +178,7 @@ def cell(group: Group, name: str, plus_minus: str = " ± ") -> str:
     ----------
     group : Group
     name : str
-        One of `COLUMNS`.
+        One of the `COLUMNS`.
     plus_minus : str
         What stands between the two.
 
@@ -210,7 +209,7 @@ def _block(section: Section, bold: bool) -> str:
     lines = aligned([*rows, *theirs], strong if bold else ())
     if theirs:
         lines.insert(len(lines) - len(theirs), PUBLISHED)
-    compared = any(name in COMPARED for name in columns)
+    compared = any(name in COMPARED[section.kind] for name in columns)
     differences = ["", *_differences(section, section.against)] if section.against and compared else []
     return "\n".join([*heading(section), *lines, *below(section), *map(one_line, differences)])
 

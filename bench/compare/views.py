@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bench.compare.grouping import ComparableRuns, Group
-from bench.compare.tables import COLUMNS, SCALE, Section, best
+from bench.compare.ranking import best
+from bench.compare.tables import COLUMNS, SCALE, Section
 from bench.core.errors import UserError
+from bench.metrics.kinds import FORGETTING, RANKED
 from bench.metrics.matrix_file import ZERO_SHOT
 from bench.metrics.over_seeds import Spread, spread
-from bench.metrics.scalars import HEADLINES, mean
+from bench.metrics.render import BEFORE
+from bench.metrics.scalars import mean
 from bench.record.events import EpochEvent, read_events
 from bench.record.schema import LARGEST
 
@@ -34,13 +37,6 @@ apart by colour-blind readers; cividis is perceptually uniform, RdBu as far as a
 
 MOST = 12
 """Groups drawn in pictures with a panel or a line for each; more cannot be told apart."""
-
-RANKED = HEADLINES["Last"]
-"""The scalar that decides which groups are drawn where there is no room for all."""
-
-TRADEOFF = (RANKED, HEADLINES["Transfer"])
-"""Scalars on the two axes of the trade-off."""
-
 
 OVER = ("seconds", "stored_bytes")
 """Costs over which accuracies are drawn."""
@@ -61,11 +57,11 @@ class Line:
         Which marker and which dashes it has: groups of one colour have different ones, as far as there are any.
     values : dict of str to Spread
         Scalars and costs of `bench.compare.tables.COLUMNS` over the seeds that have them, in the unit of the column.
-    mean, error : float64 array [T + 1, T] or None
+    mean, error : float64 array [T + 1, test sets] or None
         The accuracy matrix in percent, mean and standard error over the runs that measured a cell. A cell is NaN where
         no run measured it; its error also where only one did. ``None`` where there is no matrix to average.
     learned : list of float
-        The mean accuracy on the tasks learned so far, for each of the T stages; NaN where none of them was measured.
+        The mean accuracy on the tasks so far, for each of the T stages; NaN where none of them was measured.
     losses : list of list of Spread
         For each of the T tasks the training loss over the seeds, pass by pass; empty where none was recorded.
     phases : dict of str to float
@@ -92,19 +88,23 @@ class View:
     ----------
     section : Section
     tasks : list of str
-        Columns of the matrices; ``task 1``, ... where every seed has others. Empty where there are no matrices.
+        First columns of the matrices; ``task 1``, ... where every seed has others. Empty where there are no matrices.
+    beside : list of str
+        Their further columns: test sets that no task is about.
     lines : list of Line
         One a group, by method, then by the values of its settings.
     shown : list of int
-        Lines drawn where a picture has room for `MOST`: all, or for each method the one with the highest `RANKED`.
+        Lines drawn where a picture has room for `MOST`: all, or for each method the one with the highest
+        `bench.metrics.kinds.RANKED`.
     best : dict of str to list of int
-        Per accuracy the lines with the highest mean: see `bench.compare.tables.best`.
+        Per accuracy the lines with the highest mean: see `bench.compare.ranking.best`.
     notes : list of str
         Those of the field, and what could not be drawn.
     """
 
     section: Section
     tasks: list[str]
+    beside: list[str]
     lines: list[Line]
     shown: list[int]
     best: dict[str, list[int]]
@@ -113,7 +113,18 @@ class View:
     @property
     def states(self) -> list[str]:
         """Rows of the matrices: the untrained model, and the model after every task."""
-        return [ZERO_SHOT, *self.tasks] if self.tasks else []
+        return [BEFORE if self.section.kind == FORGETTING else ZERO_SHOT, *self.tasks] if self.tasks else []
+
+    @property
+    def sets(self) -> list[str]:
+        """All columns of the matrices."""
+        return [*self.tasks, *self.beside]
+
+    @property
+    def better(self) -> range:
+        """Columns of the matrices in which more is better after the last task, and that its tasks are about."""
+        size = len(self.tasks)
+        return range(size, len(self.sets)) if self.section.kind == FORGETTING else range(size)
 
     @property
     def baseline(self) -> int | None:
@@ -171,7 +182,7 @@ def _recolored_view(view: View, colors: dict[str, str]) -> View:
 
 
 def _view(section: Section, colors: dict[str, str]) -> View:
-    tasks, matrices, notes = _matrices(section.field)
+    tasks, beside, matrices, notes = _matrices(section.field)
     used: dict[str, int] = {}
     groups = sorted(section.field.groups, key=_order)
     lines = []
@@ -182,11 +193,14 @@ def _view(section: Section, colors: dict[str, str]) -> View:
         learned = [] if means is None else [_known_mean(means[row, :row]) for row in range(1, len(means))]
         losses = _losses(group, len(tasks), notes)
         phases = _phases(group)
-        lines.append(Line(group, short, color, used[color], _values(group), means, error, learned, losses, phases))
+        lines.append(
+            Line(group, short, color, used[color], _values(group, section.kind), means, error, learned, losses, phases)
+        )
     at = {group.label: number for number, group in enumerate(groups)}
     winners = {name: [at[group.label] for group in few] for name, few in best(section.field).items()}
-    tasks = [section.choice.named(task) for task in tasks]
-    return View(section, tasks, lines, _shown(lines), winners, [*section.field.notes, *notes])
+    tasks, beside = ([section.choice.named(name) for name in names] for names in (tasks, beside))
+    shown = _shown(lines, RANKED[section.kind])
+    return View(section, tasks, beside, lines, shown, winners, [*section.field.notes, *notes])
 
 
 def _order(group: Group) -> list[tuple[str, float, str]]:
@@ -201,15 +215,16 @@ def _order(group: Group) -> list[tuple[str, float, str]]:
     return [("", 0.0, group.method), *(rank(value) for value in group.apart.values()), ("", 0.0, group.fingerprint)]
 
 
-def _values(group: Group) -> dict[str, Spread]:
-    recorded = {name: [value * SCALE.get(name, 1) for value in group.values(name).values()] for name in COLUMNS}
+def _values(group: Group, kind: str) -> dict[str, Spread]:
+    recorded = {name: [value * SCALE.get(name, 1) for value in group.values(name).values()] for name in COLUMNS[kind]}
     return {name: spread(numbers) for name, numbers in recorded.items() if numbers}
 
 
-def _matrices(field: ComparableRuns) -> tuple[list[str], dict[str, list[np.ndarray]], list[str]]:
-    """Return the tasks of a field, its matrices by label of the group, and what could not be read."""
+def _matrices(field: ComparableRuns) -> tuple[list[str], list[str], dict[str, list[np.ndarray]], list[str]]:
+    """Return the tasks of a field, other test sets, its matrices by label of the group, and what could not be read."""
     matrices: dict[str, list[np.ndarray]] = {}
     orders: list[list[str]] = []
+    beside: list[list[str]] = []
     notes = []
     for group in field.groups:
         for run in group.runs.values():
@@ -219,11 +234,13 @@ def _matrices(field: ComparableRuns) -> tuple[list[str], dict[str, list[np.ndarr
                 notes.append(f"not in matrices and curves: {error}")
                 continue
             orders.append(matrix.tasks)
-            matrices.setdefault(group.label, []).append(matrix.array())
-    if len({len(order) for order in orders}) != 1:
-        return [], {}, notes
+            beside.append(list(matrix.others))
+            matrices.setdefault(group.label, []).append(matrix.array(every=True))
+    if len({(len(order), tuple(others)) for order, others in zip(orders, beside, strict=True)}) != 1:
+        return [], [], {}, notes
     same = all(order == orders[0] for order in orders)
-    return orders[0] if same else [f"task {number}" for number in range(1, len(orders[0]) + 1)], matrices, notes
+    tasks = orders[0] if same else [f"task {number}" for number in range(1, len(orders[0]) + 1)]
+    return tasks, beside[0], matrices, notes
 
 
 def _over(matrices: Sequence[np.ndarray]) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -332,12 +349,12 @@ def short_settings(group: Group) -> str:
     return " ".join(words)
 
 
-def _shown(lines: Sequence[Line]) -> list[int]:
+def _shown(lines: Sequence[Line], scalar: str) -> list[int]:
     if len(lines) <= MOST:
         return list(range(len(lines)))
 
     def rank(index: int) -> float:
-        over = lines[index].values.get(RANKED)
+        over = lines[index].values.get(scalar)
         return over.mean if over else -math.inf
 
     methods = dict.fromkeys(line.group.method for line in lines)

@@ -36,7 +36,7 @@ def setting(
     below: float | None = None,
     choices: Sequence[str] | None = None,
     symbol: str = "",
-    path: bool = False,
+    path: bool | str = False,
 ) -> Any:
     """Declare one setting: a dataclass field with a default, a help line and what values are allowed.
 
@@ -56,10 +56,11 @@ def setting(
         The only values allowed; of each item for a list.
     symbol : str, optional
         What the paper calls it.
-    path : bool, optional
+    path : bool or str, optional
         The text names a file or a folder that decides the numbers, such as a folder of reference images. A hash of its
         content becomes a setting of the run, named ``KEY_sha256``, and takes the place of the path in the fingerprint:
-        a folder that was moved is the same run, one with other files is another run. Hidden files do not count.
+        a folder that was moved is the same run, one with other files is another run. Hidden files do not count. A name
+        instead of True: of the folder, only the file of that name counts.
 
     Returns
     -------
@@ -96,8 +97,8 @@ class Setting:
         The only values allowed.
     symbol : str
         What the paper calls it.
-    path : bool
-        Whether it names a file or a folder whose content decides the numbers.
+    path : bool or str
+        Whether it names a file or a folder whose content decides the numbers; as for `setting`.
     """
 
     key: str
@@ -112,7 +113,7 @@ class Setting:
     below: float | None = None
     choices: tuple[str, ...] | None = None
     symbol: str = ""
-    path: bool = False
+    path: bool | str = False
 
     @property
     def type_name(self) -> str:

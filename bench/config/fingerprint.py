@@ -37,6 +37,7 @@ LATER: dict[str, Any] = {
     "reference.name": None,
     "reference.images": None,
     "reference.sentences": None,
+    "start": None,
 }
 """Settings that are younger than the first records -> the value with which a run does what every run did before.
 

@@ -6,7 +6,7 @@ Settings are imported inside the functions that show them, since a table of name
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.config import catalogue, registry
@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 KINDS = {f"{kind}{ending}": kind for ending in ("s", "") for kind in ENTRY_KINDS}
 """What a user may write for a kind: ``methods`` or ``method``."""
 
-FACT_TITLES = {"label_space": "classes", "prompt_family": "prompts", "budget": "training budget"}
-"""Headers of the facts that the registry holds about a stream."""
+FACT_TITLES = {
+    "stream": {"kind": "kind", "label_space": "classes", "prompt_family": "prompts", "budget": "training budget"},
+    "method": {"kinds": "kind"},
+}
+"""Headers of the facts that the registry holds about a stream or a method."""
+
+USUAL = {"kind": "learning", "kinds": "learning"}
+"""What a class means that says nothing of a fact."""
 
 
 def listing(kinds: Iterable[str] = ENTRY_KINDS) -> str:
@@ -42,12 +48,12 @@ def listing(kinds: Iterable[str] = ENTRY_KINDS) -> str:
     parts = []
     for kind in kinds:
         named = everything[kind]
-        facts = tuple(FACT_TITLES) if kind == "stream" else ()
+        facts = FACT_TITLES.get(kind, {})
         rows = [
-            (entry.name, _title(entry), *(entry.facts.get(f, "") for f in facts), entry.paper, _origin(entry))
+            (entry.name, _title(entry), *map(_fact_of(entry), facts), entry.paper, _origin(entry))
             for entry in named.values()
         ]
-        headers = ("name", "title", *(FACT_TITLES[fact] for fact in facts), "paper", "from")
+        headers = ("name", "title", *facts.values(), "paper", "from")
         body = table(headers, rows) if rows else "  none"
         parts.append(f"{kind}s\n{body}")
         if kind == "model":
@@ -102,6 +108,10 @@ def settings_table(settings: Iterable[Setting], prefix: str = "") -> str:
         for one in settings
     ]
     return table(("key", "type", "default", "allowed", "symbol", "meaning"), rows)
+
+
+def _fact_of(entry: Entry) -> Callable[[str], str]:
+    return lambda fact: entry.facts.get(fact, USUAL.get(fact, ""))
 
 
 def _title(entry: Entry) -> str:
@@ -181,6 +191,8 @@ def _method(cls: Any) -> list[str]:
     parts = []
     if getattr(cls, "defaults", None):
         parts.append("settings of the run that it changes\n" + _pairs(cls.defaults))
+    if getattr(cls, "kinds", None):
+        parts.append(f"what it can be asked to do\n  {', '.join(cls.kinds)}")
     if getattr(cls, "label_spaces", None):
         parts.append(f"label spaces it supports\n  {', '.join(cls.label_spaces)}")
     parts.append("what it needs, keeps and adds\n" + "\n".join(wrap(line, "  ", "    ") for line in _flags(cls)))
@@ -203,7 +215,10 @@ def _flags(cls: Any) -> list[str]:
 
 
 def _stream(cls: Any) -> list[str]:
-    parts = [f"label space\n  {getattr(cls, 'label_space', 'not said')}"]
+    parts = [
+        f"kind\n  {getattr(cls, 'kind', USUAL['kind'])}",
+        f"label space\n  {getattr(cls, 'label_space', 'not said')}",
+    ]
     budget = _pairs(getattr(cls, "defaults", {})) or "  none of its own"
     parts.append(f"training budget, shared by all methods\n{budget}")
     tuned = tuned_by(cls)

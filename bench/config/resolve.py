@@ -87,10 +87,13 @@ def resolve(
             groups[kind] = build(choice.settings, flat, f"{kind}.")
             if kind not in values.wrong:
                 problems += [f'{kind} "{choice.name}": {text}' for text in complaints(groups[kind])]
-    paths = {key: flat[key] for key, one in values.settable.items() if one.path and flat[key]}
+    known_paths = {key: one.path for key, one in values.settable.items() if one.path and flat[key]}
+    paths = {key: flat[key] for key in known_paths}
     problems += [*complaints(run), *_wrong_paths({key: flat.get(key) or "" for key in PATHS} | paths)]
     if not problems:
         problems += [*_without_weights(choices["model"], groups["model"]), *_misfits(choices, groups, run.train)]
+    if not (problems or base):  # what a finished run learned or forgot may be measured on any stream
+        problems += _other_kind(choices, run)
     if problems:
         raise together(problems)
 
@@ -101,7 +104,9 @@ def resolve(
     if run.batches.replay is not None:  # as for a file with a plug-in, its content decides
         paths["batches.replay"] = run.batches.replay
     for key, path in paths.items():
-        digest = content_sha256(user_path(path, key))
+        inside = known_paths.get(key)
+        place = user_path(path, key)
+        digest = content_sha256(place / inside if isinstance(inside, str) else place)
         flat[f"{key}_sha256"], values.sources[f"{key}_sha256"] = digest, values.sources[key]
     stream_class = choices["stream"].cls
     assert stream_class is not None
@@ -203,18 +208,29 @@ def _without_weights(model: Choice, settings: Any) -> list[str]:
     return [wrong] if wrong else []
 
 
+def _other_kind(choices: dict[str, Choice], run: Run) -> list[str]:
+    """Return why a method, or a run to begin with, is nothing for tasks to learn, or for requests to forget."""
+    method, stream = choices["method"], choices["stream"]
+    kind = getattr(stream.cls, "kind", LEARNING)
+    if run.start is not None and kind == LEARNING:
+        return [
+            f'start={shorten(run.start)} is for streams that ask to forget, and stream "{stream.name}" asks to learn: '
+            "leave start out"
+        ]
+    if method.cls is None or kind in getattr(method.cls, "kinds", (kind,)):
+        return []
+    does, asks = ("forgets classes", "learn") if kind == LEARNING else ("learns tasks", "forget")
+    return [
+        f'method "{method.name}" {does} and stream "{stream.name}" asks to {asks}: choose another of either; '
+        '"list methods" and "list streams" say which'
+    ]
+
+
 def _misfits(choices: dict[str, Choice], groups: dict[str, Any], train: Train) -> list[str]:
     """Return what of method, settings, stream and model does not go together, a sentence each."""
     method, stream, model = (choices[kind] for kind in CHOICES)
     if method.cls is None or stream.cls is None:
         return []
-    kind = getattr(stream.cls, "kind", LEARNING)
-    if kind not in getattr(method.cls, "kinds", (kind,)):
-        does, asks = ("forgets classes", "learn") if kind == LEARNING else ("learns tasks", "forget")
-        return [
-            f'method "{method.name}" {does} and stream "{stream.name}" asks to {asks}: choose another of either; '
-            '"list methods" and "list streams" say which'
-        ]
     space = label_space_of(stream.cls, groups["stream"])
     if space and space not in getattr(method.cls, "label_spaces", (space,)):
         return [

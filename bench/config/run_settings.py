@@ -160,6 +160,12 @@ class Run:
     stream: str = setting("pocket", 'stream of tasks: a name of "list streams" or a file.py')
     model: str = setting("pocket", 'model under study: a name of "list models", such as ViT-B-16/openai')
     method: str = setting("", 'method: a name of "list methods" or a file.py')
+    start: str | None = setting(
+        None,
+        "run directory of a finished run of the same model, whose final weights this run begins with; for streams that "
+        "ask to forget",
+        path="model.safetensors",
+    )
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
     seeds: Seeds = field(default_factory=Seeds)

@@ -14,7 +14,7 @@ from bench.core.errors import suggest
 KINDS = ("method", "stream", "dataset", "model")
 """What the registry has entries of."""
 
-FACTS = ("label_space", "prompt_family", "budget", "baseline")
+FACTS = ("label_space", "prompt_family", "budget", "baseline", "kind", "kinds")
 """Class attributes that are known without importing the class, so that only literals count.
 
 A class has those that it sets, and those of its bases in the same file.
@@ -169,8 +169,9 @@ def _facts(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[str,
             facts.update({key: text for key, text in _facts(above, classes).items() if key not in OWN_FACTS})
     for name, value in _assigned(node):
         facts.pop(name, None)  # a value that is no literal hides the one of a base too
-        if isinstance(value, ast.Constant):
-            facts[name] = str(value.value)
+        several = value.elts if isinstance(value, ast.Tuple) else [value]
+        if all(isinstance(one, ast.Constant) for one in several):
+            facts[name] = ", ".join(str(one.value) for one in several if isinstance(one, ast.Constant))
     return facts
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.compute.seeding import derived_seed
 from bench.config import registry
+from bench.config.resolve import resolve
 from bench.core.errors import UserError, nearest
 from bench.core.untrusted import read_text, why
 from bench.data.dataset import Dataset, Splits, inspect, load_dataset
@@ -131,6 +132,54 @@ class DatasetStream(Stream):
         self.notes += [f"dataset {s.dataset.registry_name}: {s.note}" for s in statuses if s.note]
         self.facts["folders"] = {s.dataset.registry_name: str(s.folder) for s in statuses}
         return [task for part, splits in read for task in self.tasks_of(part, splits, order_seed)]
+
+
+def stream_class(name: str, words: Sequence[str] = ()) -> tuple[type[Stream], Any]:
+    """Return the class of a stream that another one is made of, and its settings.
+
+    Parameters
+    ----------
+    name : str
+        A registered name, or the path of a file ending in ``.py``.
+    words : sequence of str, optional
+        Its settings as ``KEY=VALUE``, such as ``class_order=shuffled``.
+
+    Returns
+    -------
+    cls : type
+    settings : object
+        An instance of its ``Settings``.
+
+    Raises
+    ------
+    UserError
+        If there is no such stream or setting.
+    """
+    found = resolve([f"stream={name}", *(f"stream.{word}" for word in words)], need_method=False)
+    return found.stream_class, found.stream_settings
+
+
+def stream_of(name: str, words: Sequence[str], data_root: str | None, order_seed: int) -> Stream:
+    """Return a stream that another one is made of, loaded.
+
+    Parameters
+    ----------
+    name, words
+        As for `stream_class`.
+    data_root, order_seed
+        As for `Stream`.
+
+    Returns
+    -------
+    Stream
+
+    Raises
+    ------
+    UserError
+        As for `stream_class`; also if its data are missing or damaged.
+    """
+    cls, settings = stream_class(name, words)
+    return cls(settings, data_root, order_seed)
 
 
 @dataclass(frozen=True)

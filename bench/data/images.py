@@ -1,4 +1,7 @@
-"""Labelled images: in memory, in files, packed many to a file, or a selection of others."""
+"""Labelled images: in memory, in files, packed many to a file, a selection of others, or several sets as one.
+
+It is one file, because all of them are kinds of the same thing; half of it is documentation for authors of datasets.
+"""
 
 import hashlib
 import json
@@ -273,6 +276,45 @@ class Subset:
     def image(self, index: int) -> Image.Image:
         """Return one of the chosen images."""
         return self.images.image(int(self.indices[index]))
+
+
+class Joined:
+    """Several sets of images as one, in the given order.
+
+    Parameters
+    ----------
+    parts : sequence of Images
+        At least one.
+    labels : sequence of int array [images of the part], optional
+        The labels of each part's images here, if classes have other indices; the parts' own by default.
+
+    Attributes
+    ----------
+    parts : tuple of Images
+        As given.
+    labels : int64 array [images]
+        The labels here.
+    digest : str
+        SHA-256 of the digests of the parts and the labels, as hex digits.
+    cache_id : str
+        The same of the cache identities of the parts.
+    """
+
+    def __init__(self, parts: Sequence[Images], labels: Sequence[np.ndarray] | None = None):
+        self.parts = tuple(parts)
+        self.labels = np.concatenate([part.labels for part in parts] if labels is None else list(labels))
+        self._ends = np.cumsum([len(part) for part in parts])
+        content = json.dumps([part.digest for part in parts]).encode() + self.labels.astype(np.int64).tobytes()
+        self.digest = hashlib.sha256(content).hexdigest()
+        self.cache_id = hashlib.sha256(json.dumps([cache_id(part) for part in parts]).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        """Return one image, as its part does."""
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self.parts[part].image(index - (int(self._ends[part - 1]) if part else 0))
 
 
 def cache_id(images: Images) -> str:

@@ -1,14 +1,43 @@
 """Which datasets of a stream are ready, and what to do about the others. The verb ``data`` prints it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bench.core.tables import table, wrap
 from bench.data.dataset import Counts, Dataset, Status, inspect
-from bench.data.dataset_stream import DatasetStream
+from bench.data.dataset_stream import DatasetStream, Part
 
 
-def inventory(stream: type[DatasetStream], settings: Any, root: Path) -> list[Status]:
+class OfDatasets(Protocol):
+    """A class of streams that are made of datasets: a `DatasetStream`, or one made of such streams."""
+
+    registry_name: str
+
+    @classmethod
+    def parts(cls, settings: Any, root: Path | None) -> list[Part]:
+        """Return the datasets, as for `DatasetStream`."""
+        ...
+
+
+def needs_data(stream: type[Any], settings: Any) -> bool:
+    """Return whether a stream is made of datasets.
+
+    Parameters
+    ----------
+    stream : type
+        The class of the stream.
+    settings : dataclass
+        An instance of its ``Settings``.
+
+    Returns
+    -------
+    bool
+        False for one that brings its images along, or reads them in its own way.
+    """
+    return issubclass(stream, DatasetStream) or bool(hasattr(stream, "parts") and stream.parts(settings, None))
+
+
+def inventory(stream: type[OfDatasets], settings: Any, root: Path) -> list[Status]:
     """Inspect every dataset of a stream once, in the stream's order.
 
     Parameters
@@ -32,14 +61,14 @@ def inventory(stream: type[DatasetStream], settings: Any, root: Path) -> list[St
     return [inspect(dataset, root)[0] for dataset in _datasets(stream, settings, root)]
 
 
-def _datasets(stream: type[DatasetStream], settings: Any, root: Path | None) -> list[Dataset]:
+def _datasets(stream: type[OfDatasets], settings: Any, root: Path | None) -> list[Dataset]:
     datasets: dict[tuple[Any, ...], Dataset] = {}
     for part in stream.parts(settings, root):
         datasets.setdefault((part.dataset.registry_name, part.dataset.folders), part.dataset)
     return list(datasets.values())
 
 
-def requirements(stream: type[DatasetStream], settings: Any) -> str:
+def requirements(stream: type[OfDatasets], settings: Any) -> str:
     """Return what a stream needs: every dataset, how large it is, into which folder it belongs, and how to get it.
 
     Parameters

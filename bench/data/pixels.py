@@ -19,7 +19,7 @@ from bench.core.code import code_sha256
 from bench.core.console import watched
 from bench.core.errors import UserError
 from bench.data.augment import PRESETS, Changed, Originals, flipped
-from bench.data.images import DAMAGE, ArrayImages, Images, Subset, cache_id, release_packs, to_rgb
+from bench.data.images import DAMAGE, ArrayImages, Images, Joined, Subset, cache_id, release_packs, to_rgb
 from bench.data.on_disk import threads
 from bench.data.pixel_cache import PixelCache
 from bench.model.clip import Clip
@@ -146,10 +146,15 @@ class Pixels:
     def _classes(self) -> Iterator[type]:
         """Yield the classes whose code decides what the pixels are."""
         yield type(self.clip)
-        images = self.images
-        while isinstance(images, Subset):
-            images = images.images
-        yield type(images)
+        found = [self.images]
+        while found:
+            images = found.pop()
+            if isinstance(images, Subset):
+                found.append(images.images)
+            elif isinstance(images, Joined):
+                found += reversed(images.parts)
+            else:
+                yield type(images)
 
     def _parts(self) -> Iterator[np.ndarray]:
         starts = range(0, len(self), DECODED_TOGETHER)

@@ -5,7 +5,7 @@ It is one file, because these belong together; more than half of it is the docum
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -139,7 +139,7 @@ class Task:
 class Extra(Task):
     """A test set that no task trains on.
 
-    `train` is not read: give the test images.
+    `train` is read only where a share of it is held out, to be scored in place of the test images.
 
     Attributes
     ----------
@@ -298,6 +298,19 @@ class Stream:
             None if nothing is published.
         """
         return None
+
+    def change(self, new: Callable[[Task], Task]) -> None:
+        """Change every task and every further test set, as when validation images are scored.
+
+        A stream that makes its tasks of others changes those and makes its tasks again.
+
+        Parameters
+        ----------
+        new : callable
+            Takes a task and returns it with other images.
+        """
+        self.tasks = [new(task) for task in self.tasks]
+        self.others = [new(extra) for extra in self.others]  # type: ignore[misc]  # dataclasses.replace keeps the class
 
     def load(self, data_root: str | None, order_seed: int) -> list[Task]:
         """Return the tasks in the order in which they are learned.

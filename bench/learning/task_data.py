@@ -73,6 +73,12 @@ class Context:
     reference : Reference or None
         Images and sentences outside of the stream, for a method whose flags say ``outside_data="reference"``. None in
         `Method.setup` of a model that is loaded after its run: take it where a task is learned.
+    without_images : mapping of str to tuple of str
+        The classes to forget that have no training image, by the name of the request; those of requests without such
+        classes are left out.
+    pretrained : callable or None
+        Returns the weights of the pre-trained model by name, as its state dict has them, where the run began with those
+        of another run (``start=RUN``); None elsewhere.
     training_images : callable or None
         Takes the index of a task and returns its training images, `Pixels`, for a `Memory`; None where no stream is at
         hand, as for a model that is loaded after its run.
@@ -92,7 +98,9 @@ class Context:
     shared: Callable[[str, Any, Callable[[], dict[str, Tensor]]], dict[str, Tensor]] = _computed
     observers: Observers = field(default_factory=Observers)
     images: Mapping[str, int] = field(default_factory=dict)
+    without_images: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reference: Reference | None = None
+    pretrained: Callable[[], Mapping[str, Tensor]] | None = None
     training_images: Callable[[int], Pixels] | None = None
 
 

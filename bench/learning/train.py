@@ -1,4 +1,7 @@
-"""The ordinary training loop for one task, and one of its steps as a method sees it."""
+"""The ordinary training loop for one task, and one of its steps as a method sees it.
+
+It is one file, because a step and the loop that makes it share optimiser, scaler and sums of losses.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,10 @@ class Losses:
         """Add the mean loss of some images; with no image at all it counts only if it is not finite."""
         self._total += loss.detach() * images
         self._images += images
+
+    def add_sum(self, total: Tensor) -> None:
+        """Add a sum over images that other processes have."""
+        self._total += total.detach()
 
     def end_step(self) -> None:
         """Note whether the sum is finite after a step."""
@@ -133,13 +140,17 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True)
 class StepTools:
-    """What all steps of a task are made with; `counted` takes a mean loss and over how many images it is."""
+    """What all steps of a task are made with.
+
+    `counted` takes a mean loss and over how many images it is; `apart` a sum over images of other processes.
+    """
 
     loss: Callable[[Tensor, Tensor, TaskData], Tensor]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     grad_clip: float | None
     counted: Callable[[Tensor, int], None]
+    apart: Callable[[Tensor], None]
 
 
 @dataclass
@@ -187,6 +198,7 @@ class TrainStep:
         chosen: Tensor | None = None,
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         counts: bool = True,
+        beside: Callable[[], Tensor] | None = None,
     ) -> None:
         """Put the gradient of the mean loss over images of the batch into ``grad`` of all that is trained.
 
@@ -203,6 +215,9 @@ class TrainStep:
             default.
         counts : bool, optional
             Count the images in the loss of the epoch, and report the loss to listeners.
+        beside : callable, optional
+            Returns what is added to the loss and is no mean over the images of the batch: a penalty on parameters, or a
+            loss of other images. It is called in every process, and what the processes return is added up.
         """
         world, pixels, labels = self.task.context.world, self.pixels, self.labels
         if self._unscaled:  # the scaler looks at every gradient, and goes on to the next one
@@ -212,15 +227,19 @@ class TrainStep:
         for parameter in self.parameters:
             parameter.grad = None
         share: float | Tensor = 1.0
-        if (
-            world.size > 1
-        ):  # Every process has the mean over its images, and the sum over processes is the mean over all.
+        if world.size > 1:  # Each has the mean over its images, and the sum over processes is the mean over all.
             share = len(labels) / self._batch if chosen is None else self._share(len(labels))
+        objective = None if beside is None else beside()
         if len(labels):  # none for some process where there are fewer images than processes
             found = self._tools.loss(pixels, labels, self.task) if loss is None else loss(pixels, labels)
-            self._tools.scaler.scale(found if world.size == 1 else found * share).backward()
-            self._tools.counted(found.detach(), len(labels) * counts)
+            mine = found if world.size == 1 else found * share
+            objective = mine if objective is None else mine + objective
+            self._tools.counted((found if beside is None else objective / share).detach(), len(labels) * counts)
             self._images += len(labels) * counts
+        elif objective is not None:
+            self._tools.apart(objective * self._batch * counts)
+        if objective is not None and (beside is None or objective.requires_grad):
+            self._tools.scaler.scale(objective).backward()
         elif world.size == 1:
             for parameter in self.parameters:
                 parameter.grad = torch.zeros_like(parameter)
@@ -320,7 +339,7 @@ def fit(
             observers.report("loss", task.name, epoch=epoch, step=step, loss=loss)
         losses.add(loss, images)
 
-    tools = StepTools(method.loss, optimizer, scaler, train.grad_clip, counted)
+    tools = StepTools(method.loss, optimizer, scaler, train.grad_clip, counted, lambda total: losses.add_sum(total))
     batches = partial(task.batches, "train", batch_size=train.batch_size, share="images", bar=False)
     with method.clip.trainable(parameters):
         for epoch in range(first, math.ceil(steps / steps_per_epoch)):

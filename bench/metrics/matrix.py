@@ -206,15 +206,20 @@ class AccuracyMatrix:
         """
         return where(self.tasks, self.columns, row, column)
 
-    def array(self) -> np.ndarray:
+    def array(self, every: bool = False) -> np.ndarray:
         """Return the accuracies.
+
+        Parameters
+        ----------
+        every : bool, optional
+            Whether further test sets are in it, behind those of the tasks.
 
         Returns
         -------
-        float64 array [T + 1, T]
-            In percent; NaN where missing. Further test sets are not in it.
+        float64 array [T + 1, T], with all columns [T + 1, columns]
+            In percent; NaN where missing.
         """
-        size = len(self.tasks)
+        size = len(self.columns if every else self.tasks)
         return np.array([[math.nan if c.accuracy is None else c.accuracy for c in row[:size]] for row in self._cells])
 
     @classmethod

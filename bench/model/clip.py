@@ -214,22 +214,52 @@ class Clip:
         float32 Tensor [batch, width of embedding]
             Differentiable with respect to updates and to parameters inside `trainable`.
         """
+        return self.project_images(self.read_images(pixels))
+
+    def read_images(self, pixels: Tensor) -> Tensor:
+        """Return what the image tower reads of images, after its last normalisation and before the projection.
+
+        Parameters
+        ----------
+        pixels : float32 Tensor [batch, 3, height, width]
+            As for `encode_images`.
+
+        Returns
+        -------
+        float32 Tensor [batch, width of the image tower]
+            Differentiable as in `encode_images`.
+        """
         visual = self.model.visual
         if visual.attn_pool is not None or visual.pool_type != "tok":
             with self._autocast():
                 x = visual._embeds(pixels)
                 for block in visual.transformer.resblocks:
                     x = run_block(block, x, PLAIN)
-                features, _ = visual._pool(x)
-                features = features if visual.proj is None else features @ visual.proj
-            return F.normalize(features.to(pixels.dtype), dim=-1)
+                return visual._pool(x)[0].to(pixels.dtype)
         # Only the first position of the last block is read, unless a recorder wants its activations at all positions.
         whole = any(site.recorder is not None for site in self._last_image_sites)
         x = visual._embeds(pixels)
         with self._autocast():  # the sum along the blocks keeps its own precision
             x = through_blocks(visual.transformer.resblocks, x, None, whole=whole)
-        x = visual.ln_post(x)
-        return F.normalize(x if visual.proj is None else x @ visual.proj, dim=-1)
+        return visual.ln_post(x)
+
+    def project_images(self, x: Tensor) -> Tensor:
+        """Return the features of images, of unit length, from what `read_images` returned.
+
+        Parameters
+        ----------
+        x : float32 Tensor [batch, width of the image tower]
+
+        Returns
+        -------
+        float32 Tensor [batch, width of embedding]
+        """
+        visual, read = self.model.visual, x
+        if visual.proj is not None:
+            pooled = visual.attn_pool is not None or visual.pool_type != "tok"
+            with self._autocast() if pooled else nullcontext():
+                x = x @ visual.proj
+        return F.normalize(x.to(read.dtype), dim=-1)
 
     # ---- texts
 

@@ -1,4 +1,4 @@
-"""What is done with a finished run: load its model again, measure it elsewhere, export it as an open_clip checkpoint.
+"""What is done with a finished run: load its model again, measure it elsewhere, probe or export it.
 
 It may be imported by `bench.cli` and `bench.api` only; it may import every wing but those two and `bench.sweep`. It
 must know no method and no dataset by name, and must change nothing in the record of the run.

@@ -6,11 +6,23 @@ import shlex
 from pathlib import Path
 
 from bench.config.values import GIVEN
-from bench.metrics.scalars import HEADLINES
+from bench.metrics.kinds import FORGETTING, HEADLINES, LEARNING
 from bench.reuse.load import Loaded
 
 CARD = "README.md"
 """The name of the file; model hubs show it."""
+
+
+MEANING = {
+    LEARNING: """\
+Accuracy in percent on test images, with the classifier of the method: Transfer on tasks before they were learned,
+Average over all stages, Last after the last task.""",
+    FORGETTING: """\
+Accuracy in percent on test images, among all names: Forgotten on the classes of a request right after it, Relapse on
+those of earlier ones, Retained on all that is to stay, Elsewhere on other data; H-mean of what requests took from
+their classes and of Retained. Features may still tell apart what is no longer answered.""",
+}
+"""Kind of run -> what its numbers are."""
 
 
 def card(used: Loaded, missing: str, vocabulary: bool) -> str:
@@ -29,6 +41,9 @@ def card(used: Loaded, missing: str, vocabulary: bool) -> str:
     command = shlex.join(map(public, run.identity.command)) or "not recorded"
     prompts = list(next(iter(used.prompts.values()))[:3])
     tokenizer = ', bpe_path=f"{folder}/bpe.txt.gz"' if vocabulary else ""
+    forgets = run.kind == FORGETTING
+    does = "was asked to forget classes, in" if forgets else "learned"
+    count = f"{len(used.prompts)} {'requests' if forgets else 'image-classification tasks'} one after another"
     return f"""\
 ---
 library_name: open_clip
@@ -36,9 +51,9 @@ pipeline_tag: zero-shot-image-classification
 license: other
 tags: [continual-learning, clip, keeplora-bench]
 ---
-# {run.method} after {len(used.prompts)} tasks of {run.stream}
+# {run.method} after {len(used.prompts)} {"requests" if forgets else "tasks"} of {run.stream}
 
-A CLIP model, {run.model}, that learned {len(used.prompts)} image-classification tasks one after another:
+A CLIP model, {run.model}, that {does} {count}:
 {", ".join(used.prompts)}. {missing[:1].upper() + missing[1:] or "The weights are all that its classifier needs"}.
 
 ## Use
@@ -64,8 +79,7 @@ with torch.no_grad():
 
 {_numbers(used)}
 
-Accuracy in percent on test images, with the classifier of the method: Transfer on tasks before they were learned,
-Average over all stages, Last after the last task.
+{MEANING[run.kind]}
 
 ## Origin
 
@@ -89,10 +103,11 @@ publish the model.
 def _numbers(used: Loaded) -> str:
     """Return the scalars and the last row of the matrix as tables."""
     run = used.run
-    scalars = {title: run.summary.metrics.get(name) for title, name in HEADLINES.items()}
+    scalars = {title: run.summary.metrics.get(name) for title, name in HEADLINES[run.kind].items()}
     row = len(run.matrix.tasks)
-    last = {task: run.matrix.cell(row, column).accuracy for column, task in enumerate(run.matrix.tasks)}
-    return f"{_table(scalars)}\n\nAfter the last task, by test set:\n\n{_table(last)}"
+    last = {name: run.matrix.cell(row, column).accuracy for column, name in enumerate(run.matrix.columns)}
+    final = "request" if run.kind == FORGETTING else "task"
+    return f"{_table(scalars)}\n\nAfter the last {final}, by test set:\n\n{_table(last)}"
 
 
 def _table(values: dict[str, float | None]) -> str:

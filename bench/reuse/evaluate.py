@@ -53,7 +53,7 @@ class Evaluation:
     accuracies : dict of str to float
         In percent, by test set.
     mean : float
-        Their mean.
+        The mean over the tasks, or over the requests of a stream that asks to forget.
     same : bool or None
         Whether every answer is that of the last row of the run; None where the run did not measure the same.
     """
@@ -136,13 +136,12 @@ def protocol_of(used: Loaded, stream: Stream) -> Protocol:
 
 def _measure(used: Loaded, stream: Stream) -> tuple[AccuracyMatrix, Outcomes]:
     """Measure every test set of a stream, as after its last task."""
-    settings, tasks = used.resolved.run, stream.tasks
-    batch, row = settings.evaluate.batch_size, len(tasks)
-    protocol = protocol_of(used, stream)
+    settings, row = used.resolved.run, len(stream.tasks)
+    protocol = dataclasses.replace(protocol_of(used, stream), others=stream.others)
     store = PixelStore(used.clip, DECODED_BYTES, pixel_cache(settings, lambda: None))
-    matrix = AccuracyMatrix([task.name for task in tasks])
-    outcomes = Outcomes(matrix.tasks)
-    total = sum(-(-len(task.test) // batch) for task in tasks)
+    matrix = AccuracyMatrix([task.name for task in stream.tasks], {one.name: one.role for one in stream.others})
+    outcomes = Outcomes(matrix.columns)
+    total = sum(-(-len(task.test) // protocol.batch_size) for task in protocol.columns)
     with used.clip.computing(settings.precision), bar("evaluate", total) as advance:
         for column, right in evaluate_row(used.method, store, protocol, row, advance):
             outcomes.set(row, column, right)
@@ -184,7 +183,7 @@ def _as_measured(record: Run, resolved: Resolved) -> bool:
 def _same(record: Run, matrix: AccuracyMatrix, outcomes: Outcomes) -> bool:
     """Return whether the answers are those of the last row of the run's matrix."""
     row = len(matrix.tasks)
-    for column in range(row):
+    for column in range(len(matrix.columns)):
         now, then = matrix.cell(row, column), record.matrix.cell(row, column)
         if (now.correct, now.total) != (then.correct, then.total):
             return False
@@ -210,16 +209,17 @@ def _summary(record: Run, identity: Identity, matrix: AccuracyMatrix, watch: Sto
 
 def _accuracies(matrix: AccuracyMatrix) -> tuple[dict[str, float], float]:
     row = len(matrix.tasks)
-    values = {task: matrix.accuracy(row, column) for column, task in enumerate(matrix.tasks)}
-    return values, mean(list(values.values()))
+    values = {name: matrix.accuracy(row, column) for column, name in enumerate(matrix.columns)}
+    return values, mean([values[name] for name in matrix.tasks])
 
 
 def _say(result: Evaluation, matrix: AccuracyMatrix) -> Evaluation:
     """Print what an evaluation gave, and return it."""
     row = len(matrix.tasks)
     lines = [(name, str(matrix.cell(row, column).total), f"{result.accuracies[name]:.1f}") for column, name in
-             enumerate(matrix.tasks)]  # fmt: skip
-    say(table(("test set", "images", "accuracy"), [*lines, ("mean", "", f"{result.mean:.1f}")]))
+             enumerate(matrix.columns)]  # fmt: skip
+    lines.insert(row, ("mean" if row == len(lines) else f"mean of these {row}", "", f"{result.mean:.1f}"))
+    say(table(("test set", "images", "accuracy"), lines))
     if result.same is not None:
         say(
             "every answer is that of the last row of the run"

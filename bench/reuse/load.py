@@ -18,19 +18,17 @@ from bench.compute.device import choose_device
 from bench.config.run_settings import Resolved
 from bench.core.console import say
 from bench.core.errors import UserError
-from bench.core.untrusted import read_file, why
 from bench.data.stream import LabelSpace
 from bench.learning.method import Method
 from bench.learning.task_data import Context
 from bench.model.clip import Clip
-from bench.record import checkpoint
 from bench.record.provenance import code_identity
 from bench.record.schema import MODEL
 from bench.reuse.recorded import finished_run, settings_again
 from bench.runs.loading import load_model, shared_results
 from bench.runs.parts import load_stream
 from bench.runs.resume import fitting
-from bench.runs.state import RunState, settle
+from bench.runs.state import RunState, kept, settle
 
 
 @dataclass(frozen=True)
@@ -152,17 +150,22 @@ def loaded(run: Run, resolved: Resolved) -> Loaded:
     resolved : Resolved
         From `settings_again`.
     """
-    tensors, values = _kept(run)
+    tensors, values = kept(run)
+    if not _are_prompts(values.get("prompts", {})):
+        raise UserError(f"{run.path / MODEL} cannot be read (its prompts are no lists of texts): make the run again")
     clip = load_model(resolved)
     weights = clip.weights_sha256()
-    if not weights == run.identity.weights_sha256 == values.get("weights_sha256"):
+    began = weights if run.settings["start"] else run.identity.weights_sha256  # a start changes the weights of row 0
+    if not weights == began == values.get("weights_sha256"):
         raise UserError(
             f"{run.path} began with other weights than model={resolved.run.model} has now: give the same file as "
             "model.checkpoint, or make the run again"
         )
     state = RunState(clip, clip.digests())
     device = choose_device(resolved.run.device)
-    method: Method = resolved.method_class(resolved.method_settings, clip.to(device), _context(run, resolved, clip))
+    method: Method = resolved.method_class(
+        resolved.method_settings, clip.to(device), _context(run, resolved, clip, weights)
+    )
     settle(method)
     with fitting(run.path):
         state.load_between_tasks(method, tensors)
@@ -170,32 +173,13 @@ def loaded(run: Run, resolved: Resolved) -> Loaded:
     return Loaded(run.path, clip, method, _prompts(values, run, resolved), run, resolved)
 
 
-def _kept(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return what model.safetensors of a run holds."""
-    try:
-        tensors, values = checkpoint.unpack(read_file(run.path / MODEL))
-        if not _are_prompts(values.get("prompts", {})):
-            raise ValueError("its prompts are no lists of texts by task")
-    except FileNotFoundError:
-        why_not = "" if run.settings.get("checkpoint.final", True) else " (checkpoint.final=false)"
-        raise UserError(
-            f"the weights of {run.path} were not kept{why_not}: make the run again with another out=DIR and "
-            "checkpoint.final=true"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run.path / MODEL} cannot be read ({why(error)}): make the run again") from error
-    if values.get("version") != checkpoint.VERSION:
-        raise UserError(f"{run.path / MODEL} is of another version of keeplora-bench: load it with that version")
-    return tensors, values
-
-
 def _are_prompts(value: Any) -> bool:
     lists = value.values() if isinstance(value, dict) else [None]
     return all(isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts) for texts in lists)
 
 
-def _context(run: Run, resolved: Resolved, clip: Clip) -> Context:
-    """Return what the method knew about the run."""
+def _context(run: Run, resolved: Resolved, clip: Clip, weights: str) -> Context:
+    """Return what the method knew about the run; the weights are those that `setup` finds."""
     device, seeds = clip.device, resolved.run.seeds
     shared = shared_results(resolved, clip, device, lambda name, seconds: None, lambda: None)
     context = Context(
@@ -205,7 +189,7 @@ def _context(run: Run, resolved: Resolved, clip: Clip) -> Context:
         data_seed=seeds.data_order or 0,
         label_space=(run.identity.label_space or "task").partition(",")[0],
         say=say,
-        weights=run.identity.weights_sha256 or "",
+        weights=weights,
     )
     return context if shared is None else dataclasses.replace(context, shared=shared.get)
 

@@ -79,6 +79,8 @@ def settings_again(run: Run, settings: Mapping[str, Any] | Sequence[str]) -> Res
         if key in NAMES and not str(value).endswith(".py"):
             _refuse_other(run, key, value)
     resolved = resolve(settings, base=_base(run, set(changed)))
+    if "start_sha256" in run.settings:  # what was begun with is among the weights of the run, and may be gone
+        resolved.flat["start_sha256"] = run.settings["start_sha256"]
     for key, name in zip(NAMES, (resolved.run.method, resolved.run.model), strict=True):
         _refuse_other(run, key, name)
     return resolved

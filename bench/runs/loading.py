@@ -21,6 +21,7 @@ from bench.data.batch_order import BatchOrder
 from bench.data.dataset_stream import ReferenceSet
 from bench.data.pixel_cache import PixelCache
 from bench.data.pixels import Pixels
+from bench.data.request import Request
 from bench.data.stream import Stream, Task, ZeroShot
 from bench.learning.given import Reference
 from bench.learning.observers import Observers
@@ -32,6 +33,7 @@ from bench.record.provenance import data_identity
 from bench.runs import gate
 from bench.runs.parts import check_budgets, is_real, load_reference, load_stream, published_zero_shot, train_settings
 from bench.runs.shared import ResultCache, environment_of
+from bench.runs.state import begin_with
 
 DECODED_BYTES = 2**30
 """Decoded images kept in memory at most, and as many of a reference set; larger sets are decoded on every pass."""
@@ -51,9 +53,12 @@ class Parts:
     clip : Clip
         On the run's device.
     digests : mapping of str to str
-        Hashes of the untrained model's parameters and buffers by name.
+        Hashes of the pre-trained model's parameters and buffers by name; empty for those that `start` changed, which
+        differ from the pre-trained ones whatever becomes of them.
     weights : str
-        Hash of all of them.
+        Hash of all parameters and buffers that the run begins with.
+    pretrained : str
+        The same of the pre-trained model.
     tokens : sequence of Tensor
         Tokenised prompts of each task, int64 [classes, context length].
     data : mapping
@@ -68,6 +73,7 @@ class Parts:
     clip: Clip
     digests: Mapping[str, str]
     weights: str
+    pretrained: str
     tokens: Sequence[Tensor]
     data: Mapping[str, Any]
     reference: ReferenceSet | None = None
@@ -99,7 +105,12 @@ def load_parts(resolved: Resolved, device: torch.device) -> Parts:
     budgets = [train_settings(resolved, task) for task in stream.tasks]
     check_budgets(resolved, stream, budgets)
     clip = load_model(resolved)
-    digests, weights = clip.digests(), clip.weights_sha256()
+    digests, pretrained = clip.digests(), clip.weights_sha256()
+    weights = pretrained
+    if resolved.run.start is not None:
+        begin_with(resolved, clip, pretrained)
+        begun, weights = clip.digests(), clip.weights_sha256()
+        digests = {name: digest if begun[name] == digest else "" for name, digest in digests.items()}
     clip.to(device)
     tokens = [clip.tokenize(task.prompts) for task in stream.tasks]
     for task in (
@@ -109,7 +120,7 @@ def load_parts(resolved: Resolved, device: torch.device) -> Parts:
         if task.more_templates:
             clip.tokenize([text for prompt in task.test_prompts for text in prompt])
     data = data_identity(stream, stream.tasks, reference, resolved.method_class.validation)
-    return Parts(stream, budgets, expected, clip, digests, weights, tokens, data, reference)
+    return Parts(stream, budgets, expected, clip, digests, weights, pretrained, tokens, data, reference)
 
 
 def introduce(resolved: Resolved, parts: Parts, device: torch.device) -> None:
@@ -117,6 +128,8 @@ def introduce(resolved: Resolved, parts: Parts, device: torch.device) -> None:
     settings, clip = resolved.run, parts.clip
     where = f"{settings.stream} ({len(parts.tasks)} tasks), {settings.model}, seed {settings.seed}"
     say(f"{settings.method} on {where}, {device.type}")
+    if settings.start is not None:
+        say(f"note: it begins with the final weights of {settings.start}")
     if clip.too_long:
         say(
             f"note: {len(clip.too_long)} prompts are longer than the {clip.context_length} tokens that {clip.name} "
@@ -171,9 +184,17 @@ def context_of(
         observers=observers,
         reference=None if found is None else reference_of(found, parts.clip, cache),
         images={task.name: len(task.train) for task in parts.tasks},
+        without_images=missing_images(parts.tasks),
+        pretrained=None if settings.start is None else lambda: load_model(resolved).model.state_dict(),
         training_images=training_images,
         **({} if shared is None else {"shared": shared.get}),
     )
+
+
+def missing_images(tasks: Sequence[Task]) -> dict[str, tuple[str, ...]]:
+    """Return the classes to forget without training images, by the name of the request, as `Context` has them."""
+    requests = [task for task in tasks if isinstance(task, Request) and task.without_images()]
+    return {one.name: tuple(one.classes[index] for index in one.without_images()) for one in requests}
 
 
 def reference_of(found: ReferenceSet, clip: Clip, cache: PixelCache | None = None) -> Reference:

@@ -120,11 +120,15 @@ def load_stream(resolved: Resolved) -> Stream:
         if "{}" not in template:
             raise UserError(f'evaluate.templates has "{template}", which has no {{}} for the class name: add it')
     stream: Stream = resolved.stream_class(resolved.stream_settings, settings.data, settings.seeds.task_order)
-    if more := tuple(settings.evaluate.templates):
-        stream.tasks = [dataclasses.replace(t, more_templates=(*t.more_templates, *more)) for t in stream.tasks]
-        stream.others = [dataclasses.replace(t, more_templates=(*t.more_templates, *more)) for t in stream.others]
     if settings.evaluate.split == "validation":
         _score_validation(stream, settings.evaluate.held_out)
+    if more := tuple(settings.evaluate.templates):
+        if any(task.template == "{}" for task in stream.tasks):
+            raise UserError(
+                "evaluate.templates is for class names, and those of this stream are whole prompts: leave it out"
+            )
+        # What is scored alone: a stream that makes its tasks of others need not make them again.
+        Stream.change(stream, lambda one: dataclasses.replace(one, more_templates=(*one.more_templates, *more)))
     return stream
 
 
@@ -163,7 +167,7 @@ def published_zero_shot(resolved: Resolved, stream: Stream) -> ZeroShot | None:
         None where the gate is off or nothing is comparable.
     """
     settings = resolved.run
-    comparable = settings.gate == "on" and settings.evaluate.split == "test"
+    comparable = settings.gate == "on" and settings.evaluate.split == "test" and settings.start is None
     own = getattr(resolved.model_settings, "weights", "") == "random" or bool(settings.evaluate.templates)
     if not comparable or own:
         return None
@@ -173,18 +177,20 @@ def published_zero_shot(resolved: Resolved, stream: Stream) -> ZeroShot | None:
 def _score_validation(stream: Stream, share: float) -> None:
     """Put validation images in place of test images; where a task has none, hold out a share of its training images."""
     held = {}
-    for index, task in enumerate(stream.tasks):
+
+    def scored(task: Task) -> Task:
         if task.validation is not None:
-            stream.tasks[index] = dataclasses.replace(task, test=task.validation)
-            continue
+            return dataclasses.replace(task, test=task.validation)
         try:
-            kept, scored = hold_out(task.train, task.classes, share, HELD_OUT_SEED, "validation")
+            kept, out = hold_out(task.train, task.classes, share, HELD_OUT_SEED, "validation")
         except UserError as error:
             raise UserError(
                 f"task {task.name} has no validation images ({error}): leave evaluate.split at test"
             ) from error
-        stream.tasks[index] = dataclasses.replace(task, train=kept, test=scored)
-        held[task.name] = {"share": share, "seed": HELD_OUT_SEED, "images": len(scored)}
+        held[task.name] = {"share": share, "seed": HELD_OUT_SEED, "images": len(out)}
+        return dataclasses.replace(task, train=kept, test=out)
+
+    stream.change(scored)
     if held:
         stream.facts["held_out_for_validation"] = held
         stream.notes.append(

@@ -11,7 +11,10 @@ from bench.core.errors import UserError
 from bench.core.stopwatch import Stopwatch, left, seconds_left
 from bench.learning.method import Method
 from bench.learning.optimizer import steps_of
+from bench.metrics.forgetting import stays
+from bench.metrics.kinds import FORGETTING
 from bench.metrics.matrix import AccuracyMatrix
+from bench.metrics.scalars import pooled
 from bench.record.record import RecordWriter
 from bench.runs.loading import Parts
 
@@ -41,9 +44,21 @@ def keep(matrix: AccuracyMatrix, record: RecordWriter, row: int, **values: Any) 
 
 
 def task_line(matrix: AccuracyMatrix, row: int, seconds: float, *more: str) -> str:
-    """Return the line about a task: its accuracy right after it was learned, its seconds, and what else there is."""
+    """Return the line about a task: its accuracy right after it was learned, its seconds, and what else there is.
+
+    About a request to forget: how accuracy changed on its classes, and on what is still to stay.
+    """
     head = f"[{row}/{len(matrix.tasks)}] {matrix.tasks[row - 1]:<14}"
-    line = f"{head} accuracy {matrix.accuracy(row, row - 1):5.1f} after {seconds:5.1f} s"
+    if matrix.kind == FORGETTING:
+        stay = stays(matrix, row)
+        kept = (pooled(matrix, "retained", at, stay) for at in (row - 1, row))
+        gone = (matrix.accuracy(at, row - 1) for at in (row - 1, row))
+        parts = (
+            f"{what} {before:.1f} -> {after:.1f} %" for what, (before, after) in (("to go", gone), ("to stay", kept))
+        )
+        line = f"{head} {', '.join(parts)} after {seconds:5.1f} s"
+    else:
+        line = f"{head} accuracy {matrix.accuracy(row, row - 1):5.1f} after {seconds:5.1f} s"
     return "".join((line, *(f"  ({one})" for one in more if one)))
 
 

@@ -341,7 +341,7 @@ class Session:
             return
         settings, record, watch, method, parts = self.settings, self.record, self.watch, self.method, self.parts
         if settings.checkpoint.final:
-            values = {"version": checkpoint.VERSION, "weights_sha256": parts.weights, "prompts": parts.prompts}
+            values = {"version": checkpoint.VERSION, "weights_sha256": parts.pretrained, "prompts": parts.prompts}
             record.write(MODEL, checkpoint.pack(self.state.between_tasks(method), values))
         seconds = {name: round(value, 3) for name, value in {"total": watch.total(), **watch.seconds}.items()}
         record.summary(

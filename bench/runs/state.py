@@ -1,4 +1,4 @@
-"""Convert the state of model and method to checkpoint tensors and back."""
+"""Convert the state of model and method to checkpoint tensors and back; begin with what a finished run kept."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,11 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.compare.runs import Run, is_run, read
+from bench.config.run_settings import Resolved
+from bench.core.errors import UserError, shorten
+from bench.core.paths import is_folder, user_path
+from bench.core.untrusted import read_file, why
 from bench.learning.method import Method
 from bench.learning.optimizer import tensors_of
 from bench.learning.training_state import Misfit, TrainingState
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank
+from bench.record import checkpoint
+from bench.record.schema import MODEL
+from bench.runs.resume import fitting
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -143,3 +151,68 @@ class RunState:
             parameter.copy_(parameters[index])
         method.load_training_state(part(tensors, "task"))
         return TrainingState(part(tensors, "training"), values["training"])
+
+
+def kept(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the plain values that a finished run kept in model.safetensors.
+
+    Parameters
+    ----------
+    run : Run
+
+    Raises
+    ------
+    UserError
+        If there is no such file, or it is damaged or of another version.
+    """
+    try:
+        tensors, values = checkpoint.unpack(read_file(run.path / MODEL))
+    except FileNotFoundError:
+        why_not = "" if run.settings.get("checkpoint.final", True) else " (checkpoint.final=false)"
+        raise UserError(
+            f"the weights of {run.path} were not kept{why_not}: make the run again with another out=DIR and "
+            "checkpoint.final=true"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run.path / MODEL} cannot be read ({why(error)}): make the run again") from error
+    if values.get("version") != checkpoint.VERSION:
+        raise UserError(f"{run.path / MODEL} is of another version of keeplora-bench: load it with that version")
+    return tensors, values
+
+
+def begin_with(resolved: Resolved, clip: Clip, pretrained: str) -> None:
+    """Give the pre-trained model the weights that the run of the setting ``start`` ended with.
+
+    Parameters
+    ----------
+    resolved : Resolved
+    clip : Clip
+        With its pre-trained weights.
+    pretrained : str
+        Their hash.
+
+    Raises
+    ------
+    UserError
+        If that run is unfinished, kept no weights, has another model, or its function is more than weights.
+    """
+    start, model = str(resolved.run.start), resolved.run.model
+    said, directory = f"start={shorten(start)}", user_path(start, "start")
+    if not is_folder(directory) or not is_run(directory):
+        raise UserError(f"{said} holds no run: give a run directory, runs/STREAM/MODEL/METHOD/ID")
+    run = read(directory)
+    if run.trouble:
+        raise UserError(f"{said} cannot be begun with ({run.trouble}): give a finished run")
+    tensors, values = kept(run)
+    if (run.settings["model.name"], values.get("weights_sha256")) != (model, pretrained):
+        raise UserError(
+            f"{said} is a run of model {run.settings['model.name']} and this is one of model {model}, with other "
+            "weights or under another name: give a run of the same model"
+        )
+    if part(tensors, "update") or run.flags is None or "extended" in run.flags:
+        raise UserError(
+            f"{said} is a run of method {run.method}, which ends with more than weights: give one of a method that "
+            "merges its updates and adds nothing to the model"
+        )
+    with fitting(directory):
+        RunState(clip, {}).load_model(tensors)

@@ -21,10 +21,12 @@ from bench.config.resolve import read, resolve
 from bench.config.run_settings import CHOICES, Resolved
 from bench.config.values import GIVEN
 from bench.config.words import pair
-from bench.core.errors import UserError
+from bench.core.errors import UserError, shorten
 from bench.core.tables import table
+from bench.metrics.kinds import FORGETTING, HEADLINES, kind_of
 from bench.metrics.over_seeds import spread
 from bench.record.schema import Identity
+from bench.sweep.options import scalar_of
 from bench.sweep.points import Point, metrics_of, ranked
 
 SHOWN = 10
@@ -78,6 +80,35 @@ class Tried:
         """What stands after ``python -m bench run`` to run it on test images, with the seed of one's choice."""
         pairs = {word: pair(word) for word in self.points[0].words}
         return [word for word, one in pairs.items() if one is None or one.key not in OF_THE_CHOICE]
+
+
+def deciding(points: Sequence[Point], key: str, word: str | None) -> str:
+    """Return the scalar by which settings are ranked.
+
+    Parameters
+    ----------
+    points : sequence of Point
+    key : str
+        The word of the command line that names it.
+    word : str or None
+        What it says, a scalar or a title; None takes ``average``, or ``h_mean`` where all streams ask to forget.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    UserError
+        If it is no number of any stream of the points.
+    """
+    kinds = {point.kind for point in points}
+    scalar = scalar_of(word or ("h_mean" if kinds == {FORGETTING} else "average")) or ""
+    if kind_of(scalar) not in kinds:
+        asks = "forget" if FORGETTING in kinds else "learn"
+        titles = ", ".join(name for kind in kinds for name in HEADLINES[kind].values())
+        raise UserError(f"{key}={shorten(word or scalar)} is not measured where streams ask to {asks}: choose {titles}")
+    return scalar
 
 
 def tried(points: Sequence[Point], metric: str) -> list[Tried]:

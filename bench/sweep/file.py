@@ -22,6 +22,7 @@ from bench.config.run_settings import CHOICES, Resolved
 from bench.config.words import pair
 from bench.core.errors import UserError, shorten, suggest, together
 from bench.core.paths import is_file, user_path
+from bench.metrics.kinds import LEARNING
 from bench.sweep import yaml_file
 from bench.sweep.parameters import Parameter, draws, grid, parameters_of, rewritten
 from bench.sweep.points import Point
@@ -234,7 +235,8 @@ def _point(number: int, line: tuple[str, ...], label: str, stem: str, resolved: 
     """Return the point that the words of a line mean."""
     folder = user_path(resolved.run.out, "out") / "sweeps" / stem
     run = resolved.run
-    return Point(number, line, label, run.threads, run.evaluate.split, run_directory(resolved), folder)
+    kind = getattr(resolved.stream_class, "kind", LEARNING)
+    return Point(number, line, label, run.threads, run.evaluate.split, run_directory(resolved), folder, kind)
 
 
 def _unknown(content: Mapping[str, Any], parameters: Sequence[Parameter], ends: bool) -> list[str]:

@@ -13,7 +13,7 @@ from bench.config.run_settings import run_settings
 from bench.config.words import pair
 from bench.config.written import untyped
 from bench.core.errors import nearest, shorten, suggest, together
-from bench.metrics.scalars import HEADLINES, SCALARS
+from bench.metrics import kinds
 from bench.sweep.slurm import START_UP
 
 SIGNAL_DELAY = 90
@@ -93,7 +93,8 @@ class Common:
     def check(self) -> list[str]:
         """Return which metrics are unknown, a sentence each."""
         asked = {key: getattr(self, key, None) for key in ("best", "sort", "metric")}
-        known = [*SCALARS, *map(str.lower, HEADLINES)]
+        known = [name for scalars in kinds.SCALARS.values() for name in scalars]
+        known += [title.lower() for titles in kinds.HEADLINES.values() for title in titles]
         return [
             f"{key}={shorten(word)} names no metric{suggest(word, known)}"
             for key, word in asked.items()
@@ -116,26 +117,26 @@ class TuneOptions(Common):
 
     grid: str = setting("tune", "a sweep file, or the name of one that comes along")
     seeds: list[int] | None = setting(None, "seeds of every setting; null takes those of the grid, or 0 and 1", low=0)
-    metric: str = setting("average", "what decides: the highest mean over the seeds")
+    metric: str | None = setting(
+        None, "what decides by its mean over the seeds; null is average, or h_mean where a stream asks to forget"
+    )
     partial: bool = setting(False, "choose among the settings that are finished, and start nothing")
     to: str | None = setting(None, "the file that is written; null is tuned.yaml beside the runs")
 
 
 def scalar_of(word: str) -> str | None:
-    """Return the scalar that a word names: its own name, or the title of one of the three of a paper.
+    """Return the scalar that a word names: its own name, or the title of a column of tables.
 
     Parameters
     ----------
     word : str
-        Such as ``last``, ``Transfer``, ``forgetting_max_last`` or, as W&B shows it, ``final/last``.
+        Such as ``last``, ``Transfer``, ``h_mean`` or, as W&B shows it, ``final/last``.
 
     Returns
     -------
     str or None
     """
-    word = word.removeprefix("final/")
-    titles = {title.lower(): name for title, name in HEADLINES.items()}
-    return word if word in SCALARS else titles.get(word.lower())
+    return kinds.scalar_of(word.removeprefix("final/"))
 
 
 def options(words: Sequence[str], kind: type[Common] = Options, verb: str = "sweep") -> tuple[Any, list[str]]:

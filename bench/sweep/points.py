@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from bench.core.signals import is_interruption
 from bench.core.tables import table
-from bench.metrics.scalars import HEADLINES, LESS_IS_BETTER
+from bench.metrics.kinds import HEADLINES, LEARNING, LESS_IS_BETTER
 from bench.record.schema import Summary, is_finished
 from bench.sweep import slurm
 from bench.sweep.attempts import Attempt
@@ -39,6 +39,8 @@ class Point:
         The run directory.
     folder : Path
         Where the sweep keeps logs: ``OUT/sweeps/<stem of the file>``.
+    kind : {"learning", "forgetting"}
+        What its stream asks for.
     """
 
     number: int
@@ -48,6 +50,7 @@ class Point:
     split: str
     directory: Path
     folder: Path
+    kind: str = LEARNING
 
     @property
     def log(self) -> Path:
@@ -152,20 +155,21 @@ def metrics_of(point: Point) -> Mapping[str, float | None]:
         return {}
 
 
-def results_of(point: Point, names: Sequence[str] = tuple(HEADLINES.values())) -> list[str]:
+def results_of(point: Point, names: Sequence[str] | None = None) -> list[str]:
     """Return scalars of a finished point, in percent; empty texts where there are none.
 
     Parameters
     ----------
     point : Point
     names : sequence of str, optional
-        Of `bench.metrics.scalars`; Transfer, Average and Last by default.
+        Scalars; by default the headlines of its kind, such as Transfer, Average and Last.
 
     Returns
     -------
     list of str
     """
     metrics = metrics_of(point)
+    names = tuple(HEADLINES[point.kind].values()) if names is None else names
     values = [metrics.get(name) for name in names]
     return ["" if value is None else f"{value:.1f}" for value in values]
 
@@ -184,7 +188,13 @@ def points_table(points: Sequence[Point], sort: str | None = None) -> str:
     -------
     str
     """
-    columns = {**HEADLINES, **({sort: sort} if sort and sort not in HEADLINES.values() else {})}
+    columns = {
+        title: name
+        for kind, titles in HEADLINES.items()
+        if any(one.kind == kind for one in points)
+        for title, name in titles.items()
+    }
+    columns |= {sort: sort} if sort and sort not in columns.values() else {}
     rows = [
         (str(point.number), state, *results_of(point, tuple(columns.values())), point.label)
         for point, state in zip(points, states_of(points), strict=True)

@@ -22,7 +22,8 @@ from bench.config.written import items, unquoted
 from bench.core.errors import UserError, together
 from bench.core.files import make_folder, write_output
 from bench.core.paths import exists, is_file, is_folder, user_path
-from bench.sweep.best import Tried, best, choose, comparison, tried
+from bench.metrics.kinds import LEARNING
+from bench.sweep.best import Tried, best, choose, comparison, deciding, tried
 from bench.sweep.file import Sweep, expand, find, swept
 from bench.sweep.launch import explain, preempt, run_points
 from bench.sweep.options import Common, TuneOptions, options, scalar_of
@@ -60,7 +61,7 @@ def sweep(words: Sequence[str]) -> int:
     chosen, rest = options([pair.word for pair in pairs])
     found = expand(find(asked[0]), rest, chosen.count, chosen.sweep_seed)
     if chosen.best is not None:
-        print(best(found.points, scalar_of(chosen.best) or "", found.file))
+        print(best(found.points, deciding(found.points, "best", chosen.best), found.file))
         return 0
     return 0 if only_shown(found, chosen, "status" in plain) else run_points(found, chosen.launch)
 
@@ -129,7 +130,7 @@ def tune(words: Sequence[str]) -> int:
     chosen, rest = options([pair.word for pair in pairs], TuneOptions, "tune")
     methods = grids(chosen, rest)
     found = _together(list(methods.values()))
-    metric = scalar_of(chosen.metric) or ""
+    metric = deciding(found.points, "metric", chosen.metric)
     target = found.points[0].directory.parents[1] / "tuned.yaml" if chosen.to is None else user_path(chosen.to, "to")
     _before(target)
     if only_shown(found, chosen, bool(plain)):
@@ -262,9 +263,12 @@ def _all(words: Sequence[str]) -> list[str]:
         stream = resolve(words, need_method=False)
     except UserError:
         return names  # whoever reads these words for a method says what is wrong with them
-    kind, space = stream.stream_class.kind, label_space_of(stream.stream_class, stream.stream_settings)
+    kind, space = (
+        getattr(stream.stream_class, "kind", LEARNING),
+        label_space_of(stream.stream_class, stream.stream_settings),
+    )
     methods: dict[str, Any] = {name: registry.load("method", name) for name in names}
-    names = [name for name in names if kind in methods[name].kinds]
+    names = [name for name in names if kind in getattr(methods[name], "kinds", (LEARNING,))]
     unfit = [name for name in names if space not in methods[name].label_spaces]
     if unfit:
         print(f"note: {', '.join(unfit)} left out: the label space {space!r} of the stream is not supported")

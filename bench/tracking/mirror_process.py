@@ -26,7 +26,16 @@ from bench.core.files import write_atomic
 from bench.record.events import read_events
 from bench.record.schema import Identity, is_finished
 from bench.tracking.mirror_state import MirrorState, folder, load_state, save_state
-from bench.tracking.payload import config, history, matrix_row, passed_over, record_files, summary, weight_files
+from bench.tracking.payload import (
+    config,
+    history,
+    matrix_row,
+    passed_over,
+    record_files,
+    requests,
+    summary,
+    weight_files,
+)
 
 POLL = 0.5
 """Seconds between two looks at the record."""
@@ -173,7 +182,7 @@ def follow(directory: Path, pid: int | None, end: End, report: Callable[..., Non
     over = False
     while not over:
         over = end.wait(POLL)
-        rows = history(read_events(directory), tasks)
+        rows = history(read_events(directory), tasks, requests(directory))
         for row in rows[sent:]:
             run.log(row)
         sent = max(sent, len(rows))

@@ -14,7 +14,7 @@ from wandb_workspaces.reports.v2 import internal
 
 from bench.config.fingerprint import decides
 from bench.config.run_settings import CHOICES
-from bench.metrics.scalars import HEADLINES
+from bench.metrics.kinds import FORGETTING, HEADLINES, LEARNING, RANKED, SCALARS, TITLES, TRADEOFF
 
 INSTEAD = {"average_mtil": "average_cil"}
 """What is shown instead of one of `HEADLINES` that no run has: only learned tasks may have been measured."""
@@ -30,9 +30,9 @@ class Survey:
     Attributes
     ----------
     tasks : tuple of str
-        Names of all tasks, in the order in which the runs name them first.
+        Names of all tasks, in the order in which the runs name them first, then of other test sets.
     metrics : dict of str to str
-        Title to key of the summary, as of `HEADLINES`.
+        Title to key of the summary, as of `bench.metrics.kinds.HEADLINES`.
     varied : tuple of str
         Dotted settings of which the runs have several values, those of the method first.
     """
@@ -76,11 +76,16 @@ def survey(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Surve
     Survey
     """
     tasks = dict.fromkeys(task for config, _ in runs for task in config.get("identity.tasks", ()))
+    keys = dict.fromkeys(key for _, summary in runs for key in summary)
+    prefix = "task/accuracy/"
+    tasks |= dict.fromkeys(key.removeprefix(prefix) for key in keys if key.startswith(prefix))
+    known = {key.removeprefix("final/") for key in keys if key.startswith("final/")}
+    forgets = any(f"{part}/{RANKED[FORGETTING]}" in keys for part in ("task", "final"))
+    learns = not forgets or not known.isdisjoint(SCALARS[LEARNING])
+    there = {**(HEADLINES[LEARNING] if learns else {}), **(HEADLINES[FORGETTING] if forgets else {})}
     # Before the first run is finished, a stream is taken for one that measures every cell.
-    known = {key.removeprefix("final/") for _, summary in runs for key in summary if key.startswith("final/")} or {
-        *HEADLINES.values()
-    }
-    shown = {title: name if name in known else INSTEAD.get(name) for title, name in HEADLINES.items()}
+    known = known or {*there.values()}
+    shown = {title: name if name in known else INSTEAD.get(name) for title, name in there.items()}
     metrics = {title: f"final/{name}" for title, name in shown.items() if name in known}
     return Survey(tuple(tasks), metrics, tuple(_varied([config for config, _ in runs])))
 
@@ -142,12 +147,12 @@ def parts(of: Survey) -> list[Part]:
         Part(
             "Scalars so far",
             "As they stand after every task; 0 is the untrained model.",
-            [_line(f"{title} so far, %", f"task/{title.lower()}") for title in of.metrics],
+            [_line(f"{title} so far, %", _so_far(title)) for title in of.metrics],
         ),
         Part(
             "Accuracy of every task",
             "Accuracy on each test set after every task, in percent: it should rise when the task is learned, and "
-            "fall neither before nor after.",
+            "fall neither before nor after. On the classes of a request to forget it should fall when that is made.",
             [_line(f"{task}, %", f"task/accuracy/{task}") for task in of.tasks],
         ),
         Part(
@@ -185,17 +190,24 @@ def parts(of: Survey) -> list[Part]:
     return made
 
 
+def _so_far(title: str) -> str:
+    """Return the key of the history in which a headline stands as it is after a task."""
+    return f"task/{HEADLINES[FORGETTING].get(title, title.lower())}"
+
+
 def _results(of: Survey) -> Part:
     panels = [_bar(f"{title}, %", key) for title, key in of.metrics.items()]
-    if "Transfer" in of.metrics and "Last" in of.metrics:
-        panels.append(
-            wr.ScatterPlot(
-                title="Transfer against Last, %",
-                x=wr.SummaryMetric(of.metrics["Transfer"]),
-                y=wr.SummaryMetric(of.metrics["Last"]),
-                legend_template="${config:method} ${run:displayName}",
+    for across, up in (TRADEOFF[LEARNING][::-1], TRADEOFF[FORGETTING]):
+        x, y = TITLES[across], TITLES[up]
+        if x in of.metrics and y in of.metrics:
+            panels.append(
+                wr.ScatterPlot(
+                    title=f"{x} against {y}, %",
+                    x=wr.SummaryMetric(of.metrics[x]),
+                    y=wr.SummaryMetric(of.metrics[y]),
+                    legend_template="${config:method} ${run:displayName}",
+                )
             )
-        )
     text = "Finished runs: mean over the runs of a method, with the standard error as the whisker."
     return Part("Results", text, panels)
 

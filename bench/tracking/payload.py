@@ -14,12 +14,13 @@ from typing import Any
 from bench.config.run_settings import CHOICES
 from bench.core.files import SCRATCH
 from bench.core.untrusted import kind_of
+from bench.metrics.kinds import FORGETTING, so_far
 from bench.metrics.matrix import AccuracyMatrix
-from bench.metrics.scalars import so_far
+from bench.metrics.render import BEFORE
 from bench.record.events import EpochEvent, Event
 from bench.record.json_file import read_object
 from bench.record.results import read_matrix
-from bench.record.schema import ENVIRONMENT, IDENTITY, Summary
+from bench.record.schema import ACCURACY, ENVIRONMENT, IDENTITY, Summary
 from bench.tracking.mirror_state import folder
 
 WEIGHTS = ".safetensors"
@@ -73,7 +74,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def history(events: Iterable[Event], tasks: list[str]) -> list[dict[str, Any]]:
+def history(events: Iterable[Event], tasks: list[str], requests: AccuracyMatrix | None = None) -> list[dict[str, Any]]:
     """Return one row of W&B's history for every epoch and every row of the accuracy matrix.
 
     An epoch has ``train/*``, with ``train/step`` counted over the whole run; a row of the matrix has ``task/*`` with
@@ -85,6 +86,8 @@ def history(events: Iterable[Event], tasks: list[str]) -> list[dict[str, Any]]:
         The events of a run, from its first.
     tasks : list of str
         Names of all tasks, in the order in which they are learned.
+    requests : AccuracyMatrix, optional
+        The matrix of requests to forget, whose scalars so far weigh images, which events do not count.
 
     Returns
     -------
@@ -102,7 +105,7 @@ def history(events: Iterable[Event], tasks: list[str]) -> list[dict[str, Any]]:
             continue
         known.append([event.accuracy.get(task) for task in tasks])
         stages = known[1:] + [[None] * len(tasks)] * (len(tasks) + 1 - len(known))
-        matrix = AccuracyMatrix.from_percent(tasks, stages, known[0])
+        matrix = requests or AccuracyMatrix.from_percent(tasks, stages, known[0])
         rows.append(
             {
                 "task": event.row,
@@ -112,6 +115,18 @@ def history(events: Iterable[Event], tasks: list[str]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def requests(directory: Path) -> AccuracyMatrix | None:
+    """Return the matrix of a run that is to forget, as far as it got; None of any other run, and before its first row.
+
+    Parameters
+    ----------
+    directory : Path
+        A run directory. The matrix is written before the event of a row: read it after the events.
+    """
+    matrix = read_matrix(directory) if (directory / ACCURACY).is_file() else None
+    return matrix if matrix is not None and matrix.kind == FORGETTING else None
 
 
 def _is_number(value: Any) -> bool:
@@ -125,13 +140,18 @@ def matrix_row(directory: Path) -> dict[str, Any]:
 
     matrix = read_matrix(directory)
     cells = [
-        [matrix.label(row), *(matrix.cell(row, column).accuracy for column in range(len(matrix.tasks)))]
-        for row in range(len(matrix.tasks) + 1)
+        [label, *(matrix.cell(row, column).accuracy for column in range(len(matrix.columns)))]
+        for row, label in enumerate(_states(matrix))
     ]
     return {
-        "accuracy/matrix": wandb.Table(columns=["after", *matrix.tasks], data=cells),
+        "accuracy/matrix": wandb.Table(columns=["after", *matrix.columns], data=cells),
         "accuracy/heatmap": wandb.Image(Image.open(io.BytesIO(heatmap(matrix)))),
     }
+
+
+def _states(matrix: AccuracyMatrix) -> list[str]:
+    """Return the labels of the rows; a stream of requests need not begin with the untrained model."""
+    return [BEFORE if matrix.kind == FORGETTING else matrix.label(0), *matrix.tasks]
 
 
 def heatmap(matrix: AccuracyMatrix) -> bytes:
@@ -150,14 +170,14 @@ def heatmap(matrix: AccuracyMatrix) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    values = matrix.array()
+    values = matrix.array(every=True)
     rows, columns = values.shape
     figure = Figure(figsize=(2.4 + 0.62 * columns, 1.6 + 0.36 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
-    axes.set_xticks(range(columns), matrix.tasks, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(rows), [matrix.label(row) for row in range(rows)])
+    axes.set_xticks(range(columns), matrix.columns, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(rows), _states(matrix))
     axes.set_xlabel("test set")
     axes.set_ylabel("after")
     for row in range(rows):

@@ -9,6 +9,7 @@ import torch
 
 from bench.data.dataset_stream import ReferenceSet
 from bench.data.images import ArrayImages
+from bench.data.request import Request
 from bench.data.stream import Task
 from bench.model.clip import Clip
 
@@ -82,6 +83,47 @@ def toy_task(index: int, train: int = 40, test: int = 24) -> Task:
         return ArrayImages(np.clip(pixels, 0, 255).astype(np.uint8), labels)
 
     return Task(f"toy{index}", CLASSES, f"picture {index} of a {{}}", images(train), images(test), images(12))
+
+
+SCOPE = tuple(f"{name} thing" for name in ("red", "green", "blue", "grey", "dark", "pale", "warm", "cold"))
+"""The classes of `toy_request`."""
+
+
+def toy_request(index: int, train: int = 5, test: int = 6) -> Request:
+    """Return a request to forget two of eight classes: noise around one colour a class.
+
+    Parameters
+    ----------
+    index : int
+        Number of the request, 0 to 2; earlier ones forgot the classes before.
+    train, test : int, optional
+        Numbers of images a class.
+
+    Returns
+    -------
+    Request
+        Images of 36 x 36 pixels, as of `toy_task`.
+    """
+    rng = np.random.default_rng(77)
+    means = rng.integers(30, 225, (len(SCOPE), 3))
+
+    def images(classes: range, count: int, part: int) -> ArrayImages:
+        labels = np.repeat(classes, count)
+        noise = np.random.default_rng([index, part]).normal(0, 40, (len(labels), 36, 36, 3))
+        return ArrayImages(np.clip(means[labels][:, None, None] + noise, 0, 255).astype(np.uint8), labels)
+
+    first, after = 2 * index, 2 * index + 2
+    gone = range(first, after)
+    return Request(
+        f"request{index}",
+        SCOPE,
+        "picture of a {}",
+        train=images(range(after, len(SCOPE)), train, 0),
+        test=images(gone, test, 1),
+        forget=images(gone, train, 2),
+        forgotten=tuple(gone),
+        earlier=tuple(range(first)),
+    )
 
 
 def toy_reference() -> ReferenceSet:

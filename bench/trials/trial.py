@@ -11,22 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.config.run_settings import Resolved, Train
+from bench.config.run_settings import LEARNING, Resolved, Train
 from bench.core.errors import UserError
 from bench.data.images import Images, Subset
 from bench.data.pixels import Pixels
+from bench.data.request import Request
 from bench.data.stream import Task, label_space
 from bench.learning.driver import learn
+from bench.learning.given import ToForget
 from bench.learning.method import Method
 from bench.learning.optimizer import steps_of
 from bench.learning.task_data import Context, TaskData
 from bench.learning.training_state import TrainingState
 from bench.record import checkpoint
 from bench.record.flags import flags_of
-from bench.runs.loading import reference_of
+from bench.runs.loading import missing_images, reference_of
 from bench.runs.parts import load_stream
 from bench.runs.state import RunState, settle
-from bench.trials.toy import tiny_clip, toy_reference, toy_task
+from bench.trials.toy import tiny_clip, toy_reference, toy_request, toy_task
 
 TASKS = 2
 TRAIN = Train(epochs=2, batch_size=16, lr=1e-2, weight_decay=0.0)
@@ -58,15 +60,14 @@ def small_tasks(resolved: Resolved) -> list[Task]:
     tasks = load_stream(resolved).tasks[:TASKS]
     if len(tasks) < TASKS:
         raise UserError(f"check needs a stream of two tasks, and {resolved.run.stream} has {len(tasks)}")
-    return [
-        dataclasses.replace(
-            task,
-            train=_first(task.train),
-            test=_first(task.test),
-            validation=None if task.validation is None else _first(task.validation),
-        )
-        for task in tasks
-    ]
+    return [_smaller(task) for task in tasks]
+
+
+def _smaller(task: Task) -> Task:
+    """Return a task with the first images of each class alone."""
+    parts = {name: getattr(task, name, None) for name in ("train", "test", "validation", "forget")}
+    smaller: dict[str, Any] = {name: _first(images) for name, images in parts.items() if images is not None}
+    return dataclasses.replace(task, **smaller)
 
 
 def _first(images: Images) -> Images:
@@ -87,13 +88,14 @@ class Trial:
     settings : dataclass
         Its settings.
     tasks : sequence of Task
-        Of which the first two are taken; toy tasks where there are none.
+        Of which the first two are taken; toy tasks, or toy requests for a method that forgets, where there are none.
     train : Train
         How it is trained.
     """
 
     def __init__(self, cls: type[Method], settings: Any, tasks: Sequence[Task] = (), train: Train = TRAIN):
-        self.tasks = list(tasks[:TASKS]) or [toy_task(index) for index in range(TASKS)]
+        toy: Callable[[int], Task] = toy_task if LEARNING in cls.kinds else toy_request
+        self.tasks = list(tasks[:TASKS]) or [toy(index) for index in range(TASKS)]
         self.train = train
         self.clip = tiny_clip()
         self._state = RunState(self.clip, self.clip.digests())
@@ -105,6 +107,8 @@ class Trial:
             data_seed=0,
             label_space=space_of(cls),
             images=images,
+            without_images=missing_images(self.tasks),
+            pretrained=lambda: tiny_clip().model.state_dict(),
             reference=reference_of(toy_reference(), self.clip),
             training_images=lambda index: Pixels(self.tasks[index].train, self.clip, keep=True),
         )
@@ -139,6 +143,9 @@ class Trial:
         task = self.tasks[index]
         train, tokens = Pixels(task.train, self.clip, keep=True), self.clip.tokenize(task.prompts)
         data = TaskData(index, task.name, task.prompts, tokens, train, self.context, safe_point=safe_point)
+        if isinstance(task, Request):
+            forget = None if task.forget is None else Pixels(task.forget, self.clip, keep=True)
+            data.request = ToForget(task.forgotten, task.earlier, task.retained, forget)
         if self.method.validation and task.validation is not None:
             data.validation = Pixels(task.validation, self.clip, keep=True)
 

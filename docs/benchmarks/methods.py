@@ -27,6 +27,7 @@ import torch
 from bench.compute.device import deterministic, processor
 from bench.config import registry
 from bench.config.resolve import resolve
+from bench.config.run_settings import LEARNING
 from bench.data.pixels import Pixels
 from bench.data.stream import label_space
 from bench.learning.costs import Sizes, counted, step_of, synthetic
@@ -156,8 +157,9 @@ class Learner:
 
 
 def measured() -> list[str]:
-    """Return the names of the methods of the table, LoRA first."""
-    names = [name for name in registry.entries("method") if name != "zero-shot" and not name.endswith("-faithful")]
+    """Return the names of the methods of the table, LoRA first; methods that forget learn no task."""
+    named = [name for name in registry.entries("method") if name != "zero-shot" and not name.endswith("-faithful")]
+    names = [name for name in named if LEARNING in getattr(registry.load("method", name), "kinds", (LEARNING,))]
     return sorted(names, key=lambda name: name != BESIDE)
 
 

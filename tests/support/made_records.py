@@ -4,8 +4,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
+
 from bench.metrics import kinds as metrics
 from bench.metrics.matrix import AccuracyMatrix
+from bench.metrics.outcomes import Outcomes
 
 
 def settings_of(method, seed, **changes):
@@ -88,6 +91,30 @@ def measure(path, tasks, rows):
     matrix.to_csv(path / "accuracy.csv")
     change(path, "summary.json", metrics=metrics.summary(matrix))
     change(path, "identity.json", tasks=list(tasks))
+
+
+BESIDE = {"rest": "kept", "digits": "probe"}
+IMAGES = (20, 40, 50, 30)
+
+
+def forget(path, counts, beside=BESIDE, images=IMAGES, seed=None):
+    """Give a record two requests to forget, a and b, and other test sets: three rows of images answered correctly.
+
+    With a seed it says at random which images these are.
+    """
+    matrix = AccuracyMatrix(["a", "b"], beside)
+    outcomes = Outcomes(matrix.columns)
+    for row, line in enumerate(counts):
+        for column, (correct, total) in enumerate(zip(line, images, strict=True)):
+            matrix.set(row, column, correct, total)
+            if seed is not None:
+                order = np.random.default_rng([seed, row, column]).permutation(total)
+                outcomes.set(row, column, order < correct)
+    matrix.to_csv(path / "accuracy.csv")
+    if seed is not None:
+        (path / "outcomes.csv").write_text(outcomes.csv(), encoding="utf-8")
+    change(path, "summary.json", metrics=metrics.summary(matrix))
+    return matrix
 
 
 def learn(path, losses):

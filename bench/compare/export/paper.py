@@ -11,10 +11,11 @@ from bench.compare.choice import differing
 from bench.compare.export.task_text import task_cells
 from bench.compare.grouping import ComparableRuns
 from bench.compare.per_task import TaskTable
-from bench.compare.published import METRICS
+from bench.compare.runs import TITLES
 from bench.compare.significance import TOGETHER
 from bench.compare.tables import PUBLISHED, Section, cell, cited, own_settings, provenance, quoted
 from bench.core.console import one_line
+from bench.metrics.kinds import COLUMNS
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -93,7 +94,8 @@ def _references(sections: Sequence[Section]) -> list[str]:
 def _ending(section: Section) -> str:
     if section.choice.per != "task":
         return ""
-    words = [word for word, scalar in METRICS.items() if scalar in section.choice.columns]
+    words = [TITLES[name].lower() for name in section.columns if name in COLUMNS[section.kind]]
+    words = words if section.choice.columns else []
     return f"-{words[0]}" if len(words) == 1 else "-by-task"
 
 

@@ -14,6 +14,12 @@ MEANING = {
     "transfer_by_column": "mean over the stages before the task is learned",
     "average_mtil": "mean over all stages but that of the untrained model",
     "last": "after the last task",
+    "forgotten": "on the classes of the request, right after it",
+    "relapse": "on all that earlier requests named, after the request",
+    "retained": "on all classes that are to stay after the request",
+    "h_mean": "harmonic mean of what the request took from its classes and Retained",
+    "missing": "on classes that stay without training images, after the request",
+    "drop": "right before the request minus right after it",
 }
 """What a value of a metric is for one task."""
 
@@ -36,8 +42,10 @@ def task_text(comparison: Comparison, laid_out: Sequence[Section], bold: bool = 
     """
     blocks = [_block(section, bold) for section in laid_out]
     if laid_out:
-        shown = laid_out[0].choice.columns or MEANING
-        lines = [f"  {laid_out[0].choice.title(name)} = {MEANING[name]}" for name in shown]
+        tables = (table for section in laid_out for table in section.per_task.tables)
+        lines = [
+            f"  {laid_out[0].choice.title(name)} = {MEANING[name]}" for name in dict.fromkeys(t.scalar for t in tables)
+        ]
         blocks.append("\n".join(["means over n seeds in percent, the mean over tasks ± standard error", *lines]))
     return "\n\n".join([*blocks, *left_out(comparison)])
 

@@ -31,7 +31,7 @@ export function costs(sheet) {
  */
 function over(sheet, node) {
   const { columns, column, data, field } = sheet;
-  const [accuracies, costs] = [data.headlines, data.costs].map((keys) =>
+  const [accuracies, costs] = [field.headlines, data.costs].map((keys) =>
     keys.filter((key) => columns.some((one) => one.key === key)),
   );
   if (!accuracies.length || !costs.length) return;

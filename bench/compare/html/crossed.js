@@ -33,7 +33,7 @@ export function crossed(sheet, parent, sweep) {
  * @param {Scale} up
  */
 function cells(sheet, parent, { groups, column, first, second }, across, up) {
-  const { key, title, digits, cost } = column;
+  const { key, title, digits, less } = column;
   const members = up.values.map((row) =>
     across.values.map((one) => groups.filter(({ apart }) => apart[first] === one && apart[second] === row)),
   );
@@ -48,7 +48,7 @@ function cells(sheet, parent, { groups, column, first, second }, across, up) {
         x: columns,
         y: rows,
         colorscale: sheet.data.scales.sequential,
-        reversescale: cost,
+        reversescale: less,
         text: means.map((line) => line.map((value) => (known(value) ? written(value, Math.min(digits, 1)) : ""))),
         texttemplate: width / columns.length > 45 ? "%{text}" : undefined,
         xgap: 1,
@@ -98,7 +98,7 @@ function colorBar(title) {
  * @param {Scale} up
  */
 function strewn(sheet, parent, { groups, column, first, second }, across, up) {
-  const { key, title, digits, cost } = column;
+  const { key, title, digits, less } = column;
   const build = (/** @type {Look} */ look) => ({
     traces: [
       {
@@ -110,7 +110,7 @@ function strewn(sheet, parent, { groups, column, first, second }, across, up) {
           size: 10,
           color: groups.map(({ values }) => values[key][0]),
           colorscale: sheet.data.scales.sequential,
-          reversescale: cost,
+          reversescale: less,
           showscale: true,
           line: { width: 0.5, color: look.soft },
           colorbar: colorBar(title),

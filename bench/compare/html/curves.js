@@ -4,22 +4,20 @@ import { controls, make, select, soft } from "./elements.js";
 import { legend, lineStyle, markerStyle } from "./marks.js";
 import { plusMinus } from "./matrices.js";
 import { around, axis } from "./plots.js";
-import { safe } from "./text.js";
+import { safe, WORDS } from "./text.js";
 
 /** @typedef {import("./sheet.js").Sheet} Sheet */
-
-const MEAN = "mean of the tasks learned so far";
 
 /** @param {Sheet} sheet */
 export function curves(sheet) {
   if (!sheet.measured) return;
-  const { tasks } = sheet.field;
+  const { sets, kind } = sheet.field;
   const node = sheet.panel("curves", "Learning curves");
   const body = make("div");
-  let shown = tasks.length <= sheet.data.most ? "all" : "mean";
+  let shown = sets.length <= sheet.data.most ? "all" : "mean";
   /** @type {[string, string][]} */
-  const options = [["all", "every task"], ["mean", MEAN], ...tasks.map(numbered)];
-  const choice = select("Task", options, shown, (value) => {
+  const options = [["all", "every test set"], ["mean", WORDS[kind].soFar], ...sets.map(numbered)];
+  const choice = select("Test set", options, shown, (value) => {
     shown = value;
     update();
   });
@@ -54,7 +52,7 @@ function measured(sheet) {
  * @param {HTMLElement} body
  */
 function grid(sheet, body) {
-  const columns = [null, ...sheet.field.tasks.keys()];
+  const columns = [null, ...sheet.field.sets.keys()];
   const reaches = columns.map((column) => reach(sheet, column));
   const longest = Math.max(...reaches.map(([low, high]) => high - low));
   const node = body.appendChild(make("div", { class: "grid narrow" }));
@@ -62,15 +60,11 @@ function grid(sheet, body) {
     const [low, high] = reaches[index];
     curve(sheet, node, column, [(low + high - longest) / 2, (low + high + longest) / 2]);
   }
-  body.append(
-    soft(
-      "Accuracy in percent after each task, 0 being the untrained model; dotted: where the task is learned. All have axes of the same length, each at its own height.",
-    ),
-  );
+  body.append(soft(WORDS[sheet.field.kind].curves, "All have axes of the same length, each at its own height."));
 }
 
 /**
- * The range in which the curves of one task lie; `null` stands for the mean of the tasks learned so far.
+ * The range in which the curves of one test set lie; `null` stands for the mean of the tasks so far.
  *
  * @param {Sheet} sheet
  * @param {number | null} column
@@ -82,12 +76,12 @@ function reach(sheet, column) {
 /**
  * @param {Sheet} sheet
  * @param {HTMLElement} parent
- * @param {number | null} column  A task; `null` stands for the mean of the tasks learned so far.
+ * @param {number | null} column  A test set; `null` stands for the mean of the tasks so far.
  * @param {Span} [range]  That of the vertical axis of a small plot; without it the plot is large.
  */
 function curve(sheet, parent, column, range) {
   const { field } = sheet;
-  const name = column === null ? MEAN : field.tasks[column];
+  const name = column === null ? WORDS[field.kind].soFar : field.sets[column];
   const rows = [...field.states.keys()].slice(column === null ? 1 : 0);
   const build = (/** @type {Look} */ look) => ({
     traces: measured(sheet).map((group) => trace(field, group, column, rows, range ? 5 : 8)),
@@ -100,7 +94,7 @@ function curve(sheet, parent, column, range) {
         title: { text: range ? "" : "after" },
       }),
       yaxis: axis(look, { range, title: { text: range ? "" : "accuracy (%)" } }),
-      shapes: column === null ? [] : [learnedHere(column, look)],
+      shapes: column === null || column >= field.tasks.length ? [] : [learnedHere(column, look)],
     },
   });
   sheet.plots.add(parent, `Accuracy over the stages: ${name}`, range ? 240 : 420, build, name);

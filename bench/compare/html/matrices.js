@@ -3,7 +3,7 @@
 import { controls, make, select, soft } from "./elements.js";
 import { swatch } from "./marks.js";
 import { axis } from "./plots.js";
-import { known, safe, written } from "./text.js";
+import { known, safe, WORDS, written } from "./text.js";
 
 /** @typedef {import("./sheet.js").Sheet} Sheet */
 /** @typedef {{ low: number, high: number, colors: ColorScale, sign: boolean }} Scale */
@@ -63,11 +63,7 @@ function draw(sheet, body, baseline) {
   body.append(bar(scale), grid);
   for (const { group, mean } of drawn) heatmap(sheet, grid, group, base ? minus(mean, base.mean) : mean, scale);
   if (!drawn.length) body.append(make("p", {}, "Nothing is chosen but the baseline."));
-  body.append(
-    soft(
-      "Rows: the untrained model, then the model after each task. Columns: test sets. Framed: a task just learned; left of it: kept; right of it: not learned yet.",
-    ),
-  );
+  body.append(soft(WORDS[sheet.field.kind].matrix));
 }
 
 /**
@@ -128,7 +124,7 @@ function bar({ low, high, colors, sign }) {
  * @param {Scale} scale
  */
 function heatmap({ plots, field }, parent, group, cells, { low, high, colors, sign }) {
-  const columns = field.tasks.map((_, index) => index);
+  const columns = field.sets.map((_, index) => index);
   const rows = field.states.map((_, index) => index);
   const build = (/** @type {Look} */ look, /** @type {number} */ width) => {
     const size = Math.min(12, (width - 90) / columns.length / 2.9); // the numbers must fit their cells
@@ -157,7 +153,7 @@ function heatmap({ plots, field }, parent, group, cells, { low, high, colors, si
         margin: { l: 10, r: 4, t: 26, b: 10 },
         xaxis: axis(look, {
           tickvals: columns,
-          ticktext: field.tasks.map(safe),
+          ticktext: field.sets.map(safe),
           showgrid: false,
           autotickangles: [0, -45, -90],
         }),
@@ -167,7 +163,7 @@ function heatmap({ plots, field }, parent, group, cells, { low, high, colors, si
           showgrid: false,
           autorange: "reversed",
         }),
-        shapes: columns.map((column) => ({
+        shapes: columns.slice(0, field.tasks.length).map((column) => ({
           type: "rect",
           x0: column - 0.5,
           x1: column + 0.5,
@@ -178,7 +174,7 @@ function heatmap({ plots, field }, parent, group, cells, { low, high, colors, si
       },
     };
   };
-  const height = 26 * (columns.length + 1) + 85;
+  const height = 26 * rows.length + 85;
   plots.add(parent, `Accuracy matrix of ${group.short}`, height, build, swatch(group), group.short);
 }
 

@@ -17,9 +17,16 @@ import { tradeoff } from "./tradeoff.js";
 /** @type {Field} */
 const NOTHING = {
   title: "",
+  kind: "learning",
+  columns: [],
+  headlines: [],
+  ranked: "",
+  tradeoff: ["", ""],
+  compared: [],
   conditions: [],
   notes: [],
   tasks: [],
+  sets: [],
   states: [],
   groups: [],
   shown: [],

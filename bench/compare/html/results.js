@@ -2,7 +2,7 @@
 
 import { definitions, details, heading, make, row, soft, table } from "./elements.js";
 import { swatch } from "./marks.js";
-import { BUSY, busy, known, many, spread, written } from "./text.js";
+import { BUSY, busy, known, many, spread, WORDS, written } from "./text.js";
 
 /** @typedef {import("./sheet.js").Sheet} Sheet */
 /** @typedef {{ line: HTMLElement, keys: (string | number | null)[] }} Row  One row and what it is sorted by. */
@@ -11,7 +11,7 @@ export const PUBLISHED = "Published in papers, not measured here";
 
 /** @param {Sheet} sheet */
 export function results(sheet) {
-  const { data, field, columns } = sheet;
+  const { field, columns } = sheet;
   const node = sheet.panel("results", "Results");
   const head = ["Method", "n", ...columns.map(({ title }) => title)].map((title) =>
     heading(make("button", { type: "button" }, title)),
@@ -25,23 +25,21 @@ export function results(sheet) {
   });
   const lines = rows.map(({ line }) => line);
   const whole = table("Results of all methods", head, [...lines, ...quoted]);
-  // First what one wants to see first: names from A, the lowest cost, the highest of all else.
-  const rising = [true, false, ...columns.map(({ cost }) => cost)];
+  // First what one wants to see first: names from A, the best of all else.
+  const rising = [true, false, ...columns.map(({ less }) => less)];
   sortable(head, rising, rows);
   node.append(whole);
   node.append(
     soft(
-      "Mean ± standard error over n seeds. Bold: the highest mean, where the seeds show that it is ahead of the next one. Headings sort.",
+      "Mean ± standard error over n seeds. Bold: the best mean, where the seeds show that it is ahead of the next one. Headings sort.",
     ),
   );
   if (field.groups.some((group) => busy("seconds", group))) node.append(soft(BUSY));
-  const formulas = data.columns.filter(({ formula }) => formula);
+  const formulas = field.columns.filter(({ formula }) => formula);
   node.append(
     details(
       "What the columns are",
-      soft(
-        "a[i,j] is the percentage of test images of task j that are answered correctly after task i of T; row 0 is the untrained model.",
-      ),
+      soft(WORDS[field.kind].formulas),
       definitions(formulas.map(({ title, formula }) => [title, formula])),
     ),
   );

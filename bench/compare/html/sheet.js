@@ -23,9 +23,9 @@ export class Sheet {
     this.field = field;
     this.plots = new Plots();
     /** Columns in which a group has a value. */
-    this.columns = data.columns.filter(({ key }) => field.groups.some((group) => group.values[key]));
+    this.columns = field.columns.filter(({ key }) => field.groups.some((group) => group.values[key]));
     /** @type {Record<string, Column>} */
-    this.column = Object.fromEntries(data.columns.map((column) => [column.key, column]));
+    this.column = Object.fromEntries(field.columns.map((column) => [column.key, column]));
     this.#chosen = new Set(field.shown);
     this.#main = main;
     this.#contents = contents;
@@ -74,8 +74,8 @@ export class Sheet {
 
   /** Puts boxes on the page that choose groups. */
   choices() {
-    const { groups } = this.field;
-    const { most, tradeoff } = this.data;
+    const { groups, ranked } = this.field;
+    const { most } = this.data;
     if (groups.length < 2) return;
     const boxes = groups.map((_, index) => {
       const box = document.createElement("input");
@@ -98,7 +98,7 @@ export class Sheet {
     const title =
       groups.length <= most
         ? "Methods in the pictures"
-        : `Methods in the pictures, ${most} at most; at first the one with the highest ${this.column[tradeoff[0]].title} of each method`;
+        : `Methods in the pictures, ${most} at most; at first the one with the highest ${this.column[ranked].title} of each method`;
     this.#main.append(
       make("fieldset", { id: "choices" }, make("legend", {}, title), make("div", { class: "choices" }, ...list)),
     );

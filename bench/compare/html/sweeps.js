@@ -33,8 +33,7 @@ export function sweeps(sheet) {
   const node = sheet.panel("sweeps", "Settings tried");
   const bar = node.appendChild(make("div"));
   const body = node.appendChild(make("div"));
-  const last = sheet.data.tradeoff[0];
-  const metric = columns.some(({ key }) => key === last) ? last : columns[0].key;
+  const metric = columns.some(({ key }) => key === field.ranked) ? field.ranked : columns[0].key;
   const state = { tried: field.tried[0], metric, first: "", second: "", marked: "" };
 
   const update = () => draw(sheet, body, state);
@@ -90,7 +89,7 @@ function draw(sheet, body, { tried, metric, first, second, marked }) {
   const number = spread(best.values[metric], column.digits, best.n);
   body.append(
     soft(
-      `${many(groups.length, "setting")} of ${tried.method}. The ${column.cost ? "lowest" : "highest"} ${column.title}: ${best.short}, ${number}. It is chosen after the fact: a fair number for it needs other seeds or images.`,
+      `${many(groups.length, "setting")} of ${tried.method}. The ${column.less ? "lowest" : "highest"} ${column.title}: ${best.short}, ${number}. It is chosen after the fact: a fair number for it needs other seeds or images.`,
     ),
   );
   over(sheet, body, sweep);

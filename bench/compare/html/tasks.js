@@ -4,7 +4,7 @@ import { controls, heading, make, row, select, soft, table } from "./elements.js
 import { forest } from "./forests.js";
 import { swatch } from "./marks.js";
 import { around } from "./plots.js";
-import { known, spread, written } from "./text.js";
+import { known, spread, WORDS, written } from "./text.js";
 
 /** @typedef {import("./sheet.js").Sheet} Sheet */
 
@@ -18,7 +18,8 @@ export function tasks(sheet) {
   if (!found) return;
   const node = sheet.panel("tasks", "Task by task");
   const body = make("div");
-  let shown = found.tables.length - 1;
+  const ranked = found.tables.findIndex(({ key }) => key === field.ranked);
+  let shown = ranked < 0 ? found.tables.length - 1 : ranked;
   const choice = select(
     "Metric",
     found.tables.map(({ key }, index) => [index, column[key].title]),
@@ -35,7 +36,7 @@ export function tasks(sheet) {
     body.append(
       soft(
         "Percent, means over seeds. Bold: the seeds show that it is ahead of the next one. ",
-        "Transfer of a task: mean over the stages before it is learned; Average: over all stages; Last: after the last task.",
+        WORDS[field.kind].byTask,
       ),
       ...found.notes.map((note) => soft(`${note}.`)),
     );

@@ -1,4 +1,4 @@
-// Two columns against each other, Transfer against Last at first.
+// Two columns against each other: at first Transfer against Last, or what a model kept against what it did not forget.
 
 import { controls, make, select, soft } from "./elements.js";
 import { beside } from "./labels.js";
@@ -25,12 +25,12 @@ const HEIGHT = 440;
 
 /** @param {Sheet} sheet */
 export function tradeoff(sheet) {
-  const { columns, data } = sheet;
+  const { columns, field } = sheet;
   const node = sheet.panel("tradeoff", "Trade-off");
   if (!columns.length) return;
   /** @type {(key: string, other: Column) => string} */
   const pick = (key, other) => (columns.some((column) => column.key === key) ? key : other.key);
-  const axes = { x: pick(data.tradeoff[0], columns[0]), y: pick(data.tradeoff[1], columns[1] ?? columns[0]) };
+  const axes = { x: pick(field.tradeoff[0], columns[0]), y: pick(field.tradeoff[1], columns[1] ?? columns[0]) };
   const body = make("div");
   const choices = /** @type {const} */ ([
     ["Across", "x"],

@@ -8,7 +8,7 @@ type Statistic = [mean: number, error: number | null, n: number];
 type Difference = [mean: number | null, low: number | null, high: number | null, over: string];
 
 /** A column of the matrices and the change of its last row in points. */
-type Change = [task: number, points: number];
+type Change = [set: number, points: number];
 
 /** One group against another: differences of `compared`, largest gain and loss, ratios of seconds and memory, largest change. */
 type Contrast = [
@@ -28,6 +28,8 @@ interface Column {
   title: string;
   digits: number;
   cost: boolean;
+  /** Whether the best value is the lowest. */
+  less: boolean;
   unit: string;
   formula: string;
 }
@@ -106,9 +108,18 @@ interface PerTask {
 
 interface Field {
   title: string;
+  /** Whether its tasks are to be learned, or are requests to forget. */
+  kind: "learning" | "forgetting";
+  columns: Column[];
+  headlines: string[];
+  ranked: string;
+  tradeoff: [x: string, y: string];
+  compared: string[];
   conditions: [name: string, value: string][];
   notes: string[];
   tasks: string[];
+  /** Columns of the matrices: the tasks, then other test sets. */
+  sets: string[];
   states: string[];
   groups: Group[];
   shown: number[];
@@ -129,11 +140,7 @@ interface Field {
 }
 
 interface PageData {
-  columns: Column[];
-  headlines: string[];
-  tradeoff: [x: string, y: string];
   costs: string[];
-  compared: string[];
   together: number;
   most: number;
   scales: { sequential: ColorScale; diverging: ColorScale };

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.compare import extremes
-from bench.compare.choice import USUAL
 from bench.compare.extremes import RATIOS
 from bench.compare.grouping import Group
 from bench.compare.page.numbers import cells, range_of, rounded
 from bench.compare.page.tasks import task_by_task
 from bench.compare.per_task import ahead
-from bench.compare.runs import ABSENT, COSTS, SHOWN, Run
+from bench.compare.runs import ABSENT, COSTS, Run
 from bench.compare.significance import COMPARED, TOGETHER
 from bench.compare.tables import COLUMNS, DIGITS, Section
 from bench.compare.views import (
@@ -24,7 +23,6 @@ from bench.compare.views import (
     MOST,
     OVER,
     SEQUENTIAL,
-    TRADEOFF,
     Line,
     View,
     short_names,
@@ -32,14 +30,11 @@ from bench.compare.views import (
     views,
 )
 from bench.config.fields import show
-from bench.metrics.scalars import FORMULAS, HEADLINES
+from bench.metrics.kinds import DIFFERENCES, FIRST, FORMULAS, LESS_IS_BETTER, RANKED, SHOWN, TRADEOFF
 from bench.record.flags import in_words
 
 STOPS = 33
 """Colours that stand for a continuous scale."""
-
-DIFFERENCES = ("backward_transfer",)
-"""Scalars that are differences of percentages."""
 
 PRIVATE = ("started", "host", "continued", "packages")
 """Parts of environment.json that are no line of their own; the host's name is nobody else's business."""
@@ -64,13 +59,8 @@ def data(sections: Sequence[Section], left_out: Sequence[tuple[Path, str]] = ())
         Plain values for JSON, with the keys of ``PageData`` in bench/compare/html/types.d.ts. Numbers have as many
         decimals as can be seen.
     """
-    choice = sections[0].choice if sections else USUAL
     return {
-        "columns": [_column(name, choice.title(name)) for name in COLUMNS],
-        "headlines": list(reversed(HEADLINES.values())),
-        "tradeoff": TRADEOFF,
         "costs": OVER,
-        "compared": COMPARED,
         "together": TOGETHER,
         "most": MOST,
         "scales": {"sequential": _scale(SEQUENTIAL), "diverging": _scale(DIVERGING)},
@@ -85,8 +75,9 @@ def _column(name: str, title: str) -> dict[str, Any]:
         "title": title,
         "digits": DIGITS.get(name, 2),
         "cost": name in COSTS,
+        "less": name in (*COSTS, *LESS_IS_BETTER),
         "unit": "" if name in COSTS else "points" if name in DIFFERENCES else "%",
-        "formula": f"{name} = {FORMULAS[name]}" if name in SHOWN else "",
+        "formula": f"{name} = {FORMULAS[name]}" if name in FORMULAS else "",
     }
 
 
@@ -99,13 +90,20 @@ def _scale(name: str) -> list[list[Any]]:
 
 
 def _field(view: View) -> dict[str, Any]:
-    field = view.section.field
+    field, kind = view.section.field, view.section.kind
     environments: dict[str, dict[str, Any]] = {}
     return {
+        "kind": kind,
+        "columns": [_column(name, view.section.choice.title(name)) for name in COLUMNS[kind]],
+        "headlines": FIRST[kind],
+        "ranked": RANKED[kind],
+        "tradeoff": TRADEOFF[kind],
+        "compared": COMPARED[kind],
         "title": field.title,
         "conditions": [[name, _condition(value)] for name, value in field.conditions.items()],
         "notes": view.notes,
         "tasks": view.tasks,
+        "sets": view.sets,
         "states": view.states,
         "groups": [_line(line) for line in view.lines],
         "shown": view.shown,
@@ -123,7 +121,7 @@ def _field(view: View) -> dict[str, Any]:
 def _ahead(view: View) -> dict[str, int | None]:
     """Return for each accuracy the line that is shown to be ahead of the next one."""
     at = {line.group.label: index for index, line in enumerate(view.lines)}
-    first = {name: ahead(view.section.field.groups, name) for name in SHOWN}
+    first = {name: ahead(view.section.field.groups, name) for name in SHOWN[view.section.kind]}
     return {name: at[group.label] if group else None for name, group in first.items()}
 
 
@@ -159,20 +157,20 @@ def _extremes(view: View) -> dict[str, Any]:
         "winners": extremes.winners(view),
         "fastest": extremes.fastest(view),
         "baselines": baselines,
-        "contrasts": {base: [_contrast(line, view.lines[base]) for line in view.lines] for base in baselines},
+        "contrasts": {base: [_contrast(view, line, view.lines[base]) for line in view.lines] for base in baselines},
         "accuracies": range_of(extremes.accuracies(view)),
         "ranges": {a: {b: range_of(one) for b, one in others.items()} for a, others in extremes.ranges(view).items()},
         "tried": [_tried(one) for one in extremes.tried(view)],
     }
 
 
-def _contrast(line: Line, base: Line) -> list[Any] | None:
+def _contrast(view: View, line: Line, base: Line) -> list[Any] | None:
     """Return a contrast as a list, which is short: there may be thousands."""
     if line is base:
         return None
-    this = extremes.contrast(line, base)
+    this = extremes.contrast(line, base, view.better)
     gain, loss = ([task[0], rounded(task[1], 2)] if task else None for task in (this.gain, this.loss))
-    differences = [rounded(this.differences.get(name), 4) for name in COMPARED]
+    differences = [rounded(this.differences.get(name), 4) for name in COMPARED[view.section.kind]]
     ratios = [rounded(this.ratios.get(name), 4) for name in RATIOS]
     return [differences, gain, loss, ratios, rounded(this.reach, 2)]
 
@@ -215,7 +213,7 @@ def _published(view: View) -> dict[str, Any] | None:
             "method": row.method,
             "source": row.source,
             "remarks": row.remarks,
-            "values": {name: row.value(name) for name in SHOWN if row.value(name) is not None},
+            "values": {name: row.value(name) for name in SHOWN[view.section.kind] if row.value(name) is not None},
         }
         for row in table.rows
     ]

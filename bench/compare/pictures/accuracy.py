@@ -11,7 +11,8 @@ import numpy as np
 from bench.compare.extremes import contrast
 from bench.compare.pictures.look import COLUMN, PAGE, canvas, dashes, left_out, legend, look, numbers, pointed, shown
 from bench.compare.runs import TITLES
-from bench.compare.views import DIVERGING, SEQUENTIAL, TRADEOFF, Line, View
+from bench.compare.views import DIVERGING, SEQUENTIAL, Line, View
+from bench.metrics.kinds import FORGETTING, TRADEOFF
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,20 +24,22 @@ SMALLEST_SCALE = 0.1
 """Percentage points at the ends of the shortest scale of differences."""
 
 
-def scatter(view: View, x: str = TRADEOFF[0], y: str = TRADEOFF[1]) -> Figure | None:
+def scatter(view: View, x: str | None = None, y: str | None = None) -> Figure | None:
     """Draw one scalar against another with standard errors, published numbers as hollow diamonds.
 
     Parameters
     ----------
     view : View
     x, y : str
-        Scalars, by default Last and Transfer.
+        Scalars, by default Last and Transfer, or Forgotten and Retained: `bench.metrics.kinds.TRADEOFF`.
 
     Returns
     -------
     Figure or None
         ``None`` where no line has both.
     """
+    usual = TRADEOFF[view.section.kind]
+    x, y = x or usual[0], y or usual[1]
     lines = [line for line in pointed(view) if x in line.values and y in line.values]
     if not lines:
         return None
@@ -106,7 +109,7 @@ def difference(view: View) -> Figure | None:
 
 
 def curves(view: View) -> Figure | None:
-    """Draw accuracy on the tasks learned so far, and on every task, over the stages; dotted where a task is learned.
+    """Draw accuracy on the tasks learned so far, and on every test set, over the stages; dotted where one is learned.
 
     Parameters
     ----------
@@ -120,22 +123,23 @@ def curves(view: View) -> Figure | None:
     lines = [(line, line.mean) for line in shown(view) if line.mean is not None]
     if not lines:
         return None
-    size, across = len(view.tasks), 4
+    size, across, requests = len(view.sets), 4, view.section.kind == FORGETTING
     down = math.ceil((size + 1) / across)
     missing = left_out(view, 115)
     figure = canvas(PAGE, 1.45 * down + 0.2 + 0.16 * (math.ceil(len(lines) / 4) + len(missing.splitlines())))
     grid = figure.subplots(down, across, sharex=True, squeeze=False).flatten().tolist()
-    stages = np.arange(size + 1)
+    stages = np.arange(len(view.states))
     for line, mean in lines:
         style = {**look(line), "linestyle": dashes(line), "markersize": 2.5, "linewidth": 1}
         grid[0].plot(stages[1:], line.learned, **style)
         for column in range(size):
             error = None if line.error is None else np.nan_to_num(line.error[:, column])
             grid[column + 1].errorbar(stages, mean[:, column], yerr=error, elinewidth=0.7, **style)
-    for column, task in enumerate(view.tasks):
-        grid[column + 1].axvline(column + 1, color="#888888", linestyle=":", linewidth=0.8)
-        grid[column + 1].set_title(task)
-    grid[0].set_title("mean of tasks learned")
+    for column, name in enumerate(view.sets):
+        if column < len(view.tasks):
+            grid[column + 1].axvline(column + 1, color="#888888", linestyle=":", linewidth=0.8)
+        grid[column + 1].set_title(name)
+    grid[0].set_title("mean of requests so far" if requests else "mean of tasks learned")
     limits = [axes.get_ylim() for axes in grid[: size + 1]]
     longest = max(high - low for low, high in limits)
     for axes, (low, high) in zip(grid, limits, strict=False):
@@ -144,7 +148,8 @@ def curves(view: View) -> Figure | None:
     for axes in grid[size + 1 :]:
         axes.set_visible(False)
     grid[0].xaxis.get_major_locator().set_params(integer=True)
-    figure.supxlabel("\n".join(filter(None, ("stage (tasks learned)", missing))), fontsize=8)
+    stages = f"stage ({'requests' if requests else 'tasks learned'})"
+    figure.supxlabel("\n".join(filter(None, (stages, missing))), fontsize=8)
     figure.supylabel("accuracy (%)", fontsize=8)
     legend(figure, grid[:1], "outside upper center", 4)
     return figure
@@ -154,10 +159,10 @@ def _maps(
     view: View, drawn: Sequence[tuple[Line, np.ndarray]], low: float, high: float, scale: str, form: str, title: str
 ) -> Figure:
     """Draw matrices side by side with numbers in their cells and one colour bar."""
-    size, across = len(view.tasks), min(3, len(drawn))
+    size, states, across = len(view.sets), len(view.states), min(3, len(drawn))
     down = math.ceil(len(drawn) / across)
     side = PAGE / 3 - 0.6  # inches that are left for the cells of one of three
-    figure = canvas(COLUMN if across == 1 else PAGE, down * (max(side * (size + 1) / size * 0.85, 1.2) + 0.75))
+    figure = canvas(COLUMN if across == 1 else PAGE, down * (max(side * states / size * 0.85, 1.2) + 0.75))
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten().tolist()
     points = min(7.0, side * 72 / size / (0.6 * max(len(form.format(value)) for value in (low, high))))
     for (line, cells), axes in zip(drawn, grid, strict=False):
@@ -167,8 +172,8 @@ def _maps(
         axes.set_title(line.short)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, labelsize=6.5)
-        axes.set_xticks(range(size), view.tasks, rotation=90)
-        axes.set_yticks(range(size + 1), view.states)
+        axes.set_xticks(range(size), view.sets, rotation=90)
+        axes.set_yticks(range(states), view.states)
     for axes in grid[len(drawn) :]:
         axes.set_visible(False)
     figure.colorbar(image, ax=grid, label=title, aspect=30, pad=0.01)

@@ -9,7 +9,8 @@ import numpy as np
 
 from bench.compare.pictures.look import PAGE, canvas, legend, look, pointed, shown, starred
 from bench.compare.runs import TITLES
-from bench.compare.views import OVER, RANKED, View
+from bench.compare.views import OVER, View
+from bench.metrics.kinds import RANKED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 def over_costs(view: View) -> Figure | None:
     """Draw Last over seconds and over what is stored; with an open marker where runs shared a machine.
 
+    Of requests to forget it is the H-mean.
+
     Parameters
     ----------
     view : View
@@ -25,9 +28,10 @@ def over_costs(view: View) -> Figure | None:
     Returns
     -------
     Figure or None
-        ``None`` where no line has Last and one of the costs.
+        ``None`` where no line has it and one of the costs.
     """
-    lines = [line for line in pointed(view) if RANKED in line.values and any(name in line.values for name in OVER)]
+    ranked = RANKED[view.section.kind]
+    lines = [line for line in pointed(view) if ranked in line.values and any(name in line.values for name in OVER)]
     if not lines:
         return None
     figure = canvas(PAGE, 2.5 + 0.16 * math.ceil(len(lines) / 3))
@@ -36,7 +40,7 @@ def over_costs(view: View) -> Figure | None:
         for line in lines:
             if name not in line.values:
                 continue
-            cost, accuracy = line.values[name], line.values[RANKED]
+            cost, accuracy = line.values[name], line.values[ranked]
             busy = name == "seconds" and line.group.shared
             axes.errorbar(
                 cost.mean, accuracy.mean, xerr=cost.standard_error, yerr=accuracy.standard_error, linestyle="",
@@ -44,7 +48,7 @@ def over_costs(view: View) -> Figure | None:
             )  # fmt: skip
         axes.set_xlabel(TITLES[name])
         axes.grid(alpha=0.3)
-    grid[0].set_ylabel(f"{TITLES[RANKED]} (%)")
+    grid[0].set_ylabel(f"{TITLES[ranked]} (%)")
     legend(figure, grid, "outside lower center", 3)
     return figure
 

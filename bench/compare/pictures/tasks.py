@@ -10,7 +10,8 @@ import numpy as np
 from bench.compare.per_task import apart, per_task
 from bench.compare.pictures.look import PAGE, canvas, dashes, left_out, legend, look, shown
 from bench.compare.runs import TITLES
-from bench.compare.views import RANKED, View
+from bench.compare.views import View
+from bench.metrics.kinds import RANKED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +23,8 @@ WIDEST = 100.0
 def tasks(view: View) -> Figure | None:
     """Draw how far each method is from the baseline in Last on every task, with intervals that hold one by one.
 
+    Of requests to forget it is the H-mean.
+
     Parameters
     ----------
     view : View
@@ -32,11 +35,11 @@ def tasks(view: View) -> Figure | None:
         ``None`` where there is no baseline, or nothing in common with it.
     """
     against = view.section.against
-    names = per_task(view.section.field).tasks
+    names, ranked = per_task(view.section.field).tasks, RANKED[view.section.kind]
     if against is None or not names:
         return None
     others = [line for line in shown(view) if line.group is not against.baseline]
-    rows = apart(against, [line.group for line in others], names, RANKED)
+    rows = apart(against, [line.group for line in others], names, ranked)
     drawn = [(line, row) for line, row in zip(others, rows, strict=True) if any(one.mean is not None for one in row)]
     if not drawn:
         return None
@@ -65,7 +68,7 @@ def tasks(view: View) -> Figure | None:
     for axes in grid[len(drawn) :]:
         axes.set_visible(False)
     base = view.lines[view.baseline].short if view.baseline is not None else ""
-    figure.supxlabel(f"{TITLES[RANKED]}: difference to {base} (points)", fontsize=8)
+    figure.supxlabel(f"{TITLES[ranked]}: difference to {base} (points)", fontsize=8)
     return figure
 
 
