@@ -268,7 +268,7 @@ def step_of(
     TrainStep
     """
     scaler = torch.amp.GradScaler(enabled=False)
-    tools = StepTools(method.loss, optimizer, scaler, None, lambda loss, images: None)
+    tools = StepTools(method.loss, optimizer, scaler, None, lambda loss, images: None, lambda total: None)
     return TrainStep(*batch, task, number, steps, tensors_of(method.parameters()), tools, len(batch[1]))
 
 

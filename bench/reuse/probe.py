@@ -315,9 +315,10 @@ def _features(
 def _row(record: Run, one: _Set, found: Sequence[dict[int, float]]) -> Probed:
     """Return the accuracies of one test set, those of the text classifier from the record."""
     matrix = record.matrix
-    texts = (matrix.cell(row, one.column).accuracy for row in (0, len(matrix.tasks)))
+    before, after = (matrix.cell(row, one.column).accuracy for row in (0, len(matrix.tasks)))
     images = int((one.test.among(one.candidates) >= 0).sum())
-    return Probed(one.name, one.role, len(one.candidates), images, *texts, *(values[one.column] for values in found))
+    probes = (values[one.column] for values in found)
+    return Probed(one.name, one.role, len(one.candidates), images, before, after, *probes)
 
 
 def _csv(record: Run, rows: Sequence[Probed]) -> str:

@@ -148,8 +148,8 @@ def curves(view: View) -> Figure | None:
     for axes in grid[size + 1 :]:
         axes.set_visible(False)
     grid[0].xaxis.get_major_locator().set_params(integer=True)
-    stages = f"stage ({'requests' if requests else 'tasks learned'})"
-    figure.supxlabel("\n".join(filter(None, (stages, missing))), fontsize=8)
+    below = f"stage ({'requests' if requests else 'tasks learned'})"
+    figure.supxlabel("\n".join(filter(None, (below, missing))), fontsize=8)
     figure.supylabel("accuracy (%)", fontsize=8)
     legend(figure, grid[:1], "outside upper center", 4)
     return figure
