@@ -36,7 +36,7 @@ PLUGINS = sorted(
 )
 HEAVY = {
     "Clip", "Pixels", "tiny_clip", "toy_task", "Loaded", "load", "Evaluation", "evaluate", "export", "analyse",
-    "Analysis",
+    "Analysis", "Probe", "Probed", "probe",
 }  # fmt: skip
 """Names whose homes need torch."""
 
