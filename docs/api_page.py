@@ -42,17 +42,17 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         (
             "Method", "ParityCard", "Surroundings", "Context", "World", "TaskData", "Pixels", "LabelSpace", "Train",
             "EpochReport", "TrainStep", "TrainingState", "Clip", "LinearMap", "Update", "LowRank", "Branches", "Site",
-            "KINDS", "TOWERS", "Flags", "Reference", "Memory", "Frozen", "SecondMoment", "second_moments", "slot_means",
-            "mean_gradient", "steps_of", "torch", "F", "no_grad",
+            "KINDS", "TOWERS", "Flags", "Reference", "ToForget", "Memory", "Frozen", "SecondMoment",
+            "second_moments", "slot_means", "mean_gradient", "steps_of", "torch", "F", "no_grad",
         ),
     ),
     "For a stream or a dataset": (
         "A stream derives from `Stream` and returns a list of `Task`s, or from `DatasetStream`, which makes tasks of "
         "registered datasets. A dataset derives from `Dataset` and returns its `Splits`.",
         (
-            "Stream", "Task", "LABEL_SPACES", "ZeroShot", "DatasetStream", "Part", "Dataset", "Splits", "Counts",
-            "load_dataset", "folder_dataset", "Images", "ArrayImages", "FileImages", "PackedImages", "Subset", "alone",
-            "hold_out",
+            "Stream", "Task", "Request", "Extra", "LABEL_SPACES", "ZeroShot", "DatasetStream", "Part", "Dataset",
+            "Splits", "Counts", "load_dataset", "folder_dataset", "Images", "ArrayImages", "FileImages", "PackedImages",
+            "Subset", "Joined", "alone", "hold_out", "stream_class", "stream_of",
         ),
     ),
     "For a model": (
@@ -62,12 +62,13 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("widths_in", "tiny_clip", "toy_task"),
     ),
     "From Python": (
-        "`run` does what the command line does: see [python.md](python.md). `load`, `evaluate`, `export` and "
-        "`analyse` use the model of a finished run: see [models.md](models.md). `gather` reads runs that are on disk: "
-        "see [compare.md](compare.md#from-python).",
+        "`run` does what the command line does: see [python.md](python.md). `load`, `evaluate`, `probe`, "
+        "`export` and `analyse` use the model of a finished run: see [models.md](models.md). `gather` reads runs that "
+        "are on disk: see [compare.md](compare.md#from-python).",
         (
             "run", "Result", "AccuracyMatrix", "summary", "render", "load", "Loaded", "evaluate", "Evaluation",
-            "export", "analyse", "Analysis", "gather", "Comparison", "ComparableRuns", "Group",
+            "probe", "Probe", "Probed", "export", "analyse", "Analysis", "gather", "Comparison",
+            "ComparableRuns", "Group",
         ),
     ),
     "To see what a run computes": (

@@ -312,7 +312,16 @@ class Joined:
         return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
-        """Return one image, as its part does."""
+        """Return one image, as its part does.
+
+        Parameters
+        ----------
+        index : int
+
+        Returns
+        -------
+        PIL.Image.Image
+        """
         part = int(np.searchsorted(self._ends, index, side="right"))
         return self.parts[part].image(index - (int(self._ends[part - 1]) if part else 0))
 

@@ -47,7 +47,13 @@ class Request(Task):
         return tuple(index for index in range(len(self.classes)) if index not in gone)
 
     def without_images(self) -> tuple[int, ...]:
-        """Return the classes to forget that have no training image, as indices into `classes`."""
+        """Return the classes to forget that have no training image.
+
+        Returns
+        -------
+        tuple of int
+            Indices into `classes`.
+        """
         present = set() if self.forget is None else set(np.unique(self.forget.labels).tolist())
         return tuple(index for index in self.forgotten if index not in present)
 
