@@ -12,6 +12,7 @@ import yaml
 from bench.api import Images, Joined, Subset, Task, UserError, suggest
 
 from .reading import text
+from .tasks_file import TextSafeLoader
 
 BETWEEN = " + "
 """What stands between the names of one request."""
@@ -237,7 +238,7 @@ def read_requests(path: Path) -> list[list[str]]:
     """
     written = text(path)
     try:
-        content = yaml.load(written, yaml.BaseLoader)  # every value is text as it is written: a class may be called on
+        content = yaml.load(written, TextSafeLoader)  # a class may be called on
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"the file {path} is not YAML ({' '.join(str(error).split())}): correct it") from error
     requests = [[one] if isinstance(one, str) else one for one in content] if isinstance(content, list) else []

@@ -49,7 +49,7 @@ def read_tasks(name: str) -> list[dict[str, Any]]:
         raise UserError(f"the file {path} of stream.tasks_file cannot be read (it is not there): give a YAML file")
     written = text(path)
     try:
-        content = yaml.load(written, _TextSafeLoader)
+        content = yaml.load(written, TextSafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"the file {path} is not YAML ({' '.join(str(error).split())}): correct it") from error
     entries = content.get("tasks") if isinstance(content, dict) else content
@@ -58,7 +58,7 @@ def read_tasks(name: str) -> list[dict[str, Any]]:
     return [_entry(entry, f"task {number} in {path}") for number, entry in enumerate(entries, start=1)]
 
 
-class _TextSafeLoader(yaml.BaseLoader):
+class TextSafeLoader(yaml.BaseLoader):
     """YAML in which every value is text as it is written: a dataset may be called 010 or on."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
