@@ -220,6 +220,27 @@ def test_what_the_page_of_the_embedded_stream_quotes_is_in_its_results(sentence:
     assert sentence.format(**values) in text
 
 
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "leaves {forgotten_gs-lora} of {forgotten_no-op} % on the classes of a request",
+        "{retained_gs-lora} of {retained_no-op} % on those that stay",
+        "it stands at {relapse_gs-lora} %",
+        "H-mean is {h_mean_lora-forget}, with it {h_mean_gs-lora}, with prototypes {h_mean_gs-lora-pp}",
+        "fall from {elsewhere_no-op} to {elsewhere_gs-lora} %",
+    ],
+)
+def test_what_the_page_of_requests_quotes_is_in_its_results(sentence: str) -> None:
+    page = (ROOT / "docs" / "forgetting.md").read_text(encoding="utf-8")
+    values = {}
+    for method in ("no-op", "lora-forget", "gs-lora", "gs-lora-pp"):
+        (row,) = re.findall(rf"^\| `{method}` \| (\S+ ± .*) \|$", page, flags=re.MULTILINE)
+        means = [cell.split(" ± ")[0].strip() for cell in row.split("|")]
+        names = ("forgotten", "relapse", "retained", "h_mean", "elsewhere")
+        values |= {f"{name}_{method}": mean for name, mean in zip(names, means, strict=True)}
+    assert sentence.format(**values) in page.replace("\n  ", " ")
+
+
 def test_the_citation_names_this_version_and_the_paper() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["cff-version"] == "1.2.0"
