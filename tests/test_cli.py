@@ -134,7 +134,7 @@ def test_list_shows_four_tables(say, toys):
         "datasets",
         "models",
     ]
-    assert "  toy   A toy method  arXiv 0000.00000  built-in\n" in out
+    assert "  toy   A toy method  learning  arXiv 0000.00000  built-in\n" in out
     assert "A toy dataset" in out
 
 

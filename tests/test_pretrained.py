@@ -282,7 +282,7 @@ def test_weights_that_show_what_they_need_do_not_run_with_something_else(
 def test_a_run_prints_the_notes_of_its_model(capsys: pytest.CaptureFixture) -> None:
     clip = tiny_clip()
     clip.notes.append("weights.pt runs with GELU")
-    run = SimpleNamespace(stream="toy", model="tiny", seed=0, method="lora")
+    run = SimpleNamespace(stream="toy", model="tiny", seed=0, method="lora", start=None)
     parts: Any = SimpleNamespace(clip=clip, tasks=[], stream=SimpleNamespace(notes=["a note"]))
     resolved: Any = SimpleNamespace(run=run)
     loading.introduce(resolved, parts, torch.device("cpu"))
