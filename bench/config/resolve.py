@@ -15,6 +15,7 @@ from bench.config.run_settings import (
     LEARNING,
     NAMED,
     PATHS,
+    TO_FORGET,
     OpenClip,
     Resolved,
     Run,
@@ -67,7 +68,9 @@ def resolve(
     file = _settings_file(given, problems)
     known = run_settings()
     names = {f"{kind}.name" for kind in CHOICES}
-    choices = {kind: _choose(kind, given, known[f"{kind}.name"], need_method, problems) for kind in CHOICES}
+    choices: dict[str, Choice] = {}
+    for kind in CHOICES:  # the method first: it decides the stream where none is given
+        choices[kind] = _choose(kind, given, _known(kind, known, choices), need_method, problems)
     values = Values(known, choices, problems)
     for blame, source, layer in layers(choices, file, problems):
         for key, value in layer.items():
@@ -200,6 +203,14 @@ def _wrong_paths(paths: Mapping[str, str]) -> list[str]:
         except UserError as error:
             wrong.append(str(error))
     return wrong
+
+
+def _known(kind: str, known: Mapping[str, Setting], choices: Mapping[str, Choice]) -> Setting:
+    """Return the setting that names an entry; the stream's default is one that the method can do something with."""
+    one = known[f"{kind}.name"]
+    if kind == "stream" and LEARNING not in getattr(choices["method"].cls, "kinds", (LEARNING,)):
+        return dataclasses.replace(one, default=TO_FORGET)
+    return one
 
 
 def _without_weights(model: Choice, settings: Any) -> list[str]:
