@@ -386,8 +386,11 @@ def learned(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_run_begins_with_the_final_weights_of_another(files: Path, learned: Path, tmp_path: Path) -> None:
+def test_a_run_begins_with_the_final_weights_of_another(
+    files: Path, learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain = go(files / "nothing.py", tmp_path, **ASKED)
+    assert re.search(r" on forget \(\d requests\), ", "".join(capsys.readouterr()))
     again = go(files / "nothing.py", tmp_path, start=str(learned), **ASKED)
     assert plain.path != again.path
     last = load(learned, {"device": "cpu"}).clip.model.state_dict()
