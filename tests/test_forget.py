@@ -350,6 +350,13 @@ def test_a_method_that_only_forgets_has_requests_where_no_stream_is_given(tmp_pa
         resolve([*words, "stream=pocket"])
 
 
+@pytest.mark.parametrize("kinds", ["None", "()", '"forgetting"', '("learn",)'])
+def test_a_method_of_unknown_kinds_is_refused(kinds: str, tmp_path: Path) -> None:
+    (tmp_path / "nothing.py").write_text(NO_OP.replace('("forgetting",)', kinds))
+    with pytest.raises(UserError, match='method "nothing" has other kinds than .*: give it a tuple of one or both'):
+        resolve([f"method={tmp_path / 'nothing.py'}"])
+
+
 @pytest.mark.parametrize("text", ["", "first", "- {a: b}", "- []", "- [[a]]", "- [a", "3"])
 def test_a_file_without_requests_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "requests.yaml"

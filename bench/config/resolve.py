@@ -12,6 +12,7 @@ from bench.config import catalogue, registry, written
 from bench.config.fields import Setting, build, complaints, describe, show
 from bench.config.run_settings import (
     CHOICES,
+    KINDS,
     LEARNING,
     NAMED,
     PATHS,
@@ -321,6 +322,9 @@ def _choose(
         cls = registry.load_entry(entry)
         settings = describe(class_settings(cls), f"{kind}.")
         taken = sorted(RESERVED & {key.split(".")[1] for key in settings})
+        kinds = getattr(cls, "kinds", (LEARNING,))
+        if kind == "method" and not (isinstance(kinds, tuple) and kinds and all(one in KINDS for one in kinds)):
+            raise UserError(f'method "{entry.name}" has other kinds than {KINDS}: give it a tuple of one or both')
         if taken:
             raise UserError(f'{kind} "{entry.name}" has a setting called "{taken[0]}", which is taken: rename it')
     except UserError as error:
