@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +156,10 @@ class Forget(Stream):
             if name in found:
                 tasks.append(found[name])
                 continue
-            tasks += self._loaded(f"stream.probes names {name}", *_stream_of_probe(name), data_root).tasks
+            made_of, options = _stream_of_probe(name)
+            also = f", which is no stream and no other task of {self.settings.of}{suggest(name, found)}"
+            who = f"stream.probes names {name}{'' if made_of == name else also}"
+            tasks += self._loaded(who, made_of, options, data_root).tasks
         return tasks
 
     def _made(self) -> list[Task]:
@@ -268,7 +272,7 @@ def _stream_of_probe(name: str) -> tuple[str, list[str]]:
     try:
         stream_class(name)
     except UserError:
-        return "custom", [f'datasets=["{name}"]']
+        return "custom", [f"datasets=[{json.dumps(name)}]"]
     return name, []
 
 

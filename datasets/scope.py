@@ -17,6 +17,9 @@ from .tasks_file import TextSafeLoader
 BETWEEN = " + "
 """What stands between the names of one request."""
 
+SHOWN = 100
+"""How many characters of an unknown name a sentence shows."""
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -73,7 +76,8 @@ class Scope:
         """
         found = self.called.get(name)
         if found is None:
-            raise UserError(f'{setting} names "{name}", which is no class of the stream{suggest(name, self.called)}')
+            shown = " ".join(name[:SHOWN].split())
+            raise UserError(f'{setting} names "{shown}", which is no class of the stream{suggest(shown, self.called)}')
         if len(found) > 1 and name not in self.tasks:
             raise UserError(
                 f'{setting} names "{name}", which several classes are called ({", ".join(map(self._said, found))}): '
@@ -236,6 +240,8 @@ def read_requests(path: Path) -> list[list[str]]:
     UserError
         If the file cannot be read or lists something else.
     """
+    if not path.is_file():
+        raise UserError(f"stream.requests_file={path} is no file: write one with a list of names for each request")
     written = text(path)
     try:
         content = yaml.load(written, TextSafeLoader)  # a class may be called on

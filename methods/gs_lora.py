@@ -101,6 +101,7 @@ class GsLora(Forgets):
     """
 
     kinds = ("forgetting",)
+    baseline = True
 
     @dataclass
     class Settings(Bounded):

@@ -69,6 +69,13 @@ def test_the_two_kinds_stand_in_tables_of_their_own(both):
     assert "requests to forget: j = 1..T are" in text
     _, alone = sections(both / "pocket")
     assert "requests to forget" not in tables.text(gather([both / "pocket"]), alone)
+    asks = both / "forget-pocket"
+    assert "after request i, row 0 = model before the first\n" in tables.text(gather([asks]), sections(asks)[1])
+    assert text.count("after task i, row 0 = untrained model\n") == 1
+
+
+def test_gs_lora_is_what_others_that_forget_are_compared_with(both):
+    assert sections(both)[1][0].against.baseline.label == "gs-lora"
 
 
 def test_the_numbers_of_a_table_are_those_of_the_records(both):
@@ -174,8 +181,10 @@ def test_csv_and_latex_have_a_table_for_each_kind(both):
     assert not metrics["forget-pocket"] & metrics["pocket"] - costs
     text = latex(sections(both)[1])
     assert text.count(r"\begin{tabular}") == 2 and "Retained & H-mean & Elsewhere" in text
+    assert text.count("Less is better: Forgotten and Relapse.") == text.count("Less is better") == 1
     by_task = latex(sections(both, per="task", columns="[forgotten,last]")[1])
     assert r"\label{tab:forget-pocket-forgotten}" in by_task and r"\label{tab:pocket-last}" in by_task
+    assert by_task.count("Less is better: Forgotten.") == by_task.count("Less is better") == 1
 
 
 def test_the_page_has_columns_and_words_of_its_kind(both):
@@ -204,9 +213,11 @@ def test_gains_and_losses_are_of_what_is_to_stay(both):
 
 def test_pictures_are_drawn_of_what_a_kind_has(both):
     view, other = views.views(sections(both)[1])
-    for one, (across, up) in ((view, ("Forgotten", "Retained")), (other, ("Last", "Transfer"))):
+    for one, labels in (
+        (view, ("Forgotten (%, less is better)", "Retained (%)")), (other, ("Last (%)", "Transfer (%)")),
+    ):  # fmt: skip
         (axes,) = pictures.scatter(one).axes
-        assert (axes.get_xlabel(), axes.get_ylabel()) == (f"{across} (%)", f"{up} (%)")
+        assert (axes.get_xlabel(), axes.get_ylabel()) == labels
     assert pictures.over_costs(view).axes[0].get_ylabel() == "H-mean (%)"
     titles = [axes.get_title() for axes in pictures.curves(view).axes]
     assert titles[:5] == ["mean of requests so far", "a", "b", "rest", "digits"]

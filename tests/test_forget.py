@@ -305,7 +305,10 @@ def test_the_table_of_methods_is_true() -> None:
         (["stream.of=hundrid"], 'stream.of=hundrid: unknown stream "hundrid"'),
         (["stream.of=forget"], "stream.of=forget: it asks to forget too; name a stream of tasks to learn"),
         (["stream.options=[copys=2]"], 'unknown setting "stream.copys" .did you mean "stream.copies"'),
-        (["stream.probes=[nowhere]"], "stream.probes names nowhere"),
+        (["stream.options=[copies=2,name=toy]"], '"name=toy" is no setting of stream .*: leave it out, and name the'),
+        (["stream.probes=[nowhere]"], "stream.probes names nowhere, which is no stream and no other task of"),
+        (["stream.tasks=[first]", "stream.probes=[secnd]"], 'no other task of .* .did you mean "second"'),
+        (['stream.requests=["thing 3\\n' + "x" * 999 + '"]'], 'names "thing 3 x{92}", which is no class of the stream'),
                 (["start=nowhere"], "start=nowhere holds no run: give a run directory"),
         ([f"stream.of={TOY}", "stream.requests=[red thing]"], 'names "red thing", which several classes are called'),
         (
@@ -335,12 +338,33 @@ def test_only_a_stream_that_asks_to_forget_has_a_start() -> None:
         resolve(["method=lora", "stream=pocket", "start=runs/x"])
 
 
+def test_a_method_that_only_forgets_has_requests_where_no_stream_is_given(tmp_path: Path) -> None:
+    """So that every line without a stream works: that of ``tune``, ``check`` and ``profile`` with settings."""
+    given, words = resolve(["method=gs-lora", "stream=forget-pocket"]), ["method=gs-lora"]
+    found = resolve(words)
+    assert found.run == given.run and fingerprint(found.flat) == fingerprint(given.flat)
+    assert resolve(["method=lora"]).run.stream == resolve([], need_method=False).run.stream == "pocket"
+    (tmp_path / "shift.py").write_text(SHIFT)
+    assert resolve([f"method={tmp_path / 'shift.py'}"]).run.stream == "pocket"
+    with pytest.raises(UserError, match='method "gs-lora" forgets classes and stream "pocket" asks to learn'):
+        resolve([*words, "stream=pocket"])
+
+
+@pytest.mark.parametrize("kinds", ["None", "()", '"forgetting"', '("learn",)'])
+def test_a_method_of_unknown_kinds_is_refused(kinds: str, tmp_path: Path) -> None:
+    (tmp_path / "nothing.py").write_text(NO_OP.replace('("forgetting",)', kinds))
+    with pytest.raises(UserError, match='method "nothing" has other kinds than .*: give it a tuple of one or both'):
+        resolve([f"method={tmp_path / 'nothing.py'}"])
+
+
 @pytest.mark.parametrize("text", ["", "first", "- {a: b}", "- []", "- [[a]]", "- [a", "3"])
 def test_a_file_without_requests_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "requests.yaml"
     file.write_text(text)
     with pytest.raises(UserError, match=r"lists no requests|is not YAML"):
         stream(*FORGET, f"stream.requests_file={file}")
+    with pytest.raises(UserError, match="is no file: write one with a list of names for each request"):
+        stream(*FORGET, f"stream.requests_file={tmp_path}")
 
 
 # ------------------------------------------------------------------------------------------------ start=RUN
@@ -369,8 +393,11 @@ def learned(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_run_begins_with_the_final_weights_of_another(files: Path, learned: Path, tmp_path: Path) -> None:
+def test_a_run_begins_with_the_final_weights_of_another(
+    files: Path, learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain = go(files / "nothing.py", tmp_path, **ASKED)
+    assert re.search(r" on forget \(\d requests\), ", "".join(capsys.readouterr()))
     again = go(files / "nothing.py", tmp_path, start=str(learned), **ASKED)
     assert plain.path != again.path
     last = load(learned, {"device": "cpu"}).clip.model.state_dict()

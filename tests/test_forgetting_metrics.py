@@ -229,7 +229,7 @@ Elsewhere                                        50.0     40.0     45.0
 percent correct; rows: before, after each request; columns: classes of requests, others; * just forgotten; - missing
 rest: other classes, which stay
 open: classes that stay and have no training images
-digits, flags: test sets that no task is about
+digits, flags: test sets that no request is about
 Forgotten: accuracy on the classes of a request right after it; less is better
 Relapse: accuracy on all that earlier requests named, after each request; less is better
 Retained: accuracy on all classes that were to stay so far, after each request; more is better

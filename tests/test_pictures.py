@@ -8,6 +8,7 @@ from test_compare import mtil
 from bench.cli import main as cli
 from bench.compare import grouping, per_task, pictures, views
 from bench.compare import tables as compare
+from bench.compare.pictures.accuracy import within
 
 
 @pytest.fixture
@@ -86,6 +87,15 @@ def test_curves_of_every_task(view):
     for drawn, line in zip(first.lines, view.lines, strict=True):
         learned = [line.mean[row, :row].mean() for row in (1, 2, 3)]
         assert drawn.get_ydata().tolist() == pytest.approx(learned)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "length", "bottom"),
+    [(40, 60, 50, 25), (80, 99, 90, 10), (95, 102, 90, 12), (4, 20, 90, 0), (-4, 104, 108, -4), (1, 99, 110, 0)],
+)
+def test_an_axis_of_accuracies_does_not_go_beyond_100(low, high, length, bottom):
+    """In the middle where it can be; it always holds the range."""
+    assert within(low, high, length) == bottom <= low and bottom + length >= high
 
 
 def test_costs_add_up(view):

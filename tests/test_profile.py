@@ -108,3 +108,23 @@ def test_operations_are_counted_as_they_are_executed() -> None:
 def test_wrong_words_of_profile(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["profile", "method=keeplora", f"model={TOY}", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["gs-lora-pp", "retrain", "erase-text", "no-op"])
+def test_methods_that_forget_have_a_request_to_carry_out(method: str, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["profile", f"method={method}", f"model={TOY}", "classes=5", "batch=4"]) == 0
+    printed = capsys.readouterr().out
+    assert "5 classes, 12 training images" in printed
+    assert ("operations of a training step" in printed) == (method in ("gs-lora-pp", "retrain"))
+
+
+def test_a_fifth_of_the_classes_is_forgotten_and_one_stays(capsys: pytest.CaptureFixture) -> None:
+    _, (data, after) = costs.synthetic(tiny_clip(), costs.Sizes(classes=10, batch=4), 2, forget=True)
+    assert data.request is not None and data.request.pixels is not None and after.request is not None
+    assert data.request.classes == (8, 9) and data.request.retained == tuple(range(8)) and not data.request.earlier
+    assert set(data.request.pixels.labels.tolist()) == {8, 9} and len(data.request.pixels) == 12
+    assert set(data.train.labels.tolist()) == set(range(8))
+    assert not torch.equal(data.batch_to_forget(0)[0], after.batch_to_forget(0)[0])
+    assert costs.synthetic(tiny_clip(), costs.Sizes(classes=5, batch=4))[1][0].request is None
+    assert cli.main(["profile", "method=gs-lora", f"model={TOY}", "classes=1"]) == 2
+    assert "needs a class that stays: set classes to 2 or more" in capsys.readouterr().err

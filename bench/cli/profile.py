@@ -156,8 +156,9 @@ PROFILE = Verb(
     usage="profile method=NAME [KEY=VALUE...]",
     help="""\
 One synthetic task of noise images, on a model with its weights or with random ones, so that costs are known without
-downloads. weights=random is short for model.weights=random. It says first about how long it takes, and on standard
-error what it is doing. Everything but these sizes is as for a run:
+downloads. A method that forgets is asked to forget a fifth of the classes. weights=random is short for
+model.weights=random. It says first about how long it takes, and on standard error what it is doing. Everything but
+these sizes is as for a run:
   classes=N     prompts (100)
   batch=N       images a step (8)
   steps=N       training steps, at least 3 (3)

@@ -145,11 +145,14 @@ def text(comparison: Comparison, laid_out: Sequence[Section], bold: bool = False
     """
     blocks = [_block(section, bold) for section in laid_out]
     if laid_out:
+        requests = all(section.kind == FORGETTING for section in laid_out)
         shown, title = dict.fromkeys(name for section in laid_out for name in section.columns), laid_out[0].choice.title
         formulas = [f"  {title(name)} = {name} = {FORMULAS[name]}" for name in shown if name in FORMULAS]
         blocks.append(
-            "mean ± standard error over n seeds; a[i,j] = percent correct on test set j after task i, "
-            "row 0 = untrained model" + "".join(f"\n{line}" for line in formulas) + _requests(laid_out)
+            "mean ± standard error over n seeds; a[i,j] = percent correct on test set j after "
+            + ("request i, row 0 = model before the first" if requests else "task i, row 0 = untrained model")
+            + "".join(f"\n{line}" for line in formulas)
+            + _requests(laid_out)
         )
     return "\n\n".join([*blocks, *left_out(comparison)])
 

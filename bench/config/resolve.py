@@ -12,9 +12,11 @@ from bench.config import catalogue, registry, written
 from bench.config.fields import Setting, build, complaints, describe, show
 from bench.config.run_settings import (
     CHOICES,
+    KINDS,
     LEARNING,
     NAMED,
     PATHS,
+    TO_FORGET,
     OpenClip,
     Resolved,
     Run,
@@ -67,7 +69,9 @@ def resolve(
     file = _settings_file(given, problems)
     known = run_settings()
     names = {f"{kind}.name" for kind in CHOICES}
-    choices = {kind: _choose(kind, given, known[f"{kind}.name"], need_method, problems) for kind in CHOICES}
+    choices: dict[str, Choice] = {}
+    for kind in CHOICES:  # the method first: it decides the stream where none is given
+        choices[kind] = _choose(kind, given, _known(kind, known, choices), need_method, problems)
     values = Values(known, choices, problems)
     for blame, source, layer in layers(choices, file, problems):
         for key, value in layer.items():
@@ -202,6 +206,14 @@ def _wrong_paths(paths: Mapping[str, str]) -> list[str]:
     return wrong
 
 
+def _known(kind: str, known: Mapping[str, Setting], choices: Mapping[str, Choice]) -> Setting:
+    """Return the setting that names an entry; the stream's default is one that the method can do something with."""
+    one = known[f"{kind}.name"]
+    if kind == "stream" and LEARNING not in getattr(choices["method"].cls, "kinds", (LEARNING,)):
+        return dataclasses.replace(one, default=TO_FORGET)
+    return one
+
+
 def _without_weights(model: Choice, settings: Any) -> list[str]:
     """Return what is wrong with the weights of an open_clip model, a sentence each."""
     wrong = catalogue.weights_problem(model.name, settings.checkpoint, settings.weights) if model.cls is None else None
@@ -310,6 +322,9 @@ def _choose(
         cls = registry.load_entry(entry)
         settings = describe(class_settings(cls), f"{kind}.")
         taken = sorted(RESERVED & {key.split(".")[1] for key in settings})
+        kinds = getattr(cls, "kinds", (LEARNING,))
+        if kind == "method" and not (isinstance(kinds, tuple) and kinds and all(one in KINDS for one in kinds)):
+            raise UserError(f'method "{entry.name}" has other kinds than {KINDS}: give it a tuple of one or both')
         if taken:
             raise UserError(f'{kind} "{entry.name}" has a setting called "{taken[0]}", which is taken: rename it')
     except UserError as error:

@@ -157,7 +157,11 @@ class Track:
 class Run:
     """The settings of every run; those of its method, stream and model are beside it in `Resolved`."""
 
-    stream: str = setting("pocket", 'stream of tasks: a name of "list streams" or a file.py')
+    stream: str = setting(
+        "pocket",
+        'stream of tasks: a name of "list streams" or a file.py; for a method that only forgets, forget-pocket where '
+        "none is given",
+    )
     model: str = setting("pocket", 'model under study: a name of "list models", such as ViT-B-16/openai')
     method: str = setting("", 'method: a name of "list methods" or a file.py')
     start: str | None = setting(
@@ -241,6 +245,9 @@ class Resolved:
 
 LEARNING, FORGETTING = KINDS = ("learning", "forgetting")
 """What a stream asks for: tasks to learn, or requests to forget."""
+
+TO_FORGET = "forget-pocket"
+"""The stream of a run that names none, where its method only forgets."""
 
 
 CHOICES = ("method", "stream", "model")

@@ -153,8 +153,10 @@ def stream_class(name: str, words: Sequence[str] = ()) -> tuple[type[Stream], An
     Raises
     ------
     UserError
-        If there is no such stream or setting.
+        If there is no such stream or setting, or the settings name another stream.
     """
+    if named := next((word for word in words if word.partition("=")[0].strip() == "name"), None):
+        raise UserError(f'"{named}" is no setting of stream {name}: leave it out, and name the stream itself')
     found = resolve([f"stream={name}", *(f"stream.{word}" for word in words)], need_method=False)
     return found.stream_class, found.stream_settings
 

@@ -1,6 +1,8 @@
 """What a method costs on a model, measured on synthetic tasks.
 
 The verb ``profile`` prints it for one method; ``docs/benchmarks/methods.py`` compares all methods.
+
+It is one file, because the sizes of the synthetic tasks say what is measured and what they are made of.
 """
 
 from __future__ import annotations
@@ -17,14 +19,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.compute.device import peak_memory_mb
-from bench.config.run_settings import Run
+from bench.config.run_settings import LEARNING, Run
+from bench.core.errors import UserError
 from bench.core.stopwatch import Stopwatch
 from bench.data.images import ArrayImages
 from bench.data.pixels import Pixels
 from bench.data.stream import Task, label_space
 from bench.learning.driver import learn
 from bench.learning.evaluate import outcomes
-from bench.learning.given import Reference
+from bench.learning.given import Reference, ToForget
 from bench.learning.method import Method
 from bench.learning.optimizer import tensors_of
 from bench.learning.task_data import Context, TaskData
@@ -117,7 +120,7 @@ class Costs:
 def measure(
     clip: Clip, cls: type[Method], settings: Any, run: Run, sizes: Sizes, watch: Stopwatch, phase: Phase | None = None
 ) -> Costs:
-    """Take a method through one synthetic task of noise images.
+    """Take a method through one synthetic task of noise images, or one that forgets through one request.
 
     Parameters
     ----------
@@ -138,10 +141,16 @@ def measure(
     Returns
     -------
     Costs
+
+    Raises
+    ------
+    UserError
+        If a method that forgets has one class only.
     """
     phase = phase or watch.phase
     notes: list[str] = []
-    (task,), (data,) = synthetic(clip, sizes, say=notes.append, part=watch.part)
+    forget = LEARNING not in cls.kinds
+    (task,), (data,) = synthetic(clip, sizes, say=notes.append, part=watch.part, forget=forget)
     with phase("before the first task"):
         method = cls(settings, clip, data.context)
     ends: list[float] = []
@@ -278,6 +287,7 @@ def synthetic(
     tasks: int = 1,
     say: Callable[[str], None] = print,
     part: Phase = lambda name: nullcontext(),
+    forget: bool = False,
 ) -> tuple[list[Task], list[TaskData]]:
     """Return tasks of noise images, and the same tasks as a method sees them.
 
@@ -292,14 +302,26 @@ def synthetic(
         Gets what the method says.
     part : callable, optional
         `Context.part`.
+    forget : bool, optional
+        Whether each task is a request to forget a fifth of its classes, at least one: they are its last ones, and have
+        a batch of images for every step.
 
     Returns
     -------
     tasks : list of Task
     data : list of TaskData
-        All with one context. The first task serves as a reference set too.
+        All with one context. The first task serves as a reference set too, and the model's weights as those that a run
+        with a start finds in the pre-trained model.
+
+    Raises
+    ------
+    UserError
+        If there is something to forget and nothing that stays.
     """
-    found = [_noise(clip, sizes, index) for index in range(tasks)]
+    stay = sizes.classes - max(1, sizes.classes // 5) if forget else sizes.classes
+    if not stay:
+        raise UserError("a method that forgets needs a class that stays: set classes to 2 or more")
+    found = [_noise(clip, sizes, index, range(stay)) for index in range(tasks)]
     images = [Pixels(task.train, clip, True) for task in found]
     context = Context(
         tasks=tasks,
@@ -310,20 +332,26 @@ def synthetic(
         part=part,
         reference=Reference("noise", found[0].prompts, images[0]),
         training_images=images.__getitem__,
+        pretrained=clip.model.state_dict if forget else None,
     )
     data = [
         TaskData(index, task.name, task.prompts, clip.tokenize(task.prompts), images[index], context)
         for index, task in enumerate(found)
     ]
+    gone = range(stay, sizes.classes)
+    for task in data if forget else ():
+        noise = _noise(clip, sizes, tasks + task.index, gone)
+        task.request = ToForget(tuple(gone), (), tuple(range(stay)), Pixels(noise.test, clip, True))
     return found, data
 
 
-def _noise(clip: Clip, sizes: Sizes, index: int) -> Task:
+def _noise(clip: Clip, sizes: Sizes, index: int, present: range) -> Task:
+    """Return a task with images of some of its classes."""
     (height, width), tested = clip.image_size, sizes.batch * sizes.steps
     pixels = np.random.default_rng(index).integers(
         0, 256, (max(sizes.trained_on, tested), height, width, 3), dtype=np.uint8
     )
-    labels = np.arange(len(pixels)) % sizes.classes
+    labels = present.start + np.arange(len(pixels)) % len(present)
     classes = tuple(f"thing {index * sizes.classes + number}" for number in range(sizes.classes))
     train, test = (ArrayImages(pixels[:count], labels[:count]) for count in (sizes.trained_on, tested))
     return Task(f"synthetic {index}" if index else "synthetic", classes, "a photo of a {}.", train, test)

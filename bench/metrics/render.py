@@ -23,9 +23,9 @@ LEGEND = {
 ROLES = {
     KEPT: "other classes, which stay",
     MISSING: "classes that stay and have no training images",
-    PROBE: "test sets that no task is about",
+    PROBE: "test sets that no {} is about",
 }
-"""What the columns beside those of the tasks are."""
+"""What the columns beside those of the tasks are; the blank is for what takes the place of a task."""
 
 BEFORE = "before"
 """The label of the first row where a stream asks to forget: what it begins with need not be the untrained model."""
@@ -147,7 +147,8 @@ def _below(matrix: AccuracyMatrix) -> list[_Line]:
 def _columns(matrix: AccuracyMatrix) -> list[str]:
     """Return what the columns beside those of the tasks are, a line for each role."""
     names = {role: [matrix.columns[column] for column in matrix.of_role(role)] for role in ROLES}
-    return [f"{', '.join(names[role])}: {what}" for role, what in ROLES.items() if names[role]]
+    about = "request" if matrix.kind == FORGETTING else "task"
+    return [f"{', '.join(names[role])}: {what.format(about)}" for role, what in ROLES.items() if names[role]]
 
 
 def _requests_below(matrix: AccuracyMatrix) -> list[_Line]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.compute.world import world
-from bench.config.run_settings import Resolved, Run, Train
+from bench.config.run_settings import FORGETTING, Resolved, Run, Train
 from bench.core.blame import blamed
 from bench.core.console import say
 from bench.core.errors import UserError
@@ -126,7 +126,8 @@ def load_parts(resolved: Resolved, device: torch.device) -> Parts:
 def introduce(resolved: Resolved, parts: Parts, device: torch.device) -> None:
     """Say what is run on what, and what a user should know about model, prompts and data."""
     settings, clip = resolved.run, parts.clip
-    where = f"{settings.stream} ({len(parts.tasks)} tasks), {settings.model}, seed {settings.seed}"
+    tasks = "requests" if parts.stream.kind == FORGETTING else "tasks"
+    where = f"{settings.stream} ({len(parts.tasks)} {tasks}), {settings.model}, seed {settings.seed}"
     say(f"{settings.method} on {where}, {device.type}")
     if settings.start is not None:
         say(f"note: it begins with the final weights of {settings.start}")

@@ -15,7 +15,7 @@ from bench.compare.runs import TITLES
 from bench.compare.significance import TOGETHER
 from bench.compare.tables import PUBLISHED, Section, cell, cited, own_settings, provenance, quoted
 from bench.core.console import one_line
-from bench.metrics.kinds import COLUMNS
+from bench.metrics.kinds import COLUMNS, LESS_IS_BETTER
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -221,6 +221,9 @@ def _caption(section: Section, bold: bool) -> str:
             f"Bold: ahead of the next method by the paired t interval over seeds ({100 * TOGETHER:g} % for the "
             "comparisons with all methods together)."
         )
+    names = [table.scalar for table in section.per_task.tables] if by_task else section.columns
+    if less := [section.choice.title(name) for name in names if name in LESS_IS_BETTER]:
+        parts.append(f"Less is better: {_and(less)}.")
     if by_task and seeds is None:
         parts.append("Seeds: " + ", ".join(f"{labels[g.label]} {len(g.runs)}" for g in field.groups) + ".")
     if by_task:

@@ -58,7 +58,9 @@ function grid(sheet, body) {
   const node = body.appendChild(make("div", { class: "grid narrow" }));
   for (const [index, column] of columns.entries()) {
     const [low, high] = reaches[index];
-    curve(sheet, node, column, [(low + high - longest) / 2, (low + high + longest) / 2]);
+    // In the middle, but with nothing above 100 % where it can be.
+    const bottom = Math.max(Math.min((low + high - longest) / 2, Math.max(high, 100) - longest), Math.min(low, 0));
+    curve(sheet, node, column, [bottom, bottom + longest]);
   }
   body.append(soft(WORDS[sheet.field.kind].curves, "All have axes of the same length, each at its own height."));
 }

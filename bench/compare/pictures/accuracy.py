@@ -12,7 +12,7 @@ from bench.compare.extremes import contrast
 from bench.compare.pictures.look import COLUMN, PAGE, canvas, dashes, left_out, legend, look, numbers, pointed, shown
 from bench.compare.runs import TITLES
 from bench.compare.views import DIVERGING, SEQUENTIAL, Line, View
-from bench.metrics.kinds import FORGETTING, TRADEOFF
+from bench.metrics.kinds import FORGETTING, LESS_IS_BETTER, TRADEOFF
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +57,8 @@ def scatter(view: View, x: str | None = None, y: str | None = None) -> Figure | 
             across.mean, up.mean, xerr=across.standard_error, yerr=up.standard_error, linestyle="", markersize=5,
             elinewidth=1, capsize=2, **look(line),
         )  # fmt: skip
-    axes.set(xlabel=f"{TITLES[x]} (%)", ylabel=f"{TITLES[y]} (%)")
+    across_is, up_is = (f"{TITLES[name]} (%{', less is better' if name in LESS_IS_BETTER else ''})" for name in (x, y))
+    axes.set(xlabel=across_is, ylabel=up_is)
     axes.grid(alpha=0.3)
     legend(figure, [axes], "outside lower center", columns)
     return figure
@@ -105,7 +106,7 @@ def difference(view: View) -> Figure | None:
     if not drawn:
         return None
     most = max(SMALLEST_SCALE, *(contrast(line, base).reach or 0.0 for line, _ in drawn))
-    return _maps(view, drawn, -most, most, DIVERGING, "{:+.1f}", f"difference to {base.short} (points)")
+    return _maps(view, drawn, -most, most, DIVERGING, "{:+.1f}", f"difference to\n{base.short} (points)")
 
 
 def curves(view: View) -> Figure | None:
@@ -143,7 +144,8 @@ def curves(view: View) -> Figure | None:
     limits = [axes.get_ylim() for axes in grid[: size + 1]]
     longest = max(high - low for low, high in limits)
     for axes, (low, high) in zip(grid, limits, strict=False):
-        axes.set_ylim((low + high - longest) / 2, (low + high + longest) / 2)  # the same slope is the same change
+        bottom = within(low, high, longest)
+        axes.set_ylim(bottom, bottom + longest)  # the same slope is the same change
         axes.grid(axis="y", alpha=0.3)
     for axes in grid[size + 1 :]:
         axes.set_visible(False)
@@ -153,6 +155,24 @@ def curves(view: View) -> Figure | None:
     figure.supylabel("accuracy (%)", fontsize=8)
     legend(figure, grid[:1], "outside upper center", 4)
     return figure
+
+
+def within(low: float, high: float, length: float) -> float:
+    """Return where an axis of a length begins that shows a range in its middle, but nothing above 100 % if it can.
+
+    Parameters
+    ----------
+    low, high : float
+        The range, in percent.
+    length : float
+        Of the axis, in percentage points; at least that of the range.
+
+    Returns
+    -------
+    float
+        In percent.
+    """
+    return max(min((low + high - length) / 2, max(high, 100) - length), min(low, 0))
 
 
 def _maps(
