@@ -1,6 +1,6 @@
 """What pictures of a comparison show: means over seeds, colours and labels, the same for the page and for papers.
 
-`bench.compare.extremes` computes what stands out in a view.
+`bench.compare.extremes` computes what stands out in a view. It is one file: colours depend on which lines a view has.
 """
 
 from __future__ import annotations
