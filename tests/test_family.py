@@ -27,9 +27,10 @@ RANK, WIDTHS = 2, [64, 64, 48, 48]
 
 
 def low_rank() -> list[str]:
-    """Return the methods with updates of some maps and a rank; presets count as the method that they are of."""
-    classes = {name: registry.load("method", name) for name in registry.entries("method")}
-    found = [name for name, cls in classes.items() if {"maps", "rank"} <= set(vars(class_settings(cls)()))]
+    """Return the methods that learn by updates of some maps; presets count as the method that they are of."""
+    classes: dict[str, Any] = {name: registry.load("method", name) for name in registry.entries("method")}
+    learning = {name: cls for name, cls in classes.items() if "learning" in cls.kinds}
+    found = [name for name, cls in learning.items() if {"maps", "rank"} <= set(vars(class_settings(cls)()))]
     return [name for name in found if not name.endswith("-faithful") and not name.startswith("keeplora-")]
 
 
