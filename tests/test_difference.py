@@ -74,7 +74,7 @@ def test_an_unfinished_run_is_compared_as_far_as_it_got(tmp_path):
 def test_other_tasks(tmp_path):
     a, b = make(tmp_path / "a"), make(tmp_path / "b")
     AccuracyMatrix(["b", "a"]).to_csv(b / "accuracy.csv")
-    assert parts(difference.diff(a, b))["results"] == ["tasks: a, b | b, a"]
+    assert parts(difference.diff(a, b))["results"] == ["test sets: a, b | b, a"]
 
 
 def continued(path: Path, *times: dict) -> Path:

@@ -241,7 +241,8 @@ def snapshot(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_snapshot_is_read_as_it_was_written() -> None:
-    found, read, right = read_snapshot(Path("run"), DECISIVE, ["a", "b"], Saved(1, None, snapshot(), {}))
+    empty = AccuracyMatrix(["a", "b"])
+    found, read, right = read_snapshot(Path("run"), DECISIVE, empty, Saved(1, None, snapshot(), {}))
     assert found.values() == {name: value for name, value in snapshot().items() if name not in ("version", "base")}
     assert read == matrix() and right.csv() == outcomes().csv()
 
@@ -254,7 +255,7 @@ def test_a_checkpoint_with_any_values_is_taken_or_refused(data: st.DataObject) -
     values = mutated(data.draw, values)
     saved = Saved(1, None, values if isinstance(values, dict) else {}, {})
     with refusal(UserError, "^run (has|holds) "):
-        found, *_ = read_snapshot(Path("run"), DECISIVE, ["a", "b"], saved, saved if inside else None)
+        found, *_ = read_snapshot(Path("run"), DECISIVE, AccuracyMatrix(["a", "b"]), saved, saved if inside else None)
         assert 0 <= found.progress.row <= 3 and set(found.files) == set(FILES)
 
 

@@ -283,7 +283,7 @@ def test_a_run_prints_the_notes_of_its_model(capsys: pytest.CaptureFixture) -> N
     clip = tiny_clip()
     clip.notes.append("weights.pt runs with GELU")
     run = SimpleNamespace(stream="toy", model="tiny", seed=0, method="lora", start=None)
-    parts: Any = SimpleNamespace(clip=clip, tasks=[], stream=SimpleNamespace(notes=["a note"]))
+    parts: Any = SimpleNamespace(clip=clip, tasks=[], stream=SimpleNamespace(kind="learning", notes=["a note"]))
     resolved: Any = SimpleNamespace(run=run)
     loading.introduce(resolved, parts, torch.device("cpu"))
     assert capsys.readouterr().out.splitlines()[1:] == ["note: weights.pt runs with GELU", "note: a note"]

@@ -573,7 +573,8 @@ def test_settings_that_lack_a_seed_are_not_ranked_and_test_images_and_ends_are_w
     assert tried(found, "forgetting_max_last")[0].label == "train.lr=0.001"  # less is better
 
 
-def test_requests_to_forget_have_metrics_of_their_own(write, capsys):
+def test_requests_to_forget_have_metrics_of_their_own(write, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # the table fits into lines that long
     file = write(RATES)
     learned = expand(file).points
     found = [replace(point, kind="forgetting") for point in learned]

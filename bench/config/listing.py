@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.config import catalogue, registry
-from bench.config.chosen import Chosen, tuned_by
 from bench.config.scan import KINDS as ENTRY_KINDS
 from bench.config.scan import Entry
 from bench.core.blame import blamed
@@ -18,6 +17,7 @@ from bench.core.errors import UserError, suggest
 from bench.core.tables import table, wrap
 
 if TYPE_CHECKING:
+    from bench.config.chosen import Chosen
     from bench.config.fields import Setting
 
 KINDS = {f"{kind}{ending}": kind for ending in ("s", "") for kind in ENTRY_KINDS}
@@ -215,6 +215,8 @@ def _flags(cls: Any) -> list[str]:
 
 
 def _stream(cls: Any) -> list[str]:
+    from bench.config.chosen import Chosen, tuned_by
+
     parts = [
         f"kind\n  {getattr(cls, 'kind', USUAL['kind'])}",
         f"label space\n  {getattr(cls, 'label_space', 'not said')}",
