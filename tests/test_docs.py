@@ -234,9 +234,7 @@ def test_what_the_page_of_requests_quotes_is_in_its_results(sentence: str) -> No
     page = (ROOT / "docs" / "forgetting.md").read_text(encoding="utf-8")
     values = {}
     for method in ("no-op", "lora-forget", "gs-lora", "gs-lora-pp"):  # the table of probes comes second
-        row, *_ = re.findall(
-            rf"^\| `{method}` \| (\S+ ± .*) \|$", page, flags=re.MULTILINE
-        )
+        row, *_ = re.findall(rf"^\| `{method}` \| (\S+ ± .*) \|$", page, flags=re.MULTILINE)
         means = [cell.split(" ± ")[0].strip() for cell in row.split("|")]
         names = ("forgotten", "relapse", "retained", "h_mean", "elsewhere")
         values |= {f"{name}_{method}": mean for name, mean in zip(names, means, strict=True)}
