@@ -122,9 +122,23 @@ class StandIns:
         self.monkeypatch.syspath_prepend(str(self.root / site))
 
 
+def forget_standins() -> None:
+    """Forget modules that were imported as plug-ins from the folder of a test."""
+    root = Path(__file__).resolve().parent.parent
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if (
+            name.startswith(("bench.methods.", "bench.datasets."))
+            and file
+            and not Path(file).resolve().is_relative_to(root)
+        ):
+            del sys.modules[name]
+
+
 @pytest.fixture
 def standins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIns]:
     """Empty plug-in folders; modules imported meanwhile are forgotten afterwards."""
+    forget_standins()  # tests with folders of their own leave some behind
     before = set(sys.modules)
     folder = tmp_path / "plugins"
     folder.mkdir()
