@@ -126,12 +126,8 @@ def forget_standins() -> None:
     """Forget modules that were imported as plug-ins from the folder of a test."""
     root = Path(__file__).resolve().parent.parent
     for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if (
-            name.startswith(("bench.methods.", "bench.datasets."))
-            and file
-            and not Path(file).resolve().is_relative_to(root)
-        ):
+        file = getattr(module, "__file__", None) if name.startswith(("bench.methods.", "bench.datasets.")) else None
+        if file and not Path(file).resolve().is_relative_to(root):
             del sys.modules[name]
 
 
