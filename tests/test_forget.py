@@ -181,7 +181,7 @@ def test_a_ratio_is_drawn_whatever_the_class() -> None:
     for one in found:
         assert len(one.train) == len(one.retained) * TRAIN // 2 and one.forget and len(one.forget) == 20 * TRAIN // 2
         assert len(set(np.bincount(one.train.labels, minlength=100)[list(one.retained)])) > 1
-    assert read(found[1].train) - read(found[0].train)  # every request draws anew
+    assert read(found[1].train) - read(found[0].train)  # every request draws again
 
 
 def test_missing_classes_are_measured_and_never_read() -> None:
