@@ -71,7 +71,7 @@ class Forget(Stream):
         shots: int | None = setting(None, "training images a class; null takes all", low=1)
         fewer: str = setting("error", "where a class has fewer images", choices=("error", "all", "repeat"))
         ratio: float | None = setting(
-            None, "share of the training images that each request draws for itself, whatever their class", above=0, high=1
+            None, "share of the training images that each request draws, whatever their class", above=0, high=1
         )
         missing: int = setting(
             0, "how many of the classes that stay have no training images: the first of the order", low=0
