@@ -22,6 +22,7 @@ from bench.analysis.options import subject
 from bench.cli import main as cli
 from bench.config import registry
 from bench.config.resolve import resolve
+from bench.metrics.forgetting import HEADLINES
 from bench.metrics.matrix import AccuracyMatrix
 from bench.sweep.file import expand, find, shipped_folder
 from bench.sweep.options import TuneOptions, options
@@ -228,16 +229,19 @@ def test_what_the_page_of_the_embedded_stream_quotes_is_in_its_results(sentence:
         "it stands at {relapse_gs-lora} %",
         "H-mean is {h_mean_lora-forget}, with it {h_mean_gs-lora}, with prototypes {h_mean_gs-lora-pp}",
         "fall from {elsewhere_no-op} to {elsewhere_gs-lora} %",
+        "recognises {text_forgotten_gs-lora} % of what was forgotten",
+        "same features {probe_forgotten_gs-lora} %, {probe_forgotten_before} % before",
+        "recognises {probe_kept_gs-lora} of {probe_kept_before} %",
+        "leaves {text_forgotten_bounded-ascent} % to the names, and {probe_forgotten_bounded-ascent} % to the probe",
     ],
 )
 def test_what_the_page_of_requests_quotes_is_in_its_results(sentence: str) -> None:
     page = (ROOT / "docs" / "forgetting.md").read_text(encoding="utf-8")
     values = {}
-    for method in ("no-op", "lora-forget", "gs-lora", "gs-lora-pp"):  # the table of probes comes second
-        row, *_ = re.findall(rf"^\| `{method}` \| (\S+ ± .*) \|$", page, flags=re.MULTILINE)
+    tables = {5: HEADLINES.values(), 4: ("text_forgotten", "text_kept", "probe_forgotten", "probe_kept")}
+    for method, row in re.findall(r"^\| `?([\w-]+)`? \| (\S+ ± .*) \|$", page, flags=re.MULTILINE):
         means = [cell.split(" ± ")[0].strip() for cell in row.split("|")]
-        names = ("forgotten", "relapse", "retained", "h_mean", "elsewhere")
-        values |= {f"{name}_{method}": mean for name, mean in zip(names, means, strict=True)}
+        values |= {f"{name}_{method}": mean for name, mean in zip(tables[len(means)], means, strict=True)}
     assert sentence.format(**values) in page.replace("\n  ", " ")
 
 

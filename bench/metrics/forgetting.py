@@ -8,10 +8,11 @@ data (``probe``). docs/metrics.md has the formulas and their sources.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from bench.metrics.matrix import AccuracyMatrix, MissingCell
 from bench.metrics.matrix_file import KEPT, MISSING, PROBE
-from bench.metrics.scalars import Scalar, cells, mean, pooled
+from bench.metrics.scalars import Scalar, cells, entered, mean, pooled
 
 SCALARS: dict[str, Scalar] = {}
 """Every scalar by its name, in the order in which reports show them."""
@@ -38,15 +39,8 @@ LESS_IS_BETTER = ("forgotten", "relapse", "forgotten_last", "elsewhere_loss")
 """The scalars that a better method has less of."""
 
 
-def _scalar(formula: str) -> Callable[[Scalar], Scalar]:
-    """Return a decorator that enters a function in the table of scalars under its own name."""
-
-    def enter(function: Scalar) -> Scalar:
-        SCALARS[function.__name__] = function
-        FORMULAS[function.__name__] = formula
-        return function
-
-    return enter
+_scalar = partial(entered, scalars=SCALARS, formulas=FORMULAS)
+"""Enters a function in these tables, with its formula."""
 
 
 def harmonic(drop: float, retained: float) -> float:

@@ -28,12 +28,21 @@ LESS_IS_BETTER = ("forgetting_first_last", "forgetting_max_last", "zero_shot_los
 """The scalars that a better method has less of."""
 
 
-def _scalar(formula: str) -> Callable[[Scalar], Scalar]:
-    """Return a decorator that enters a function in the table of scalars under its own name."""
+def entered(
+    formula: str, scalars: dict[str, Scalar] = SCALARS, formulas: dict[str, str] = FORMULAS
+) -> Callable[[Scalar], Scalar]:
+    """Return a decorator that enters a function in a table of scalars under its own name.
+
+    Parameters
+    ----------
+    formula : str
+    scalars, formulas : dict, optional
+        The tables; those of streams of tasks to learn by default.
+    """
 
     def enter(function: Scalar) -> Scalar:
-        SCALARS[function.__name__] = function
-        FORMULAS[function.__name__] = formula
+        scalars[function.__name__] = function
+        formulas[function.__name__] = formula
         return function
 
     return enter
@@ -84,13 +93,13 @@ def _need_two(matrix: AccuracyMatrix, name: str) -> int:
     return len(matrix.tasks)
 
 
-@_scalar("mean_j a[0,j]")
+@entered("mean_j a[0,j]")
 def zero_shot(matrix: AccuracyMatrix) -> float:
     """Return the mean accuracy of the untrained model over all test sets (row 0)."""
     return mean(cells(matrix, "zero_shot", ((0, column) for column in range(len(matrix.tasks)))))
 
 
-@_scalar("mean_{j>=2} mean_{1<=i<j} a[i,j]")
+@entered("mean_{j>=2} mean_{1<=i<j} a[i,j]")
 def transfer_by_column(matrix: AccuracyMatrix) -> float:
     """Return Transfer as ZSCL and KeepLoRA define it.
 
@@ -101,7 +110,7 @@ def transfer_by_column(matrix: AccuracyMatrix) -> float:
     return mean([mean(_before(matrix, "transfer_by_column", column)) for column in range(1, tasks)])
 
 
-@_scalar("mean_{1<=i<T} mean_{j>i} a[i,j]")
+@entered("mean_{1<=i<T} mean_{j>i} a[i,j]")
 def transfer_by_row(matrix: AccuracyMatrix) -> float:
     """Return Transfer as mammoth computes it: the mean over stages of the mean over the tasks not yet learned.
 
@@ -114,14 +123,14 @@ def transfer_by_row(matrix: AccuracyMatrix) -> float:
     return mean([mean(stage) for stage in stages])
 
 
-@_scalar("mean_{i>=1} mean_j a[i,j]")
+@entered("mean_{i>=1} mean_j a[i,j]")
 def average_mtil(matrix: AccuracyMatrix) -> float:
     """Return Average as ZSCL and KeepLoRA define it: the mean of all cells below row 0, unlearned tasks included."""
     size = len(matrix.tasks)
     return mean(cells(matrix, "average_mtil", ((row + 1, column) for row in range(size) for column in range(size))))
 
 
-@_scalar("mean_{i>=1} mean_{j<=i} a[i,j]")
+@entered("mean_{i>=1} mean_{j<=i} a[i,j]")
 def average_cil(matrix: AccuracyMatrix) -> float:
     """Return Average as class-incremental papers define it: the mean over stages of the mean over learned tasks.
 
@@ -132,33 +141,33 @@ def average_cil(matrix: AccuracyMatrix) -> float:
     return mean([mean(stage) for stage in stages])
 
 
-@_scalar("mean_{i>=1} (sum_{j<=i} correct[i,j] / sum_{j<=i} total[j])")
+@entered("mean_{i>=1} (sum_{j<=i} correct[i,j] / sum_{j<=i} total[j])")
 def average_cil_pooled(matrix: AccuracyMatrix) -> float:
     """Return the mean over stages of A_t of class-incremental papers: accuracy over all images of learned tasks."""
     stages = range(1, len(matrix.tasks) + 1)
     return mean([pooled(matrix, "average_cil_pooled", row, range(row)) for row in stages])
 
 
-@_scalar("sum_j correct[T,j] / sum_j total[j]")
+@entered("sum_j correct[T,j] / sum_j total[j]")
 def last_pooled(matrix: AccuracyMatrix) -> float:
     """Return A_T of class-incremental papers: accuracy over all test images after the last task."""
     return pooled(matrix, "last_pooled", len(matrix.tasks), range(len(matrix.tasks)))
 
 
-@_scalar("mean_j a[T,j]")
+@entered("mean_j a[T,j]")
 def last(matrix: AccuracyMatrix) -> float:
     """Return the mean accuracy over all test sets after the last task."""
     size = len(matrix.tasks)
     return mean(cells(matrix, "last", ((size, column) for column in range(size))))
 
 
-@_scalar("mean_j a[j,j]")
+@entered("mean_j a[j,j]")
 def learning(matrix: AccuracyMatrix) -> float:
     """Return the mean accuracy on each task right after it was learned (the diagonal)."""
     return mean(cells(matrix, "learning", ((column + 1, column) for column in range(len(matrix.tasks)))))
 
 
-@_scalar("mean_{j<T} (a[T,j] - a[j,j])")
+@entered("mean_{j<T} (a[T,j] - a[j,j])")
 def backward_transfer(matrix: AccuracyMatrix) -> float:
     """Return backward transfer as GEM defines it: last minus first accuracy of every task but the last.
 
@@ -167,7 +176,7 @@ def backward_transfer(matrix: AccuracyMatrix) -> float:
     return mean(_last_minus_first(matrix, "backward_transfer"))
 
 
-@_scalar("mean_{j<T} (a[j,j] - a[T,j])")
+@entered("mean_{j<T} (a[j,j] - a[T,j])")
 def forgetting_first_last(matrix: AccuracyMatrix) -> float:
     """Return forgetting as avalanche computes it: first minus last accuracy of every task but the last.
 
@@ -176,7 +185,7 @@ def forgetting_first_last(matrix: AccuracyMatrix) -> float:
     return mean([-change for change in _last_minus_first(matrix, "forgetting_first_last")])
 
 
-@_scalar("mean_{j<T} (max_{j<=i<T} a[i,j] - a[T,j])")
+@entered("mean_{j<T} (max_{j<=i<T} a[i,j] - a[T,j])")
 def forgetting_max_last(matrix: AccuracyMatrix) -> float:
     """Return forgetting from the best stage since the task was learned, without the last one, to the last stage.
 
@@ -190,7 +199,7 @@ def forgetting_max_last(matrix: AccuracyMatrix) -> float:
     return mean(drops)
 
 
-@_scalar("mean_{j>=2} (a[0,j] - mean_{1<=i<j} a[i,j])")
+@entered("mean_{j>=2} (a[0,j] - mean_{1<=i<j} a[i,j])")
 def zero_shot_loss(matrix: AccuracyMatrix) -> float:
     """Return how much accuracy on unlearned tasks training cost: row 0 minus transfer by column, same tasks."""
     tasks = _need_two(matrix, "zero_shot_loss")
