@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from bench.api import TOWERS, Method, ParityCard, UserError, register, setting
 
+from .full_finetuning import whole_towers
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -43,9 +45,4 @@ class Finetune(Method):
 
     def parameters(self) -> Sequence[Tensor]:
         """Return all parameters of the chosen towers but the logit scale."""
-        chosen = []
-        for name, parameter in self.clip.model.named_parameters():
-            tower = "image" if name.startswith("visual.") else "text"
-            if tower in self.settings.towers and not name.startswith("logit_"):
-                chosen.append(parameter)
-        return chosen
+        return list(whole_towers(self.clip, self.settings.towers).values())
