@@ -282,7 +282,7 @@ def test_reference_images_come_in_an_order_of_their_own_that_begins_again() -> N
     other = made(ZsclFull)
     later = begun(other, 0, train)
     assert [other.reference_batch(later, number).tolist() for number in (5, 0, 3)] == [drawn[i] for i in (5, 0, 3)]
-    assert len(method.reference_batch(begun(method, 1, TOO_LARGE), 7)) == 12, (
+    assert len(method.reference_batch(begun(method, 1, LARGE), 7)) == 12, (
         "a set that is smaller than a batch is the batch"
     )
 
