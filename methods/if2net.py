@@ -155,6 +155,7 @@ class If2NetLike(Method):
         damping: float = setting(1e-3, "damping of ridge, against |g|^2 = 1 an image", above=0, symbol="a")
 
     defaults = {"train.weight_decay": 0.0}
+    frozen_towers = True
     flags = Flags(grows="protected directions of its features, at most method.width", extended=True)
     parity = ParityCard(
         present=(
@@ -272,17 +273,12 @@ class If2NetLike(Method):
             self.context.observers.report("subspace", task.name, "readout", basis=self.memory, when="task")
         self.features = self.texts = self.projection = None
 
-    def classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
+    def feature_classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
         """Return the classifier: the same correction of an image's feature whatever the candidates are."""
         if self.fitted is None:
-            return super().classifier(space)
+            return super().feature_classifier(space)
         texts = self.clip.encode_prompts(space.prompts)
-
-        def classify(pixels: Tensor) -> Tensor:
-            z = self.clip.encode_images(pixels)
-            return self.clip.logits(corrected(z, self._random(z), self.readout), texts)
-
-        return classify
+        return lambda z: self.clip.logits(corrected(z, self._random(z), self.readout), texts)
 
     def report(self) -> dict[str, Any]:
         """Return in how many directions the readout may still change after the task just learned."""

@@ -47,7 +47,7 @@ def alike(name: str) -> bool:
 def test_the_methods_of_the_suite_keep_the_contract_with_their_defaults(name: str) -> None:
     verdicts = list(verify(registry.load("method", name)))
     assert {verdict.test: verdict.problem for verdict in verdicts} == dict.fromkeys(
-        ("toy_stream", "determinism", "frozen", "merge", "state", "interrupted", "memory"), ""
+        ("toy_stream", "determinism", "frozen", "towers", "merge", "state", "interrupted", "memory"), ""
     )
     assert [verdict.promise for verdict in verdicts] == list(CONTRACT.values())
 
@@ -173,6 +173,22 @@ class SaysBatch(MajorityOfTheBatch):
     flags = Flags(test_batch=True)
 
 
+class TrainsFrozenTowers(Lora):
+    frozen_towers = True
+
+
+class UpdatesFrozenTowers(DoesNotMerge):
+    frozen_towers = True
+
+
+class TwoClassifiers(Method):
+    frozen_towers = True
+
+    def classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
+        classify = super().classifier(space)
+        return lambda pixels: classify(pixels) * 2
+
+
 class Grows(Lora):
     kept: tuple[Tensor, ...] = ()
 
@@ -211,6 +227,17 @@ class Fails(Lora):
         (Random, "determinism", "two runs differ"),
         (Moves, "frozen", "training moved logit_scale"),
         (KeepsGradients, "frozen", "logit_scale still requires gradients"),
+        (
+            TrainsFrozenTowers,
+            "towers",
+            "the features of images change with transformer.resblocks",
+        ),
+        (UpdatesFrozenTowers, "towers", "the features of images change with an update"),
+        (
+            TwoClassifiers,
+            "towers",
+            "feature_classifier is not classifier: with frozen_towers write",
+        ),
         (DoesNotMerge, "merge", "end_task leaves an update on image.0."),
         (ForgetsTraining, "merge", "end_task changes the logits by up to"),
         (RemembersElsewhere, "state", "a run continued from state_dict() differs"),

@@ -130,6 +130,21 @@ class Pixels:
             return self._decoded[indices]
         return torch.from_numpy(self._decode(indices.tolist()))
 
+    def for_one_pass(self) -> "Pixels":
+        """Return the same images for a single pass, after which none of them is kept, in memory or on disk.
+
+        What is decoded already is read from where it is.
+
+        Returns
+        -------
+        Pixels
+        """
+        if self._decoded is not None:
+            return self
+        base = None if self.base is None else self.base.for_one_pass()
+        stored = self.cache is not None and self.cache.find(self._key(), shape=list(self.shape)) is not None
+        return Pixels(self.images, self.clip, False, self.cache if stored else None, base)
+
     def identity(self) -> list[str]:
         """Return what identifies these images, their labels and their preprocessing, for the key of a shared result.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,12 +14,35 @@ from bench.core.errors import UserError
 from bench.data.pixels import Pixels, PixelStore
 from bench.data.stream import LabelSpace, Prompt, Task, label_space
 from bench.learning.method import Method
+from bench.model.clip import Clip
 
 Classifier = Callable[[Tensor], Tensor]
 
 
 def _as_it_is(space: LabelSpace) -> LabelSpace:
     return space
+
+
+def zero_shot(clip: Clip, space: LabelSpace, from_features: bool = False) -> Classifier:
+    """Return the classifier of a model without any method: cosine similarity to the prompts of a label space.
+
+    Parameters
+    ----------
+    clip : Clip
+    space : LabelSpace
+    from_features : bool, optional
+        Whether it is given features of images instead of images.
+
+    Returns
+    -------
+    callable
+        From normalised images, float32 [batch, 3, height, width], or features, float32 [batch, width of embedding], to
+        logits, float32 [batch, prompts of the space].
+    """
+    texts = clip.encode_prompts(space.prompts)
+    if from_features:
+        return lambda features: clip.logits(features, texts)
+    return lambda pixels: clip.logits(clip.encode_images(pixels), texts)
 
 
 @dataclass(frozen=True)
@@ -71,6 +94,7 @@ def outcomes(
     batch_size: int,
     on_batch: Callable[[], None] = lambda: None,
     row: int = 0,
+    take: Callable[[Sequence[Tensor]], Iterable[tuple[Tensor, Tensor]]] | None = None,
 ) -> np.ndarray:
     """Return which images of one test set are classified correctly (plain top-1, ties to the first prompt).
 
@@ -80,7 +104,7 @@ def outcomes(
         Name of its task, for errors and listeners.
     method : Method
     classifier : callable
-        ``method.classifier(space)``.
+        ``method.classifier(space)``, or ``method.feature_classifier(space)`` where `take` gives features.
     pixels : Pixels
     space : LabelSpace
     batch_size : int
@@ -89,6 +113,8 @@ def outcomes(
         Called after every batch.
     row : int, optional
         Number of tasks learned, for listeners.
+    take : callable, optional
+        Yields what the classifier reads of planned batches, and their labels; the images by default.
 
     Returns
     -------
@@ -105,7 +131,7 @@ def outcomes(
     undefined = torch.zeros((), dtype=torch.int64, device=method.clip.device)
     world, observers = method.context.world, method.context.observers
     planned = world.my_batches(pixels.plan(batch_size))
-    for chosen, (batch, labels) in zip(planned, pixels.take(planned), strict=True):
+    for chosen, (batch, labels) in zip(planned, (take or pixels.take)(planned), strict=True):
         logits = classifier(batch)
         if observers:
             observers.report("logits", name, row=row, start=int(chosen[0]), logits=logits)
@@ -133,7 +159,7 @@ def evaluate_row(
     """Yield column and `outcomes` of every test set that has a label space after `seen` tasks and is not `done`.
 
     Row 0 always uses the base classifier, never the method's. Class features are encoded once for each distinct label
-    space.
+    space. Where the run keeps the features of images (`Context.features`), a method with frozen towers classifies them.
 
     Parameters
     ----------
@@ -153,15 +179,22 @@ def evaluate_row(
     right : array of bool [images]
     """
     ready: tuple[tuple[Prompt, ...], Classifier] | None = None
+    features = method.context.features if method.frozen_towers else None
+
+    def classifier(space: LabelSpace) -> Classifier:
+        if not seen:
+            return zero_shot(method.clip, space, from_features=features is not None)
+        space = protocol.place(space)
+        return method.classifier(space) if features is None else method.feature_classifier(space)
 
     def measure(column: int, space: LabelSpace) -> np.ndarray:
         nonlocal ready
         if ready is None or ready[0] != space.prompts:
-            own = method.classifier(protocol.place(space)) if seen else Method.classifier(method, space)
-            ready = space.prompts, own
+            ready = space.prompts, classifier(space)
         task = protocol.columns[column]
         pixels = store.get(task.test)
-        return outcomes(task.name, method, ready[1], pixels, space, protocol.batch_size, on_batch, seen)
+        take = None if features is None else partial(features.take, pixels, f"{task.name}: encode")
+        return outcomes(task.name, method, ready[1], pixels, space, protocol.batch_size, on_batch, seen, take)
 
     for column, task in enumerate(protocol.columns):
         if column in done:
@@ -169,7 +202,8 @@ def evaluate_row(
         space = protocol.space(seen, column)
         if space is None:
             continue
-        if seen or method.context.observers.wants("logits"):
+        # Features are kept instead of the row: with both on the disk the seconds of encoding would be counted twice.
+        if seen or features is not None or method.context.observers.wants("logits"):
             yield column, measure(column, space)
             continue
         # The untrained model gives the same numbers whatever the method: another run may have measured it.

@@ -77,11 +77,22 @@ class Method:
     validation : bool
         True for a method that chooses by validation images, such as the best epoch: `TaskData.validation` has them, and
         their hash is part of the run.
+    frozen_towers : bool
+        True for a method that never changes the model, and writes `feature_classifier` in place of `classifier`. A run
+        then encodes each image set once, training and test images alike: `TaskData.features` gives them.
     changes_at_end : bool
         True for a method whose `end_task` changes the function on purpose, as weight averaging does.
     baseline : bool
         True for the method that ``python -m bench compare`` compares the others with where the user names none. It is
         read without importing the class and not inherited: write ``baseline = True`` in the class itself.
+    bound : bool
+        True for an upper or lower bound or a probe, which shows what others could reach. Tables, page and pictures show
+        it as a reference line: apart from the others, never the best. Read in the same way as `baseline`.
+    ceiling : bool
+        True for the bound whose Last is 100 % of the headroom (docs/metrics.md). Read in the same way.
+    scalars : tuple of str
+        Of a bound: the scalars of the accuracy matrix that mean something; tables show a dash for all others. Empty
+        means all of them. Read in the same way.
     flags : Flags
         What it needs, keeps and adds beside its accuracy; tables that mix different flags say so.
     parity : ParityCard
@@ -101,8 +112,12 @@ class Method:
     label_spaces: ClassVar[tuple[str, ...]] = ("task", "seen", "all")
     constant: ClassVar[bool] = False
     validation: ClassVar[bool] = False
+    frozen_towers: ClassVar[bool] = False
     changes_at_end: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
+    bound: ClassVar[bool] = False
+    ceiling: ClassVar[bool] = False
+    scalars: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[Flags] = Flags()
     parity: ClassVar[ParityCard] = ParityCard()
     registry_name: ClassVar[str]
@@ -249,7 +264,7 @@ class Method:
         self.clip.merge()
 
     def classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
-        """Return the function that classifies the images of one test set.
+        """Return the function that classifies the images of one test set; by default by their features.
 
         It is called once for each test set, so that class features are encoded once.
 
@@ -263,8 +278,27 @@ class Method:
         callable
             From normalised images, float32 [batch, 3, height, width], to logits, float32 [batch, prompts of the space].
         """
-        features = self.clip.encode_prompts(space.prompts)
-        return lambda pixels: self.clip.logits(self.clip.encode_images(pixels), features)
+        classify = self.feature_classifier(space)
+        return lambda pixels: classify(self.clip.encode_images(pixels))
+
+    def feature_classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
+        """Return what classifies the images of one test set by their features; by default cosine similarity to prompts.
+
+        A method that says ``frozen_towers = True`` writes it in place of `classifier`.
+
+        Parameters
+        ----------
+        space : LabelSpace
+            The prompts among which images are classified.
+
+        Returns
+        -------
+        callable
+            From image features of unit length, float32 [batch, width of embedding] on the model's device, to logits,
+            float32 [batch, prompts of the space].
+        """
+        texts = self.clip.encode_prompts(space.prompts)
+        return lambda features: self.clip.logits(features, texts)
 
     def shared(self, name: str, key: Any, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return tensors that other runs on this machine can use too: computed once, then read from the disk.

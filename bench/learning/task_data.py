@@ -1,4 +1,7 @@
-"""What a method may know: the run it is part of, and the task at hand."""
+"""What a method may know: the run it is part of, and the task at hand.
+
+It is one file, because an author reads it as a whole; most of it is documentation.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from bench.config.run_settings import Train
 from bench.core.console import watched
 from bench.core.lazy import F, torch
 from bench.data.batch_order import BatchOrder
-from bench.learning.given import Reference, ToForget
+from bench.learning.given import FrozenFeatures, Reference, ToForget, encoded
 from bench.learning.observers import Observers
 from bench.learning.optimizer import epoch_steps
 from bench.learning.training_state import TrainingState
@@ -82,6 +85,9 @@ class Context:
     training_images : callable or None
         Takes the index of a task and returns its training images, `Pixels`, for a `Memory`; None where no stream is at
         hand, as for a model that is loaded after its run.
+    features : FrozenFeatures or None
+        Keeps the features of image sets in the run of a method that says ``frozen_towers = True``; None elsewhere.
+        `TaskData.features` gives them.
     """
 
     tasks: int
@@ -102,6 +108,7 @@ class Context:
     reference: Reference | None = None
     pretrained: Callable[[], Mapping[str, Tensor]] | None = None
     training_images: Callable[[int], Pixels] | None = None
+    features: FrozenFeatures | None = None
 
 
 @dataclass
@@ -192,6 +199,28 @@ class TaskData:
             Scalar; [batch] for ``"none"``.
         """
         return F.cross_entropy(logits, labels, reduction=reduction, label_smoothing=self.budget.label_smoothing)
+
+    def features(self, pixels: Pixels | None = None) -> Tensor:
+        """Return the features of all images as a test sees them, without random changes.
+
+        In the run of a method that says ``frozen_towers = True`` each image set is encoded once, and not at all where
+        an earlier run on this machine has done it. Elsewhere every call encodes, since the model may have changed.
+
+        Parameters
+        ----------
+        pixels : Pixels, optional
+            The training images of the task by default; others are `validation` and ``context.training_images(index)``.
+
+        Returns
+        -------
+        Tensor
+            Of unit length, float32 [images, width of embedding], in the order of the images and of ``pixels.labels``,
+            on the CPU. Do not change it.
+        """
+        images, label = self.train if pixels is None else pixels, f"{self.name}: encode"
+        if self.context.features is not None:
+            return self.context.features.of(images, label)
+        return encoded(images, self.context.batch_size, label, self.context.world, self.context.may_stop)
 
     def batches(
         self,

@@ -24,7 +24,7 @@ from bench.core.errors import UserError
 from bench.core.files import make_folder, write_atomic
 from bench.core.paths import is_folder, user_path
 from bench.data.stream import LabelSpace
-from bench.learning.method import Method
+from bench.learning.evaluate import zero_shot
 from bench.model.clip import Clip
 from bench.model.layers import activation
 from bench.reuse.card import CARD, card
@@ -155,7 +155,7 @@ def _unmerged(used: Loaded, own: Mapping[str, Tensor]) -> str:
     """
     different = [
         name
-        for name, plain in _logits(used, partial(Method.classifier, used.method)).items()
+        for name, plain in _logits(used, partial(zero_shot, used.clip)).items()
         if float((plain - own[name]).abs().max()) > TOLERANCE * max(float(plain.abs().max()), 1.0)
     ]
     if not different:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from bench.data.pixel_cache import PixelCache
 from bench.data.pixels import Pixels
 from bench.data.request import Request
 from bench.data.stream import Stream, Task, ZeroShot
-from bench.learning.given import Reference
+from bench.learning.given import FrozenFeatures, Reference
 from bench.learning.observers import Observers
 from bench.learning.task_data import Context
 from bench.model.clip import Clip
@@ -170,7 +171,7 @@ def context_of(
     may_stop = stop if processes.size == 1 else _go_on  # several processes stop together, at safe points only
     shared = shared_results(resolved, parts.clip, device, watch.reuse, may_stop)
     cache, found = pixel_cache(settings, may_stop), parts.reference
-    return Context(
+    context = Context(
         tasks=len(parts.tasks),
         batch_size=settings.train.batch_size,
         init_seed=settings.seeds.init or 0,
@@ -190,6 +191,11 @@ def context_of(
         training_images=training_images,
         **({} if shared is None else {"shared": shared.get}),
     )
+    if not resolved.method_class.frozen_towers:
+        return context
+    batch_size, on_disk = settings.evaluate.batch_size, context.shared
+    features = FrozenFeatures(batch_size, parts.weights, on_disk, processes, may_stop)
+    return dataclasses.replace(context, features=features)
 
 
 def missing_images(tasks: Sequence[Task]) -> dict[str, tuple[str, ...]]:

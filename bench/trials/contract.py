@@ -161,6 +161,27 @@ def frozen(start: Start) -> None:
         raise Broken(f"{needy[0]} still requires gradients after the task")
 
 
+def towers(start: Start) -> None:
+    """Test that a method with frozen towers leaves them alone, and classifies features as it classifies images."""
+    trial = start()
+    if not trial.method.frozen_towers:
+        return
+    weights, features = trial.clip.digests(), trial.features()
+    for index in range(TASKS):
+        trial.learn(index)
+        moved = [name for name, digest in trial.clip.digests().items() if digest != weights[name]]
+        if moved or not torch.equal(trial.features(), features):
+            raise Broken(
+                f"frozen_towers is True and the features of images change with {moved[0] if moved else 'an update'}: "
+                "features are kept that are no longer true"
+            )
+        for kind in trial.method.label_spaces:
+            for column in range(TASKS):
+                images, found = trial.logits(column, kind), trial.logits(column, kind, from_features=True)
+                if images.shape != found.shape or not torch.allclose(images, found, rtol=ALONE, atol=ALONE):
+                    raise Broken("feature_classifier is not classifier: with frozen_towers write the first one alone")
+
+
 def merge(start: Start) -> None:
     """Test what ``end_task`` leaves behind."""
     trial = start()
@@ -255,6 +276,7 @@ CONTRACT: dict[Callable[[Start], None], str] = {
     "itself unless it says otherwise",
     determinism: "gives the same bits twice",
     frozen: "changes nothing but parameters() while training, and leaves nothing requiring gradients",
+    towers: "changes no weight and no feature if it says frozen_towers, and classifies features as it does images",
     merge: "leaves no update attached after a task unless it says so, and the function as training left it",
     state: "continues from state_dict() with the same bits",
     interrupted: "continues training that was broken off after any step with the same bits",

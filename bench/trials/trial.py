@@ -18,7 +18,7 @@ from bench.data.pixels import Pixels
 from bench.data.request import Request
 from bench.data.stream import Task, label_space
 from bench.learning.driver import learn
-from bench.learning.given import ToForget
+from bench.learning.given import ToForget, encoded
 from bench.learning.method import Method
 from bench.learning.optimizer import steps_of
 from bench.learning.task_data import Context, TaskData
@@ -170,13 +170,20 @@ class Trial:
         return checkpoint.pack(*self._state.inside_task(self.method, training))
 
     @torch.no_grad()
-    def logits(self, column: int = 0, kind: str = "task") -> Tensor:
-        """Return the logits of one test set, [images, prompts of the label space]."""
+    def logits(self, column: int = 0, kind: str = "task", from_features: bool = False) -> Tensor:
+        """Return the logits of one test set, [images, prompts of the label space]; by their features where wanted."""
         space = label_space(kind, self.tasks, TASKS, column)
         assert space is not None
+        if from_features:
+            return self.method.feature_classifier(space)(self.features(column))
         pixels = Pixels(self.tasks[column].test, self.clip, keep=True)
         classify = self.method.classifier(space)
         return torch.cat([classify(batch) for batch, _ in pixels.batches(16)])
+
+    def features(self, column: int = 0) -> Tensor:
+        """Return the features of one test set, [images, width of embedding]."""
+        pixels = Pixels(self.tasks[column].test, self.clip, keep=True)
+        return encoded(pixels, 16, "features", self.context.world)
 
     @torch.no_grad()
     def mixed(self) -> tuple[Tensor, Tensor]:
