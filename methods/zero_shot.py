@@ -9,6 +9,7 @@ from bench.api import Method, ParityCard, register
 class ZeroShot(Method):
     """Classify with the prompts of the label space, and learn nothing."""
 
+    bound = True
     constant = True
     parity = ParityCard(
         present=("one prompt a class, cosine similarity, argmax",),

@@ -14,6 +14,9 @@ from bench.compare import tables as compare
 from bench.compare.export import numbers, paper
 from bench.core.errors import UserError
 
+USUAL = [name for name in compare.COLUMNS["learning"] if name not in compare.OPTIONAL]
+"""Columns of runs without an upper bound beside them."""
+
 
 def sections(root, **options):
     return compare.sections(grouping.gather([root]), options)
@@ -27,11 +30,11 @@ def test_csv_has_a_line_for_every_group_and_metric(tmp_path):
     found = sections(tmp_path)
     lines = list(csv.DictReader(io.StringIO(numbers.csv_text(found))))
     assert tuple(lines[0]) == numbers.CSV_COLUMNS
-    assert [(one["label"], one["apart"]) for one in lines[:: len(compare.COLUMNS["learning"])]] == [
+    assert [(one["label"], one["apart"]) for one in lines[:: len(USUAL)]] == [
         ("lora", "train.epochs 1"), ("keeplora", "train.epochs 5"), ("lora", "train.epochs 5")
     ]  # fmt: skip
     by = {(one["apart"][-1], one["label"], one["metric"]): one for one in lines}
-    assert len(by) == len(lines) == 3 * len(compare.COLUMNS["learning"])
+    assert len(by) == len(lines) == 3 * len(USUAL)
     last = by["5", "keeplora", "last"]
     assert (last["source"], last["n"], last["mean"], last["fingerprint"]) == ("measured", "3", "60.0", "0123456789")
     assert float(last["standard_error"]) == pytest.approx(10 / 3**0.5) and last["baseline"] == ""
@@ -48,7 +51,7 @@ def test_published_numbers_are_lines_of_their_own(tmp_path):
     known = mtil(tmp_path)
     lines = list(csv.DictReader(io.StringIO(numbers.csv_text(sections(tmp_path)))))
     quoted = [one for one in lines if one["source"] == "published"]
-    said = sum(value is not None for row in known.rows for value in (row.transfer, row.average, row.last))
+    said = sum(len(row.values) for row in known.rows)
     assert len(quoted) == said and {one["reference"] for one in quoted} == {row.source for row in known.rows}
     (one,) = [q for q in quoted if (q["method"], q["metric"]) == ("ZSCL", "transfer_by_column")]
     assert (one["mean"], one["n"], one["fingerprint"], one["stream"]) == ("68.1", "", "", "mtil-order1")
@@ -74,7 +77,7 @@ def test_latex(tmp_path):
     for rule in ("toprule", "midrule", "bottomrule"):
         assert text.count(f"\\{rule}\n") == 1
     head, plain, other = tabulars(text)[0]
-    assert len(head) == len(plain) == len(other) == 1 + len(compare.COLUMNS["learning"])
+    assert len(head) == len(plain) == len(other) == 1 + len(USUAL)
     assert rf"{{l{'r' * (len(head) - 1)}}}" in text
     assert plain[0] == r"keeplora method.weight\_energy=(absent)" and other[0] == r"keeplora method.weight\_energy=0.5"
     assert plain[4] == r"55.00 $\pm$ 5.00" and plain[6] == r"$-$25.00 $\pm$ 5.00" and plain[2] == r"40.00 $\pm$ 0.00"
@@ -138,7 +141,7 @@ def test_latex_of_published_rows_is_never_bold(tmp_path):
     mtil(tmp_path, "lora", last=2)
     text = paper.latex(sections(tmp_path))
     below = text.partition("published, not measured here:")[2].partition(r"\bottomrule")[0]
-    assert "textbf" not in below and below.count("&") == len(known.rows) * len(compare.COLUMNS["learning"])
+    assert "textbf" not in below and below.count("&") == len(known.rows) * len(USUAL)
     assert (
         paper.escape(known.rows[0].source) in text
         and paper.escape(known.notes[1]) in text

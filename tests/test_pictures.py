@@ -33,15 +33,13 @@ def view(sections):
 
 def test_the_scatter_has_a_point_with_errors_for_every_method(view):
     (axes,) = pictures.scatter(view).axes
-    assert len(axes.containers) == 3
-    for container, line in zip(axes.containers, view.lines, strict=True):
-        points, _, (across, _) = (
-            container.lines if line.group.method != "zero-shot" else (*container.lines[:2], (None, 0))
-        )
+    *ours, bound = view.lines
+    assert len(axes.containers) == len(ours) == 2 and bound.group.method == "zero-shot"
+    for container, line in zip(axes.containers, ours, strict=True):
+        points, _, (across, _) = container.lines
         assert points.get_xydata().tolist() == [[line.values["last"].mean, line.values["transfer_by_column"].mean]]
-        if across is not None:
-            (ends,) = across.get_segments()
-            assert np.ptp(ends[:, 0]) == pytest.approx(2 * line.values["last"].standard_error)
+        (ends,) = across.get_segments()
+        assert np.ptp(ends[:, 0]) == pytest.approx(2 * line.values["last"].standard_error)
 
 
 def test_published_numbers_have_a_marker_of_their_own(tmp_path):
@@ -49,7 +47,8 @@ def test_published_numbers_have_a_marker_of_their_own(tmp_path):
     (view,) = views.views(compare.sections(grouping.gather([tmp_path])))
     (axes,) = pictures.scatter(view).axes
     quoted = next(line for line in axes.lines if line.get_label() == "published")
-    expected = [[row.last, row.transfer] for row in known.rows if None not in (row.last, row.transfer)]
+    both = ([row.value("last"), row.value("transfer_by_column")] for row in known.rows)
+    expected = [values for values in both if None not in values]
     assert quoted.get_xydata().tolist() == expected and quoted.get_markerfacecolor() == "none"
 
 

@@ -20,10 +20,10 @@ def test_where_a_run_stands(tmp_path):
     paths = {method: make(tmp_path / "my runs", method, last=value) for method, value in last.items()}
     line = f"python -m bench compare '{tmp_path}/my runs' stream=pocket"
     assert {method: standing(path) for method, path in paths.items()} == {
-        "keeplora": f"beside 3 other runs here: Last 65.0, 1st of 4 (next: lora 61.2); {line}",
-        "lora": f"beside 3 other runs here: Last 61.2, 2nd of 4 (best: keeplora 65.0); {line}",
-        "third": f"beside 3 other runs here: Last 50.0, 3rd of 4 (best: keeplora 65.0); {line}",
-        "zero-shot": f"beside 3 other runs here: Last 30.0, 4th of 4 (best: keeplora 65.0); {line}",
+        "keeplora": f"beside 3 other runs here: Last 65.0, 1st of 3 (next: lora 61.2); {line}",
+        "lora": f"beside 3 other runs here: Last 61.2, 2nd of 3 (best: keeplora 65.0); {line}",
+        "third": f"beside 3 other runs here: Last 50.0, 3rd of 3 (best: keeplora 65.0); {line}",
+        "zero-shot": f"beside 3 other runs here: Last 30.0, a reference line (best: keeplora 65.0); {line}",
     }
 
 
@@ -41,7 +41,7 @@ def test_what_trains_nothing_stands_beside_most(tmp_path):
     make(tmp_path, "third", train__epochs=1)
     for method in ("keeplora", "lora"):
         make(tmp_path, method, last=50)
-    assert "beside 2 other runs here: Last 30.0, 3rd of 3" in standing(path)
+    assert "beside 2 other runs here: Last 30.0, a reference line" in standing(path)
 
 
 def test_only_summaries_are_read(tmp_path, monkeypatch):

@@ -10,14 +10,17 @@ from dataclasses import dataclass, field, replace
 
 from bench.compare.grouping import ComparableRuns, Group
 from bench.compare.published import Published
-from bench.compare.runs import COSTS, TITLES
+from bench.compare.runs import COSTS, TITLES, column_kind
 from bench.config.written import items, members, unquoted
 from bench.core.errors import UserError, shorten, suggest
-from bench.metrics.kinds import COLUMNS, FORGETTING, SCALARS, SHOWN, kind_of
+from bench.metrics.kinds import COLUMNS, FORGETTING, SCALARS, SHOWN
 from bench.record.flags import WORDS
 
 OPTIONS = ("per", "columns", "rows", "names")
 """Words of the command line that this module reads."""
+
+PER = ("method", "task", "cell")
+"""What a line or a table of a comparison is about."""
 
 ALL_PUBLISHED = "published"
 """The row that stands for all published ones."""
@@ -41,7 +44,8 @@ class Choice:
     Attributes
     ----------
     per : str
-        ``method`` for one row a method with all columns, ``task`` for a table of every metric with a column a task.
+        ``method`` for one row a method with all columns, ``task`` for a table of every metric with a column a task,
+        ``cell`` for ours against theirs, number by number.
     columns : tuple of str
         Scalars and costs in their order; empty for the usual ones.
     rows : tuple of str
@@ -98,9 +102,11 @@ def read(options: Mapping[str, str]) -> Choice:
         If one of them cannot be read or names something twice, or a column is unknown.
     """
     per = options.get("per", "method")
-    if per not in ("method", "task"):
-        raise UserError(f"per={shorten(per)} must be method or task")
+    if per not in PER:
+        raise UserError(f"per={shorten(per)} must be {', '.join(PER[:-1])} or {PER[-1]}")
     columns = tuple(_column(word, per) for word in _listed(options, "columns"))
+    if per == "cell" and columns:
+        raise UserError("columns= chooses nothing with per=cell, which shows all that was published: leave it out")
     _once("columns", columns)
     rows = tuple(_listed(options, "rows"))
     _once("rows", rows)
@@ -165,13 +171,13 @@ def check_columns(choice: Choice, fields: Sequence[ComparableRuns]) -> None:
     """
     there = {one.runs[0].kind for one in fields}
     for name in choice.columns if fields else ():
-        if kind_of(name) not in (None, *there):
+        if column_kind(name) not in (None, *there):
             asks = " and ".join("forget" if kind == FORGETTING else "learn" for kind in sorted(there))
             raise UserError(
                 f"columns={choice.title(name)}: the streams of these runs ask to {asks}, and have no such number"
             )
     for one in fields:
-        if choice.columns and not any(kind_of(name) in (None, one.runs[0].kind) for name in choice.columns):
+        if choice.columns and not any(column_kind(name) in (None, one.runs[0].kind) for name in choice.columns):
             shown = ", ".join(SHOWN[one.runs[0].kind])
             raise UserError(
                 f"columns= names none of {one.title}: add one of {shown}, or choose the other runs with stream=NAME"
@@ -196,8 +202,8 @@ def applied(
     Returns
     -------
     fields : list of ComparableRuns
-        Those with at least one chosen row; their groups chosen, in the order of the choice, with new labels. Where
-        their methods have different flags, a note says so.
+        Those with at least one chosen row; their groups chosen, in the order of the choice but bounds last, with new
+        labels. Where their methods have different flags, a note says so.
     published : list of Published or None
         What stands below each of those, chosen, ordered and named in the same way.
 
@@ -212,10 +218,11 @@ def applied(
     for one, table in zip(fields, published, strict=True):
         groups = _chosen(choice, one.groups)
         if groups:
+            groups.sort(key=lambda group: group.bound)
             named = [replace(group, label=_label(choice, group)) for group in groups]
             notes = [*one.notes, *differing(named)]
             shown.append(replace(one, groups=named, notes=notes))
-            below.append(None if table is None else _quoted(choice, table))
+            below.append(None if table is None else _quoted(choice, table, groups))
             _distinct([group.label for group in shown[-1].groups])
     for one in shown:
         _distinct([choice.named(task) for task in one.runs[0].identity.tasks])
@@ -287,20 +294,26 @@ def _distinct(labels: Sequence[str]) -> None:
         raise UserError(f"names= calls two rows or tasks of a table {shorten(twice)}: give each a name of its own")
 
 
-def _quoted(choice: Choice, table: Published) -> Published | None:
+def _quoted(choice: Choice, table: Published, groups: Sequence[Group]) -> Published | None:
     """Choose, order and name published rows; None where none is left.
 
-    Where no rows are chosen, a table for every task has those that have values for some.
+    Where no rows are chosen, a table for every task has those that have values for some. Ours against theirs has those
+    of the methods that are shown, and chosen ones.
     """
-    rows = [row for row in table.rows if choice.per != "task" or choice.rows or row.columns]
-    if choice.rows:
-        at = {word: place for place, word in enumerate(choice.rows)}
+    at = {word: place for place, word in enumerate(choice.rows)}
 
-        def place(method: str) -> int | None:
-            return next((at[word] for word in (method, choice.named(method), ALL_PUBLISHED) if word in at), None)
+    def place(method: str) -> int | None:
+        return next((at[word] for word in (method, choice.named(method), ALL_PUBLISHED) if word in at), None)
 
+    rows = list(table.rows)
+    if choice.per == "cell":
+        methods = {group.method for group in groups}
+        rows = [row for row in rows if row.registered in methods or place(row.method) is not None]
+    elif choice.rows:
         rows = [row for row in rows if place(row.method) is not None]
-        rows.sort(key=lambda row: place(row.method) or 0)
+        rows.sort(key=lambda row: (row.apart, place(row.method) or 0))
+    elif choice.per == "task":
+        rows = [row for row in rows if row.columns]
     return replace(table, rows=tuple(replace(row, method=choice.named(row.method)) for row in rows)) if rows else None
 
 

@@ -40,11 +40,10 @@ def winners(view: View) -> dict[str, list[int]]:
     -------
     dict of str to list of int
         Scalar -> the lines with the best mean as it is printed; the only line that has a value, if there is one;
-        none if all have the same mean. Scalars that no line has are left out.
+        none if all have the same mean. Bounds do not count. Scalars that no line has are left out.
     """
     having = {
-        name: [index for index, line in enumerate(view.lines) if name in line.values]
-        for name in FIRST[view.section.kind]
+        name: [index for index in view.rivals if name in view.lines[index].values] for name in FIRST[view.section.kind]
     }
     return {name: lines if len(lines) == 1 else view.best[name] for name, lines in having.items() if lines}
 
@@ -61,7 +60,8 @@ def fastest(view: View) -> int | None:
     int or None
         ``None`` where no line trains, none was timed, or runs of some of them shared a machine.
     """
-    timed = [index for index, line in enumerate(view.lines) if line.group.trains and "seconds" in line.values]
+    trains = [index for index in view.rivals if view.lines[index].group.trains]
+    timed = [index for index in trains if "seconds" in view.lines[index].values]
     if any(view.lines[index].group.shared for index in timed):
         return None
     return min(timed, key=lambda index: view.lines[index].values["seconds"].mean, default=None)
@@ -126,19 +126,20 @@ def ranges(view: View) -> dict[str, dict[str, Range | None]]:
     Returns
     -------
     dict of str to dict of str to (float, float) or None
-        Column ``a`` -> column ``b`` -> the range of ``a`` over the lines and the published rows that have both.
-        Columns that no line has are left out.
+        Column ``a`` -> column ``b`` -> the range of ``a`` over the lines and the published rows that have both; a bound
+        needs ``a`` alone, where it is no cost. Columns that no line has are left out.
     """
-    items = []
+    items, lines = list[dict[str, Range]](), list[dict[str, Range]]()
     for line in view.lines:
         errors = {name: over.standard_error or 0.0 for name, over in line.values.items()}
-        items.append({name: (over.mean - errors[name], over.mean + errors[name]) for name, over in line.values.items()})
-    names = [name for name in COLUMNS[view.section.kind] if any(name in item for item in items)]
+        ends = {name: (over.mean - errors[name], over.mean + errors[name]) for name, over in line.values.items()}
+        (lines if line.group.bound else items).append(ends)
     for row in view.section.published.rows if view.section.published else ():
-        items.append(
-            {name: (value, value) for name in SHOWN[view.section.kind] if (value := row.value(name)) is not None}
-        )
-    return {a: {b: _hull(item[a] for item in items if a in item and b in item) for b in names} for a in names}
+        items.append({n: (value, value) for n in SHOWN[view.section.kind] if (value := row.value(n)) is not None})
+    names = [name for name in COLUMNS[view.section.kind] if any(name in line.values for line in view.lines)]
+    across = {a: [one[a] for one in lines if a in one and a not in COSTS] for a in names}
+    both = {a: {b: [one[a] for one in items if {a, b} <= one.keys()] for b in names} for a in names}
+    return {a: {b: _hull([*across[a], *both[a][b]]) for b in names} for a in names}
 
 
 # ---------------------------------------------------------------------------------------------- contrasts

@@ -1,21 +1,24 @@
 """Lay runs out as far as they may be compared: groups over seeds, in sets of comparable runs.
 
-`gather` gives a `Comparison`, from which tables, statistics, pages and pictures are made.
+`gather` gives a `Comparison`, from which tables, statistics, pages and pictures are made. It is one file, because
+whether runs are comparable decides which groups they form, and these decide what each is called.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench.compare.filters import chosen
-from bench.compare.runs import ABSENT, DATA, Run, find, read, sharing
+from bench.compare.runs import ABSENT, DATA, HEADROOM, Run, find, read, sharing
 from bench.config.fields import show
 from bench.config.fingerprint import decides
 from bench.core.errors import UserError
+from bench.metrics.scalars import mean
+from bench.record.role import METHOD, roles
 
 MEASURED = ("evaluate.split", "evaluate.templates", "precision")
 """Settings that decide what is measured, beside all of ``stream.`` and ``model.``."""
@@ -45,6 +48,8 @@ class Group:
     shared : int
         Runs that shared a machine with another one that is compared, of this or another group: their seconds say little
         about the method.
+    headroom : dict of int to float
+        `headroom` by seed, ascending; empty where no upper bound stands beside it.
     """
 
     method: str
@@ -54,11 +59,17 @@ class Group:
     apart: dict[str, str] = field(default_factory=dict)
     label: str = ""
     shared: int = 0
+    headroom: dict[int, float] = field(default_factory=dict)
 
     @property
     def trains(self) -> bool:
         """Whether the method trains anything."""
         return any(run.trains for run in self.runs.values())
+
+    @property
+    def bound(self) -> bool:
+        """Whether the method is a bound or a probe: a reference line for the others, never the best."""
+        return next(iter(self.runs.values())).role.bound
 
     @property
     def flags(self) -> dict[str, str] | None:
@@ -71,13 +82,15 @@ class Group:
         Parameters
         ----------
         name : str
-            As for `bench.compare.runs.Run.value`.
+            As for `bench.compare.runs.Run.value`, or ``headroom``.
 
         Returns
         -------
         dict of int to float
             By seed, ascending.
         """
+        if name == HEADROOM:
+            return dict(self.headroom)
         values = {seed: run.value(name) for seed, run in self.runs.items()}
         return {seed: value for seed, value in values.items() if value is not None}
 
@@ -174,7 +187,8 @@ def compared(runs: Iterable[Run]) -> Comparison:
     """
     left_out = []
     alike: dict[str, list[Run]] = {}
-    for run in runs:
+    known = roles()
+    for run in (replace(run, role=known.get(run.method, METHOD)) for run in runs):
         if run.trouble:
             left_out.append((run.path, run.trouble))
         else:
@@ -262,6 +276,7 @@ def _set(runs: list[Run], drawn: bool, budget: dict[str, Any], left_out: list[tu
     for group in groups.values():
         group.settings = _common_settings(list(group.runs.values()))
     _name(list(groups.values()))
+    _measure_headroom(list(groups.values()))
     first = runs[0]
     data = {} if drawn else {DATA[key]: value for key, value in first.data.items()}
     conditions = {**_measured(first), **data, **budget}
@@ -269,6 +284,38 @@ def _set(runs: list[Run], drawn: bool, budget: dict[str, Any], left_out: list[tu
     if drawn:
         notes.insert(0, "every seed draws other tasks or data; differences between methods are taken seed by seed")
     return ComparableRuns(first.stream, first.model, conditions, list(groups.values()), notes=notes)
+
+
+def headroom(run: Run, ceiling: Run) -> float | None:
+    """Return how much of what an upper bound gains over the untrained model a run gains, in Last.
+
+    Parameters
+    ----------
+    run, ceiling : Run
+        The run and one of the upper bound, of the same seed.
+
+    Returns
+    -------
+    float or None
+        In percent; above 100 where the run is better. None where their data differ, a number is missing, or the bound
+        gains nothing.
+    """
+    floor, last, top = run.value("zero_shot"), run.value("last"), ceiling.value("last")
+    if run.data != ceiling.data or floor is None or last is None or top is None or top <= floor:
+        return None
+    return 100 * (last - floor) / (top - floor)
+
+
+def _measure_headroom(groups: list[Group]) -> None:
+    """Give every group its headroom, where there is an upper bound; of several the one with the highest Last."""
+    bounds = {group.label: group for group in groups if next(iter(group.runs.values())).role.ceiling}
+    last = {label: mean(list(known)) for label, group in bounds.items() if (known := group.values("last").values())}
+    if not last:
+        return
+    top = bounds[max(last, key=lambda label: last[label])].runs
+    for group in groups:
+        values = {seed: headroom(run, top[seed]) for seed, run in group.runs.items() if seed in top}
+        group.headroom = {seed: value for seed, value in values.items() if value is not None}
 
 
 def _code_notes(runs: list[Run]) -> list[str]:

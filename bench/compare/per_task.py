@@ -204,7 +204,7 @@ def ahead(groups: Sequence[Group], scalar: str, task: str | int | None = None) -
 
     They do where the t interval of the paired difference to the group with the second best mean lies on its side of 0.
     It is as wide as if the best one were compared with all others (`bench.compare.significance.level_of`). One seed in
-    common shows nothing.
+    common shows nothing. Bounds are not among them.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def ahead(groups: Sequence[Group], scalar: str, task: str | int | None = None) -
     values = {group.label: over_seeds(group, scalar, task) for group in groups}
     sign = -1 if scalar in LESS_IS_BETTER else 1
     ranked = sorted(
-        (group for group in groups if values[group.label]),
+        (group for group in groups if values[group.label] and not group.bound),
         key=lambda group: -sign * float(np.mean(list(values[group.label].values()))),
     )
     if len(ranked) < 2:

@@ -44,16 +44,16 @@ def _sentence(runs: ComparableRuns, directory: Path) -> str:
     others = len(runs.runs) - 1
     if not others or own.label not in last:
         return ""
-    ranked = sorted(last, key=lambda label: -last[label])
-    rank = 1 + sum(value > last[own.label] for value in last.values())
     seeds = f" (mean of {len(own.runs)} seeds)" if len(own.runs) > 1 else ""
     said = (
         f"beside {others} other {'run' if others == 1 else 'runs'} here: {TITLES[scalar]} {last[own.label]:.1f}{seeds}"
     )
-    if len(last) > 1:
-        said += f", {_ordinal(rank)} of {len(last)}"
-        first = next(label for label in ranked if label != own.label)
-        said += f" ({'next' if rank == 1 else 'best'}: {first} {last[first]:.1f})"
+    rivals = {group.label for group in runs.groups if not group.bound} & last.keys() - {own.label}
+    if rivals:
+        rank = 1 + sum(last[label] > last[own.label] for label in rivals)
+        first = max((label for label in last if label in rivals), key=lambda label: last[label])
+        said += ", a reference line" if own.bound else f", {_ordinal(rank)} of {len(rivals) + 1}"
+        said += f" ({'next' if rank == 1 and not own.bound else 'best'}: {first} {last[first]:.1f})"
     folder = directory.parents[3]
     return f"{said}; python -m bench compare {shlex.quote(str(folder))} {shlex.quote(f'stream={runs.stream}')}"
 
@@ -64,7 +64,7 @@ def _ordinal(number: int) -> str:
 
 
 def best(field: ComparableRuns) -> dict[str, list[Group]]:
-    """Return which groups have the best mean of a scalar: the highest, of some the lowest.
+    """Return which groups but bounds have the best mean of a scalar: the highest, of some the lowest.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def best(field: ComparableRuns) -> dict[str, list[Group]]:
     """
     winners = {}
     for name in SHOWN[field.runs[0].kind]:
-        values = {group.label: group.values(name).values() for group in field.groups}
+        values = {group.label: group.values(name).values() for group in field.groups if not group.bound}
         means = {label: float(f"{spread(known).mean:.2f}") for label, known in values.items() if known}
         top = (min if name in LESS_IS_BETTER else max)(means.values(), default=0.0)
         highest = [group for group in field.groups if means.get(group.label) == top]

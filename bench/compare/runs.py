@@ -24,6 +24,7 @@ from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.outcomes import Outcomes
 from bench.record.flags import registered
 from bench.record.results import read_matrix, read_outcomes
+from bench.record.role import METHOD, Role
 from bench.record.schema import (
     ACCURACY,
     ENVIRONMENT,
@@ -38,8 +39,31 @@ from bench.record.schema import (
 COSTS = ("seconds", "peak_memory_mb", "stored_bytes")
 """What a run took: seconds in all, largest memory in MB, bytes that the method keeps after the last task."""
 
-TITLES = {**kinds.TITLES, "seconds": "Seconds", "peak_memory_mb": "Peak MB", "stored_bytes": "Stored MB"}
-"""Short headings of scalars that are shown, and of `COSTS`."""
+HEADROOM = "headroom"
+"""How much of what the upper bound gains over the untrained model a method gains, in percent: see
+`bench.compare.grouping.headroom`."""
+
+TITLES = {
+    **kinds.TITLES, HEADROOM: "Headroom", "seconds": "Seconds", "peak_memory_mb": "Peak MB", "stored_bytes": "Stored MB"
+}  # fmt: skip
+"""Short headings of scalars that are shown, of `HEADROOM` and of `COSTS`."""
+
+FORMULAS = {
+    **kinds.FORMULAS, HEADROOM: "100 (last - zero_shot) / (last of the upper bound - zero_shot), seed by seed"
+}  # fmt: skip
+"""One line for each scalar, and for `HEADROOM`."""
+
+
+def column_kind(name: str) -> str | None:
+    """Return of which kind of runs a column is; None for the costs, which all runs have.
+
+    Parameters
+    ----------
+    name : str
+        A scalar of `bench.metrics.kinds`, `HEADROOM` or one of `COSTS`.
+    """
+    return kinds.LEARNING if name == HEADROOM else kinds.kind_of(name)
+
 
 BUDGET = ("train.epochs", "train.steps", "train.tasks", "train.batch_size")
 """Settings that say how often how many images are shown, alike for all methods, unless a method prescribes its own."""
@@ -76,6 +100,8 @@ class Run:
         `UNFINISHED` where summary.json cannot be read.
     trouble : str
         Why its numbers cannot be used; empty where they can.
+    role : Role
+        What its method is in a comparison.
     """
 
     path: Path
@@ -83,6 +109,7 @@ class Run:
     environment: dict[str, Any] = field(default_factory=dict)
     summary: Summary = UNFINISHED
     trouble: str = ""
+    role: Role = METHOD
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -116,7 +143,8 @@ class Run:
     @cached_property
     def columns(self) -> dict[str, list[float | None]]:
         """The scalars of `bench.metrics.kinds.COLUMNS` for each task, computed once; errors as for ``matrix``."""
-        return {name: of(self.matrix) for name, of in kinds.COLUMNS[self.matrix.kind].items()}
+        columns = kinds.COLUMNS[self.matrix.kind].items()
+        return {n: of(self.matrix) if self.role.has(n) else [None] * len(self.matrix.tasks) for n, of in columns}
 
     @cached_property
     def outcomes(self) -> Outcomes | None:
@@ -199,11 +227,13 @@ class Run:
         Returns
         -------
         float or None
-            None where it is not defined or was not recorded.
+            None where it is not defined, means nothing or was not recorded.
         """
         if name == "seconds":
             return self.summary.seconds.get("total")
-        return getattr(self.summary, name) if name in COSTS else self.summary.metrics.get(name)
+        if name in COSTS:
+            return getattr(self.summary, name)
+        return self.summary.metrics.get(name) if self.role.has(name) else None
 
 
 # ---------------------------------------------------------------------------------------------- reading

@@ -89,8 +89,8 @@ def against(runs: ComparableRuns, name: str | None = None) -> Against | None:
     runs : ComparableRuns
     name : str, optional
         Label, method or fingerprint of the baseline; by default the method whose class says so (``baseline``), else the
-        first one that trains. If several groups have the method, it is the one with the fewest settings given by the
-        user, then with the most seeds.
+        first one that trains, and no bound. If several groups have the method, it is the one with the fewest settings
+        given by the user, then with the most seeds.
 
     Returns
     -------
@@ -122,6 +122,33 @@ def level_of(intervals: int) -> float:
     return 1 - (1 - TOGETHER) / intervals
 
 
+def explained(against: Against) -> list[str]:
+    """Return in words what the intervals of differences are.
+
+    Parameters
+    ----------
+    against : Against
+
+    Returns
+    -------
+    list of str
+        Sentences; none where there are no intervals.
+    """
+    over = [one.over for _, differences in against.rows for one in differences if one.low is not None]
+    lines = []
+    if any("seeds" in one for one in over):
+        lines.append("over seeds: paired t interval over the seeds that both have")
+    if any("images" in one for one in over):
+        lines.append("over images: paired bootstrap within every test set; says nothing about other seeds")
+    if len(against.rows) > 1 and over:
+        lines.append(
+            f"{len(against.rows)} methods are compared with {against.baseline.label}: each interval has "
+            f"{100 * against.level:.4g} %, so that all of one scalar hold together "
+            f"with {100 * TOGETHER:g} % (Bonferroni)"
+        )
+    return lines
+
+
 def check_baseline(sets: Sequence[ComparableRuns], name: str) -> None:
     """Refuse the name of a baseline that is in no set of comparable runs.
 
@@ -143,7 +170,8 @@ def check_baseline(sets: Sequence[ComparableRuns], name: str) -> None:
 def _baseline(groups: Sequence[Group], name: str | None) -> Group | None:
     if name is None:
         defaults = _defaults()
-        named = [group for group in groups if group.method in defaults] or [group for group in groups if group.trains]
+        able = [group for group in groups if not group.bound]
+        named = [group for group in able if group.method in defaults] or [group for group in able if group.trains]
         named = [group for group in named if group.method == named[0].method]
     else:
         named = [group for group in groups if name in (group.label, group.method, group.fingerprint)]

@@ -11,17 +11,17 @@ from bench.compare.choice import USUAL, Choice
 from bench.compare.grouping import ComparableRuns, Comparison, Group
 from bench.compare.per_task import PerTask, ahead, per_task
 from bench.compare.published import Published, Row
-from bench.compare.runs import COSTS
-from bench.compare.significance import COMPARED, TOGETHER, Against, Difference
+from bench.compare.runs import COSTS, FORMULAS, HEADROOM, column_kind
+from bench.compare.significance import COMPARED, TOGETHER, Against, Difference, explained
 from bench.core.console import one_line
 from bench.core.errors import UserError
 from bench.core.tables import aligned
 from bench.metrics.forgetting import NEEDS
-from bench.metrics.kinds import FORGETTING, FORMULAS, SHOWN, kind_of
+from bench.metrics.kinds import FORGETTING, LEARNING, SHOWN
 from bench.metrics.over_seeds import spread
 from bench.record.flags import in_words
 
-COLUMNS = {kind: (*shown, *COSTS) for kind, shown in SHOWN.items()}
+COLUMNS = {kind: (*shown, *((HEADROOM,) if kind == LEARNING else ()), *COSTS) for kind, shown in SHOWN.items()}
 """Kind of runs -> columns of a table after the method and its number of seeds, where no others are chosen."""
 
 DIGITS = {"seconds": 1, "peak_memory_mb": 0}
@@ -29,6 +29,12 @@ DIGITS = {"seconds": 1, "peak_memory_mb": 0}
 
 SCALE = {"stored_bytes": 1e-6}
 """What a recorded number is multiplied by to be in the unit of its column."""
+
+OPTIONAL = (*NEEDS, HEADROOM)
+"""Columns that are only there where a run has them."""
+
+BOUNDS = "reference lines:"
+"""The line above rows of bounds and probes."""
 
 PUBLISHED = "published, not measured here:"
 """The line above published rows."""
@@ -64,9 +70,9 @@ class Section:
     def columns(self) -> tuple[str, ...]:
         """Scalars and costs that a table with a row a method shows: of those chosen the ones that its runs can have."""
         if self.choice.columns:
-            return tuple(name for name in self.choice.columns if kind_of(name) in (None, self.kind))
+            return tuple(name for name in self.choice.columns if column_kind(name) in (None, self.kind))
         groups = self.field.groups
-        return tuple(n for n in COLUMNS[self.kind] if n not in NEEDS or any(group.values(n) for group in groups))
+        return tuple(n for n in COLUMNS[self.kind] if n not in OPTIONAL or any(group.values(n) for group in groups))
 
     @property
     def kind(self) -> str:
@@ -212,9 +218,17 @@ def _block(section: Section, bold: bool) -> str:
     lines = aligned([*rows, *theirs], strong if bold else ())
     if theirs:
         lines.insert(len(lines) - len(theirs), PUBLISHED)
+    if (first := first_bound(section.field.groups)) is not None:
+        lines.insert(2 + first, BOUNDS)  # below the head and its rule
     compared = any(name in COMPARED[section.kind] for name in columns)
     differences = ["", *_differences(section, section.against)] if section.against and compared else []
     return "\n".join([*heading(section), *lines, *below(section), *map(one_line, differences)])
+
+
+def first_bound(groups: Sequence[Group]) -> int | None:
+    """Return where the bounds among rows begin; None where there are none, or nothing else."""
+    first = next((at for at, group in enumerate(groups) if group.bound), 0)
+    return first or None
 
 
 def heading(section: Section) -> list[str]:
@@ -311,33 +325,6 @@ def _differences(section: Section, against: Against) -> list[str]:
         cells = [label.ljust(widths[0]), scalar.ljust(widths[1]), mean.rjust(widths[2]), interval.ljust(widths[3])]
         lines.append("  " + "  ".join([*cells, verdict.ljust(widths[4]), over]).rstrip())
     return lines + [f"  {line}" for line in explained(against)]
-
-
-def explained(against: Against) -> list[str]:
-    """Return in words what the intervals of differences are.
-
-    Parameters
-    ----------
-    against : Against
-
-    Returns
-    -------
-    list of str
-        Sentences; none where there are no intervals.
-    """
-    over = [one.over for _, differences in against.rows for one in differences if one.low is not None]
-    lines = []
-    if any("seeds" in one for one in over):
-        lines.append("over seeds: paired t interval over the seeds that both have")
-    if any("images" in one for one in over):
-        lines.append("over images: paired bootstrap within every test set; says nothing about other seeds")
-    if len(against.rows) > 1 and over:
-        lines.append(
-            f"{len(against.rows)} methods are compared with {against.baseline.label}: each interval has "
-            f"{100 * against.level:.4g} %, so that all of one scalar hold together "
-            f"with {100 * TOGETHER:g} % (Bonferroni)"
-        )
-    return lines
 
 
 def _interval(one: Difference) -> tuple[str, str, str]:

@@ -29,14 +29,14 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07c00", "#56b4e9", "#8
 have a contrast of at least 2:1 on white and on black. A ninth method has the first colour and another marker."""
 
 UNTRAINED = "#808080"
-"""The colour of a method that trains nothing."""
+"""The colour of a method that trains nothing, and of bounds."""
 
 SEQUENTIAL, DIVERGING = "cividis", "RdBu"
 """Matplotlib's names of the scales for accuracies and for differences: red is worse, blue is better. Both can be told
 apart by colour-blind readers; cividis is perceptually uniform, RdBu as far as a scale with two hues is."""
 
 MOST = 12
-"""Groups drawn in pictures with a panel or a line for each; more cannot be told apart."""
+"""Groups drawn in pictures with a panel or a line for each, bounds not counted; more cannot be told apart."""
 
 OVER = ("seconds", "stored_bytes")
 """Costs over which accuracies are drawn."""
@@ -92,10 +92,10 @@ class View:
     beside : list of str
         Their further columns: test sets that no task is about.
     lines : list of Line
-        One a group, by method, then by the values of its settings.
+        One a group, by method, then by the values of its settings; bounds last.
     shown : list of int
         Lines drawn where a picture has room for `MOST`: all, or for each method the one with the highest
-        `bench.metrics.kinds.RANKED`.
+        `bench.metrics.kinds.RANKED`; the same of bounds beside them.
     best : dict of str to list of int
         Per accuracy the lines with the highest mean: see `bench.compare.ranking.best`.
     notes : list of str
@@ -127,6 +127,11 @@ class View:
         return range(size, len(self.sets)) if self.section.kind == FORGETTING else range(size)
 
     @property
+    def rivals(self) -> list[int]:
+        """The lines that are no bounds."""
+        return [index for index, line in enumerate(self.lines) if not line.group.bound]
+
+    @property
     def baseline(self) -> int | None:
         """The line that the others were tested against; ``None`` where there is none."""
         against = self.section.against
@@ -155,7 +160,7 @@ def views(sections: Sequence[Section]) -> list[View]:
 def _colors(groups: Iterable[Group]) -> dict[str, str]:
     trains: dict[str, bool] = {}
     for group in groups:
-        trains[group.method] = trains.get(group.method, False) or group.trains
+        trains[group.method] = trains.get(group.method, False) or (group.trains and not group.bound)
     trained = sorted(method for method, learns in trains.items() if learns)
     colors = {method: PALETTE[number % len(PALETTE)] for number, method in enumerate(trained)}
     return {method: colors.get(method, UNTRAINED) for method in trains}
@@ -184,7 +189,7 @@ def _recolored_view(view: View, colors: dict[str, str]) -> View:
 def _view(section: Section, colors: dict[str, str]) -> View:
     tasks, beside, matrices, notes = _matrices(section.field)
     used: dict[str, int] = {}
-    groups = sorted(section.field.groups, key=_order)
+    groups = sorted(section.field.groups, key=lambda group: (group.bound, _order(group)))
     lines = []
     for group, short in zip(groups, _shortened(groups), strict=True):
         color = colors[group.method]
@@ -350,13 +355,18 @@ def short_settings(group: Group) -> str:
 
 
 def _shown(lines: Sequence[Line], scalar: str) -> list[int]:
-    if len(lines) <= MOST:
-        return list(range(len(lines)))
+    sides = ([i for i, line in enumerate(lines) if line.group.bound == bound] for bound in (False, True))
+    return [index for side in sides for index in _few(lines, side, scalar)]
+
+
+def _few(lines: Sequence[Line], chosen: Sequence[int], scalar: str) -> list[int]:
+    if len(chosen) <= MOST:
+        return list(chosen)
 
     def rank(index: int) -> float:
         over = lines[index].values.get(scalar)
         return over.mean if over else -math.inf
 
-    methods = dict.fromkeys(line.group.method for line in lines)
-    tops = [max((i for i, line in enumerate(lines) if line.group.method == m), key=rank) for m in methods]
+    methods = dict.fromkeys(lines[index].group.method for index in chosen)
+    tops = [max((i for i in chosen if lines[i].group.method == m), key=rank) for m in methods]
     return sorted(sorted(tops, key=rank, reverse=True)[:MOST])

@@ -14,13 +14,13 @@ from bench.core.errors import suggest
 KINDS = ("method", "stream", "dataset", "model")
 """What the registry has entries of."""
 
-FACTS = ("label_space", "prompt_family", "budget", "baseline", "kind", "kinds")
+FACTS = ("label_space", "prompt_family", "budget", "baseline", "bound", "ceiling", "scalars", "kind", "kinds")
 """Class attributes that are known without importing the class, so that only literals count.
 
 A class has those that it sets, and those of its bases in the same file.
 """
 
-OWN_FACTS = ("baseline",)
+OWN_FACTS = ("baseline", "bound", "ceiling", "scalars")
 """Facts that hold for the class that sets them and not for its subclasses."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from bench.compare.export.cells import CELL_COLUMNS, cell_lines
 from bench.compare.grouping import Group
 from bench.compare.per_task import TaskRow
 from bench.compare.significance import Difference
@@ -18,13 +19,13 @@ from bench.record.flags import in_words
 CSV_COLUMNS = (
     "stream", "model", "apart", "source", "method", "label", "fingerprint", "metric", "n", "mean", "standard_error",
     "baseline", "difference", "low", "high", "level", "over", "reference",
-    "flags",
+    "flags", "bound",
 )  # fmt: skip
 """What docs/compare.md says of each."""
 
 TASK_COLUMNS = (
     "stream", "model", "apart", "source", "method", "label", "fingerprint", "metric", "task", "n", "mean",
-    "standard_error", "ahead", "reference", "flags",
+    "standard_error", "ahead", "reference", "flags", "bound",
 )  # fmt: skip
 """Those of tables for every task."""
 
@@ -38,7 +39,8 @@ FORMULA = ("=", "+", "-", "@")
 def csv_text(sections: Sequence[Section]) -> str:
     """Return one line for every group and metric, and for every published number, below `CSV_COLUMNS`.
 
-    Tables for every task have one for each task as well, below `TASK_COLUMNS`.
+    Tables for every task have one for each task as well, below `TASK_COLUMNS`. Ours against theirs has one for every
+    published number of a method here, below `CELL_COLUMNS`.
 
     Parameters
     ----------
@@ -51,11 +53,11 @@ def csv_text(sections: Sequence[Section]) -> str:
         like a formula of a spreadsheet begin with an apostrophe instead.
     """
     stream = io.StringIO()
-    by_task = bool(sections) and sections[0].choice.per == "task"
-    writer = csv.DictWriter(stream, TASK_COLUMNS if by_task else CSV_COLUMNS, restval="", lineterminator="\n")
+    columns, lines_of = _LINES[sections[0].choice.per if sections else "method"]
+    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for section in sections:
-        for line in _by_task(section) if by_task else (*_measured(section), *_published(section)):
+        for line in lines_of(section):
             writer.writerow({column: _harmless(value) for column, value in line.items()})
     return stream.getvalue()
 
@@ -76,6 +78,16 @@ def _shared(section: Section) -> dict[str, Any]:
     """Return what all lines of a section have in common."""
     apart = "; ".join(f"{name} {value}" for name, value in section.field.apart.items())
     return {"stream": section.field.stream, "model": section.field.model, "apart": apart}
+
+
+def _by_method(section: Section) -> Iterator[dict[str, Any]]:
+    yield from _measured(section)
+    yield from _published(section)
+
+
+def _by_cell(section: Section) -> Iterator[dict[str, Any]]:
+    for line in cell_lines(section):
+        yield {**_shared(section), **line}
 
 
 def _measured(section: Section) -> Iterator[dict[str, Any]]:
@@ -103,7 +115,7 @@ def _published(section: Section) -> Iterator[dict[str, Any]]:
         for metric in section.columns:
             if (value := row.value(metric)) is not None:
                 line = {**_shared(section), "source": "published", "method": row.method, "label": row.method}
-                yield line | {"metric": metric, "mean": value, "reference": row.source}
+                yield line | {"metric": metric, "mean": value, "reference": row.source, "flags": in_words(row.flags)}
 
 
 def _by_task(section: Section) -> Iterator[dict[str, Any]]:
@@ -117,14 +129,22 @@ def _by_task(section: Section) -> Iterator[dict[str, Any]]:
                     yield line | {"n": value.n or None, "ahead": "yes" if first is row else ""}
 
 
+_LINES: Mapping[str, tuple[Sequence[str], Callable[[Section], Iterator[dict[str, Any]]]]] = {
+    "method": (CSV_COLUMNS, _by_method),
+    "task": (TASK_COLUMNS, _by_task),
+    "cell": (CELL_COLUMNS, _by_cell),
+}
+"""What a comparison is per -> the columns of its CSV, and what makes its lines."""
+
+
 def _names(row: TaskRow) -> dict[str, Any]:
     """Return what a row is: its method and, where it was measured, its settings."""
     if row.group is None:
-        source = row.source.source if row.source else ""
-        return {"source": "published", "method": row.label, "label": row.label, "reference": source}
+        names = {"source": "published", "method": row.label, "label": row.label}
+        return {**names, "reference": row.source.source, "flags": in_words(row.source.flags)} if row.source else names
     return {"source": "measured", **_group(row.group)}
 
 
 def _group(group: Group) -> dict[str, Any]:
     names = {"method": group.method, "label": group.label, "fingerprint": group.fingerprint}
-    return {**names, "flags": in_words(group.flags)}
+    return {**names, "flags": in_words(group.flags), "bound": "yes" if group.bound else ""}

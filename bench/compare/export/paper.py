@@ -13,7 +13,17 @@ from bench.compare.grouping import ComparableRuns
 from bench.compare.per_task import TaskTable
 from bench.compare.runs import TITLES
 from bench.compare.significance import TOGETHER
-from bench.compare.tables import PUBLISHED, Section, cell, cited, own_settings, provenance, quoted
+from bench.compare.tables import (
+    BOUNDS,
+    PUBLISHED,
+    Section,
+    cell,
+    cited,
+    first_bound,
+    own_settings,
+    provenance,
+    quoted,
+)
 from bench.core.console import one_line
 from bench.metrics.kinds import COLUMNS, LESS_IS_BETTER
 
@@ -146,8 +156,9 @@ def _by_method(section: Section) -> tuple[list[str], int]:
     """Lay out a row for each method: means with standard errors; published rows below a rule of their own."""
     labels, counted = _labels(section.field), _seeds(section.field) is None
     heads = ["Method", *(["$n$"] if counted else []), *(escape(section.choice.title(name)) for name in section.columns)]
-    lines = [_row(heads), r"\midrule"]
-    for group in section.field.groups:
+    lines, first = [_row(heads), r"\midrule"], first_bound(section.field.groups)
+    for number, group in enumerate(section.field.groups):
+        lines += [r"\midrule", _wide(len(heads), BOUNDS)] if number == first else []
         cells = [str(len(group.runs))] if counted else []
         for name in section.columns:
             written = cell(group, name, r" $\pm$ ").replace("-", "$-$" if group.values(name) else "--")
@@ -174,9 +185,10 @@ def _by_task(section: Section) -> tuple[list[str], int]:
 
 
 def _block(section: Section, table: TaskTable) -> list[str]:
-    labels = _labels(section.field)
+    labels, first = _labels(section.field), first_bound(section.field.groups)
     lines = []
-    for row in table.measured:
+    for number, row in enumerate(table.measured):
+        lines += [rf"\cmidrule(lr){{1-{len(table.ahead) + 1}}}"] if number == first else []
         cells = [one.replace("-", "--") for one in task_cells(row, r" $\pm$ ")]
         strong = [_bold(cell, first is row) for cell, first in zip(cells, table.ahead, strict=True)]
         lines.append(_row([escape(labels[row.label]), *strong]))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench.compare.grouping import Comparison
 from bench.compare.per_task import TaskRow
-from bench.compare.tables import PUBLISHED, Section, below, cited, heading, left_out
+from bench.compare.tables import BOUNDS, PUBLISHED, Section, below, cited, first_bound, heading, left_out
 from bench.core.console import one_line
 from bench.core.tables import aligned
 
@@ -81,6 +81,8 @@ def _block(section: Section, bold: bool) -> str:
     above: dict[int, str] = {}
     for table in made.tables:
         above[len(rows)] = section.choice.title(table.scalar)
+        if (first := first_bound(section.field.groups)) is not None:
+            above[len(rows) + first] = BOUNDS
         for row in table.measured:
             strong |= {(len(rows), at) for at, first in enumerate(table.ahead, start=2) if first is row}
             rows.append([row.label, str(len(row.group.runs)) if row.group else "-", *task_cells(row)])
@@ -95,7 +97,7 @@ def _block(section: Section, bold: bool) -> str:
         lines += [head, rule]
         for number, line in enumerate(laid, start=1):
             title = above.get(number, "")
-            gap = [""] if title not in ("", PUBLISHED) and number > 1 else []
+            gap = [""] if title not in ("", BOUNDS, PUBLISHED) and number > 1 else []
             lines += [*gap, *([title] if title else []), line]
     notes = [one_line(f"  note: {note}") for note in made.notes]
     return "\n".join([*lines, *below(section), *notes])

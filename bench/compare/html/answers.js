@@ -1,8 +1,8 @@
 // Panel in numbers: what is best, and how far all others lie from a baseline.
 
-import { controls, heading, make, row, select, soft, table } from "./elements.js";
+import { controls, heading, make, select, soft, table } from "./elements.js";
 import { forest } from "./forests.js";
-import { swatch } from "./marks.js";
+import { groupRow } from "./marks.js";
 import { busy, known, spread, WORDS, written } from "./text.js";
 
 /** @typedef {import("./sheet.js").Sheet} Sheet */
@@ -93,16 +93,13 @@ function compare(sheet, body, baseline) {
   const titles = field.compared.map((key) => column[key].title);
   const head = ["Method", ...titles, "Gains most on", "Loses most on", "Time", "Memory"];
   const lines = rows.map(({ group, contrast, differences }) =>
-    row(
-      [swatch(group), group.short],
-      [
-        ...differences.map((one, at) => differenceCell(one, column[field.compared[at]].less)),
-        ...extremes(group, contrast, field).map((text) => make("td", {}, text)),
-        ...contrast[3].map((ratio, at) =>
-          ratioCell(ratio, at === 0 && [group, base].some((one) => busy("seconds", one))),
-        ),
-      ],
-    ),
+    groupRow(group, [
+      ...differences.map((one, at) => differenceCell(one, column[field.compared[at]].less)),
+      ...extremes(group, contrast, field).map((text) => make("td", {}, text)),
+      ...contrast[3].map((ratio, at) =>
+        ratioCell(ratio, at === 0 && [group, base].some((one) => busy("seconds", one))),
+      ),
+    ]),
   );
   body.append(
     table(

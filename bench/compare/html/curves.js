@@ -114,7 +114,7 @@ function trace(field, group, column, rows, size) {
   const errors = column === null || !error ? null : rows.map((row) => error[row][column] ?? 0);
   return {
     type: "scatter",
-    mode: "lines+markers",
+    mode: group.bound ? "lines" : "lines+markers",
     x: rows,
     y: rows.map((row) => (column === null ? group.learned[row - 1] : mean?.[row][column])),
     connectgaps: false,

@@ -1,6 +1,6 @@
 // Markers and dashes of groups: in pictures, and beside their names.
 
-import { make } from "./elements.js";
+import { make, row } from "./elements.js";
 
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down", "cross"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
@@ -25,7 +25,8 @@ export function symbol(style) {
 
 /** @param {Style} style */
 function dash(style) {
-  return DASHES[style.variant % DASHES.length];
+  const patterns = style.bound ? DASHES.slice(1) : DASHES;
+  return patterns[style.variant % patterns.length];
 }
 
 /**
@@ -61,8 +62,21 @@ export function swatch(style) {
   svg.setAttribute("class", "swatch");
   svg.setAttribute("aria-hidden", "true");
   path({ d: "M0 6h30", stroke: style.color, "stroke-width": 2, "stroke-dasharray": STROKES[dash(style)] });
-  path({ d: SHAPES[symbol(style)], fill: style.color });
+  if (!style.bound) path({ d: SHAPES[symbol(style)], fill: style.color });
   return svg;
+}
+
+/**
+ * A row of a table about a group; those of bounds stand below a rule.
+ *
+ * @param {Group} group
+ * @param {HTMLElement[]} cells
+ * @param {(Node | string)[]} more  What follows its name.
+ */
+export function groupRow(group, cells, ...more) {
+  const line = row([swatch(group), group.short, ...more], cells);
+  if (group.bound) line.className = "bound";
+  return line;
 }
 
 /** @param {Group[]} groups */

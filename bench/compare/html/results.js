@@ -1,11 +1,18 @@
 // The table of results, and where published numbers beside it come from.
 
 import { definitions, details, heading, make, row, soft, table } from "./elements.js";
-import { swatch } from "./marks.js";
+import { groupRow } from "./marks.js";
 import { BUSY, busy, known, many, spread, WORDS, written } from "./text.js";
 
 /** @typedef {import("./sheet.js").Sheet} Sheet */
-/** @typedef {{ line: HTMLElement, keys: (string | number | null)[] }} Row  One row and what it is sorted by. */
+/**
+ * One row and what it is sorted by; bounds stay below all others.
+ *
+ * @typedef {{ line: HTMLElement, bound: boolean, keys: (string | number | null)[] }} Row
+ */
+
+const BOUNDS =
+  "Below the rule: reference lines, which show what could be reached. They are not ranked, and never the best.";
 
 export const PUBLISHED = "Published in papers, not measured here";
 
@@ -29,6 +36,7 @@ export function results(sheet) {
   const rising = [true, false, ...columns.map(({ less }) => less)];
   sortable(head, rising, rows);
   node.append(whole);
+  if (field.groups.some((group) => group.bound)) node.append(soft(BOUNDS));
   node.append(
     soft(
       "Mean ± standard error over n seeds. Bold: the best mean, where the seeds show that it is ahead of the next one. Headings sort.",
@@ -59,8 +67,12 @@ function resultRow({ field, columns }, group, index) {
     return make("td", { class: best ? "best" : undefined }, text);
   });
   const more = group.short.endsWith(group.settings) ? [] : [make("span", { class: "interval" }, group.settings)];
-  const line = row([swatch(group), group.short, ...more], [make("td", {}, String(group.n)), ...cells]);
-  return { line, keys: [group.label, group.n, ...columns.map(({ key }) => group.values[key]?.[0] ?? null)] };
+  const line = groupRow(group, [make("td", {}, String(group.n)), ...cells], ...more);
+  return {
+    line,
+    bound: group.bound,
+    keys: [group.label, group.n, ...columns.map(({ key }) => group.values[key]?.[0] ?? null)],
+  };
 }
 
 /**
@@ -77,7 +89,7 @@ function sortable(head, rising, rows) {
       const up = now ? now === "descending" : rising[column];
       for (const other of head) other.removeAttribute("aria-sort");
       cell.setAttribute("aria-sort", up ? "ascending" : "descending");
-      rows.sort((a, b) => order(a.keys[column], b.keys[column], up));
+      rows.sort((a, b) => Number(a.bound) - Number(b.bound) || order(a.keys[column], b.keys[column], up));
       rows[0]?.line.parentElement?.prepend(...rows.map(({ line }) => line));
     });
   }

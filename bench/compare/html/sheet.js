@@ -88,15 +88,16 @@ export class Sheet {
       return box;
     });
     const refresh = () => {
+      const full = this.picked().filter(({ bound }) => !bound).length >= most;
       for (const [index, box] of boxes.entries()) {
-        box.disabled = !box.checked && this.#chosen.size >= most;
+        box.disabled = !box.checked && full && !groups[index].bound;
         box.checked = this.shows(index);
       }
     };
     const list = groups.map((group, index) => make("label", {}, boxes[index], swatch(group), group.short));
     this.follow(refresh);
     const title =
-      groups.length <= most
+      groups.filter(({ bound }) => !bound).length <= most
         ? "Methods in the pictures"
         : `Methods in the pictures, ${most} at most; at first the one with the highest ${this.column[ranked].title} of each method`;
     this.#main.append(

@@ -2,7 +2,7 @@
 
 import { controls, heading, make, row, select, soft, table } from "./elements.js";
 import { forest } from "./forests.js";
-import { swatch } from "./marks.js";
+import { groupRow, swatch } from "./marks.js";
 import { around } from "./plots.js";
 import { known, spread, WORDS, written } from "./text.js";
 
@@ -59,7 +59,7 @@ function results({ field, column }, names, found) {
       const best = found.ahead[at] === index ? "best" : undefined;
       return make("td", { class: best, title: value ? spread(value, 2, group.n) : undefined }, text);
     });
-    return row([swatch(group), group.short], cells);
+    return groupRow(group, cells);
   });
   const papers = found.published.map(({ method, values }) => {
     const cells = values.map((value) => make("td", {}, written(value, DIGITS)));

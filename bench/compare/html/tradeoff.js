@@ -2,7 +2,7 @@
 
 import { controls, make, select, soft } from "./elements.js";
 import { beside } from "./labels.js";
-import { symbol } from "./marks.js";
+import { legend, lineStyle, symbol } from "./marks.js";
 import { around, axis } from "./plots.js";
 import { PUBLISHED } from "./results.js";
 import { BUSY, busy, known, safe, spread, titled } from "./text.js";
@@ -60,7 +60,11 @@ function draw(sheet, body, axes) {
   sheet.plots.clear(body);
   const papers = scatter(sheet, body, axes, HEIGHT);
   const sentences = ["Mean over seeds; bars are standard errors."];
-  if (sheet.field.groups.some((group) => !group.trains)) sentences.push("Dotted: a method that trains nothing.");
+  const bounds = sheet.picked().filter((group) => group.bound);
+  if (bounds.length) {
+    sentences.push("Dashed: reference lines, on each axis where they have a value.");
+    body.append(legend(bounds));
+  }
   if (papers) sentences.push(`Hollow diamonds: ${PUBLISHED.toLowerCase()}.`);
   if (Object.values(axes).some((key) => sheet.field.groups.some((group) => busy(key, group)))) sentences.push(BUSY);
   body.append(soft(sentences.join(" ")));
@@ -78,7 +82,7 @@ function draw(sheet, body, axes) {
 export function scatter(sheet, parent, { x, y }, height) {
   const { field, column, plots } = sheet;
   const ours = field.groups.flatMap((group, index) =>
-    group.values[x] && group.values[y]
+    group.values[x] && group.values[y] && !group.bound
       ? [{ short: group.short, values: group.values, group, named: sheet.shows(index) }]
       : [],
   );
@@ -99,19 +103,21 @@ export function scatter(sheet, parent, { x, y }, height) {
     // One trace a colour: hundreds of traces would take half a minute to draw.
     const colors = [...new Set(items.map(({ group }) => group?.color))];
     return {
-      traces: colors.map((color) =>
-        points(
-          sheet,
-          { x, y },
-          items.filter(({ group }) => group?.color === color),
-          look,
-          labels,
+      traces: [
+        ...references(sheet, { x, y }, { across, up }),
+        ...colors.map((color) =>
+          points(
+            sheet,
+            { x, y },
+            items.filter(({ group }) => group?.color === color),
+            look,
+            labels,
+          ),
         ),
-      ),
+      ],
       layout: {
         xaxis: axis(look, { range: across, title: { text: titled(column[x]) } }),
         yaxis: axis(look, { range: up, title: { text: titled(column[y]) } }),
-        shapes: untrained(sheet, { x, y }, look),
       },
     };
   });
@@ -201,20 +207,36 @@ function points({ column }, { x, y }, items, look, labels) {
   };
 }
 
+/** Points of a reference line, at each of which it says what it is. */
+const ALONG = 41;
+
 /**
- * Lines at the values of a method that trains nothing.
+ * Lines at the values of the bounds that are chosen, on every axis but one of a cost.
  *
  * @param {Sheet} sheet
  * @param {Axes} axes
- * @param {Look} look
+ * @param {{ across: Span, up: Span }} ranges
  */
-function untrained({ field, column }, { x, y }, look) {
-  const values = field.groups.find((group) => !group.trains)?.values ?? {};
-  const line = { color: look.soft, width: 1, dash: "dot" };
-  /** @type {(key: string) => number[]} */
-  const at = (key) => (values[key] && !column[key].cost ? [values[key][0]] : []);
-  return [
-    ...at(x).map((value) => ({ type: "line", x0: value, x1: value, yref: "paper", y0: 0, y1: 1, line })),
-    ...at(y).map((value) => ({ type: "line", y0: value, y1: value, xref: "paper", x0: 0, x1: 1, line })),
-  ];
+function references(sheet, { x, y }, { across, up }) {
+  const { column } = sheet;
+  /** @type {(group: Group, key: string, level: boolean) => object[]} */
+  const line = (group, key, level) => {
+    if (column[key].cost || !group.values[key]) return [];
+    const [low, high] = level ? across : up;
+    const along = Array.from({ length: ALONG }, (_, at) => low + ((high - low) * at) / (ALONG - 1));
+    const value = along.map(() => group.values[key][0]);
+    const said = `${column[key].title} ${spread(group.values[key], column[key].digits, group.n)}`;
+    return [
+      {
+        type: "scatter",
+        mode: "lines",
+        x: level ? along : value,
+        y: level ? value : along,
+        line: lineStyle(group, 1),
+        hovertemplate: `${safe(group.short)}<br>${said}<extra></extra>`,
+      },
+    ];
+  };
+  const bounds = sheet.picked().filter((group) => group.bound);
+  return bounds.flatMap((group) => [...line(group, x, false), ...line(group, y, true)]);
 }

@@ -38,6 +38,8 @@ interface Column {
 interface Style {
   color: string;
   variant: number;
+  /** Whether it is a reference line, drawn with dashes. */
+  bound?: boolean;
 }
 
 interface Group extends Style {
@@ -45,6 +47,7 @@ interface Group extends Style {
   short: string;
   method: string;
   trains: boolean;
+  bound: boolean;
   n: number;
   shared: number;
   apart: Record<string, string>;

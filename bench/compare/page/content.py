@@ -15,7 +15,7 @@ from bench.compare.grouping import Group
 from bench.compare.page.numbers import cells, range_of, rounded
 from bench.compare.page.tasks import task_by_task
 from bench.compare.per_task import ahead
-from bench.compare.runs import ABSENT, COSTS, Run
+from bench.compare.runs import ABSENT, COSTS, FORMULAS, Run
 from bench.compare.significance import COMPARED, TOGETHER
 from bench.compare.tables import COLUMNS, DIGITS, Section
 from bench.compare.views import (
@@ -30,7 +30,7 @@ from bench.compare.views import (
     views,
 )
 from bench.config.fields import show
-from bench.metrics.kinds import DIFFERENCES, FIRST, FORMULAS, LESS_IS_BETTER, RANKED, SHOWN, TRADEOFF
+from bench.metrics.kinds import DIFFERENCES, FIRST, LESS_IS_BETTER, RANKED, SHOWN, TRADEOFF
 from bench.record.flags import in_words
 
 STOPS = 33
@@ -132,6 +132,7 @@ def _line(line: Line) -> dict[str, Any]:
         "short": line.short,
         "method": group.method,
         "trains": group.trains,
+        "bound": group.bound,
         "color": line.color,
         "variant": line.variant,
         "n": len(group.runs),

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.compare.extremes import contrast
-from bench.compare.pictures.look import COLUMN, PAGE, canvas, dashes, left_out, legend, look, numbers, pointed, shown
+from bench.compare.pictures.look import (
+    COLUMN,
+    PAGE,
+    canvas,
+    dashes,
+    left_out,
+    legend,
+    look,
+    numbers,
+    pointed,
+    reference,
+    shown,
+)
 from bench.compare.runs import TITLES
 from bench.compare.views import DIVERGING, SEQUENTIAL, Line, View
 from bench.metrics.kinds import FORGETTING, LESS_IS_BETTER, TRADEOFF
@@ -25,7 +37,7 @@ SMALLEST_SCALE = 0.1
 
 
 def scatter(view: View, x: str | None = None, y: str | None = None) -> Figure | None:
-    """Draw one scalar against another with standard errors, published numbers as hollow diamonds.
+    """Draw one scalar against another with standard errors, published numbers as hollow diamonds, bounds as lines.
 
     Parameters
     ----------
@@ -40,12 +52,14 @@ def scatter(view: View, x: str | None = None, y: str | None = None) -> Figure | 
     """
     usual = TRADEOFF[view.section.kind]
     x, y = x or usual[0], y or usual[1]
-    lines = [line for line in pointed(view) if x in line.values and y in line.values]
-    if not lines:
+    drawn = pointed(view)
+    lines = [line for line in drawn if x in line.values and y in line.values and not line.group.bound]
+    bounds = [line for line in drawn if line.group.bound and not line.values.keys().isdisjoint((x, y))]
+    if not lines and not bounds:
         return None
     rows = view.section.published.rows if view.section.published else ()
     points = [point for row in rows if None not in (point := (row.value(x), row.value(y)))]
-    names = [*(line.short for line in lines), *(["published"] if points else [])]
+    names = [*(line.short for line in (*lines, *bounds)), *(["published"] if points else [])]
     columns = 2 if max(map(len, names)) <= 22 else 1
     figure = canvas(COLUMN, 2.6 + 0.16 * math.ceil(len(names) / columns))
     axes = figure.subplots()
@@ -57,6 +71,8 @@ def scatter(view: View, x: str | None = None, y: str | None = None) -> Figure | 
             across.mean, up.mean, xerr=across.standard_error, yerr=up.standard_error, linestyle="", markersize=5,
             elinewidth=1, capsize=2, **look(line),
         )  # fmt: skip
+    for line in bounds:
+        reference(axes, line, x, y)
     across_is, up_is = (f"{TITLES[name]} (%{', less is better' if name in LESS_IS_BETTER else ''})" for name in (x, y))
     axes.set(xlabel=across_is, ylabel=up_is)
     axes.grid(alpha=0.3)
@@ -132,6 +148,8 @@ def curves(view: View) -> Figure | None:
     stages = np.arange(len(view.states))
     for line, mean in lines:
         style = {**look(line), "linestyle": dashes(line), "markersize": 2.5, "linewidth": 1}
+        if line.group.bound:
+            style["marker"] = ""
         grid[0].plot(stages[1:], line.learned, **style)
         for column in range(size):
             error = None if line.error is None else np.nan_to_num(line.error[:, column])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.compare.pictures.look import PAGE, canvas, legend, look, pointed, shown, starred
+from bench.compare.pictures.look import PAGE, canvas, legend, look, pointed, reference, shown, starred
 from bench.compare.runs import TITLES
 from bench.compare.views import OVER, View
 from bench.metrics.kinds import RANKED
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def over_costs(view: View) -> Figure | None:
-    """Draw Last over seconds and over what is stored; with an open marker where runs shared a machine.
+    """Draw Last over seconds and over what is stored; with an open marker where runs shared a machine, bounds as lines.
 
     Of requests to forget it is the H-mean.
 
@@ -38,6 +38,9 @@ def over_costs(view: View) -> Figure | None:
     grid = figure.subplots(1, len(OVER), sharey=True)
     for axes, name in zip(grid, OVER, strict=True):
         for line in lines:
+            if line.group.bound:
+                reference(axes, line, None, ranked)
+                continue
             if name not in line.values:
                 continue
             cost, accuracy = line.values[name], line.values[ranked]

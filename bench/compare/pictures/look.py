@@ -94,8 +94,25 @@ def look(line: Line, name: str = "") -> dict[str, Any]:
 
 
 def dashes(line: Line) -> Any:
-    """Return the dashes of a line."""
-    return DASHES[line.variant % len(DASHES)]
+    """Return the dashes of a line; a bound has some in any case."""
+    patterns = DASHES[1:] if line.group.bound else DASHES
+    return patterns[line.variant % len(patterns)]
+
+
+def reference(axes: Axes, line: Line, x: str | None, y: str | None) -> None:
+    """Draw a bound across a picture: a dashed line at its value on each axis that shows one of its scalars.
+
+    Parameters
+    ----------
+    axes : Axes
+    line : Line
+    x, y : str or None
+        What the axes show; None for a cost.
+    """
+    style: dict[str, Any] = {"color": line.color, "linestyle": dashes(line), "linewidth": 0.9, "zorder": 1}
+    for name, draw in ((x, axes.axvline), (y, axes.axhline)):
+        if name in line.values:
+            draw(line.values[name].mean, **style, label=line.short)
 
 
 def starred(line: Line) -> str:
