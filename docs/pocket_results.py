@@ -132,7 +132,9 @@ def published(runs: Runs) -> dict:
     for method, found in runs.items():
         results = [summary(directory)["metrics"] for directory in found]
         values = {title.lower(): spread([one[name] for one in results]).mean for name, title in list(SHOWN.items())[:3]}
-        rows.append({"method": method, "source": "A", **{key: round(value, 1) for key, value in values.items()}})
+        rounded = {key: round(value, 1) for key, value in values.items()}
+        flags = registered({"method.name": method})
+        rows.append({"method": method, "registered": method, "source": "A", **rounded, "flags": flags})
     return {
         "stream": "pocket",
         "model": "pocket",

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from scipy import stats
@@ -9,7 +10,7 @@ from support.made_records import change, make
 
 from bench.compare import grouping, runs
 from bench.compare import tables as compare
-from bench.compare.published import find
+from bench.compare.published import METRICS, find
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.metrics import kinds
@@ -153,10 +154,16 @@ def test_no_difference_is_taken_across_tables(tmp_path):
 # ------------------------------------------------------------------------------------ published numbers
 
 
+def quoted():
+    """Return the published table of MTIL as it stands beside runs that classify among each task's own classes."""
+    known = find("mtil-order1")
+    return replace(known, rows=tuple(row for row in known.rows if not row.conditions))
+
+
 def mtil(root, method="keeplora", tasks=None, **changes):
     """Make a run that says it was made on MTIL, with the model of the published table."""
     path = make(root, method, stream="mtil-order1", model="ViT-B-16/openai", **changes)
-    known = find("mtil-order1")
+    known = quoted()
     change(path, "identity.json", tasks=list(known.tasks) if tasks is None else tasks)
     return known
 
@@ -173,8 +180,8 @@ def test_published_rows_stand_below_ours(tmp_path):
     rows = rest.splitlines()[: len(known.rows)]
     for line, row in zip(rows, known.rows, strict=True):
         cells = re.split(r" {2,}", line.strip())
-        assert re.fullmatch(re.escape(row.method) + r" \[\d\]", cells[0])
-        values = ["-" if value is None else f"{value:.1f}" for value in (row.transfer, row.average, row.last)]
+        assert re.fullmatch(re.escape(row.method) + r" \[\d+\]", cells[0])
+        values = ["-" if value is None else f"{value:.1f}" for value in map(row.value, METRICS.values())]
         assert cells[1:] == ["-", "-", *values, "-", "-", "-", "-", "-"]
     assert "\x1b" not in "".join(rows) and "\x1b[1m" in head  # ours are bold among ours, however high theirs are
     assert all(row.source in text and row.note in text for row in known.rows) and all(n in text for n in known.notes)

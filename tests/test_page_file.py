@@ -346,7 +346,7 @@ def test_published_numbers_stand_apart(tmp_path):
     assert len(field["groups"]) == 1 and field["ahead"]["last"] is None
     rows = field["published"]["rows"]
     assert [(row["method"], row["source"]) for row in rows] == [(row.method, row.source) for row in known.rows]
-    assert [row["values"].get("last") for row in rows] == [row.last for row in known.rows]
+    assert [row["values"].get("last") for row in rows] == [row.value("last") for row in known.rows]
     assert field["published"]["notes"] == list(known.notes)
     assert data(tmp_path, published="off")["fields"][0]["published"] is None
 

@@ -439,18 +439,19 @@ def test_a_method_that_never_trains_needs_no_steps(tmp_path: Path) -> None:
 
 def test_what_is_published_of_the_stream_stands_below_the_matrix(tmp_path: Path, capsys, monkeypatch) -> None:
     from bench.compare import published
+    from bench.compare.published import METRICS
 
     asked = []
 
     def beside(stream: str, model: str, conditions: dict) -> published.Published:
         asked.append((stream, model, conditions))
         rows = [
-            published.Row("ZSCL", "a paper", 1.0, 1.0, 1.0),
-            published.Row("LoRA (again)", "a paper", 20.5, None, 31.0),
+            published.Row("ZSCL", "a paper", dict.fromkeys(METRICS.values(), 1.0)),
+            published.Row("LoRA (again)", "a paper", {"transfer_by_column": 20.5, "last": 31.0}),
         ]
-        return published.Published(
-            "toy", "tiny", (), (), (*rows, published.Row("zero-shot", "another", 50.0, 51.0, 52.0))
-        )
+        untrained = dict(zip(METRICS.values(), (50.0, 51.0, 52.0), strict=True))
+        rows.append(published.Row("zero-shot", "another", untrained))
+        return published.Published("toy", "tiny", (), (), tuple(rows))
 
     monkeypatch.setattr(published, "beside", beside)
     run(toy(tmp_path, "method=lora", "train.epochs=1"))

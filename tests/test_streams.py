@@ -9,7 +9,7 @@ from typing import Any
 import fake_trees
 import numpy as np
 import pytest
-from bench.datasets.class_incremental import class_order
+from bench.datasets.class_incremental import ClassIncremental, class_order
 from bench.datasets.mtil import KEEPLORA_TEMPLATES, ORDER_1, ORDER_2
 from bench.datasets.shots import draw
 from bench.datasets.xtail import ORDER as XTAIL
@@ -26,7 +26,8 @@ from bench.data.dataset_stream import DatasetStream
 from bench.data.images import Subset
 from bench.data.stream import NEVER, Stream, label_space, shared_classes
 from bench.metrics.matrix import AccuracyMatrix
-from bench.metrics.scalars import SCALARS
+from bench.metrics.scalars import COLUMNS, SCALARS
+from bench.record.flags import registered
 from bench.runs.parts import train_settings
 
 REAL = [
@@ -34,6 +35,10 @@ REAL = [
     for name, entry in registry.entries("stream").items()
     if not name.startswith("pocket") and name != "custom" and "kind" not in entry.facts
 ]
+
+
+PUBLISHED = Path(__file__).parent.parent / "datasets" / "published"
+REGISTERED = registry.entries("stream")
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +71,7 @@ def test_class_counts() -> None:
 
 
 def test_mtil_tasks_have_the_names_of_published_tables(tree: Path) -> None:
-    golden = json.loads((Path(__file__).parent / "golden" / "zscl_matrices.json").read_text())
-    assert [task.name for task in stream(tree, "stream=mtil-order1").tasks] == golden["datasets"]
+    assert tuple(task.name for task in stream(tree, "stream=mtil-order1").tasks) == find("mtil-order1").tasks
 
 
 def test_prompt_families_differ_in_three_templates(tree: Path) -> None:
@@ -358,27 +362,92 @@ def test_custom_needs_one_of_both(tree: Path) -> None:
 # ---- published numbers
 
 
-@pytest.mark.parametrize("name", ["mtil-order1", "mtil-order2"])
-def test_published_means_are_those_of_their_columns(name: str) -> None:
-    table = find(name)
-    assert table is not None and len(table.rows) >= 13 and table.notes
-    assert all(row.source for row in table.rows)
+TABLES = {path.stem: find(path.stem) for path in sorted(PUBLISHED.glob("*.json")) if path.stem in REGISTERED}
+
+
+def test_every_file_of_published_numbers_is_of_a_stream() -> None:
+    assert {path.stem for path in PUBLISHED.glob("*.json")} == {*TABLES, "mtil-zero-shot"}
+    assert {"mtil-order1", "mtil-order2", "mtil-fewshot", "xtail", "cifar100-10", "pocket"} <= set(TABLES)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_published_tasks_are_those_of_the_stream(name: str, tree: Path) -> None:
+    cls = registry.load("stream", name)
+    if issubclass(cls, ClassIncremental):
+        whole = load_dataset(cls.dataset).expected.classes
+        chunks = np.array_split(np.arange(1, whole + 1), cls.count)
+        names = tuple(f"{chunk[0]}-{chunk[-1]}" for chunk in chunks)
+    else:
+        words = ["stream.shots=1"] if name == "mtil-fewshot" else []
+        names = tuple(task.name for task in stream(tree, f"stream={name}", *words).tasks)
+    assert names == TABLES[name].tasks
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_published_rows_hold_together(name: str) -> None:
+    """Every stated mean is that of its columns, no row is there twice, and conditions are settings of the stream."""
+    table = TABLES[name]
+    tests, cls = len(table.tasks), registry.load("stream", name)
+    assert table.notes and table.stream == name
+    settings = {"label space", *(f"stream.{one.name}" for one in dataclasses.fields(cls.Settings))}
+    keys = [(row.method, row.source, str(row.conditions)) for row in table.rows]
+    assert len(set(keys)) == len(keys)
     for row in table.rows:
+        assert row.source and row.values and set(row.conditions) <= settings, row.method
+        assert all(0 < value < 100 for value in row.values.values()), row.method
         for metric, columns in row.columns.items():
-            stated = getattr(row, metric)
-            wanted = len(table.tasks) - (metric == "transfer")
+            stated = row.value(METRICS[metric])
+            wanted = tests - (metric == "transfer")
+            assert table.tasks[0] not in columns or metric != "transfer", row.method
             if len(columns) == wanted and stated is not None:
                 assert sum(columns.values()) / wanted == pytest.approx(stated, abs=0.11), (row.method, metric)
 
 
-def test_published_order_1_is_what_its_matrices_give() -> None:
-    golden = json.loads((Path(__file__).parent / "golden" / "zscl_matrices.json").read_text())
-    table = find("mtil-order1")
-    rows = {row.method: row for row in table.rows}
-    for method, entry in golden["matrices"].items():
-        matrix = AccuracyMatrix.from_percent(golden["datasets"], entry["accuracy"])
-        for name, scalar in METRICS.items():
-            assert SCALARS[scalar](matrix) == pytest.approx(getattr(rows[method], name), abs=0.06), (method, name)
+def test_published_matrices_are_those_of_their_rows() -> None:
+    """What is stated of a row, for each task and on average, is what its matrix gives, to the published decimal."""
+    table = TABLES["mtil-order1"]
+    rows = [row for row in table.rows if row.matrix]
+    assert [row.method for row in rows] == [
+        "continual fine-tuning",
+        "LwF",
+        "iCaRL",
+        "LwF-VR",
+        "WiSE-FT",
+        "ZSCL*",
+        "ZSCL",
+    ]
+    for row in rows:
+        matrix = AccuracyMatrix.from_percent(table.tasks, row.matrix)
+        for word, scalar in METRICS.items():
+            assert SCALARS[scalar](matrix) == pytest.approx(row.value(scalar), abs=0.06), (row.method, word)
+            known = zip(table.tasks, COLUMNS[scalar](matrix), strict=True)
+            assert row.columns[word] == pytest.approx({t: v for t, v in known if v is not None}, abs=0.06), row.method
+
+
+def test_published_matrices_count_images_of_our_test_sets() -> None:
+    """An accuracy times the number of test images is a whole number: theirs are the test sets that we read."""
+    datasets = [load_dataset(name) for name in ORDER_1]
+    assert tuple(dataset.short for dataset in datasets) == TABLES["mtil-order1"].tasks
+    for row in TABLES["mtil-order1"].rows:
+        for stage in row.matrix:
+            for dataset, percent in zip(datasets, stage, strict=True):
+                right = percent / 100 * dataset.expected.test
+                assert abs(right - round(right)) <= 0.0005 / 100 * dataset.expected.test + 1e-6, (
+                    row.method,
+                    dataset.short,
+                )
+
+
+def test_a_published_row_is_set_apart_as_the_method_here_is() -> None:
+    """Rows of methods that this suite has say of them what the methods say, as far as it decides where they stand."""
+    entries, seen = registry.entries("method"), set()
+    for table in TABLES.values():
+        for row in table.rows:
+            if row.registered in entries:
+                held = registered({"method.name": row.registered})
+                assert row.apart == bool({"extended", "task_at_test"} & set(held)), (table.stream, row.method)
+                seen.add(row.registered)
+    assert {"finetune", "keeplora", "keeplora-plus", "diki"} <= seen
 
 
 def test_zero_shot_rows_give_the_known_constants() -> None:
@@ -389,7 +458,7 @@ def test_zero_shot_rows_give_the_known_constants() -> None:
         values = [row.columns["last"][task] for task in table.tasks]
         matrix = AccuracyMatrix.from_percent(list(table.tasks), [values] * len(values))
         found = [SCALARS[METRICS[metric]](matrix) for metric in ("transfer", "average", "last")]
-        assert [row.transfer, row.average, row.last] == [transfer, 65.3, 65.3]
+        assert [row.value(scalar) for scalar in METRICS.values()] == [transfer, 65.3, 65.3]
         assert found == pytest.approx([transfer, 65.3, 65.3], abs=0.051)
 
 

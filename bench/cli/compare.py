@@ -14,6 +14,8 @@ def compare(words: list[str]) -> int:
     """Print tables of runs side by side, and write the files that were asked for."""
     # numpy and scipy come with these: see bench.cli.verb.
     from bench.compare.export import FORMATS, write
+    from bench.compare.export.cells import cell_text
+    from bench.compare.export.task_text import task_text
     from bench.compare.grouping import gather
     from bench.compare.tables import OPTIONS, sections, text
 
@@ -25,9 +27,7 @@ def compare(words: list[str]) -> int:
     options = {key: filters.pop(key) for key in (*OPTIONS, *FORMATS) if key in filters}
     comparison = gather(paths, filters)
     parts = sections(comparison, options)
-    show = text
-    if options.get("per") == "task":
-        from bench.compare.export.task_text import task_text as show
+    show = {"task": task_text, "cell": cell_text}.get(options.get("per", ""), text)
     print(show(comparison, parts, bold=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
     for line in write(parts, options, comparison.left_out):
         print(line)
@@ -54,6 +54,7 @@ of several, flags.NAME=no those of methods without a flag. Runs that may not be 
 docs/compare.md explains the rule and the statistics.
 
   per=task          Transfer, Average and Last of every task, as papers print them, in place of means over tasks
+  per=cell          ours minus what papers published of the same method, number by number, and which lie within chance
   columns=[A,B]     the columns in this order: transfer, average, last, seconds, any metric of docs/metrics.md
   rows=[A,B]        the rows in this order: methods, labels, fingerprints, published methods (published: all of them)
   names={A: B}      what rows, tasks and columns are called
@@ -70,6 +71,7 @@ examples
   python -m bench compare runs/pocket method=[keeplora,lora] train.epochs=5 baseline=lora
   python -m bench compare runs stream=mtil-order1 csv=numbers.csv latex=table.tex
   python -m bench compare runs per=task rows=[lora,keeplora] 'names={lora: LoRA, keeplora: KeepLoRA}' latex=table.tex
+  python -m bench compare runs method=zscl-full per=cell csv=cells.csv
   python -m bench compare runs html=comparison.html pictures=figures
 """,
     call=compare,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from bench.config import registry
 from bench.core.errors import UserError
 from bench.core.untrusted import why
 from bench.metrics.scalars import HEADLINES
+from bench.record.flags import WORDS, in_words
 
 METRICS = {title.lower(): name for title, name in HEADLINES.items()}
 """The name of a metric in a file -> the scalar of bench/metrics/scalars.py that it is."""
+
+POOLED = ("average_cil_pooled", "last_pooled")
+"""Further scalars that a file may have, by their own names: those of class-incremental streams."""
 
 
 @dataclass(frozen=True)
@@ -25,42 +30,53 @@ class Row:
     Attributes
     ----------
     method : str
+        What the source calls it.
     source : str
         Paper or file, in words.
-    transfer, average, last : float or None
-        In percent; None where the source does not have it.
+    values : mapping of str to float
+        Scalar of bench/metrics/scalars.py -> percent, where the source has it.
     columns : mapping of str to mapping of str to float
         Metric -> test set -> percent, where the source has them.
-    trained_parameters, extra_data, keeps_architecture : str
-        What the source says of them; empty where it says nothing.
-    note : str
-        Anything else to know.
+    matrix : tuple of tuple of float
+        T rows of T percentages, row i after task i, where the source has them; else empty.
+    registered : str
+        The method of this suite that it is a result of; empty for none.
+    flags : mapping of str to str or None
+        What the method needs, keeps and adds, as `bench.record.flags.Flags.held` says it; None where that is not known.
+    conditions : mapping of str to object
+        What runs beside it have in common beyond what holds for the whole table, such as ``stream.shots``: names and
+        values as in ``conditions`` of `bench.compare.grouping.ComparableRuns`.
+    trained_parameters, note : str
+        What the source says of them, and anything else to know.
     """
 
     method: str
     source: str
-    transfer: float | None
-    average: float | None
-    last: float | None
+    values: Mapping[str, float] = field(default_factory=dict)
     columns: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    matrix: tuple[tuple[float, ...], ...] = ()
+    registered: str = ""
+    flags: Mapping[str, str] | None = None
+    conditions: Mapping[str, Any] = field(default_factory=dict)
     trained_parameters: str = ""
-    extra_data: str = ""
-    keeps_architecture: str = ""
     note: str = ""
 
     def value(self, scalar: str) -> float | None:
         """Return a scalar of bench/metrics/scalars.py in percent, or None where the source does not have it."""
-        return next((getattr(self, name) for name, one in METRICS.items() if one == scalar), None)
+        return self.values.get(scalar)
+
+    @property
+    def apart(self) -> bool:
+        """Whether it is set apart: the method extends the model or knows the task of a test image, or may do so."""
+        return self.flags is None or bool({"extended", "task_at_test"} & set(self.flags))
 
     @property
     def remarks(self) -> str:
-        """What the source did in another way than runs here, in one line; empty if nothing is known."""
-        parts = [
-            f"extra data {self.extra_data}" if self.extra_data not in ("", "no") else "",
-            f"architecture kept: {self.keeps_architecture}" if self.keeps_architecture not in ("", "yes") else "",
-            self.note,
-        ]
-        return "; ".join(filter(None, parts))
+        """What the method needs and adds, and what the source did in another way, in one line; empty for nothing."""
+        said = (
+            "what it needs and adds is not known" if self.flags is None else in_words(self.flags) if self.flags else ""
+        )
+        return "; ".join(filter(None, [said, self.note]))
 
 
 @dataclass(frozen=True)
@@ -75,6 +91,7 @@ class Published:
     notes : tuple of str
         What to know before comparing.
     rows : tuple of Row
+        Those that are set apart come last.
     """
 
     stream: str
@@ -94,23 +111,41 @@ def read(path: Path) -> Published:
     Raises
     ------
     ValueError
-        If a row names an unknown source or task, or holds something else than numbers: every number has a source.
+        If a row names an unknown source, task, metric or flag, or has something else than numbers: every number has a
+        source.
     """
     content = json.loads(path.read_text(encoding="utf-8"))
     tasks, sources = tuple(content["tasks"]), content["sources"]
     rows = []
     for row in content["rows"]:
-        if row["source"] not in sources:
-            raise ValueError(f"{path.name}: {row['method']} has the unknown source {row['source']}")
-        numbers = [row.get(metric) for metric in METRICS]
-        for metric, values in row.get("columns", {}).items():
-            if metric not in METRICS or not set(values) <= set(tasks):
-                raise ValueError(f"{path.name}: {row['method']} has columns that are none of the stream's")
-            numbers += values.values()
-        if not all(one is None or (isinstance(one, int | float) and math.isfinite(one)) for one in numbers):
-            raise ValueError(f"{path.name}: {row['method']} has a value that is no number")
-        rows.append(Row(**{**row, "source": sources[row["source"]]}))
+        try:
+            rows.append(_row(row, tasks, sources))
+        except ValueError as error:
+            raise ValueError(f"{path.name}: {row['method']} has {error}") from None
+    rows.sort(key=lambda row: row.apart)
     return Published(content["stream"], content["model"], tasks, tuple(content["notes"]), tuple(rows))
+
+
+def _row(content: Mapping[str, Any], tasks: Sequence[str], sources: Mapping[str, str]) -> Row:
+    """Return a row of a file; what is wrong with it raises `ValueError`."""
+    if content["source"] not in sources:
+        raise ValueError(f"the unknown source {content['source']}")
+    metrics = {word: METRICS.get(word, word) for word in content if word in METRICS or word in POOLED}
+    columns, matrix = content.get("columns", {}), content.get("matrix", [])
+    if not set(columns) <= set(METRICS) or not all(set(values) <= set(tasks) for values in columns.values()):
+        raise ValueError("columns that are none of the stream's")
+    if matrix and [len(stage) for stage in matrix] != [len(tasks)] * len(tasks):
+        raise ValueError(f"a matrix that is not {len(tasks)} x {len(tasks)}")
+    flags = content.get("flags")
+    if flags is not None and not set(flags) <= set(WORDS):
+        raise ValueError(f"a flag that is none of {', '.join(WORDS)}")
+    values = {scalar: content[word] for word, scalar in metrics.items() if content[word] is not None}
+    numbers = chain(values.values(), *(one.values() for one in columns.values()), *matrix)
+    if not all(isinstance(one, int | float) and math.isfinite(one) for one in numbers):
+        raise ValueError("a value that is no number")
+    rest = {key: value for key, value in content.items() if key not in metrics}
+    stages = tuple(map(tuple, matrix))
+    return Row(**{**rest, "source": sources[content["source"]], "values": values, "matrix": stages})
 
 
 def find(stream: str) -> Published | None:
@@ -148,8 +183,9 @@ def find(stream: str) -> Published | None:
 def beside(stream: str, model: str, conditions: Mapping[str, Any]) -> Published | None:
     """Return the published table that may be shown beside measured runs.
 
-    It may where model, tasks in their order and label space are those of the table, test images are scored and the
-    weights are the pre-trained ones. The table's notes say what else the sources did in another way.
+    It may where model and tasks in their order are those of the table, test images are scored and the weights are the
+    pre-trained ones. Of its rows those stay that have the label space of the runs, the stream's own unless they say
+    another one, and whose other ``conditions`` hold. The table's notes say what else the sources did in another way.
 
     Parameters
     ----------
@@ -168,13 +204,15 @@ def beside(stream: str, model: str, conditions: Mapping[str, Any]) -> Published 
     ours = [
         model,
         conditions.get("order of tasks"),
-        conditions.get("label space"),
         conditions.get("evaluate.split", "test"),
         conditions.get("model.weights", "pretrained"),
         conditions.get("model.checkpoint"),
     ]
-    own = registry.entries("stream")[stream].facts.get("label_space")
-    return table if ours == [table.model, list(table.tasks), own, "test", "pretrained", None] else None
+    if ours != [table.model, list(table.tasks), "test", "pretrained", None]:
+        return None
+    own = {"label space": registry.entries("stream")[stream].facts.get("label_space")}
+    rows = tuple(row for row in table.rows if all(conditions.get(k) == v for k, v in {**own, **row.conditions}.items()))
+    return replace(table, rows=rows) if rows else None
 
 
 BASES = ("zero-shot", "lora")

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from plotly.offline import get_plotlyjs
 from support.made_records import change, learn, make, measure
-from test_compare import mtil
+from test_compare import mtil, quoted
 
 from bench.cli import main as cli
-from bench.compare import published
 
 pytestmark = pytest.mark.browser
 
@@ -364,13 +363,13 @@ def test_text_of_records_is_shown_and_does_nothing(browser: Browser) -> None:
 
 def test_published_numbers_are_marked(browser: Browser) -> None:
     browser.show(0)
-    known = published.find("mtil-order1")
+    known = quoted()
     rows = browser.js(
         "return [...document.querySelectorAll('#results ~ div tr.published')].map((row) => row.cells[0].textContent)"
     )
     assert rows == [f"{row.method} (published)" for row in known.rows]
     ours, theirs = browser.data("tradeoff")[0]
-    both = [row for row in known.rows if None not in (row.transfer, row.last)]
+    both = [row for row in known.rows if {"last", "transfer_by_column"} <= set(row.values)]
     assert (len(ours["x"]), len(theirs["x"])) == (1, len(both))
     symbols = browser.js(
         "return [...document.querySelectorAll('#tradeoff ~ div .plot')].map(({data}) => data[1].marker.symbol)"

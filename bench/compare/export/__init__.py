@@ -41,6 +41,8 @@ def write(
     UserError
         If one cannot be written, two are the same, or there is nothing to draw.
     """
+    if "latex" in options and options.get("per") == "cell":
+        raise UserError("latex= has no table of single cells: write it with per=task or without per=, or take csv=FILE")
     named: dict[Path, str] = {}
     for option in FORMATS:
         if options.get(option):
