@@ -98,13 +98,13 @@ def test_the_example_keeps_the_contract(example: Path) -> None:
         cwd=example.parent, capture_output=True, text=True, env=environment(),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "7 of 7 contract tests hold" in done.stdout
+    assert "8 of 8 contract tests hold" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["Remembers", "Rehearses", "Taught", "Chooses"])
+@pytest.mark.parametrize("name", ["Remembers", "Rehearses", "Taught", "ClassMeans", "Chooses"])
 def test_the_short_examples_learn_two_tasks(name: str) -> None:
     (block,) = (one for one in blocks(ROOT / "docs" / "methods.md", "python") if one.startswith(f"class {name}("))
-    names = {one: getattr(api, one) for one in ("Flags", "Memory", "Method", "generator", "torch")}
+    names = {one: getattr(api, one) for one in ("F", "Flags", "Memory", "Method", "generator", "torch")}
     exec(compile(block, name, "exec"), names)
     trial = Trial(names[name], None, [api.toy_task(index, train=24, test=6) for index in range(2)])
     untrained = trial.logits()
