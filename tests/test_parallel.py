@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.references import reference_of_toys
 
 from bench.compute.world import World, world
 from bench.config import registry
@@ -36,12 +37,12 @@ FORGET = [
 
 
 def words(out: Path, method: str, *more: str) -> list[str]:
-    settings = registry.load("method", method).Settings
-    rank = ["method.rank=4"] if hasattr(settings, "rank") else []
-    forgets = "forgetting" in getattr(registry.load("method", method), "kinds", ())
+    cls = registry.load("method", method)
+    rank = ["method.rank=4"] if hasattr(cls.Settings, "rank") else []
+    forgets = "forgetting" in cls.kinds
     found = [*(FORGET if forgets else [f"stream={TOY}", "stream.count=2"]), f"model={TOY}", f"method={method}"]
     found += [f"out={out}", "device=cpu"]
-    return [*found, *rank, "threads=1", *more]
+    return [*found, *rank, *reference_of_toys(cls), "threads=1", *more]
 
 
 def start(line: list[str], size: int) -> list[subprocess.Popen]:
@@ -101,6 +102,8 @@ def assert_close(first: Path, second: Path) -> None:
                 ("splitlora", 16),
                 ("inflora", 16),
                 ("finetune", 13),
+                ("zscl-full", 13),
+                ("zscl-lora", 16),
                 ("zero-shot", 16),
                 ("codyra", 13),
                 ("nusa-cl", 16),

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.references import reference_of_toys
 
 import bench
 from bench.config import registry
@@ -59,6 +60,7 @@ def words(out: Path, method: str, *more: str) -> list[str]:
     cls = registry.load_entry(entry) if entry else None
     forgets = "forgetting" in getattr(cls, "kinds", ())
     found += FORGET if forgets else [f"stream={TOY}", "stream.count=2"]
+    found += reference_of_toys(cls) if cls else []
     if method == "retrain":  # it begins with what a run has learned
         found.append(f"start={run(resolve(words(out.parent / 'start', 'lora')))}")
     if "train.steps" in getattr(cls, "defaults", {}):

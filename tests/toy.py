@@ -1,8 +1,11 @@
-"""A plug-in file for tests: the toy stream and the tiny model under registered names."""
+"""A plug-in file for tests: the toy stream, the tiny model and a reference set under registered names."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from bench.api import Clip, Stream, Task, register, setting, tiny_clip, toy_task
+import numpy as np
+
+from bench.api import ArrayImages, Clip, Dataset, Splits, Stream, Task, register, setting, tiny_clip, toy_task
 
 
 @register("stream", "toy", title="Coloured noise")
@@ -36,3 +39,20 @@ class TinyModel:
     def load(self, settings: Settings) -> Clip:
         """Return the model."""
         return tiny_clip(settings.seed)
+
+
+@register("dataset", "noise", title="Noise")
+class Noise(Dataset):
+    """Twenty images of noise, for methods that learn from a reference set."""
+
+    template = "{}"
+
+    def locate(self, root: Path) -> Path:
+        """Return any folder; nothing is read from the disk."""
+        return root
+
+    def read(self, folder: Path) -> Splits:
+        """Return the images, which no toy task has."""
+        pixels = np.random.default_rng(98).integers(0, 256, (20, 36, 36, 3), dtype=np.uint8)
+        images = ArrayImages(pixels, np.arange(20) % 4)
+        return Splits(("a dog", "a photo of a tall house", "grey water", "two birds"), images, images)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.cuda_device import cuda_device  # noqa: F401
+from support.references import reference_of_toys
 from test_parallel import assert_close, start
 from test_resume import ROOT, TOY, Killed, assert_same, killed_after, until_finished  # noqa: F401
 
@@ -33,10 +34,10 @@ IMAGES = 24
 
 def words(out: Path, method: str, *more: str, device: str = "cuda") -> list[str]:
     """A line for two toy tasks; what is computed twice is to be computed."""
-    settings = getattr(registry.load("method", method), "Settings", None)
-    rank = ["method.rank=4"] if hasattr(settings, "rank") else []
+    cls = registry.load("method", method)
+    rank = ["method.rank=4"] if hasattr(cls.Settings, "rank") else []
     fixed = [f"stream={TOY}", "stream.count=2", f"model={TOY}", f"method={method}", f"out={out}", "track.wandb=off"]
-    return [*fixed, *rank, f"device={device}", "threads=1", "cache.gb=0", *more]
+    return [*fixed, *rank, f"device={device}", "threads=1", "cache.gb=0", *reference_of_toys(cls), *more]
 
 
 def losses(directory: Path) -> list[float]:
