@@ -135,9 +135,10 @@ def changed(clip) -> None:
     clip.maps["image.0.q"].update = LowRank(torch.randn(2, 64), torch.randn(64, 2), 1.0)
 
 
-def test_a_frozen_model_gives_its_answers_again_to_the_bit() -> None:
+@pytest.mark.parametrize("host", [True, False])
+def test_a_frozen_model_gives_its_answers_again_to_the_bit(host: bool) -> None:
     clip, pixels = tiny_clip(), torch.randn(4, 3, 36, 36)
-    before, teacher = answers(clip, pixels), clip.frozen()
+    before, teacher = answers(clip, pixels), clip.frozen(host=host)
     changed(clip)
     after, digests = answers(clip, pixels), clip.digests()
     with teacher:

@@ -67,7 +67,7 @@ class Clip:
         The activations that the maps read, in the same order.
     places : tuple of str
         Names of the places where `beside` computes something: ``image.3.heads``, ``image.3.attention``,
-        ``image.3.mlp`` and so on, in the same order.
+        ``image.3.mlp``, ``image.3.residual`` and so on, in the same order.
     image_size : tuple of two int
         Height and width of the images that the model reads, in pixels.
     transform_id : str
@@ -465,10 +465,11 @@ class Clip:
             ``image.3.heads``, `x` has the queries, [sequences, heads, tokens, width of a head], and the result is added
             to the heads before the output map. At ``image.3.attention`` and ``image.3.mlp``, `x` is the input of the
             attention or the MLP, after its normalisation, [sequences, tokens, width], and the result is added to the
-            output, before the sum along the blocks. `read` is int64 [sequences], the token of each sequence that the
-            tower reads (the first one of an image, the end-of-text token of a text), or None for packed texts. In the
-            last block `x` has that token alone. Where products are computed in a lower precision, `x` may have that
-            one.
+            output, before the sum along the blocks. At ``image.3.residual``, `x` is that sum itself between attention
+            and MLP, before the normalisation, and the result is added to the output of the block. `read` is int64
+            [sequences], the token of each sequence that the tower reads (the first one of an image, the end-of-text
+            token of a text), or None for packed texts. In the last block `x` has that token alone; at its ``residual``
+            whole texts have all tokens. Where products are computed in a lower precision, `x` may have that one.
         whole_texts : bool, optional
             Process texts one by one, [texts, tokens, width]. By default they are packed in one row, [1, row, width],
             and what they all begin with is in it once: enough for a branch that treats every token alike.
@@ -505,20 +506,23 @@ class Clip:
                 parameter.requires_grad_(False)
                 parameter.grad = None
 
-    def frozen(self, changing: Iterable[Tensor] | None = None) -> Frozen:
+    def frozen(self, changing: Iterable[Tensor] | None = None, host: bool = True) -> Frozen:
         """Return the model as it is now, as a teacher for later: ``with teacher: clip.encode_images(pixels)``.
 
         Parameters
         ----------
         changing : iterable of Tensor, optional
             The parameters that will change until then, such as those of the maps that a method adapts; all by default.
+        host : bool, optional
+            Keep the copy in host memory. False keeps it on the device, for a teacher that is asked at every step.
 
         Returns
         -------
         Frozen
-            It takes the host memory of these tensors, and on the device nothing except while it is open.
+            It takes the host memory of these tensors, and on the device nothing except while it is open; with
+            ``host=False`` it takes the memory of the device.
         """
-        return Frozen(self.model, self.maps.values(), changing)
+        return Frozen(self.model, self.maps.values(), changing, host)
 
     def merge(self) -> None:
         """Add every update to its weight and remove it."""

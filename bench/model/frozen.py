@@ -18,7 +18,8 @@ class Frozen:
     """The weights and updates that a model has now; ``with frozen:`` the model computes with these again.
 
     The tensors that may change are copied into host memory. While it is open, they take the place of the model's on the
-    device, to the bit; nothing of them stays there. On the CPU nothing is copied for that.
+    device, to the bit; nothing of them stays there. On the CPU nothing is copied for that, nor anywhere where the copy
+    is on the device.
 
     Open it for computations without gradients, and close it before a backward pass: what a graph saved is the model's
     own tensors, which are back then, untouched.
@@ -30,17 +31,21 @@ class Frozen:
         All linear maps of the model.
     changing : iterable of Tensor, optional
         The parameters of the model that will change; all parameters and buffers by default.
+    host : bool, optional
+        Keep the copy in host memory. False keeps it on the device, for a teacher that is asked at every step.
 
     Attributes
     ----------
     kept : list of Tensor
-        The values, on the CPU; they count in `Method.stored_bytes` where a method holds on to them.
+        The values, in the order of `changing`; they count in `Method.stored_bytes` where a method holds on to them.
     """
 
-    def __init__(self, model: Module, maps: Iterable[LinearMap], changing: Iterable[Tensor] | None = None):
+    def __init__(
+        self, model: Module, maps: Iterable[LinearMap], changing: Iterable[Tensor] | None = None, host: bool = True
+    ):
         everything = [*model.parameters(), *model.buffers()]
         self._tensors = everything if changing is None else list(dict.fromkeys(changing))
-        self.kept = [tensor.detach().to("cpu", copy=True) for tensor in self._tensors]
+        self.kept = [tensor.detach().to("cpu" if host else tensor.device, copy=True) for tensor in self._tensors]
         self._maps = list(maps)
         self._updates = [linear_map.update for linear_map in self._maps]
         self._before: list[tuple[list[Tensor], list[Update | None]]] = []

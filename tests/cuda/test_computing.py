@@ -23,7 +23,8 @@ from bench.learning.task_data import Context, TaskData
 from bench.learning.train import fit
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank
-from bench.trials.toy import tiny_clip, toy_task
+from bench.runs.loading import reference_of
+from bench.trials.toy import tiny_clip, toy_reference, toy_task
 
 pytestmark = pytest.mark.cuda
 
@@ -212,7 +213,7 @@ def no_waiting() -> Iterator[Callable[[int, int], NoWaiting]]:
 def test_no_step_waits_for_the_device(method: str, precision: str, device: torch.device, no_waiting) -> None:
     """The first step may find out how the texts are packed; after an epoch its loss is read."""
     clip = tiny_clip().to(device)
-    context = Context(1, BATCH, 0, 0)
+    context = Context(1, BATCH, 0, 0, reference=reference_of(toy_reference(), clip))
     data = task_data(clip, context)
     made = method_of(method, clip, context)
     made.begin_task(data)
@@ -254,3 +255,8 @@ def test_a_frozen_model_gives_its_answers_again_and_leaves_nothing_on_the_device
         assert torch.equal(clip.encode_images(pixels), after) and clip.digests() == digests
         assert torch.cuda.memory_allocated() == held
         assert {tensor.device.type for tensor in teacher.kept} == {"cpu"}
+        near = clip.frozen(host=False)
+        assert all(tensor.device.type == "cuda" for tensor in near.kept)
+        clip.model.visual.proj.mul_(1.1)
+        with near:
+            assert torch.equal(clip.encode_images(pixels), after)
