@@ -285,7 +285,8 @@ class Diki(Method):
         for name, images in self.context.images.items():
             self._check_images(name, images)
         self.widths = {tower: self.clip.maps[f"{tower}.0.q"].in_features for tower in self.settings.towers}
-        blocks = {tower: sum(p.startswith(f"{tower}.") for p in self.clip.places) // 3 for tower in self.widths}
+        heads = [place.split(".")[0] for place in self.clip.places if place.endswith(".heads")]
+        blocks = {tower: heads.count(tower) for tower in self.widths}
         self.depths = {tower: min(self.settings.depth, count) for tower, count in blocks.items()}
         self.tasks: dict[int, dict[str, Tensor]] = {}
         self.correct: list[int] = []

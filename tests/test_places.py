@@ -34,16 +34,18 @@ def linear(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
 
 @pytest.mark.parametrize("tower", ["image", "text"])
 @pytest.mark.parametrize("block", [0, 1])
-def test_what_is_beside_an_mlp_is_added_to_its_output(tower: str, block: int) -> None:
+@pytest.mark.parametrize("kind", ["mlp", "residual"])
+def test_what_is_beside_an_mlp_is_added_to_its_output(tower: str, block: int, kind: str) -> None:
+    """At ``residual`` it reads what the normalisation before the MLP reads."""
     clip, wide = tiny_clip(), tiny_clip()
     tokens = clip.tokenize(PROMPTS)
     encode = {"image": lambda c: c.encode_images(images()), "text": lambda c: c.encode_tokens(tokens)}[tower]
     resblock = (wide.model.visual if tower == "image" else wide.text).transformer.resblocks[block]
     weight = matrix(*[resblock.ln_2.weight.shape[0]] * 2)
 
-    with clip.beside({f"{tower}.{block}.mlp": linear(weight)}), torch.no_grad():
+    with clip.beside({f"{tower}.{block}.{kind}": linear(weight)}), torch.no_grad():
         found = encode(clip)
-    resblock.mlp.c_proj = _Sum(resblock.mlp.c_proj, resblock.ln_2, weight)
+    resblock.mlp.c_proj = _Sum(resblock.mlp.c_proj, resblock.ln_2, weight, before=kind == "residual")
     with torch.no_grad():
         expected = encode(wide)
     assert (found - expected).abs().max() < 1e-5
@@ -51,15 +53,15 @@ def test_what_is_beside_an_mlp_is_added_to_its_output(tower: str, block: int) ->
 
 
 class _Sum(torch.nn.Module):
-    """The second layer of an MLP with what is added, made from what the normalisation before it gave last."""
+    """The second layer of an MLP with what is added, made from what the normalisation before it gave or read last."""
 
-    def __init__(self, layer: Any, norm: Any, weight: Tensor):
+    def __init__(self, layer: Any, norm: Any, weight: Tensor, before: bool):
         super().__init__()
         self.layer, self.weight = layer, weight
-        norm.register_forward_hook(lambda module, given, result: setattr(self, "normed", result))
+        norm.register_forward_hook(lambda module, given, result: setattr(self, "seen", given[0] if before else result))
 
     def forward(self, x: Tensor, counted: Tensor | None = None) -> Tensor:
-        return self.layer(x, counted) + self.normed @ self.weight.T
+        return self.layer(x, counted) + self.seen @ self.weight.T
 
 
 @pytest.mark.parametrize("tower", ["image", "text"])
@@ -139,6 +141,25 @@ def test_branches_of_one_text_at_a_time_are_those_of_packed_texts() -> None:
     assert (found[0] - found[1]).abs().max() < 1e-5
 
 
+def test_whole_texts_have_all_tokens_at_the_residual_of_the_last_block() -> None:
+    clip, seen = tiny_clip(), {}
+    tokens = clip.tokenize(PROMPTS)
+
+    def keep(name: str) -> Callable[[Tensor, Tensor | None], Tensor]:
+        return lambda x, read: seen.update({name: (x, read)}) or torch.zeros_like(x)
+
+    plain = clip.encode_tokens(tokens)
+    names = [f"{tower}.1.residual" for tower in ("image", "text")]
+    with clip.beside({name: keep(name) for name in names}, whole_texts=True):
+        assert (clip.encode_tokens(tokens) - plain).abs().max() < 1e-5
+        clip.encode_images(images())
+    ends = clip.embed(tokens)[1]
+    x, read = seen["text.1.residual"]
+    assert x.shape == (3, int(ends.max()) + 1, 48) and torch.equal(read, ends)
+    assert (x[:, 0] - x[:1, 0]).abs().max() < 1e-6  # the start of a text sees itself alone
+    assert seen["image.1.residual"][0].shape == (3, 1, 64)
+
+
 @pytest.mark.parametrize("pooling", [{"pool_type": "avg"}, {"attentional_pool": True}])
 def test_a_tower_that_pools_otherwise_has_the_same_places(pooling: dict[str, Any]) -> None:
     config = copy.deepcopy(CONFIG)
@@ -177,7 +198,7 @@ def test_nothing_stays_and_wrong_names_are_refused() -> None:
     with pytest.raises(ZeroDivisionError), clip.beside({"image.0.mlp": lambda x, read: 1 / 0}):
         clip.encode_images(images())
     assert torch.equal(clip.encode_images(images()), before)
-    assert clip.places[:3] == ("image.0.heads", "image.0.attention", "image.0.mlp") and len(clip.places) == 12
+    assert clip.places[:3] == ("image.0.heads", "image.0.attention", "image.0.mlp") and len(clip.places) == 16
 
 
 def test_the_example_of_the_documentation_keeps_the_contract(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def through_blocks(
         The positions; None for the first one. Ignored for packed texts, which know their ends.
     layout : Layout, optional
     whole : bool, optional
-        Compute the last block at all positions too, because a recorder reads them; not for packed texts.
+        Compute the last block at all positions too, because something reads them; not for packed texts.
 
     Returns
     -------
@@ -221,12 +221,17 @@ def run_block(block: Any, x: Tensor, layout: Layout) -> Tensor:
     x = x + block.ls_1(block.attn.attend(block.ln_1(x), layout))
     normed = block.ln_2(x)
     hidden = activation(first(normed, layout.counted))
-    return x + block.ls_2(block.beside_mlp.add(second(hidden, layout.counted), normed, layout.read_token))
+    y = x + block.ls_2(block.beside_mlp.add(second(hidden, layout.counted), normed, layout.read_token))
+    return block.beside.add(y, x, layout.read_token)
 
 
 def places_of(blocks: Iterable[Any]) -> list[Place]:
     """Return the places of blocks with replaced linear maps, in forward order."""
-    return [place for block in blocks for place in (block.attn.beside_heads, block.attn.beside, block.beside_mlp)]
+    return [
+        place
+        for block in blocks
+        for place in (block.attn.beside_heads, block.attn.beside, block.beside_mlp, block.beside)
+    ]
 
 
 def _read_block(block: Any, x: Tensor, read: Tensor | None, layout: Layout) -> Tensor:
@@ -245,7 +250,8 @@ def _read_block(block: Any, x: Tensor, read: Tensor | None, layout: Layout) -> T
     normed = block.ln_1(x)
     y = at(x) + block.ls_1(block.attn.read(at(normed), normed, read, layout))
     normed = block.ln_2(y)
-    return (y + block.ls_2(block.beside_mlp.add(block.mlp(normed), normed, layout.read_token)))[:, 0]
+    z = y + block.ls_2(block.beside_mlp.add(block.mlp(normed), normed, layout.read_token))
+    return block.beside.add(z, y, layout.read_token)[:, 0]
 
 
 def activation(model: Any) -> str:
@@ -322,6 +328,6 @@ def replace_linear_maps(blocks: Iterable[Any], tower: str) -> list[Site]:
         block.attn = MapAttention(block.attn, name)
         block.mlp.c_fc = MapLinear(block.mlp.c_fc, f"{name}.fc1")
         block.mlp.c_proj = MapLinear(block.mlp.c_proj, f"{name}.fc2")
-        block.beside_mlp = Place(f"{name}.mlp")
+        block.beside_mlp, block.beside = Place(f"{name}.mlp"), Place(f"{name}.residual")
         sites += [block.attn.qkv, block.attn.out_proj.site, block.mlp.c_fc.site, block.mlp.c_proj.site]
     return sites

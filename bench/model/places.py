@@ -27,7 +27,7 @@ class Place:
     Attributes
     ----------
     name : str
-        ``image.3.heads``: tower, block, kind (heads, attention, mlp).
+        ``image.3.heads``: tower, block, kind (heads, attention, mlp, residual).
     branch : callable or None
         What is computed there now, a `Branch`.
     whole_texts : bool

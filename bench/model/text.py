@@ -33,7 +33,7 @@ class TextEncoder:
     sites : sequence of Site
         The sites of the text tower, in forward order.
     places : sequence of Place
-        The places of the text tower.
+        The places of the text tower, in forward order.
     precision : callable
         Returns a context manager in which products have the model's current precision.
 
@@ -189,7 +189,8 @@ class TextEncoder:
             x = text_global_pool(tower.ln_final(x), tokens, self._pool_type, eos_token_id=self._end_id)
             return self._project(x)
         counted = torch.arange(length, device=x.device) <= end[:, None]
-        return self._read(x, end, Layout(mask, counted=counted, read=end), whole=_recorded(self._last))
+        whole = _recorded(self._last) or self._places[-1].whole_texts
+        return self._read(x, end, Layout(mask, counted=counted, read=end), whole)
 
     def _read(self, x: Tensor, end: Tensor, layout: Layout, whole: bool) -> Tensor:
         """Return the features of embedded texts, read at their end-of-text tokens."""
