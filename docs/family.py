@@ -161,6 +161,18 @@ FAMILY: dict[str, Member] = {
         note="B is averaged\nover tasks",
         free=ALL,
     ),
+    "zscl-lora": Member(
+        source="random",
+        start="0",
+        frozen=(),
+        protected="nothing; answers on a reference set and the length of the update, by penalties",
+        kept="features of the reference set",
+        first=both,
+        later=both,
+        kind=0,
+        note="answers elsewhere are\nheld, by a penalty",
+        free=ALL,
+    ),
     "sd-lora": Member(
         source="random",
         start="0",
@@ -351,7 +363,7 @@ def write() -> None:
 WRITES = "#5b3f8c"
 """Where an update goes; the colours of what is there are the first of `PALETTE`."""
 INK, SOFT, BACK = "#222222", "#777777", "#f3f3f3"
-SIZE = (8.5, 6.05)
+SIZE = (9.9, 6.05)
 """Of the picture, in inches; so are the others."""
 COLUMN, ROW, SIDE, KEY = 1.4, 1.98, 1.0, 1.8
 """From one weight to the next; sides of a weight, and of the one that explains the others."""

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from bench.api import F, Flags, Method, ParityCard, TaskData, generator, no_grad, register, setting, torch
 
 from .finetune import Finetune
-from .full_finetuning import RELEASED, distil, whole_towers
+from .full_finetuning import LAST_STEP, LOOP, PROMPTS, RATES, RELEASED, distil, whole_towers
 from .lora import Lora
 
 if TYPE_CHECKING:
@@ -252,7 +252,8 @@ class Zscl(Method):
             Scalar, differentiable with respect to the image tower.
         """
         weights, T = self.settings, self.settings.temperature
-        P = self.clip.logits(self.known_images[chosen.to(self.known_images.device)], self.known_texts)
+        there = chosen.to(self.clip.device, non_blocking=True)  # nobody waits for a CUDA device
+        P = self.clip.logits(self.known_images[there], self.known_texts)
         S = self.clip.logits(self.clip.encode_images(self.reference.images(chosen)), self.known_texts)
         return weights.image_loss * distil(P, S, T) + weights.text_loss * distil(P.T, S.T, T)
 
@@ -331,7 +332,7 @@ class ZsclFull(Zscl, Finetune):
     parity = ParityCard(
         present=(*PRESENT, "all parameters of both towers but the logit scale, as in `finetune`"),
         absent=("the class-incremental variant, with other numbers and reference images from Conceptual Captions",),
-        deviations=(BUDGET, CACHED, "the class prompts are the stream's; as released the first template of each set"),
+        deviations=(BUDGET, CACHED, PROMPTS),
         verified=(CHECKED.format(plain="full fine-tuning"),),
     )
 
@@ -367,16 +368,11 @@ class ZsclFullFaithful(ZsclFull):
 
     defaults = RELEASED
     parity = ParityCard(
-        present=(
-            *ZsclFull.parity.present,
-            "AdamW at 1e-5 without weight decay, 100 steps of linear warm-up, then a cosine to 0; batches of 64, label "
-            "smoothing 0.2, random boxes of 0.9 to 1.0 of a training image",
-        ),
-        absent=(*ZsclFull.parity.absent, "5e-5 for Aircraft and MNIST, which is `train.tasks` on a line of MTIL"),
+        present=(*ZsclFull.parity.present, LOOP),
+        absent=(*ZsclFull.parity.absent, RATES),
         deviations=(
             "what a stream says about its budget wins over the 1000 steps of 64 images",
-            "1000 steps instead of 1001: the last has the rate 0 and changes nothing, so the last snapshot is taken "
-            "after step 1000",
+            f"{LAST_STEP}, and the last snapshot is taken after step 1000",
             *ZsclFull.parity.deviations[1:],
             "the reference set is the run's; as released ImageNet's training images and the captions of Conceptual "
             "Captions' validation part",

@@ -19,7 +19,8 @@ from bench.learning.method import Method
 from bench.learning.optimizer import tensors_of
 from bench.learning.task_data import Context, TaskData
 from bench.record.flags import flags_of
-from bench.trials.toy import tiny_clip
+from bench.runs.loading import reference_of
+from bench.trials.toy import tiny_clip, toy_reference
 
 ROOT = Path(__file__).parent.parent
 RANK, WIDTHS = 2, [64, 64, 48, 48]
@@ -42,11 +43,11 @@ def family() -> Iterator[ModuleType]:
 
 
 def made(name: str) -> Method:
-    cls = registry.load("method", name)
-    context = Context(tasks=3, batch_size=16, init_seed=0, data_seed=0)
+    cls, clip = registry.load("method", name), tiny_clip()
+    context = Context(tasks=3, batch_size=16, init_seed=0, data_seed=0, reference=reference_of(toy_reference(), clip))
     # What is protected by default after a task with three prompts leaves too few directions for the rank.
     less = {"feature_energy": PerTower(0.5, 0.5)} if name == "keeplora" else {}
-    return cls(cls.Settings(rank=RANK, **less), tiny_clip(), context)
+    return cls(cls.Settings(rank=RANK, **less), clip, context)
 
 
 def train(method: Method) -> None:
