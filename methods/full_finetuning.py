@@ -41,7 +41,10 @@ LOOP = (
 """`RELEASED` in words, for parity cards; so are the next three, which say how it differs from the released loop."""
 
 RATES = "5e-5 for Aircraft and MNIST, which is `train.tasks` on a line of MTIL"
-LAST_STEP = "1000 steps instead of 1001: the last has the rate 0 and changes nothing"
+LAST_STEP = (
+    "1000 steps instead of 1001: the last has the rate 0 and changes nothing; a stream that counts in epochs wins over "
+    "them unless the line has train.steps=1000"
+)
 PROMPTS = (
     "the class prompts are the stream's, in training and in tests; as released the first template of each set, and in "
     "tests all of them"
