@@ -1,7 +1,7 @@
-"""The embedded default: two streams of small tasks of real images, and a CLIP of 1.7 million parameters.
+"""The embedded default: two streams of small tasks of real images, a reference set, a CLIP of 1.7 million parameters.
 
 pocket_data/SOURCES.md says where the images and the model come from, and under which licences. The scripts that built
-both are in pocket_build/.
+them are in pocket_build/.
 """
 
 from __future__ import annotations
@@ -16,7 +16,19 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from bench.api import ArrayImages, Stream, Task, UserError, generator, register, setting, suggest, widths_in
+from bench.api import (
+    ArrayImages,
+    Dataset,
+    Splits,
+    Stream,
+    Task,
+    UserError,
+    generator,
+    register,
+    setting,
+    suggest,
+    widths_in,
+)
 
 FOLDER = Path(__file__).parent / "pocket_data"
 
@@ -116,6 +128,27 @@ class PocketTuning(EmbeddedStream):
     name = "pocket-tuning"
     label_space = "task"
     description = "4 tasks: real images of 36 x 36 pixels, embedded, to choose settings on"
+
+
+@register("dataset", "pocket-reference", title="Clip art with sentences, embedded", paper="this project")
+class PocketReference(Dataset):
+    """Pictures and sentences that show no class of `pocket` or `pocket-tuning`, for ``reference=pocket-reference``."""
+
+    kind = "reference"
+    template = "{}"
+    size = "1 MB, embedded"
+    licence = "public domain"
+    obtain = "it comes along"
+
+    def locate(self, root: Path) -> Path:
+        """Return the folder of the embedded files; `root` is not needed."""
+        return FOLDER
+
+    def read(self, folder: Path) -> Splits:
+        """Return the pictures, each with a sentence of its own in the place of a class."""
+        entry = json.loads(_read("reference.json"))
+        pictures = read_split({**entry, "labels": range(entry["count"])}, entry["image_size"])
+        return Splits(tuple(entry["sentences"]), pictures, ArrayImages(pictures.pixels[:0], ()))
 
 
 @register("model", "pocket", title="A CLIP of 1.7 million parameters, embedded", paper="this project")

@@ -259,7 +259,7 @@ def test_published_class_names_have_their_hash() -> None:
 
 
 def test_every_dataset_is_tested_and_described() -> None:
-    assert set(registry.entries("dataset")) == {*fake_trees.MAKERS, "folder"}
+    assert set(registry.entries("dataset")) == {*fake_trees.MAKERS, "folder", "pocket-reference"}
     for name in fake_trees.MAKERS:
         dataset = load_dataset(name)
         assert dataset.folders and dataset.expected and dataset.size and dataset.licence and dataset.obtain, name

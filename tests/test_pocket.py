@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import torch
 from bench.datasets import pocket
 
 from bench.config import registry
+from bench.config.listing import listing
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
+from bench.data.dataset_stream import ReferenceSet, reference_set
 from bench.data.pixels import PixelStore
 from bench.learning.evaluate import Protocol, evaluate_row
 from bench.learning.method import Method
 from bench.learning.task_data import Context
 from bench.model.clip import Clip
+from bench.runs.parts import load_stream
 from bench.runs.run import run
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +39,11 @@ def stream() -> pocket.Pocket:
 @pytest.fixture(scope="module")
 def tuning() -> pocket.PocketTuning:
     return pocket.PocketTuning(pocket.PocketTuning.Settings(), None, 0)
+
+
+@pytest.fixture(scope="module")
+def beside() -> ReferenceSet:
+    return reference_set("pocket-reference", None, None, None)
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +84,57 @@ def test_no_near_duplicates_between_splits(name: str, stream: pocket.Pocket, tun
     assert near_duplicates(task.validation.pixels, task.train.pixels) == 0
 
 
-def test_no_near_duplicates_between_the_streams(stream: pocket.Pocket, tuning: pocket.PocketTuning) -> None:
+def everything(own: pocket.EmbeddedStream) -> np.ndarray:
+    return np.concatenate([part.pixels for task in own.tasks for part in (task.train, task.validation, task.test)])
+
+
+def pairs_of_near_duplicates(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
     """Means of squares of 6 x 6 pixels differ less than the images: only pairs that are close in them are compared."""
-    one, other = (
-        np.concatenate([images.pixels for task in own.tasks for images in (task.train, task.validation, task.test)])
-        for own in (stream, tuning)
-    )
     small = [x.reshape(len(x), 6, 6, 6, 6, 3).mean((2, 4), dtype=np.float32).reshape(len(x), -1) for x in (one, other)]
     squared = torch.cdist(*map(torch.from_numpy, small)).square() / small[0].shape[1]
     pairs = torch.argwhere(squared < 6.0**2).tolist()
-    assert not [1 for i, j in pairs if near_duplicates(one[i : i + 1], other[j : j + 1])]
+    return [(i, j) for i, j in pairs if near_duplicates(one[i : i + 1], other[j : j + 1])]
+
+
+def test_no_near_duplicates_between_the_streams(stream: pocket.Pocket, tuning: pocket.PocketTuning) -> None:
+    assert not pairs_of_near_duplicates(everything(stream), everything(tuning))
+
+
+def test_no_near_duplicates_of_the_reference_set(
+    stream: pocket.Pocket, tuning: pocket.PocketTuning, beside: ReferenceSet
+) -> None:
+    for own in (stream, tuning):
+        assert not pairs_of_near_duplicates(beside.images.pixels, everything(own))
+    again = pairs_of_near_duplicates(beside.images.pixels, beside.images.pixels)
+    assert again == [(i, i) for i in range(len(beside.images))]
+
+
+def test_the_reference_set_has_a_sentence_for_each_picture(beside: ReferenceSet) -> None:
+    assert 1000 <= len(beside.images) == len(set(beside.sentences)) <= 2000
+    assert beside.images.pixels.shape[1:] == (36, 36, 3)
+    assert beside.digest == reference_set("pocket-reference", DATA, None, None).digest
+    assert (DATA / "reference.webp").stat().st_size < 2.5e6
+
+
+def test_no_sentence_of_the_reference_set_names_a_class(beside: ReferenceSet) -> None:
+    """As a whole word or several, in the singular or plural; the article is no letter."""
+    names = {name for entry in INDEX["tasks"] for name in entry["classes"]} - {"a"}
+    for sentence in beside.sentences:
+        words = sentence.split()
+        parts = {" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
+        assert not names & (parts | {part.removesuffix("s") for part in parts}), sentence
+
+
+def test_a_damaged_reference_set_is_told(copied: Path) -> None:
+    shutil.copy(copied / "digits_val.webp", copied / "reference.webp")
+    with pytest.raises(UserError, match=r"reference=pocket-reference is incomplete in .*reference.webp is damaged"):
+        reference_set("pocket-reference", None, None, None)
+
+
+def test_the_reference_set_is_no_task() -> None:
+    with pytest.raises(UserError, match="dataset pocket-reference has no test images: leave it out, or write "):
+        load_stream(resolve(["method=lora", "stream=custom", "stream.datasets=[pocket-reference]", f"data={DATA}"]))
+    assert re.search(r"pocket-reference +Clip art.* reference +this project", listing(["dataset"]))
 
 
 def test_everything_shipped_is_small_and_no_pickle() -> None:

@@ -59,6 +59,11 @@ def test_a_folder_is_read_at_any_depth(photos: Path) -> None:
     assert reference_set("photos", photos.parent, 6, None).digest == found.digest
 
 
+def test_the_embedded_set_needs_no_folder_and_no_sentences(tmp_path: Path) -> None:
+    done = run(resolve(line(tmp_path, "reference=pocket-reference", "train.steps=2")))
+    assert len(json.loads((done / "identity.json").read_text())["reference_sha256"]) == 64
+
+
 def test_a_dataset_gives_its_training_images_and_prompts(tmp_path: Path) -> None:
     for part in ("train", "test"):
         for name in ("oak_tree", "rose"):
@@ -127,7 +132,7 @@ def test_runs_without_one_keep_their_fingerprint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([DISTIL], "method distil learns from a reference set: add reference=NAME, a dataset or a folder of images"),
+        ([DISTIL], "method distil learns from a reference set: add reference=NAME, .*; reference=pocket-reference"),
         (
             [DISTIL, "method.on=task", "reference=photos"],
             "method distil learns from no reference set with these settings",

@@ -26,8 +26,9 @@ KINDS = {f"{kind}{ending}": kind for ending in ("s", "") for kind in ENTRY_KINDS
 FACT_TITLES = {
     "stream": {"kind": "kind", "label_space": "classes", "prompt_family": "prompts", "budget": "training budget"},
     "method": {"kinds": "kind"},
+    "dataset": {"kind": "kind"},
 }
-"""Headers of the facts that the registry holds about a stream or a method."""
+"""Headers of the facts that the registry holds about a stream, a method or a dataset."""
 
 USUAL = {"kind": "learning", "kinds": "learning"}
 """What a class means that says nothing of a fact."""

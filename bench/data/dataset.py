@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from bench.config import registry
 from bench.core.errors import UserError, nearest
@@ -72,6 +73,8 @@ class Dataset:
 
     Attributes
     ----------
+    kind : {"learning", "reference"}
+        Whether it is learned, or for ``reference=`` alone: its class names are sentences, its test part is empty.
     folders : tuple of str
         Where it may be below ``data=``; the first folder that exists and is not empty is read.
     expected : Counts or None
@@ -96,6 +99,7 @@ class Dataset:
         The name it is registered under; of a user's own images the name of their folder.
     """
 
+    kind: ClassVar[str] = "learning"
     folders: tuple[str, ...] = ()
     expected: Counts | None = None
     names_sha256: str = ""
@@ -267,7 +271,8 @@ def inspect(dataset: Dataset, root: Path) -> tuple[Status, Splits | None]:
             looked = dataset.absent or f"looked for {', '.join(dataset.folders)}"
             return Status(dataset, "missing", None, None, _hinted(looked, dataset, root)), None
         splits = dataset.open(root)
-        Task(dataset.registry_name, splits.classes, "{}", splits.train, splits.test, splits.validation).validate()
+        if dataset.kind == "learning":
+            Task(dataset.registry_name, splits.classes, "{}", splits.train, splits.test, splits.validation).validate()
     except UserError as error:
         return Status(dataset, "incomplete", None, folder, _hinted(str(error), dataset, root)), None
     found = Counts(len(splits.train), len(splits.test), len(splits.classes))

@@ -114,6 +114,9 @@ class DatasetStream(Stream):
         root = Path(data_root).expanduser()
         statuses, read = [], []
         for part in self.parts(self.settings, root):
+            if part.dataset.kind == "reference":
+                own = part.dataset.registry_name
+                raise UserError(f"dataset {own} has no test images: leave it out, or write reference={own}")
             status, splits = inspect(part.dataset, root)
             statuses.append(status)
             if splits is not None:

@@ -129,7 +129,7 @@ def _check_plugins(resolved: Resolved) -> None:
     if learns_from_it and settings.reference.name is None:
         raise UserError(
             f"method {settings.method} learns from a reference set: add reference=NAME, a dataset or a folder of "
-            "images that are not of the stream"
+            "images that are not of the stream; reference=pocket-reference comes along"
         )
     if settings.reference.name is not None and not learns_from_it:
         raise UserError(

@@ -17,6 +17,7 @@ import json
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +61,8 @@ SHAPE_SPECK: float = _RULES["shapes"]["speck"]
 SHAPE_COARSE: float = _RULES["shapes"]["coarse"]
 OUTLINES: dict[str, str] = _RULES["shapes"]["outlines"]
 STATES: list[str] = _RULES["shapes"]["states"]
+
+REFERENCE: dict[str, Any] = _RULES["reference"]
 
 
 def emoji_class(emoji: dict) -> str | None:

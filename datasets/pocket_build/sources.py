@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -66,13 +66,15 @@ def _archive_name(client: str, name: str, version: str) -> str:
     return f"{name}_*{version.split(':')[-1]}*.deb"
 
 
-def fetch(folder: Path | str) -> None:
+def fetch(folder: Path | str, only: Sequence[str] = ()) -> None:
     """Download every package of ``packages.json`` that is not in the folder yet.
 
     Parameters
     ----------
     folder : Path or str
         Where the archives go. Whatever registries the clients are configured with are used.
+    only : sequence of str, optional
+        Names of the packages; empty for all.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,7 @@ def fetch(folder: Path | str) -> None:
         wanted = [
             (name, row["version"])
             for name, row in table.items()
-            if not list(folder.glob(_archive_name(client, name, row["version"])))
+            if (not only or name in only) and not list(folder.glob(_archive_name(client, name, row["version"])))
         ]
         if client == "npm":
             for start in range(0, len(wanted), 20):
@@ -302,7 +304,9 @@ def main() -> None:
     """Download all packages into ``work/dl``."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--work", help="work folder (default: POCKET_WORK)")
-    fetch(work_folder(parser.parse_args().work) / "dl")
+    parser.add_argument("--only", nargs="*", default=[], help="names of packages (default: all)")
+    arguments = parser.parse_args()
+    fetch(work_folder(arguments.work) / "dl", arguments.only)
 
 
 if __name__ == "__main__":
