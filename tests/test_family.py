@@ -32,7 +32,8 @@ def low_rank() -> list[str]:
     classes: dict[str, Any] = {name: registry.load("method", name) for name in registry.entries("method")}
     learning = {name: cls for name, cls in classes.items() if "learning" in cls.kinds}
     found = [name for name, cls in learning.items() if {"maps", "rank"} <= set(vars(class_settings(cls)()))]
-    return [name for name in found if not name.endswith("-faithful") and not name.startswith("keeplora-")]
+    methods = [name for name in found if not classes[name].bound]
+    return [name for name in methods if not name.endswith("-faithful") and not name.startswith("keeplora-")]
 
 
 @pytest.fixture(scope="module")

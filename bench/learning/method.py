@@ -77,6 +77,9 @@ class Method:
     validation : bool
         True for a method that chooses by validation images, such as the best epoch: `TaskData.validation` has them, and
         their hash is part of the run.
+    at_once : bool
+        True for an upper bound that learns all tasks at the first one: its first task has the images, the prompts and
+        the budgets of all tasks (`TaskData.owners`). Nothing is called for the later ones; their rows are reused.
     frozen_towers : bool
         True for a method that never changes the model, and writes `feature_classifier` in place of `classifier`. A run
         then encodes each image set once, training and test images alike: `TaskData.features` gives them.
@@ -112,6 +115,7 @@ class Method:
     label_spaces: ClassVar[tuple[str, ...]] = ("task", "seen", "all")
     constant: ClassVar[bool] = False
     validation: ClassVar[bool] = False
+    at_once: ClassVar[bool] = False
     frozen_towers: ClassVar[bool] = False
     changes_at_end: ClassVar[bool] = False
     baseline: ClassVar[bool] = False

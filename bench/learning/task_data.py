@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.compute.seeding import generator
@@ -18,12 +18,13 @@ from bench.core.lazy import F, torch
 from bench.data.batch_order import BatchOrder
 from bench.learning.given import FrozenFeatures, Reference, ToForget, encoded
 from bench.learning.observers import Observers
-from bench.learning.optimizer import epoch_steps
+from bench.learning.optimizer import epoch_steps, steps_of
 from bench.learning.training_state import TrainingState
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bench.data.images import Images
     from bench.data.pixels import Pixels
 
 
@@ -143,6 +144,9 @@ class TaskData:
     request : ToForget or None
         The classes to forget and their images, where the stream asks to forget; `train` are then images that are to
         stay, and `prompts` all classes, forgotten ones included.
+    owners : Tensor or None
+        The task of each prompt, int64 [classes], on the model's device, where all tasks are learned as one
+        (``at_once = True``); None elsewhere. Classes of two tasks may then have the same prompt.
     """
 
     index: int
@@ -157,6 +161,7 @@ class TaskData:
     progress: Callable[[Callable[[], str]], None] = _nothing
     validation: Pixels | None = None
     request: ToForget | None = None
+    owners: Tensor | None = None
     _walk: tuple[tuple[int, int], Sequence[Tensor]] | None = field(default=None, init=False, repr=False)
 
     def identity(self, purpose: str) -> list[Any] | None:
@@ -368,3 +373,37 @@ class TaskData:
         torch.Generator
         """
         return generator(self.context.init_seed, purpose, self.index)
+
+
+def together(tasks: Sequence[TaskData], read: Callable[[Images], Pixels]) -> TaskData:
+    """Return all tasks of a stream as one, for a method that learns them at once.
+
+    Parameters
+    ----------
+    tasks : sequence of TaskData
+        In their order; none is a request to forget.
+    read : callable
+        Takes images and returns their pixels.
+
+    Returns
+    -------
+    TaskData
+        The first task with the images and prompts of all, one task after the other, and its budget: as many passes as
+        every task has, where all have the same number; else as many steps as all have together.
+    """
+    from bench.data.images import Joined
+
+    first, sizes = tasks[0], torch.tensor([len(task.prompts) for task in tasks])
+    starts = (sizes.cumsum(0) - sizes).tolist()
+    labels = [(task.train.labels + start).numpy() for task, start in zip(tasks, starts, strict=True)]
+    budget = first.budget
+    if any((task.budget.epochs, task.budget.steps) != (budget.epochs, None) for task in tasks):
+        budget = replace(budget, steps=sum(steps_of(task.budget, len(task.train)) for task in tasks))
+    return replace(
+        first,
+        prompts=tuple(prompt for task in tasks for prompt in task.prompts),
+        tokens=torch.cat([task.tokens for task in tasks]),
+        train=read(Joined([task.train.images for task in tasks], labels)),
+        budget=budget,
+        owners=torch.arange(len(tasks)).repeat_interleave(sizes).to(first.tokens.device),
+    )

@@ -17,6 +17,7 @@ WORDS = {
     "task_at_test": "knows the task of a test image",
     "test_batch": "answers depend on the test batch",
     "outside_data": "outside data",
+    "in_advance": "sees all tasks in advance",
     "grows": "grows with the tasks",
     "extended": "extends the model",
     "rehearsal": "stored samples",
@@ -45,6 +46,8 @@ class Flags:
     outside_data : str
         What it learns from that is not of the stream; empty for nothing. ``"reference"`` is the run's reference set,
         without which the method is refused.
+    in_advance : bool
+        It learns from the images of a task before it is that task's turn.
     grows : str
         What it keeps more of with every task, such as ``"a head a task"``; empty where memory stays as it is.
     extended : bool
@@ -57,6 +60,7 @@ class Flags:
     task_at_test: bool = False
     test_batch: bool = False
     outside_data: str = ""
+    in_advance: bool = False
     grows: str = ""
     extended: bool = False
     rehearsal: bool = False

@@ -19,8 +19,8 @@ def rehearse(method: Method, data: TaskData, parts: Parts, precision: str) -> No
     """Compute the cross-entropy of the largest later task and its gradients, and forget them.
 
     A task needs more memory where it has more classes or larger batches. A loss of the method's own is not asked, since
-    the task has not begun. Nothing is tried after the first task, where no later task is larger than it, and for a
-    method that trains in its own way.
+    the task has not begun. Nothing is tried after the first task, where no later task is larger than it, where all are
+    learned at once, and for a method that trains in its own way.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def rehearse(method: Method, data: TaskData, parts: Parts, precision: str) -> No
         If there is not enough memory, naming the task.
     """
     parameters = tensors_of(method.parameters())
-    if data.index or not parameters or type(method).fit is not Method.fit:
+    if data.index or data.owners is not None or not parameters or type(method).fit is not Method.fit:
         return
     sizes = [(len(parts.tokens[i]), parts.budgets[i].batch_size) for i in range(len(parts.tasks))]
     largest = max(range(len(sizes)), key=lambda i: sizes[i])

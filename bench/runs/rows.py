@@ -102,17 +102,21 @@ class Forecast:
 
     Attributes
     ----------
-    once : bool
-        Whether the model is measured once only, since all rows are alike.
+    settled : int
+        The last row that is measured: all later ones are like it.
     """
 
     def __init__(self, parts: Parts, watch: Stopwatch, method: Method):
-        # Where the label space grows, the accuracies of a constant classifier change too.
-        self.once = method.constant and parts.stream.label_space != "seen"
+        self.settled = 0 if method.constant else 1 if method.at_once else len(parts.tasks)
+        if parts.stream.label_space == "seen":  # where it grows, the accuracies of a constant classifier change too
+            self.settled = len(parts.tasks)
         self._watch = watch
         self._images = [len(task.train) for task in parts.tasks]
         self._steps = [steps_of(budget, images) for budget, images in zip(parts.budgets, self._images, strict=True)]
-        self._rows = 1 if self.once else len(parts.tasks) + 1
+        if method.at_once:
+            nothing = [0] * (len(parts.tasks) - 1)
+            self._images, self._steps = [sum(self._images), *nothing], [sum(self._steps), *nothing]
+        self._rows = self.settled + 1
 
     def left(self, learned: int, step: int = 0, speed: float = 0.0) -> str:
         """Return in words how long the rest takes, roughly.

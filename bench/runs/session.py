@@ -28,7 +28,7 @@ from bench.learning.given import ToForget
 from bench.learning.method import Method
 from bench.learning.observers import Observers
 from bench.learning.optimizer import epoch_steps, steps_of
-from bench.learning.task_data import TaskData
+from bench.learning.task_data import TaskData, together
 from bench.learning.training_state import EpochReport, Misfit, TrainingState
 from bench.metrics import kinds
 from bench.metrics.matrix import AccuracyMatrix
@@ -239,10 +239,20 @@ class Session:
         self._finish()
         self.world.agree([0], self.device)  # no process reads the record before it is complete
 
+    def _task(self, index: int) -> TaskData:
+        """Return a task as a method sees it."""
+        task, budget = self.parts.tasks[index], self.parts.budgets[index]
+        train = self.store.get(task.train)
+        return TaskData(index, task.name, task.prompts, self.parts.tokens[index], train, self.context, budget)
+
     def _learn(self, index: int) -> None:
         task, method, watch, observers = self.parts.tasks[index], self.method, self.watch, self.context.observers
-        train = self.store.get(task.train)
-        data = TaskData(index, task.name, task.prompts, self.parts.tokens[index], train, self.context)
+        if method.at_once and index:
+            self.progress.figures["trained"] = 0  # all was learned at the first task
+            return
+        data = self._task(index)
+        if method.at_once:
+            data = together([data, *map(self._task, range(1, len(self.parts.tasks)))], self.store.get)
         data.safe_point = self._safe_point
         if isinstance(task, Request):
             forget = None if task.forget is None else self.store.get(task.forget)
@@ -254,7 +264,7 @@ class Session:
             trained = learn(
                 method,
                 data,
-                self.parts.budgets[index],
+                data.budget,
                 precision=self.settings.precision,
                 label=f"[{index + 1}/{len(self.parts.tasks)}] {task.name}: train",
                 left=partial(self.forecast.left, index),
@@ -267,7 +277,7 @@ class Session:
         with watch.phase("statistics"):
             settle(method)
         observers.report("learned", task.name, method=method)
-        self.store.release(task.train)
+        self.store.release(data.train.images)
         if isinstance(task, Request) and task.forget is not None:
             self.store.release(task.forget)
         if data.validation is not None and task.validation is not task.test:
@@ -295,14 +305,14 @@ class Session:
         rehearse(self.method, data, self.parts, self.settings.precision)
 
     def _record_epoch(self, data: TaskData, report: EpochReport) -> None:
-        budget, images = self.parts.budgets[data.index], len(data.train)
+        budget, images = data.budget, len(data.train)
         step = min(epoch_steps(budget, images) * (report.epoch + 1), steps_of(budget, images))
         self.record.event("epoch", task=data.name, step=step, **dataclasses.asdict(report))
 
     def _measure(self) -> None:
         """Measure what is missing of one row of the matrix."""
         row, batch = self.progress.row, self.protocol.batch_size
-        if row > 0 and self.forecast.once:
+        if row > self.forecast.settled:
             reuse(self.matrix, row)
             return
         done = measured(self.matrix, row)
@@ -333,7 +343,8 @@ class Session:
             for line in gate.check_zero_shot(self.matrix, self.parts.expected):
                 say(line)
             return
-        nothing = "" if figures["trained"] or self.method.constant else "nothing was left to train"
+        idle = self.method.constant or (self.method.at_once and row > 1)
+        nothing = "" if figures["trained"] or idle else "nothing was left to train"
         say(task_line(self.matrix, row, seconds, nothing, self.forecast.left(row)))
 
     def _finish(self) -> None:

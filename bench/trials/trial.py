@@ -21,7 +21,7 @@ from bench.learning.driver import learn
 from bench.learning.given import ToForget, encoded
 from bench.learning.method import Method
 from bench.learning.optimizer import steps_of
-from bench.learning.task_data import Context, TaskData
+from bench.learning.task_data import Context, TaskData, together
 from bench.learning.training_state import TrainingState
 from bench.record import checkpoint
 from bench.record.flags import flags_of
@@ -140,9 +140,14 @@ class Trial:
         broken_off : bytes, optional
             Where training was broken off, from `inside_task`.
         """
-        task = self.tasks[index]
-        train, tokens = Pixels(task.train, self.clip, keep=True), self.clip.tokenize(task.prompts)
-        data = TaskData(index, task.name, task.prompts, tokens, train, self.context, safe_point=safe_point)
+        if self.method.at_once and index:
+            return
+        task, data = self.tasks[index], self._data(index)
+        if self.method.at_once:
+            data = together(
+                [self._data(at) for at in range(TASKS)], lambda images: Pixels(images, self.clip, keep=True)
+            )
+        data.safe_point = safe_point
         if isinstance(task, Request):
             forget = None if task.forget is None else Pixels(task.forget, self.clip, keep=True)
             data.request = ToForget(task.forgotten, task.earlier, task.retained, forget)
@@ -154,7 +159,13 @@ class Trial:
                 data.resume = self._state.load_inside_task(self.method, *checkpoint.unpack(broken_off))
             begun()
 
-        learn(self.method, data, self.train, begun=restore, fitted=fitted)
+        learn(self.method, data, data.budget, begun=restore, fitted=fitted)
+
+    def _data(self, index: int) -> TaskData:
+        """Return a task as a method sees it."""
+        task = self.tasks[index]
+        train, tokens = Pixels(task.train, self.clip, keep=True), self.clip.tokenize(task.prompts)
+        return TaskData(index, task.name, task.prompts, tokens, train, self.context, self.train)
 
     def between_tasks(self) -> bytes:
         """Return all that a run keeps between two tasks, as a checkpoint has it."""
