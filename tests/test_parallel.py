@@ -114,6 +114,7 @@ def assert_close(first: Path, second: Path) -> None:
                 ("sc-lora", 13),
                 ("milora", 16),
                 ("if2net-like", 13),
+                ("moe-adapters", 13),
                 ("gs-lora", 13),
                 ("gs-lora-pp", 16),
                 ("ascent", 13),
