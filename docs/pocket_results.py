@@ -134,7 +134,7 @@ def published(runs: Runs) -> dict:
         values = {title.lower(): spread([one[name] for one in results]).mean for name, title in list(SHOWN.items())[:3]}
         rounded = {key: round(value, 1) for key, value in values.items()}
         flags = registered({"method.name": method})
-        rows.append({"method": method, "registered": method, "source": "A", **rounded, "flags": flags})
+        rows.append({"method": method, "registered": [method], "source": "A", **rounded, "flags": flags})
     return {
         "stream": "pocket",
         "model": "pocket",

@@ -145,7 +145,7 @@ def test_mixed_streams_have_a_table_each(runs):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"per": "dataset"}, "per=dataset must be method or task"),
+        ({"per": "dataset"}, "per=dataset must be method, task or cell"),
         ({"columns": "[transfr]"}, 'columns= has no "transfr" (did you mean "transfer"?)'),
         ({"columns": "[last,seconds]", "per": "task"}, "columns=seconds has no values by task"),
         ({"columns": "[last,Last]"}, "columns= names last twice"),

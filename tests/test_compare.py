@@ -10,7 +10,8 @@ from support.made_records import change, make
 
 from bench.compare import grouping, runs
 from bench.compare import tables as compare
-from bench.compare.published import METRICS, find
+from bench.compare.published import METRICS, Row, beside, find
+from bench.compare.tables import APART
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.metrics import kinds
@@ -177,7 +178,8 @@ def test_published_rows_stand_below_ours(tmp_path):
     text = table(tmp_path, bold=True)
     head, _, rest = text.partition("published, not measured here:\n")
     assert "keeplora" in head and "ZSCL" not in head
-    rows = rest.splitlines()[: len(known.rows)]
+    rows, apart = rest.splitlines()[: len(known.rows) + 1], sum(row.apart for row in known.rows)
+    assert rows.pop(-apart - 1) == APART and 0 < apart < len(rows)
     for line, row in zip(rows, known.rows, strict=True):
         cells = re.split(r" {2,}", line.strip())
         assert re.fullmatch(re.escape(row.method) + r" \[\d+\]", cells[0])
@@ -225,3 +227,52 @@ def test_published_is_on_or_off(tmp_path):
     make(tmp_path)
     with pytest.raises(UserError, match="published=yes must be on or off"):
         table(tmp_path, published="yes")
+
+
+def test_published_rows_stand_beside_runs_of_their_own_conditions(tmp_path):
+    def methods(stream, **conditions):
+        known = find(stream)
+        fixed = {"order of tasks": list(known.tasks), "label space": "task"}
+        found = beside(
+            stream, known.model, fixed | {key.replace("__", "."): value for key, value in conditions.items()}
+        )
+        return [] if found is None else [row.method for row in found.rows]
+
+    assert "KeepLoRA" in methods("mtil-order1") and "CoLeCLIP" not in methods("mtil-order1")
+    agnostic = methods("mtil-order1", **{"label space": "all"})
+    assert "CoLeCLIP" in agnostic and "DPW full" in agnostic and "KeepLoRA" not in agnostic
+    assert methods("mtil-order1", **{"label space": "seen"}) == []
+    five, sixteen = (methods("mtil-fewshot", stream__shots=shots) for shots in (5, 16))
+    assert "CoDyRA" in five and "DIKI" in sixteen and set(five) & set(sixteen) == {"zero-shot", "MoE-Adapters"}
+    assert methods("xtail", stream__shots=16, stream__splits="torchvision", **{"label space": "all"}) == []
+    assert "CoDyRA" in methods("xtail", stream__shots=16, stream__splits="coop", **{"label space": "all"})
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"flags": {"extend": "yes"}}, "has a flag that is none of task_count"),
+        ({"matrix": [[1.0, 2.0]]}, "has a matrix that is not 2 x 2"),
+        ({"matrix": [[1.0, 2.0], [3.0, "4"]]}, "has a value that is no number"),
+        ({"columns": {"last": {"c": 1.0}}}, "has columns that are none of the stream's"),
+    ],
+)
+def test_published_rows_that_say_what_cannot_be_are_refused(toys, row, reason):
+    content = {"tasks": ["a", "b"], "sources": {"x": "X"}, "rows": [{"method": "m", "source": "x"} | row]}
+    toys.write("datasets/published/pocket.json", json.dumps(content))
+    with pytest.raises(UserError, match=re.escape(f"pocket.json: m {reason}")):
+        find("pocket")
+
+
+def test_what_a_published_method_needs_and_adds_is_said_of_it():
+    def remarks(flags):
+        row = Row("m", "x", flags=flags, note="a note")
+        return row.apart, row.remarks
+
+    assert remarks({}) == (False, "a note")
+    assert remarks({"outside_data": "captions"}) == (False, "outside data (captions); a note")
+    assert remarks({"extended": "yes", "task_at_test": "yes"}) == (
+        True,
+        "extends the model, knows the task of a test image; a note",
+    )
+    assert remarks(None) == (True, "what it needs and adds is not known; a note")

@@ -308,7 +308,7 @@ def _quoted(choice: Choice, table: Published, groups: Sequence[Group]) -> Publis
     rows = list(table.rows)
     if choice.per == "cell":
         methods = {group.method for group in groups}
-        rows = [row for row in rows if row.registered in methods or place(row.method) is not None]
+        rows = [row for row in rows if methods & {*row.registered} or place(row.method) is not None]
     elif choice.rows:
         rows = [row for row in rows if place(row.method) is not None]
         rows.sort(key=lambda row: (row.apart, place(row.method) or 0))

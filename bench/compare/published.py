@@ -39,8 +39,8 @@ class Row:
         Metric -> test set -> percent, where the source has them.
     matrix : tuple of tuple of float
         T rows of T percentages, row i after task i, where the source has them; else empty.
-    registered : str
-        The method of this suite that it is a result of; empty for none.
+    registered : tuple of str
+        Methods of this suite that it is a result of, the one that is most like it first.
     flags : mapping of str to str or None
         What the method needs, keeps and adds, as `bench.record.flags.Flags.held` says it; None where that is not known.
     conditions : mapping of str to object
@@ -55,7 +55,7 @@ class Row:
     values: Mapping[str, float] = field(default_factory=dict)
     columns: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     matrix: tuple[tuple[float, ...], ...] = ()
-    registered: str = ""
+    registered: tuple[str, ...] = ()
     flags: Mapping[str, str] | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     trained_parameters: str = ""
@@ -144,8 +144,8 @@ def _row(content: Mapping[str, Any], tasks: Sequence[str], sources: Mapping[str,
     if not all(isinstance(one, int | float) and math.isfinite(one) for one in numbers):
         raise ValueError("a value that is no number")
     rest = {key: value for key, value in content.items() if key not in metrics}
-    stages = tuple(map(tuple, matrix))
-    return Row(**{**rest, "source": sources[content["source"]], "values": values, "matrix": stages})
+    rest |= {"source": sources[content["source"]], "values": values, "matrix": tuple(map(tuple, matrix))}
+    return Row(**{**rest, "registered": tuple(content.get("registered", []))})
 
 
 def find(stream: str) -> Published | None:

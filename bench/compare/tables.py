@@ -39,6 +39,9 @@ BOUNDS = "reference lines:"
 PUBLISHED = "published, not measured here:"
 """The line above published rows."""
 
+APART = "published, set apart (extends the model, knows the task of a test image, or may do so):"
+"""The line above those of them that are not like the others."""
+
 OPTIONS = ("baseline", "published", "flags", *choice.OPTIONS)
 """Words of the command line that are no filters."""
 
@@ -73,6 +76,11 @@ class Section:
             return tuple(name for name in self.choice.columns if column_kind(name) in (None, self.kind))
         groups = self.field.groups
         return tuple(n for n in COLUMNS[self.kind] if n not in OPTIONAL or any(group.values(n) for group in groups))
+
+    @property
+    def papers(self) -> tuple[Row, ...]:
+        """The published rows; empty where none may stand beside these runs."""
+        return self.published.rows if self.published else ()
 
     @property
     def kind(self) -> str:
@@ -214,10 +222,10 @@ def _block(section: Section, bold: bool) -> str:
     for number, group in enumerate(section.field.groups, start=1):
         rows.append([group.label, str(len(group.runs)), *(cell(group, name) for name in columns)])
         strong |= {(number, at) for at, name in enumerate(columns, start=2) if section.ahead.get(name) is group}
-    theirs = quoted(section)
-    lines = aligned([*rows, *theirs], strong if bold else ())
-    if theirs:
-        lines.insert(len(lines) - len(theirs), PUBLISHED)
+    lines = aligned([*rows, *quoted(section)], strong if bold else ())
+    start = len(lines) - len(section.papers)
+    for at, caption in reversed(captions(section.papers).items()):
+        lines.insert(start + at, caption)
     if (first := first_bound(section.field.groups)) is not None:
         lines.insert(2 + first, BOUNDS)  # below the head and its rule
     compared = any(name in COMPARED[section.kind] for name in columns)
@@ -274,11 +282,17 @@ def quoted(section: Section) -> list[list[str]]:
         The method with the number of its source in `provenance`, ``-`` for the seeds, and the columns of the section.
     """
     rows = []
-    for row in section.published.rows if section.published else ():
+    for row in section.papers:
         values = [row.value(name) for name in section.columns]
         cells = ["-" if value is None else f"{value:.1f}" for value in values]
         rows.append([cited(section, row), "-", *cells])
     return rows
+
+
+def captions(rows: Sequence[Row]) -> dict[int, str]:
+    """Return the lines above published rows by the row that each stands above, in this order."""
+    first = next((at for at, row in enumerate(rows) if row.apart), len(rows))
+    return ({0: PUBLISHED} if first else {}) | ({first: APART} if first < len(rows) else {})
 
 
 def cited(section: Section, row: Row) -> str:

@@ -367,7 +367,7 @@ def test_published_numbers_are_marked(browser: Browser) -> None:
     rows = browser.js(
         "return [...document.querySelectorAll('#results ~ div tr.published')].map((row) => row.cells[0].textContent)"
     )
-    assert rows == [f"{row.method} (published)" for row in known.rows]
+    assert rows == [f"{row.method} (published{', set apart' if row.apart else ''})" for row in known.rows]
     ours, theirs = browser.data("tradeoff")[0]
     both = [row for row in known.rows if {"last", "transfer_by_column"} <= set(row.values)]
     assert (len(ours["x"]), len(theirs["x"])) == (1, len(both))

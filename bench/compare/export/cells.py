@@ -113,8 +113,8 @@ def agreements(section: Section) -> list[Agreement]:
     Parameters
     ----------
     section : Section
-        Each of its published rows is compared with the method that it is a result of; where that is not shown, with
-        all that are.
+        Each of its published rows is compared with the methods that it is a result of; where none of them is shown,
+        with all that are.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def agreements(section: Section) -> list[Agreement]:
         _agreement(group, row, section.published.tasks)
         for group in section.field.groups
         for row in section.published.rows
-        if row.registered == group.method or row.registered not in shown
+        if group.method in row.registered or shown.isdisjoint(row.registered)
     ]
 
 

@@ -15,8 +15,8 @@ from bench.compare.runs import TITLES
 from bench.compare.significance import TOGETHER
 from bench.compare.tables import (
     BOUNDS,
-    PUBLISHED,
     Section,
+    captions,
     cell,
     cited,
     first_bound,
@@ -164,10 +164,9 @@ def _by_method(section: Section) -> tuple[list[str], int]:
             written = cell(group, name, r" $\pm$ ").replace("-", "$-$" if group.values(name) else "--")
             cells.append(_bold(written, section.ahead.get(name) is group))
         lines.append(_row([escape(labels[group.label]), *cells]))
-    theirs = quoted(section)
-    if theirs:
-        lines += [r"\midrule", _wide(len(heads), PUBLISHED)]
-    for method, seeds, *cells in theirs:
+    above = captions(section.papers)
+    for at, (method, seeds, *cells) in enumerate(quoted(section)):
+        lines += [r"\midrule", _wide(len(heads), above[at])] if at in above else []
         every = [seeds, *cells] if counted else cells
         lines.append(_row([escape(method), *("--" if one == "-" else one for one in every)]))
     return lines, len(heads)
@@ -194,9 +193,9 @@ def _block(section: Section, table: TaskTable) -> list[str]:
         lines.append(_row([escape(labels[row.label]), *strong]))
     errors = any(row.overall and row.overall.standard_error is not None for row in table.measured)
     blank = r"\phantom{ $\pm$ 0.0}" if errors else ""  # means stand below means
-    if table.published:
-        lines.append(rf"\cmidrule(lr){{1-{len(table.ahead) + 1}}}")
-    for row in table.published:
+    above = captions([row.source for row in table.published if row.source])
+    for at, row in enumerate(table.published):
+        lines += [rf"\cmidrule(lr){{1-{len(table.ahead) + 1}}}"] if at in above else []
         name = cited(section, row.source) if row.source else row.label
         *cells, mean = (one.replace("-", "--") for one in task_cells(row))
         lines.append(_row([escape(name), *cells, mean + blank]))
@@ -244,6 +243,8 @@ def _caption(section: Section, bold: bool) -> str:
     parts += [_sentence(note) for note in differing([replace(g, label=labels[g.label]) for g in field.groups])]
     if section.published:
         parts += ["Below the rule: published, not measured here; the numbers in brackets are sources."]
+    if by_task and any(row.apart for row in section.papers):
+        parts += ["Set apart by a further rule: extends the model, knows the task of a test image, or may do so."]
     return escape(" ".join(parts)).replace("n seeds", "$n$ seeds")
 
 

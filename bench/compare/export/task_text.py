@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench.compare.grouping import Comparison
 from bench.compare.per_task import TaskRow
-from bench.compare.tables import BOUNDS, PUBLISHED, Section, below, cited, first_bound, heading, left_out
+from bench.compare.tables import BOUNDS, Section, below, captions, cited, first_bound, heading, left_out
 from bench.core.console import one_line
 from bench.core.tables import aligned
 
@@ -79,15 +79,17 @@ def _block(section: Section, bold: bool) -> str:
     rows = [["Method", "n", *made.tasks, "Mean"]]
     strong: set[tuple[int, int]] = set()
     above: dict[int, str] = {}
+    titled = set()
     for table in made.tables:
+        titled.add(len(rows))
         above[len(rows)] = section.choice.title(table.scalar)
         if (first := first_bound(section.field.groups)) is not None:
             above[len(rows) + first] = BOUNDS
         for row in table.measured:
             strong |= {(len(rows), at) for at, first in enumerate(table.ahead, start=2) if first is row}
             rows.append([row.label, str(len(row.group.runs)) if row.group else "-", *task_cells(row)])
-        if table.published:
-            above[len(rows)] = PUBLISHED
+        quoted = captions([row.source for row in table.published if row.source])
+        above |= {len(rows) + at: caption for at, caption in quoted.items()}
         for row in table.published:
             name = cited(section, row.source) if row.source else row.label
             rows.append([name, "-", *task_cells(row)])
@@ -96,8 +98,7 @@ def _block(section: Section, bold: bool) -> str:
         head, rule, *laid = aligned(rows, strong if bold else ())
         lines += [head, rule]
         for number, line in enumerate(laid, start=1):
-            title = above.get(number, "")
-            gap = [""] if title not in ("", BOUNDS, PUBLISHED) and number > 1 else []
-            lines += [*gap, *([title] if title else []), line]
+            gap = [""] if number in titled and number > 1 else []
+            lines += [*gap, *([above[number]] if number in above else []), line]
     notes = [one_line(f"  note: {note}") for note in made.notes]
     return "\n".join([*lines, *below(section), *notes])

@@ -16,6 +16,17 @@ const BOUNDS =
 
 export const PUBLISHED = "Published in papers, not measured here";
 
+const APART = "Set apart: the method extends the model, knows the task of a test image, or may do so.";
+
+/**
+ * What a published row is called.
+ *
+ * @param {{ method: string, apart: boolean }} row
+ */
+export function paper({ method, apart }) {
+  return `${method} (published${apart ? ", set apart" : ""})`;
+}
+
 /** @param {Sheet} sheet */
 export function results(sheet) {
   const { field, columns } = sheet;
@@ -26,7 +37,7 @@ export function results(sheet) {
   const rows = field.groups.map((group, index) => resultRow(sheet, group, index));
   const quoted = (field.published?.rows ?? []).map((one) => {
     const cells = columns.map(({ key }) => make("td", {}, written(one.values[key], 1)));
-    const line = row([`${one.method} (published)`], [make("td", {}, "–"), ...cells]);
+    const line = row([paper(one)], [make("td", {}, "–"), ...cells]);
     line.className = "published";
     return line;
   });
@@ -113,7 +124,7 @@ function sources({ rows, notes }) {
   );
   return details(
     `${PUBLISHED}: ${many(rows.length, "row")} and their sources`,
-    ...notes.map((note) => soft(note)),
+    ...[...notes, APART].map((note) => soft(note)),
     table(
       "Sources of published numbers",
       ["Method", "Source", "Remarks"].map((text) => heading(text, true)),

@@ -4,6 +4,7 @@ import { controls, heading, make, row, select, soft, table } from "./elements.js
 import { forest } from "./forests.js";
 import { groupRow, swatch } from "./marks.js";
 import { around } from "./plots.js";
+import { paper } from "./results.js";
 import { known, spread, WORDS, written } from "./text.js";
 
 /** @typedef {import("./sheet.js").Sheet} Sheet */
@@ -61,9 +62,9 @@ function results({ field, column }, names, found) {
     });
     return groupRow(group, cells);
   });
-  const papers = found.published.map(({ method, values }) => {
-    const cells = values.map((value) => make("td", {}, written(value, DIGITS)));
-    const line = row([`${method} (published)`], cells);
+  const papers = found.published.map((one) => {
+    const cells = one.values.map((value) => make("td", {}, written(value, DIGITS)));
+    const line = row([paper(one)], cells);
     line.className = "published";
     return line;
   });

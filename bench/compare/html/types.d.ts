@@ -65,6 +65,7 @@ interface PublishedRow {
   method: string;
   source: string;
   remarks: string;
+  apart: boolean;
   values: Record<string, number>;
 }
 
@@ -98,7 +99,7 @@ interface TaskTable {
   key: string;
   rows: (Statistic | null)[][];
   ahead: (number | null)[];
-  published: { method: string; values: (number | null)[] }[];
+  published: { method: string; apart: boolean; values: (number | null)[] }[];
   differences: Record<number, Difference[]>;
   reach: Span;
 }

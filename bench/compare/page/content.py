@@ -214,6 +214,7 @@ def _published(view: View) -> dict[str, Any] | None:
             "method": row.method,
             "source": row.source,
             "remarks": row.remarks,
+            "apart": row.apart,
             "values": {name: row.value(name) for name in SHOWN[view.section.kind] if row.value(name) is not None},
         }
         for row in table.rows

@@ -48,7 +48,11 @@ def _table(view: View, found: PerTask, table: TaskTable, at: dict[str, int]) -> 
         "rows": [rows[index] for index in range(len(view.lines))],
         "ahead": [None if row is None else at[row.label] for row in table.ahead],
         "published": [
-            {"method": row.label, "values": [None if one is None else one.mean for one in (*row.tasks, row.overall)]}
+            {
+                "method": row.label,
+                "apart": bool(row.source and row.source.apart),
+                "values": [None if one is None else one.mean for one in (*row.tasks, row.overall)],
+            }
             for row in table.published
         ],
         "differences": {
