@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from bench.reuse.evaluate import Evaluation, evaluate
     from bench.reuse.export import export
     from bench.reuse.load import Loaded, load
+    from bench.reuse.logistic import linear_probe
     from bench.reuse.probe import Probe, Probed, probe
     from bench.runs.result import Result, run
     from bench.trials.toy import tiny_clip, toy_task
@@ -89,6 +90,7 @@ HOMES = {
     "bench.reuse.evaluate": ("Evaluation", "evaluate"),
     "bench.reuse.export": ("export",),
     "bench.reuse.load": ("Loaded", "load"),
+    "bench.reuse.logistic": ("linear_probe",),
     "bench.reuse.probe": ("Probe", "Probed", "probe"),
     "bench.runs.result": ("Result", "run"),
     "bench.trials.toy": ("tiny_clip", "toy_task"),

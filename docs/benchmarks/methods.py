@@ -158,7 +158,8 @@ class Learner:
 
 def measured() -> list[str]:
     """Return the names of the methods of the table, LoRA first; methods that forget learn no task."""
-    named = [name for name in registry.entries("method") if name != "zero-shot" and not name.endswith("-faithful")]
+    entries = registry.entries("method").items()
+    named = [name for name, one in entries if "bound" not in one.facts and not name.endswith("-faithful")]
     names = [name for name in named if LEARNING in getattr(registry.load("method", name), "kinds", (LEARNING,))]
     return sorted(names, key=lambda name: name != BESIDE)
 

@@ -16,7 +16,7 @@ const SHAPES = {
 };
 
 /** @type {Record<string, string>} */
-const STROKES = { solid: "none", dash: "6 3", dot: "2 2", dashdot: "6 2 2 2", longdash: "9 3" };
+const STROKES = { solid: "none", dash: "6 3", dot: "2 2", dashdot: "6 2 2 2", longdash: "9 3", longdashdot: "9 2 2 2" };
 
 /** @param {Style} style */
 export function symbol(style) {
@@ -25,7 +25,7 @@ export function symbol(style) {
 
 /** @param {Style} style */
 function dash(style) {
-  const patterns = style.bound ? DASHES.slice(1) : DASHES;
+  const patterns = style.bound ? [...DASHES.slice(1), "longdashdot"] : DASHES;
   return patterns[style.variant % patterns.length];
 }
 

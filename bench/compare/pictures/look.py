@@ -25,6 +25,9 @@ MARKERS = ("o", "s", "D", "^", "v", "P")
 DASHES = ("-", "--", ":", "-.", (0, (8, 2)))
 """What tells variants of one colour apart."""
 
+BROKEN = (0, (6, 1, 1, 1, 1, 1))
+"""Dashes of a bound alone, in the place of a line without any."""
+
 STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -95,7 +98,7 @@ def look(line: Line, name: str = "") -> dict[str, Any]:
 
 def dashes(line: Line) -> Any:
     """Return the dashes of a line; a bound has some in any case."""
-    patterns = DASHES[1:] if line.group.bound else DASHES
+    patterns = (*DASHES[1:], BROKEN) if line.group.bound else DASHES
     return patterns[line.variant % len(patterns)]
 
 
@@ -113,6 +116,7 @@ def reference(axes: Axes, line: Line, x: str | None, y: str | None) -> None:
     for name, draw in ((x, axes.axvline), (y, axes.axhline)):
         if name in line.values:
             draw(line.values[name].mean, **style, label=line.short)
+    axes.autoscale_view()  # a line inside of the margin would lie on the edge
 
 
 def starred(line: Line) -> str:
