@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench.api import F, Flags, Method, ParityCard, TaskData, generator, no_grad, register, setting, torch
+from bench.api import F, Flags, Method, ParityCard, TaskData, generator, no_grad, register, setting, steps_of, torch
 
 from .finetune import Finetune
 from .full_finetuning import LAST_STEP, LOOP, PROMPTS, RATES, RELEASED, distil, whole_towers
@@ -195,6 +195,8 @@ class Zscl(Method):
         if self.distils and not len(self.known_images):
             self._ask_teacher()
         self.mean = {name: now.clone() for name, now in self.current().items()} if self.settings.snapshots else {}
+        due = snapshots(steps_of(task.budget, len(task.train)), self.settings.snapshots)
+        self.figures = {"snapshots": len(due)}
 
     def _ask_teacher(self) -> None:
         reference, size = self.reference, self.context.batch_size
@@ -277,7 +279,6 @@ class Zscl(Method):
     def _take(self, number: int) -> None:
         for name, now in self.current().items():
             averaged(self.mean[name], number, now)
-        self.figures = {"snapshots": number}
 
     def end_task(self, task: TaskData) -> None:
         """Forget the average, which the method has put in the place of the weights, and what was drawn."""
