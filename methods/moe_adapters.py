@@ -449,7 +449,7 @@ class MoeAdapters(Method):
 
         def branch(tower: str, block: int, place: str) -> Callable[[Tensor, Tensor | None], Tensor]:
             def rows(x: Tensor) -> int:
-                return len(x) if tower == "text" else max(task.budget.batch_size, len(x) * world.size)
+                return len(x) if tower == "text" else max(task.budget.batch_size, len(x))
 
             def mine(drawn: Tensor, x: Tensor) -> Tensor:
                 own = drawn if tower == "text" else drawn[world.rank :: world.size]

@@ -24,6 +24,7 @@ from bench.methods.moe_adapters import (
 )
 from torch import Tensor
 
+from bench.compute.world import World
 from bench.config.fields import complaints
 from bench.config.resolve import resolve
 from bench.config.run_settings import Surroundings, Train
@@ -349,6 +350,22 @@ def test_noise_depends_on_seed_task_and_step_alone_and_changes_gates() -> None:
         found.append(copy.deepcopy(method.now))
     assert all(torch.equal(found[0][tower], found[1][tower]) for tower in found[0])
     assert not torch.equal(found[0]["image"], found[2]["image"])
+
+
+def test_processes_draw_what_one_would_for_their_images() -> None:
+    """Thirteen images in one process, and seven and six in two."""
+    used: list[dict[str, Tensor]] = []
+    for rank, size in ((0, 1), (0, 2), (1, 2)):
+        method = make(dropout=0.1)
+        method.context = replace(method.context, world=World(rank=rank, size=size))
+        task = data(method)
+        task.budget = replace(TRAIN, batch_size=13)
+        method.begin_task(task)
+        pixels, labels = next(task.batches("train", batch_size=13))
+        method.loss(pixels[rank::size], labels[rank::size], task)
+        used.append(method.now)
+    assert torch.equal(used[0]["image"], used[1]["image"] + used[2]["image"])
+    assert torch.equal(used[0]["text"], used[1]["text"]) and torch.equal(used[0]["text"], used[2]["text"])
 
 
 def test_without_experts_to_train_that_is_said_and_routers_train() -> None:

@@ -63,8 +63,11 @@ def words(out: Path, method: str, *more: str) -> list[str]:
     found += reference_of_toys(cls) if cls else []
     if method == "retrain":  # it begins with what a run has learned
         found.append(f"start={run(resolve(words(out.parent / 'start', 'lora')))}")
-    if "train.steps" in getattr(cls, "defaults", {}):
+    defaults = getattr(cls, "defaults", {})
+    if "train.steps" in defaults:
         found.append("train.steps=8")  # a paper's are many
+    if defaults.get("train.warmup", 0) >= 1:
+        found.append("train.warmup=2")
     return [*found, *more, *(["method.rank=4"] if hasattr(getattr(cls, "Settings", None), "rank") else [])]
 
 
