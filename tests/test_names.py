@@ -81,7 +81,8 @@ def test_the_wheel_installs_one_name_and_works(tmp_path: Path) -> None:
         tops = {name.split("/")[0] for name in archive.namelist()}
         names = set(archive.namelist())
         archive.extractall(site)
-    for data in ("class_names.json", "published/mtil-order1.json", "published/mtil-zero-shot.json"):
+    embedded = ("pocket_data/reference.json", "pocket_data/reference.webp")
+    for data in ("class_names.json", "published/mtil-order1.json", "published/mtil-zero-shot.json", *embedded):
         assert f"bench/datasets/{data}" in names
     assert "bench/sweeps/compare_methods.yaml" in names
     assert {top for top in tops if not top.endswith(".dist-info")} == {"bench"}

@@ -84,29 +84,37 @@ def test_no_near_duplicates_between_splits(name: str, stream: pocket.Pocket, tun
     assert near_duplicates(task.validation.pixels, task.train.pixels) == 0
 
 
-def everything(own: pocket.EmbeddedStream) -> np.ndarray:
-    return np.concatenate([part.pixels for task in own.tasks for part in (task.train, task.validation, task.test)])
-
-
-def pairs_of_near_duplicates(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
-    """Means of squares of 6 x 6 pixels differ less than the images: only pairs that are close in them are compared."""
-    small = [x.reshape(len(x), 6, 6, 6, 6, 3).mean((2, 4), dtype=np.float32).reshape(len(x), -1) for x in (one, other)]
-    squared = torch.cdist(*map(torch.from_numpy, small)).square() / small[0].shape[1]
-    pairs = torch.argwhere(squared < 6.0**2).tolist()
-    return [(i, j) for i, j in pairs if near_duplicates(one[i : i + 1], other[j : j + 1])]
-
-
-def test_no_near_duplicates_between_the_streams(stream: pocket.Pocket, tuning: pocket.PocketTuning) -> None:
-    assert not pairs_of_near_duplicates(everything(stream), everything(tuning))
-
-
-def test_no_near_duplicates_of_the_reference_set(
+@pytest.fixture(scope="module")
+def everything(
     stream: pocket.Pocket, tuning: pocket.PocketTuning, beside: ReferenceSet
-) -> None:
-    for own in (stream, tuning):
-        assert not pairs_of_near_duplicates(beside.images.pixels, everything(own))
-    again = pairs_of_near_duplicates(beside.images.pixels, beside.images.pixels)
-    assert again == [(i, i) for i in range(len(beside.images))]
+) -> dict[str, tuple[np.ndarray, torch.Tensor]]:
+    """All images of both streams and of the reference set, with the means of squares of 6 x 6 pixels."""
+    found = {
+        name: np.concatenate([part.pixels for task in own.tasks for part in (task.train, task.validation, task.test)])
+        for name, own in (("pocket", stream), ("pocket-tuning", tuning))
+    } | {"reference": beside.images.pixels}
+    return {
+        name: (x, torch.from_numpy(x.reshape(len(x), 6, 6, 6, 6, 3).mean((2, 4), dtype=np.float32)).flatten(1))
+        for name, x in found.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("pocket", "pocket-tuning"), ("pocket", "reference"), ("pocket-tuning", "reference")]
+)
+def test_no_near_duplicates_between_streams_and_reference_set(first: str, second: str, everything: dict) -> None:
+    """The means differ less than the images: only pairs that are close in them are compared."""
+    (one, small), (other, smaller) = everything[first], everything[second]
+    squared = torch.cdist(small, smaller).square() / small.shape[1]
+    pairs = torch.argwhere(squared < 6.0**2).tolist()
+    assert not [1 for i, j in pairs if near_duplicates(one[i : i + 1], other[j : j + 1])]
+
+
+def test_no_near_duplicates_within_the_reference_set(everything: dict) -> None:
+    pixels, small = everything["reference"]
+    squared = torch.cdist(small, small).square() / small.shape[1]
+    pairs = [(i, j) for i, j in torch.argwhere(squared < 6.0**2).tolist() if i < j]
+    assert not [1 for i, j in pairs if near_duplicates(pixels[i : i + 1], pixels[j : j + 1])]
 
 
 def test_the_reference_set_has_a_sentence_for_each_picture(beside: ReferenceSet) -> None:

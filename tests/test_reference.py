@@ -60,7 +60,7 @@ def test_a_folder_is_read_at_any_depth(photos: Path) -> None:
 
 
 def test_the_embedded_set_needs_no_folder_and_no_sentences(tmp_path: Path) -> None:
-    done = run(resolve(line(tmp_path, "reference=pocket-reference", "train.steps=2")))
+    done = run(resolve(line(tmp_path, "reference=pocket-reference")))
     assert len(json.loads((done / "identity.json").read_text())["reference_sha256"]) == 64
 
 

@@ -47,7 +47,7 @@ TEMPLATES = [
     "a cartoon of {}",
 ]  # fmt: skip
 """Captions of clip art in pre-training (words.json), of those that name no kind of a task."""
-NO_WORDS = ("bw", "ii", "md", "svg")
+NO_WORDS = ("bw", "md", "svg")
 """Ends of names that say how a drawing is stored, or who made it."""
 LEAST_CONTRAST = 15.0
 """Standard deviation of the grey levels of a drawing on white; below it there is next to nothing to see."""
@@ -74,7 +74,8 @@ def named(path: str, title: str, author: str) -> str:
     if not set(own) & set(found):
         makers = words.clean(author, 9).split()
         found = [word for word in own if not any(maker.startswith(word) for maker in makers)]
-    return " ".join(word for word in found if word not in NO_WORDS and (len(word) > 1 or word == "a"))
+    text = " ".join(word for word in found if word not in NO_WORDS and (len(word) > 1 or word == "a"))
+    return re.sub(r"^((a|an|another|my|the) )+| a$", "", text)
 
 
 @cache
@@ -153,7 +154,8 @@ def choose(work: Path) -> tuple[np.ndarray, list[str]]:
         if index in refused or seen[key] == RULES["most"]:
             continue
         template = orders.setdefault(key, shuffled(rng, TEMPLATES))[seen[key]]
-        article = "" if name.endswith("s") else "an " if name[0] in "aeiou" else "a "
+        many = name.endswith("s") and not name.endswith(("ss", "us"))
+        article = "" if many else "an " if name[0] in "aeiou" else "a "
         chosen.append((path, index, template.format(article + name)))
         seen[key] += 1
     chosen.sort()
