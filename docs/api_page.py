@@ -43,7 +43,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
             "Method", "ParityCard", "Surroundings", "Context", "World", "TaskData", "Pixels", "LabelSpace", "Train",
             "EpochReport", "TrainStep", "TrainingState", "Clip", "LinearMap", "Update", "LowRank", "Branches", "Site",
             "KINDS", "TOWERS", "Flags", "Reference", "ToForget", "Memory", "Frozen", "SecondMoment",
-            "second_moments", "slot_means", "mean_gradient", "steps_of", "torch", "F", "no_grad",
+            "second_moments", "slot_means", "mean_gradient", "steps_of", "linear_probe", "torch", "F", "no_grad",
         ),
     ),
     "For a stream or a dataset": (
