@@ -22,7 +22,7 @@ It is one file, although it is long: much of it is what the small functions docu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -273,7 +273,7 @@ class MoeAdapters(Method):
                 "choose method.select=sample"
             ]
 
-    defaults: Mapping[str, Any] = {"train.weight_decay": 0.0}
+    defaults = {"train.weight_decay": 0.0}
     flags = Flags(task_count=True, grows="routers and a selector a task", extended=True)
     parity = ParityCard(
         present=(
