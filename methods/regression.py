@@ -287,16 +287,15 @@ class RandomFeatures(Regression):
         """Add to M and Q, and solve for W."""
         exact = self.clip.exact_device
         P = None if self.P is None else self.P.to(exact).double()
-        y = F.one_hot(classes, len(self.tokens)).to(exact).double()
         self.Q = F.pad(self.Q, (0, len(self.tokens) - self.Q.shape[1]))
 
         def phi(some: Tensor) -> Tensor:
             return expanded(some.to(exact).double(), P)
 
-        for some, labels in zip(features.split(CHUNK), y.split(CHUNK), strict=True):
+        for some, labels in zip(features.split(CHUNK), classes.split(CHUNK), strict=True):
             chunk = phi(some)
             self.M += chunk.T @ chunk
-            self.Q += chunk.T @ labels
+            self.Q += chunk.T @ F.one_hot(labels, len(self.tokens)).to(chunk)
         W, self.ridge = self.solve(self.M, self.Q, self.ridges(phi, features, classes, task))
         self.W = W.float().to(self.clip.device)
         return self.W.numel()

@@ -189,12 +189,12 @@ def context_of(
         without_images=missing_images(parts.tasks),
         pretrained=None if settings.start is None else lambda: load_model(resolved).model.state_dict(),
         training_images=training_images,
-        **({} if shared is None else {"shared": shared.get}),
     )
+    if shared is not None:
+        context = dataclasses.replace(context, shared=shared.get)
     if not resolved.method_class.frozen_towers:
         return context
-    batch_size, on_disk = settings.evaluate.batch_size, context.shared
-    features = FrozenFeatures(batch_size, parts.weights, on_disk, processes, may_stop)
+    features = FrozenFeatures(settings.evaluate.batch_size, parts.weights, context.shared, processes, may_stop)
     return dataclasses.replace(context, features=features)
 
 
