@@ -54,7 +54,9 @@ def test_the_error_of_a_cell_is_that_of_two_binomial_shares():
     found = standard_error(one_cell(), accuracies, images, theirs=50.0, n=3)
     p = (3 * 0.8 + 0.5) / 4  # three runs of ours and one of theirs
     assert found == pytest.approx(100 * math.sqrt(p * (1 - p) * (1 / 1200 + 1 / 400)))
-    assert standard_error(one_cell(), np.full((4, 3), 100.0), images, theirs=100.0, n=1) == 0
+    everything = np.full((4, 3), 100.0)
+    for weights in (one_cell(), np.array([[0.0], [0.1], [0.2], [0.7]]) * np.array([0.1, 0.2, 0.7])):
+        assert standard_error(weights, everything, images, theirs=100.0, n=1) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_error_of_a_mean_over_tasks_adds_those_of_its_test_sets():
@@ -122,6 +124,7 @@ def test_a_damaged_matrix_counts_for_no_cell(tmp_path):
     zscl(tmp_path)
     mtil(tmp_path, "zscl-full", seed=1)
     next(tmp_path.rglob("*-s1/accuracy.csv")).write_text("nonsense")
+    mtil(tmp_path, "zscl-full", seed=2)  # its matrix has two tasks
     (one,) = found(tmp_path)
     assert {answer.n for answer in one.answers} == {1}
 

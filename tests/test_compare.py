@@ -255,6 +255,7 @@ def test_published_rows_stand_beside_runs_of_their_own_conditions(tmp_path):
         ({"matrix": [[1.0, 2.0]]}, "has a matrix that is not 2 x 2"),
         ({"matrix": [[1.0, 2.0], [3.0, "4"]]}, "has a value that is no number"),
         ({"columns": {"last": {"c": 1.0}}}, "has columns that are none of the stream's"),
+        ({"last": None}, "has no number"),
     ],
 )
 def test_published_rows_that_say_what_cannot_be_are_refused(toys, row, reason):

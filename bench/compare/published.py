@@ -140,7 +140,9 @@ def _row(content: Mapping[str, Any], tasks: Sequence[str], sources: Mapping[str,
     if flags is not None and not set(flags) <= set(WORDS):
         raise ValueError(f"a flag that is none of {', '.join(WORDS)}")
     values = {scalar: content[word] for word, scalar in metrics.items() if content[word] is not None}
-    numbers = chain(values.values(), *(one.values() for one in columns.values()), *matrix)
+    numbers = list(chain(values.values(), *(one.values() for one in columns.values()), *matrix))
+    if not numbers:
+        raise ValueError("no number")
     if not all(isinstance(one, int | float) and math.isfinite(one) for one in numbers):
         raise ValueError("a value that is no number")
     rest = {key: value for key, value in content.items() if key not in metrics}

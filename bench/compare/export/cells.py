@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bench.compare.grouping import Comparison, Group
-from bench.compare.published import METRICS, Row
+from bench.compare.published import METRICS, POOLED, Row
 from bench.compare.runs import TITLES
 from bench.compare.significance import TOGETHER, level_of
 from bench.compare.tables import Section, below, cited, heading, left_out
@@ -160,7 +160,7 @@ def standard_error(weights: np.ndarray, accuracies: np.ndarray, images: np.ndarr
     """
     read = weights.any(axis=0)
     shares = weights[:, read].sum(axis=0)
-    p = (weights * accuracies)[:, read].sum(axis=0) / shares / 100
+    p = np.clip((weights * accuracies)[:, read].sum(axis=0) / shares / 100, 0, 1)
     if len(p) == 1:
         p = (n * p + theirs / 100) / (n + 1)
     return 100 * math.sqrt((1 + 1 / n) * float((shares**2 * p * (1 - p) / images[read]).sum()))
@@ -173,8 +173,9 @@ def _agreement(group: Group, row: Row, tasks: Sequence[str]) -> Agreement:
     """Compare one method with one published row; each limit allows for all numbers that were run."""
     runs = []
     for run in group.runs.values():
-        with suppress(UserError):  # damaged: without it a number is over fewer seeds, or not run
-            runs.append((_shape(run.matrix), np.nan_to_num(run.matrix.array())))
+        with suppress(UserError):  # a damaged matrix, or one of other tasks, counts for no number
+            if run.matrix.tasks == list(tasks):
+                runs.append((_shape(run.matrix), np.nan_to_num(run.matrix.array())))
     answers = [_answer(runs, tasks, *one) for one in _published(row, tasks)]
     run_here = sum(answer.ours is not None for answer in answers)
     errors = NormalDist().inv_cdf((1 + level_of(run_here)) / 2) if run_here else 0.0
@@ -188,10 +189,10 @@ def _published(row: Row, tasks: Sequence[str]) -> Iterator[tuple[str | int, str,
         for stage, line in enumerate(row.matrix, start=1):
             yield from ((stage, task, value) for task, value in zip(tasks, line, strict=True))
         return
-    for scalar, mean in row.values.items():
-        columns = row.columns.get(next((word for word, one in METRICS.items() if one == scalar), ""), {})
-        yield from ((scalar, task, value) for task, value in columns.items())
-        yield scalar, MEAN, mean
+    for word, scalar in (*METRICS.items(), *zip(POOLED, POOLED, strict=True)):
+        yield from ((scalar, task, value) for task, value in row.columns.get(word, {}).items())
+        if scalar in row.values:
+            yield scalar, MEAN, row.values[scalar]
 
 
 def _answer(
