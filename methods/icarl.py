@@ -259,7 +259,9 @@ class ICarl(Finetune):
         return loss * (len(mine) / len(chosen))
 
     def _kept(self, taught: Tensor, images: Tensor, text_loss: float) -> Tensor:
-        P, S = (self.clip.logits(features, self.texts) for features in (taught, images))
+        texts = self.texts
+        assert texts is not None, "a task was begun"
+        P, S = (self.clip.logits(features, texts) for features in (taught, images))
         return kept_answers(P, S, self.settings.temperature, self.settings.image_loss, text_loss)
 
     @no_grad
