@@ -19,6 +19,7 @@ from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.core.signals import Stopped
+from bench.learning.method import Method
 from bench.record import provenance
 from bench.record.checkpoint import Checkpoints
 from bench.runs import loading, session
@@ -133,9 +134,10 @@ ALIKE = ("-faithful", "-official", "-pp")
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(method: str, tmp_path: Path, killed_after) -> None:
     more = ["batches.record=true", "checkpoint.every=0"]
     straight = run(resolve(words(tmp_path / "straight", method, *more)))
-    killed_after(8, before=False)
+    killed_after(8 if registry.load("method", method).fit is Method.fit else 3, before=False)  # a solution has no steps
     broken, times = until_finished(words(tmp_path / "broken", method, *more))
-    assert times >= 2 or method in ("zero-shot", "no-op", "erase-text")  # which are not trained
+    trained = json.loads((straight / "summary.json").read_text())["trainable_parameters"]
+    assert times >= 2 or not trained  # without steps there are few checkpoints
     assert_same(straight, broken)
     assert not (broken / "checkpoints").exists()
 
