@@ -136,8 +136,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(method: str, tmp_p
     straight = run(resolve(words(tmp_path / "straight", method, *more)))
     killed_after(8 if registry.load("method", method).fit is Method.fit else 3, before=False)  # a solution has no steps
     broken, times = until_finished(words(tmp_path / "broken", method, *more))
-    trained = json.loads((straight / "summary.json").read_text())["trainable_parameters"]
-    assert times >= 2 or not trained  # without steps there are few checkpoints
+    assert times >= 2 or method in ("zero-shot", "no-op", "erase-text")  # which are not trained
     assert_same(straight, broken)
     assert not (broken / "checkpoints").exists()
 
