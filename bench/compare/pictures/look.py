@@ -114,7 +114,7 @@ def reference(axes: Axes, line: Line, x: str | None, y: str | None) -> None:
     """
     style: dict[str, Any] = {"color": line.color, "linestyle": dashes(line), "linewidth": 0.9, "zorder": 1}
     for name, draw in ((x, axes.axvline), (y, axes.axhline)):
-        if name in line.values:
+        if name is not None and name in line.values:
             draw(line.values[name].mean, **style, label=line.short)
     axes.autoscale_view()  # a line inside of the margin would lie on the edge
 
