@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.api import F
+from bench.api import F, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
-    from bench.api import Clip
+    from bench.api import Clip, World
 
 RELEASED: dict[str, Any] = {
     "train.steps": 1000,
@@ -96,3 +96,26 @@ def distil(P: Tensor, S: Tensor, T: float) -> Tensor:
     Hinton et al., arXiv 1503.02531; ZSCL (arXiv 2303.06628) applies it to both directions of the logits.
     """
     return T**2 * F.cross_entropy(S / T, (P.detach() / T).softmax(dim=-1))
+
+
+def refuse_text_loss(weight: float, world: World, what: str) -> None:
+    """Refuse L_txt where several processes share the images that it compares.
+
+    Parameters
+    ----------
+    weight : float
+        That of L_txt.
+    world : World
+    what : str
+        What the images are.
+
+    Raises
+    ------
+    UserError
+        If L_txt has a weight, and a run has several processes.
+    """
+    if weight and world.size > 1:
+        raise UserError(
+            f"method.text_loss compares all {what}, which several processes share: use one process, or set "
+            "method.text_loss=0"
+        )

@@ -37,8 +37,8 @@ from bench.api import (
 )
 
 from .finetune import Finetune
-from .full_finetuning import LAST_STEP, LOOP, PROMPTS, RATES, RELEASED, whole_towers
-from .lwf import CHUNK, kept_answers, once, refuse_text_loss
+from .full_finetuning import LAST_STEP, LOOP, PROMPTS, RATES, RELEASED, refuse_text_loss, whole_towers
+from .lwf import CHUNK, kept_answers, once
 
 if TYPE_CHECKING:
     from torch import Tensor

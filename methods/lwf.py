@@ -25,12 +25,10 @@ from typing import TYPE_CHECKING
 from bench.api import Flags, Frozen, ParityCard, TaskData, UserError, no_grad, register, setting, torch, with_defaults
 
 from .finetune import Finetune
-from .full_finetuning import LAST_STEP, LOOP, PROMPTS, RATES, RELEASED, distil, whole_towers
+from .full_finetuning import LAST_STEP, LOOP, PROMPTS, RATES, RELEASED, distil, refuse_text_loss, whole_towers
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from bench.api import World
 
 CHUNK = 256
 """Texts that the teacher encodes at a time."""
@@ -98,29 +96,6 @@ def once(tokens: Tensor) -> tuple[Tensor, Tensor]:
     rows: dict[tuple[int, ...], int] = {}
     index = [rows.setdefault(tuple(row), len(rows)) for row in tokens.tolist()]
     return torch.tensor(list(rows), device=tokens.device), torch.tensor(index, device=tokens.device)
-
-
-def refuse_text_loss(weight: float, world: World, what: str) -> None:
-    """Refuse L_txt where several processes share the images that it compares.
-
-    Parameters
-    ----------
-    weight : float
-        That of L_txt.
-    world : World
-    what : str
-        What the images are.
-
-    Raises
-    ------
-    UserError
-        If L_txt has a weight, and a run has several processes.
-    """
-    if weight and world.size > 1:
-        raise UserError(
-            f"method.text_loss compares all {what}, which several processes share: use one process, or set "
-            "method.text_loss=0"
-        )
 
 
 # ---- the methods
