@@ -108,7 +108,7 @@ class Forecast:
 
     def __init__(self, parts: Parts, watch: Stopwatch, method: Method):
         # Where the label space grows, the accuracies of a constant classifier change too.
-        self.once = method.constant and parts.stream.label_space != "seen"
+        self.once = method.constant and parts.stream.label_space not in ("seen", "agnostic")
         self._watch = watch
         self._images = [len(task.train) for task in parts.tasks]
         self._steps = [steps_of(budget, images) for budget, images in zip(parts.budgets, self._images, strict=True)]
