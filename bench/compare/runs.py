@@ -203,7 +203,19 @@ class Run:
         """
         if name == "seconds":
             return self.summary.seconds.get("total")
-        return getattr(self.summary, name) if name in COSTS else self.summary.metrics.get(name)
+        if name in COSTS:
+            return getattr(self.summary, name)
+        if name in kinds.LATER and name not in self.summary.metrics:
+            return self._scalars.get(name)
+        return self.summary.metrics.get(name)
+
+    @cached_property
+    def _scalars(self) -> dict[str, float | None]:
+        """The scalars of the matrix, for those that are younger than the record; empty where it cannot be read."""
+        try:
+            return kinds.summary(self.matrix)
+        except UserError:
+            return {}
 
 
 # ---------------------------------------------------------------------------------------------- reading

@@ -11,13 +11,13 @@ from bench.compare.choice import USUAL, Choice
 from bench.compare.grouping import ComparableRuns, Comparison, Group
 from bench.compare.per_task import PerTask, ahead, per_task
 from bench.compare.published import Published, Row
+from bench.compare.ranking import over_orders
 from bench.compare.runs import COSTS
 from bench.compare.significance import COMPARED, TOGETHER, Against, Difference
 from bench.core.console import one_line
 from bench.core.errors import UserError
 from bench.core.tables import aligned
-from bench.metrics.forgetting import NEEDS
-from bench.metrics.kinds import FORGETTING, FORMULAS, SHOWN, kind_of
+from bench.metrics.kinds import FORGETTING, FORMULAS, NEEDS, SHOWN, kind_of
 from bench.metrics.over_seeds import spread
 from bench.record.flags import in_words
 
@@ -197,7 +197,7 @@ def cell(group: Group, name: str, plus_minus: str = " ± ") -> str:
     written = f"{over.mean:.{digits}f}"
     if over.standard_error is not None:
         written += f"{plus_minus}{over.standard_error:.{digits}f}"
-    return written if len(known) == len(group.runs) else f"{written} ({over.n})"
+    return written if len(known) == group.n else f"{written} ({over.n})"
 
 
 def _block(section: Section, bold: bool) -> str:
@@ -206,7 +206,7 @@ def _block(section: Section, bold: bool) -> str:
     rows = [["Method", "n", *(title(name) for name in columns)]]
     strong = set()
     for number, group in enumerate(section.field.groups, start=1):
-        rows.append([group.label, str(len(group.runs)), *(cell(group, name) for name in columns)])
+        rows.append([group.label, group.counted, *(cell(group, name) for name in columns)])
         strong |= {(number, at) for at, name in enumerate(columns, start=2) if section.ahead.get(name) is group}
     theirs = quoted(section)
     lines = aligned([*rows, *theirs], strong if bold else ())
@@ -234,6 +234,7 @@ def below(section: Section) -> list[str]:
             lines.append(f"  {group.label}: {own_settings(group, ' (see bench diff)')}")
     if section.flags:
         lines += [f"  {group.label}: {in_words(group.flags)}" for group in section.field.groups]
+    lines += over_orders(section.field, section.columns, section.choice.title)
     lines += [f"  note: {note}" for note in section.field.notes]
     if section.published:
         lines += [f"  {line}" for line in provenance(section.published)]
@@ -261,9 +262,8 @@ def quoted(section: Section) -> list[list[str]]:
     """
     rows = []
     for row in section.published.rows if section.published else ():
-        values = [row.value(name) for name in section.columns]
-        cells = ["-" if value is None else f"{value:.1f}" for value in values]
-        rows.append([cited(section, row), "-", *cells])
+        values = map(row.value, section.columns)
+        rows.append([cited(section, row), "-", *("-" if value is None else f"{value:.1f}" for value in values)])
     return rows
 
 
@@ -327,8 +327,9 @@ def explained(against: Against) -> list[str]:
     """
     over = [one.over for _, differences in against.rows for one in differences if one.low is not None]
     lines = []
-    if any("seeds" in one for one in over):
-        lines.append("over seeds: paired t interval over the seeds that both have")
+    for word in ("seeds", "orders"):
+        if any(word in one for one in over):
+            lines.append(f"over {word}: paired t interval over the {word} that both have")
     if any("images" in one for one in over):
         lines.append("over images: paired bootstrap within every test set; says nothing about other seeds")
     if len(against.rows) > 1 and over:
