@@ -1,4 +1,7 @@
-"""What is made of registered datasets: streams, a reference set, the share that is held out where a part is missing."""
+"""What is made of registered datasets: streams, a reference set, the share that is held out where a part is missing.
+
+It is one file: these share how a dataset is read and reported, and half of it is documentation.
+"""
 
 import hashlib
 import json

@@ -3,6 +3,7 @@
 A scalar is a pure function of the matrix (bench/metrics/matrix.py), in percent or percentage points. Tools that print
 the same word ("transfer", "average", "forgetting") compute different things, so each name here carries its convention.
 A scalar raises `MissingCell` where a cell that it needs is missing. docs/metrics.md has the formulas and their sources.
+It is one file: one scalar after the other, half of it documentation.
 """
 
 from __future__ import annotations
