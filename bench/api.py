@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bench.data.images import ArrayImages, FileImages, Images, Joined, PackedImages, Subset, alone
     from bench.data.pixels import Pixels
     from bench.data.request import Request
-    from bench.data.stream import LABEL_SPACES, Extra, LabelSpace, Stream, Task, ZeroShot
+    from bench.data.stream import LABEL_SPACES, Extra, LabelSpace, Stream, StreamSettings, Task, ZeroShot
     from bench.learning.given import Reference, ToForget
     from bench.learning.held import Memory
     from bench.learning.method import Method, ParityCard
@@ -70,7 +70,7 @@ HOMES = {
     "bench.data.images": ("ArrayImages", "FileImages", "Images", "Joined", "PackedImages", "Subset", "alone"),
     "bench.data.pixels": ("Pixels",),
     "bench.data.request": ("Request",),
-    "bench.data.stream": ("LABEL_SPACES", "Extra", "LabelSpace", "Stream", "Task", "ZeroShot"),
+    "bench.data.stream": ("LABEL_SPACES", "Extra", "LabelSpace", "Stream", "StreamSettings", "Task", "ZeroShot"),
     "bench.learning.given": ("Reference", "ToForget"),
     "bench.learning.held": ("Memory",),
     "bench.learning.method": ("Method", "ParityCard"),

@@ -15,6 +15,7 @@ from bench.api import (
     Images,
     Part,
     Splits,
+    StreamSettings,
     Subset,
     Task,
     UserError,
@@ -23,9 +24,11 @@ from bench.api import (
     setting,
 )
 
+from .ensembles import more_templates
+
 
 @dataclass
-class Order:
+class Order(StreamSettings):
     """The order of the classes, and the classes among which an image is classified."""
 
     class_order: str = setting(
@@ -85,7 +88,8 @@ class ClassIncremental(DatasetStream):
     def parts(cls, settings: Any, root: Path | None) -> list[Part]:
         """Return the one dataset."""
         dataset = load_dataset(cls.dataset)
-        return [Part(dataset, dataset.registry_name, dataset.template)]
+        more = more_templates(cls.dataset) if getattr(settings, "prompts", "") == "ensemble" else ()
+        return [Part(dataset, dataset.registry_name, dataset.template, more_templates=more)]
 
     def tasks_of(self, part: Part, splits: Splits, seed: int) -> list[Task]:
         """Return the tasks, named after their classes' positions in the order: ``1-10``, ``11-20`` and so on."""
@@ -103,7 +107,8 @@ class ClassIncremental(DatasetStream):
             numbers = chunk.tolist()
             train, test = (chosen_classes(images, numbers) for images in (splits.train, splits.test))
             names = tuple(splits.classes[number] for number in numbers)
-            tasks.append(Task(f"{start + 1}-{start + len(numbers)}", names, part.template, train, test))
+            name = f"{start + 1}-{start + len(numbers)}"
+            tasks.append(Task(name, names, part.template, train, test, more_templates=part.more_templates))
             start += len(numbers)
         return tasks
 
@@ -133,6 +138,16 @@ at every step.
 
 
 class _Cifar100(ClassIncremental):
+    @dataclass
+    class Settings(Order):
+        """Order of classes, label space and prompts."""
+
+        prompts: str = setting(
+            "single",
+            "single: one prompt a class; ensemble: where images are scored the mean of the 18 of CLIP's evaluation",
+            choices=("single", "ensemble"),
+        )
+
     dataset = "cifar100"
     budget: ClassVar[str] = "20 epochs, batch 128, Adam 5e-4, cosine, crops and flips (InfLoRA)"
     defaults: ClassVar[Mapping[str, Any]] = {**INFLORA, "train.epochs": 20}

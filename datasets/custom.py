@@ -13,6 +13,7 @@ from bench.api import (
     DatasetStream,
     Part,
     Splits,
+    StreamSettings,
     Task,
     UserError,
     load_dataset,
@@ -46,7 +47,7 @@ class Custom(DatasetStream):
     """
 
     @dataclass
-    class Settings:
+    class Settings(StreamSettings):
         """Which datasets, with which prompts, in which label space."""
 
         datasets: list[str] = setting(
@@ -97,6 +98,12 @@ class Custom(DatasetStream):
                 )
             )
         return found
+
+    @classmethod
+    def probe_part(cls, name: str, settings: Any, root: Path | None) -> Part:
+        """Return a dataset or own images that no task trains on."""
+        dataset = _dataset({"dataset": name}, settings, root)
+        return Part(dataset, dataset.short or dataset.registry_name, settings.template or dataset.template)
 
     def tasks_of(self, part: Part, splits: Splits, seed: int) -> list[Task]:
         """Return the task; the record says which images are held out or drawn."""

@@ -191,7 +191,7 @@ class Forget(Stream):
                 self.others.append(Extra(name, train=test, test=test, role=name, **said))
         if without:
             self.facts["without_training_images"] = [scope.classes[number] for number in sorted(without)]
-        self.others += map(_probe, self._outside)
+        self.others += map(Extra.probe, self._outside)
         return [self._request(number, requests, scope, train, said) for number in range(len(requests))]
 
     def _asked(self, scope: Scope, order: Sequence[int]) -> list[list[int]]:
@@ -259,12 +259,6 @@ def _of(images: Images, numbers: Sequence[int]) -> Subset:
     """Return the images of some classes, decoded together with the others."""
     indices = np.flatnonzero(np.isin(images.labels, list(numbers)))
     return Subset(images, indices, whole=True)
-
-
-def _probe(task: Task) -> Extra:
-    """Return a task as a test set that no request is about."""
-    images = (task.train, task.test, task.validation)
-    return Extra(task.name, task.classes, task.template, *images, {}, task.more_templates, role="probe")
 
 
 def _stream_of_probe(name: str) -> tuple[str, list[str]]:

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench.api import LABEL_SPACES, DatasetStream, Part, Splits, Task, ZeroShot, load_dataset, register, setting
+import numpy as np
 
+from bench.api import (
+    LABEL_SPACES,
+    Dataset,
+    DatasetStream,
+    Part,
+    Splits,
+    StreamSettings,
+    Task,
+    ZeroShot,
+    load_dataset,
+    register,
+    setting,
+    with_defaults,
+)
+
+from .class_incremental import chosen_classes
+from .ensembles import more_templates
 from .shots import Fewer, draw, few_shot
 
 PUBLISHED = Path(__file__).parent / "published"
@@ -30,15 +47,22 @@ KEEPLORA_TEMPLATES = {
 }
 """Where the first template of the code released with KeepLoRA differs from ZSCL's."""
 
+OWN_CLASSES = ("task", "agnostic")
+"""Label spaces in which the untrained model classifies images among the classes of their own dataset."""
+
 MODELS = {"ViT-B-16/openai", "ViT-B-16-quickgelu/openai"}
 """Models to which the published zero-shot accuracies belong."""
 
 
 @dataclass
-class Prompts:
+class Prompts(StreamSettings):
     """The settings that all streams of MTIL have."""
 
-    prompts: str = setting("keeplora", "whose first template each dataset takes", choices=("keeplora", "zscl"))
+    prompts: str = setting(
+        "keeplora",
+        "whose first template each dataset takes; ensemble: zscl's, and where images are scored all of the dataset",
+        choices=("keeplora", "zscl", "ensemble"),
+    )
     label_space: str = setting("task", "classes among which a test image is classified", choices=LABEL_SPACES)
 
 
@@ -46,7 +70,7 @@ class Mtil(DatasetStream):
     """The datasets in the order of `order`, with the epochs of the code released with KeepLoRA."""
 
     label_space = "task"
-    prompt_family: ClassVar[str] = "keeplora or zscl"
+    prompt_family: ClassVar[str] = "keeplora, zscl or ensemble"
     order: ClassVar[Sequence[str]] = ORDER_1
     epochs: ClassVar[Mapping[str, int]] = {}
 
@@ -57,20 +81,29 @@ class Mtil(DatasetStream):
     @classmethod
     def parts(cls, settings: Any, root: Path | None) -> list[Part]:
         """Return the datasets in order, each with its prompt and its epochs."""
-        found = []
-        for name in cls.order:
-            dataset = load_dataset(name)
-            template = KEEPLORA_TEMPLATES.get(name) if settings.prompts == "keeplora" else None
-            found.append(Part(dataset, dataset.short, template or dataset.template, cls.epochs.get(name)))
-        return found
+        return [_part(load_dataset(name), settings.prompts, cls.epochs.get(name)) for name in cls.order]
+
+    @classmethod
+    def probe_part(cls, name: str, settings: Any, root: Path | None) -> Part:
+        """Return a dataset that no task trains on, with prompts by the same rule."""
+        return _part(load_dataset(name, root), settings.prompts)
 
     def zero_shot(self, model: str) -> ZeroShot | None:
         """Return the accuracies that ZSCL published for its model; None for any other model or label space."""
-        if model not in MODELS or self.label_space != "task":
+        if model not in MODELS or self.label_space not in OWN_CLASSES:
             return None
         table = json.loads((PUBLISHED / "mtil-zero-shot.json").read_text(encoding="utf-8"))
-        family = table["families"][self.settings.prompts]
+        prompts = self.settings.prompts
+        family = table["families"]["zscl" if prompts == "ensemble" else prompts]
         return ZeroShot(family["source"], {task: (row[0], row[1]) for task, row in family["accuracy"].items()})
+
+
+def _part(dataset: Dataset, prompts: str, epochs: int | None = None) -> Part:
+    """Return a dataset with the prompts of a family."""
+    name = dataset.registry_name
+    template = KEEPLORA_TEMPLATES.get(name) if prompts == "keeplora" else None
+    more = more_templates(name) if prompts == "ensemble" else ()
+    return Part(dataset, dataset.short or name, template or dataset.template, epochs, more)
 
 
 @register("stream", "mtil-order1", title="MTIL, eleven datasets in alphabetical order", paper="ZSCL, arXiv 2303.06628")
@@ -95,6 +128,24 @@ class MtilOrder2(Mtil):
 
 
 @register(
+    "stream",
+    "mtil-agnostic",
+    title="Task-agnostic MTIL: all datasets learned so far at once",
+    paper="CoLeCLIP, arXiv 2403.10245",
+)
+class MtilAgnostic(MtilOrder1):
+    """MTIL order I where nobody says of which of the learned datasets a test image is.
+
+    It is classified among the classes of all datasets learned so far, at the end 1201, and one of a dataset that is not
+    yet learned among its own classes. Training is that of `mtil-order1`.
+    """
+
+    label_space = "agnostic"
+    description = "11 tasks, 1201 classes"
+    Settings = with_defaults(Prompts, label_space="agnostic")
+
+
+@register(
     "stream", "mtil-fewshot", title="MTIL order I with few images a class", paper="MoE-Adapters, arXiv 2403.11549"
 )
 class MtilFewShot(Mtil):
@@ -116,4 +167,34 @@ class MtilFewShot(Mtil):
         fewer: Fewer = self.settings.fewer
         chosen = draw(part.name, splits.classes, splits.train.labels, self.settings.shots, seed, fewer)
         self.facts.setdefault("shots", {})[part.name] = chosen
-        return [Task(part.name, splits.classes, part.template, *few_shot(splits, chosen))]
+        images = few_shot(splits, chosen)
+        return [Task(part.name, splits.classes, part.template, *images, more_templates=part.more_templates)]
+
+
+@register(
+    "stream", "mtil-split2", title="MTIL in 22 tasks of disjoint classes, few images a class", paper="SAME, CVPR 2026"
+)
+class MtilSplit2(MtilFewShot):
+    """Each dataset of MTIL order I is two tasks, the first half of its classes and the second; one label space.
+
+    The images are those of `mtil-fewshot`. Of an odd number of classes the first half has one more.
+    """
+
+    label_space = "all"
+    description = "22 tasks, 1201 classes, 5 shots by default"
+    Settings = with_defaults(MtilFewShot.Settings, label_space="all")
+
+    def zero_shot(self, model: str) -> ZeroShot | None:
+        """Return None: nothing is published for halves."""
+        return None
+
+    def tasks_of(self, part: Part, splits: Splits, seed: int) -> list[Task]:
+        """Return both halves, called ``DTD 1`` and ``DTD 2``."""
+        (whole,) = super().tasks_of(part, splits, seed)
+        halves = []
+        for half, numbers in enumerate(np.array_split(np.arange(len(whole.classes)), 2), start=1):
+            chosen = numbers.tolist()
+            names = tuple(whole.classes[number] for number in chosen)
+            train, test = (chosen_classes(images, chosen) for images in (whole.train, whole.test))
+            halves.append(replace(whole, name=f"{part.name} {half}", classes=names, train=train, test=test))
+        return halves

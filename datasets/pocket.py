@@ -19,11 +19,12 @@ from PIL import Image
 from bench.api import (
     ArrayImages,
     Dataset,
+    Extra,
     Splits,
     Stream,
+    StreamSettings,
     Task,
     UserError,
-    generator,
     register,
     setting,
     suggest,
@@ -77,11 +78,15 @@ class EmbeddedStream(Stream):
     """Tasks of 36 x 36 pixels that ``tasks.json`` lists under `name`, in alphabetical order."""
 
     @dataclass
-    class Settings:
-        """Which tasks, in which order."""
+    class Settings(StreamSettings):
+        """Which tasks, in which order, and what is measured beside them."""
 
-        tasks: list[str] = setting([], "names of the tasks, in order; empty takes all of them in alphabetical order")
-        shuffle: bool = setting(False, "shuffle the tasks by seeds.task_order")
+        tasks: list[str] = setting(
+            [], "names of the tasks, in order; empty takes all in alphabetical order, without those of stream.probe"
+        )
+        probe: list[str] = setting(
+            [], "further test sets, which no task trains on and no mean contains: tasks of either embedded stream"
+        )
 
     name: ClassVar[str]
     label_space = "task"
@@ -94,15 +99,13 @@ class EmbeddedStream(Stream):
         index = json.loads(_read("tasks.json"))
         entries = {entry["name"]: entry for entry in index["tasks"]}
         known = index["streams"][self.name]
-        names = self.settings.tasks or known
-        for name in names:
-            if name not in known:
-                raise UserError(f"unknown task {name} in stream.tasks{suggest(name, known)}")
-        if self.settings.shuffle:
-            import torch
-
-            order = torch.randperm(len(names), generator=generator(order_seed, "task order"))
-            names = [names[i] for i in order.tolist()]
+        beside = self.settings.probe
+        names = self.settings.tasks or [name for name in known if name not in beside]
+        for key, chosen, possible in (("tasks", names, known), ("probe", beside, entries)):
+            for name in chosen:
+                if name not in possible:
+                    raise UserError(f"unknown task {name} in stream.{key}{suggest(name, possible)}")
+        self.others = [Extra.probe(self._task(entries[name], index["image_size"])) for name in beside]
         return [self._task(entries[name], index["image_size"]) for name in names]
 
     @staticmethod

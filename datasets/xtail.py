@@ -17,6 +17,7 @@ from bench.api import (
     FileImages,
     Part,
     Splits,
+    StreamSettings,
     Task,
     UserError,
     load_dataset,
@@ -116,7 +117,7 @@ class XTail(DatasetStream):
     """
 
     @dataclass
-    class Settings:
+    class Settings(StreamSettings):
         """How many images, which splits, and the label space."""
 
         shots: int = setting(16, "training images a class", low=1)

@@ -239,8 +239,8 @@ class LinearProbe(Probe):
         )
         found = linear_probe(z.astype(float), labels, lent, further.astype(float), further_labels)
         self.C = found.C
-        classes, weights, bias = map(torch.from_numpy, found[:3])
-        return classes, weights, bias
+        present, weights, bias = map(torch.from_numpy, found[:3])
+        return present, weights, bias
 
     def report(self) -> dict[str, Any]:
         """Return the C of the last classifier."""

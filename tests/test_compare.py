@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from scipy import stats
 from support.made_records import change, make
@@ -16,6 +17,8 @@ from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.metrics import kinds
 from bench.metrics import scalars as metrics
+from bench.metrics.kinds import summary as metrics_of
+from bench.metrics.matrix import AccuracyMatrix
 from bench.runs.rows import others
 
 HEADER = [
@@ -60,9 +63,34 @@ def test_mean_and_standard_error_over_seeds(tmp_path):
     assert cells["Learning"] == "70.00 ± 2.89" and cells["Backward"] == "-20.00 ± 5.77"
     assert cells["Seconds"] == "61.0 ± 0.6" and cells["Peak MB"] == "700 ± 0" and cells["Stored MB"] == "2.50 ± 0.00"
     assert line_of(text, "zero-shot")[1:5] == ["1", "30.00", "40.00", "45.00"]  # one seed: no ±
-    for name in kinds.SHOWN["learning"]:
+    for name in (name for name in kinds.SHOWN["learning"] if name not in kinds.NEEDS):
         assert f"{runs.TITLES[name]} = {name} = {metrics.FORMULAS[name]}" in text
     assert "left out" not in text and "note" not in text and "not comparable" not in text
+
+
+LASTS = {(1, 0): 50, (1, 1): 52, (2, 0): 60, (2, 1): 64, (3, 0): 55, (3, 1): 55}
+"""Last by order of tasks and seed."""
+
+
+def crossed(root):
+    """Make runs of two methods whose orders of tasks differ as well as their seeds."""
+    for (order, seed), last in LASTS.items():
+        for method, less in (("keeplora", 0), ("lora", 3 + order + seed)):
+            path = make(root, method, seed=seed, last=last - less, fingerprint=f"{order:010}", seeds__task_order=order)
+            change(path, "identity.json", tasks=["a", "b"][:: 1 if order % 2 else -1], seeds={"task_order": order})
+
+
+def test_spread_over_orders_is_told_from_spread_over_seeds(tmp_path):
+    crossed(tmp_path)
+    text = table(tmp_path, columns="last")
+    means, within = np.array([51, 62, 55]), np.array([1, 1, 2, 2, 0, 0])  # of the orders; distances from these
+    over = f"{means.mean():.2f} ± {stats.sem(means):.2f}"
+    assert re.search(rf"^keeplora  3 orders x 2 seeds  {over}$", text, re.MULTILINE)
+    assert line_of(text, "keeplora, over 3 orders")[-1] == f"{means.std(ddof=1):.2f}"
+    assert line_of(text, "keeplora, over 2 seeds of an order")[-1] == f"{(within @ within / 3) ** 0.5:.2f}"
+    low, high = stats.ttest_1samp([-4.5, -5.5, -6.5], 0).confidence_interval(0.95)
+    assert re.search(rf"lora +Last +-5.50 +\[{low:.2f}, {high:.2f}\] +3 orders", text)
+    assert "over orders: paired t interval over the orders that both have" in text
 
 
 def test_what_is_shown_to_be_ahead_is_bold(tmp_path):
@@ -119,6 +147,29 @@ def test_refused_scalars_are_left_out_of_the_mean(tmp_path):
     text = table(tmp_path)
     assert line_of(text, "keeplora")[5] == "50.00 (1)"
     assert line_of(text, "lone")[2:8] == ["-"] * 6 and line_of(text, "lone")[10] == "-"
+
+
+def test_an_old_record_has_preserve_of_its_matrix(tmp_path):
+    path = make(tmp_path, last=60)
+    scalars = json.loads((path / "summary.json").read_text(encoding="utf-8"))["metrics"]
+    change(path, "summary.json", metrics={name: value for name, value in scalars.items() if name != "preserve"})
+    assert line_of(table(tmp_path, columns="[preserve,last]"), "keeplora")[2:] == ["60.00", "60.00"]
+    (path / "accuracy.csv").unlink()
+    assert line_of(table(tmp_path, columns="[preserve,last]"), "keeplora")[2:] == ["-", "60.00"]
+
+
+def test_probes_have_a_column_where_there_are_some(tmp_path):
+    path = make(tmp_path, stream__probe=["apart"])
+    change(path, "identity.json", manifests={"a": "m", "b": "m", "apart": "m"})
+    matrix = AccuracyMatrix(["a", "b"], {"apart": "probe"})
+    for row, column in np.ndindex(3, 3):
+        matrix.set(row, column, 10 + 20 * row, 100)
+    matrix.to_csv(path / "accuracy.csv")
+    change(path, "summary.json", metrics=metrics_of(matrix))
+    head, _, row = table(tmp_path).splitlines()[1:4]
+    assert head.split()[:9] == ["Method", "n", *HEADER[2:8], "Probe"] and row.split()[8] == "50.00"
+    assert "  note: probes (P), test sets that no task trains on: apart" in table(tmp_path)
+    assert "Probe = probe = mean_{j in P} a[T,j]" in table(tmp_path)
 
 
 def test_runs_left_out_are_listed(tmp_path):

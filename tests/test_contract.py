@@ -220,7 +220,7 @@ class Fails(Lora):
 @pytest.mark.parametrize(
     ("method", "test", "problem"),
     [
-        (UnknownSpace, "toy_stream", "label_spaces names ['tsak']; there are task, seen, all"),
+        (UnknownSpace, "toy_stream", "label_spaces names ['tsak']; there are task, seen, agnostic, all"),
         (WrongShape, "toy_stream", "classifier gives (24, 2) logits for 3 prompts"),
         (NotFinite, "toy_stream", "classifier gives logits that are not finite"),
         (NotConstant, "toy_stream", "constant is True and the classifier changes"),

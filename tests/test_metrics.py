@@ -33,8 +33,13 @@ few = settings(max_examples=40, deadline=None, database=None)
 HAND = [[10, 20, 30], [80, 40, 20], [90, 90, 10], [70, 50, 100]]
 
 
-def by_hand(rows=HAND):
-    matrix = AccuracyMatrix(["A", "B", "C"])
+PROBES = [[60, 30], [50, 30], [20, 10], [40, 20]]
+"""The same of two test sets that no task trains on."""
+
+
+def by_hand(rows=HAND, probes=None):
+    matrix = AccuracyMatrix(["A", "B", "C"], {"P": "probe", "Q": "probe"} if probes else None)
+    rows = [[*row, *more] for row, more in zip(rows, probes, strict=True)] if probes else rows
     for row, line in enumerate(rows):
         for column, percent in enumerate(line):
             matrix.set(row, column, percent // 10, 10)
@@ -57,6 +62,8 @@ def by_hand(rows=HAND):
         ("last_pooled", (70 + 50 + 100) / 3),
         ("last", (70 + 50 + 100) / 3),
         ("learning", (80 + 90 + 100) / 3),
+        # A after B and C: 90, 70. B after C: 50.
+        ("preserve", (90 + 70 + 50) / 3),
         # A: 70 - 80 = -10. B: 50 - 90 = -40. The last task is not counted.
         ("backward_transfer", -25),
         ("forgetting_first_last", 25),
@@ -64,11 +71,16 @@ def by_hand(rows=HAND):
         ("forgetting_max_last", 30),
         # B: 20 - 40 = -20, a gain. C: 30 - 15 = 15.
         ("zero_shot_loss", (-20 + 15) / 2),
+        ("probe", (40 + 20) / 2),
+        # P: 60 - 40. Q: 30 - 20.
+        ("probe_loss", (20 + 10) / 2),
     ],
 )
 def test_scalar_by_hand(name, value):
-    assert metrics.SCALARS[name](by_hand()) == pytest.approx(value, abs=1e-9)
-    assert kinds.summary(by_hand())[name] == pytest.approx(value, abs=1e-9)
+    matrix = by_hand(probes=PROBES)
+    assert metrics.SCALARS[name](matrix) == pytest.approx(value, abs=1e-9)
+    assert kinds.summary(matrix)[name] == pytest.approx(value, abs=1e-9)
+    assert kinds.summary(by_hand())[name] == (None if name in metrics.NEEDS else kinds.summary(matrix)[name])
 
 
 def test_every_scalar_is_worked_out_by_hand():
@@ -91,6 +103,20 @@ def test_columns_by_hand():
     assert metrics.transfer_columns(by_hand()) == [None, 40, 15]
     assert metrics.average_columns(by_hand()) == pytest.approx([80, 60, 130 / 3])
     assert metrics.last_columns(by_hand()) == [70, 50, 100]
+
+
+def test_transfer_as_a_curve():
+    assert metrics.transfer_stages(by_hand(probes=PROBES)) == [30, 10]  # after A: B and C, (40 + 20) / 2; after B: C
+    assert metrics.transfer_stages(AccuracyMatrix(["A"])) == []
+    rows = [[1, None, 3], [1, 2, 4], [1, 2, 3]]
+    assert metrics.transfer_stages(AccuracyMatrix.from_percent(["A", "B", "C"], rows)) == [None, 4]
+    assert np.mean(metrics.transfer_stages(published("ZSCL"))) == pytest.approx(
+        metrics.transfer_by_row(published("ZSCL"))
+    )
+
+
+def test_preserve_is_what_a_paper_says_of_zscl():
+    assert round(metrics.preserve(published("ZSCL")), 1) == 80.0
 
 
 def test_a_genuine_zero_counts():
@@ -177,7 +203,7 @@ def test_a_missing_cell_is_refused_by_name():
     with pytest.raises(UserError, match='after "cats".*"dogs".*missing'):
         matrix.accuracy(1, 1)
     values = kinds.summary(matrix)
-    refused = {"transfer_by_column", "transfer_by_row", "average_mtil", "zero_shot_loss"}
+    refused = {"transfer_by_column", "transfer_by_row", "average_mtil", "zero_shot_loss", *metrics.NEEDS}
     assert {name for name, value in values.items() if value is None} == refused
     assert metrics.transfer_columns(matrix) == [None, None]
     assert np.isnan(matrix.array()[1, 1]) and np.isnan(matrix.array()).sum() == 1
@@ -192,7 +218,7 @@ def test_one_task_has_no_transfer_and_no_forgetting():
     matrix = AccuracyMatrix.from_percent(["a"], [[50.0]], zero_shot=[20.0])
     values = kinds.summary(matrix)
     assert values["last"] == values["average_cil"] == values["learning"] == 50
-    assert all(values[name] is None for name in {"transfer_by_column", "transfer_by_row"} | DIFFERENCES)
+    assert all(values[name] is None for name in {"transfer_by_column", "transfer_by_row", "preserve"} | DIFFERENCES)
     with pytest.raises(UserError, match="at least two tasks"):
         metrics.backward_transfer(matrix)
 
@@ -272,7 +298,7 @@ def test_a_constant_matrix_gives_the_constant(tasks, value):
     row = [value] * tasks
     matrix = AccuracyMatrix.from_percent([str(task) for task in range(tasks)], [row] * tasks, zero_shot=row)
     for name, scalar in kinds.summary(matrix).items():
-        if name in POOLED:
+        if name in (*POOLED, *metrics.NEEDS):
             assert scalar is None
             continue
         assert scalar == pytest.approx(0 if name in DIFFERENCES else value, abs=1e-9)
@@ -283,6 +309,9 @@ def test_a_constant_matrix_gives_the_constant(tasks, value):
 def test_relations_between_scalars(matrix):
     values, cells = kinds.summary(matrix), matrix.array()
     for name, value in values.items():
+        if name in metrics.NEEDS:
+            assert value is None
+            continue
         low, high = (-100, 100) if name in DIFFERENCES else (cells.min(), cells.max())
         assert low - 1e-9 <= value <= high + 1e-9
     assert values["forgetting_first_last"] == pytest.approx(-values["backward_transfer"])

@@ -206,6 +206,11 @@ def test_tasks_can_be_chosen_ordered_and_shuffled() -> None:
     assert [task.name for task in pocket.PocketTuning(pocket.PocketTuning.Settings(), None, 0).tasks] == TUNING
     with pytest.raises(UserError, match="unknown task flags in stream.tasks"):
         pocket.PocketTuning(pocket.PocketTuning.Settings(tasks=["flags"]), None, 0)
+    apart = pocket.Pocket(pocket.Pocket.Settings(probe=["letters", "emoji"]), None, 0)
+    assert [(one.name, one.role) for one in apart.others] == [("letters", "probe"), ("emoji", "probe")]
+    assert [task.name for task in apart.tasks] == [name for name in TASKS if name != "letters"]
+    with pytest.raises(UserError, match="unknown task numbers in stream.probe"):
+        names(probe=["numbers"])
     with pytest.raises(UserError, match=r'unknown task digit in stream.tasks \(did you mean "digits"\?\)'):
         names(tasks=["digit"])
 

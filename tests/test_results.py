@@ -12,6 +12,8 @@ import pytest
 from support.made_records import change, make, opened_below, write
 
 from bench.compare import grouping
+from bench.compare.runs import find, read
+from bench.config.fingerprint import fingerprint
 from bench.core.errors import UserError
 
 
@@ -196,6 +198,52 @@ def test_tasks_drawn_by_the_seed_are_one_field(tmp_path):
     assert [list(group.runs) for group in field.groups] == [[0, 1], [0, 1]]
     assert field.notes == ["every seed draws other tasks or data; differences between methods are taken seed by seed"]
     assert "order of tasks" not in field.conditions
+
+
+def drawn(root, method, order, seed, last, given=True):
+    """Make a run with an order of its own; `given` says whether the user gave its seed."""
+    explicit = {"seeds__task_order": order} if given else {"seeds__task_order": None}
+    path = make(root, method, seed=seed, last=last, fingerprint=f"{order:010}" if given else "0123456789", **explicit)
+    change(path, "identity.json", tasks=["a", "b"][:: 1 if order % 2 else -1], seeds={"task_order": order})
+
+
+def test_orders_and_seeds_are_told_apart(tmp_path):
+    lasts = {(1, 0): 50, (1, 1): 52, (2, 0): 60, (2, 1): 64, (3, 0): 55, (3, 1): 55}
+    for (order, seed), last in lasts.items():
+        drawn(tmp_path, "keeplora", order, seed, last)
+        drawn(tmp_path, "lora", order, seed, last - order)
+    (field,) = gather(tmp_path).fields
+    keeplora, lora = field.groups
+    assert list(keeplora.runs) == list(lasts) and (keeplora.n, keeplora.counted) == (3, "3 orders x 2 seeds")
+    assert keeplora.values("last") == {1: 51, 2: 62, 3: 55} and lora.values("last") == {1: 50, 2: 60, 3: 52}
+    assert (
+        field.notes == [grouping.CROSSED]
+        and keeplora.label == "keeplora"
+        and "seeds.task_order" not in keeplora.settings
+    )
+
+
+def test_orders_with_one_seed_count_as_orders(tmp_path):
+    for order in (1, 2, 3, 4):
+        drawn(tmp_path, "keeplora", order, 7, 50 + order)
+    (group,) = gather(tmp_path).fields[0].groups
+    assert group.counted == "4 orders x 1 seed" and list(group.values("last").values()) == [51, 52, 53, 54]
+
+
+def test_an_order_that_follows_the_seed_joins_those_that_are_given(tmp_path):
+    for seed in (0, 1):
+        drawn(tmp_path, "keeplora", seed, seed, 50, given=False)
+    assert labels(gather(tmp_path)) == [{"keeplora": [0, 1]}]  # one seed for each order: as ever
+    for path in find([tmp_path]):  # what these settings have where the order follows the seed
+        change(path, "summary.json", fingerprint=fingerprint(read(path).settings))
+    drawn(tmp_path, "keeplora", 5, 0, 60)
+    assert labels(gather(tmp_path)) == [{"keeplora": [(0, 0), (1, 1), (5, 0)]}]
+
+
+def test_shuffles_may_give_the_same_order(tmp_path):
+    for order in (1, 2, 3):  # of two tasks there are two orders
+        drawn(tmp_path, "keeplora", order, 0, 50)
+    assert labels(gather(tmp_path)) == [{"keeplora": [(1, 0), (2, 0), (3, 0)]}]
 
 
 def test_data_that_changed_are_not_taken_for_drawn_ones(tmp_path):

@@ -19,6 +19,7 @@ from bench.compute.world import World
 from bench.config.resolve import resolve
 from bench.config.run_settings import Resolved
 from bench.core.errors import UserError
+from bench.data.stream import Extra
 from bench.learning.method import Method
 from bench.metrics.kinds import summary
 from bench.metrics.matrix import AccuracyMatrix
@@ -151,8 +152,9 @@ def test_zero_shot_measures_once_and_reuses(tmp_path: Path) -> None:
         assert len({matrix.accuracy(row, column) for row in range(4)}) == 1
 
 
-@pytest.mark.parametrize("method", ["lora", "zero-shot"])
-@pytest.mark.parametrize("space", ["seen", "all"])
+@pytest.mark.parametrize(
+    ("method", "space"), [*itertools.product(["lora", "zero-shot"], ["seen", "all"]), ("zero-shot", "agnostic")]
+)
 def test_other_label_spaces(method: str, space: str, tmp_path: Path) -> None:
     resolved = resolve([f"stream={TOY}", f"model={TOY}", f"out={tmp_path}", "device=cpu", f"method={method}"])
     stream = type("OtherSpace", (ToyStream,), {"label_space": space})
@@ -160,9 +162,34 @@ def test_other_label_spaces(method: str, space: str, tmp_path: Path) -> None:
     matrix = AccuracyMatrix.from_csv(directory / "accuracy.csv")
     missing = {(r, c) for r in range(4) for c in range(3) if matrix.state(r, c) == "missing"}
     assert missing == ({(r, c) for r in range(4) for c in range(3) if c >= r} if space == "seen" else set())
+    if method == "zero-shot":  # where the label space grows, a model that stays the same is measured again
+        assert (matrix.state(3, 0) == "reused") == (space == "all")
     metrics = json.loads((directory / "summary.json").read_text())["metrics"]
     assert metrics["average_cil"] is not None
     assert (metrics["transfer_by_column"] is None) == (space == "seen")
+
+
+def test_a_probe_is_measured_and_changes_nothing_else(tmp_path: Path) -> None:
+    class TwoTasks(ToyStream):
+        def load(self, root, seed):
+            return super().load(root, seed)[:2]
+
+    class Probed(ToyStream):
+        def load(self, root, seed):
+            *tasks, apart = super().load(root, seed)
+            self.others = [Extra.probe(dataclasses.replace(apart, name="apart"))]
+            return tasks
+
+    found = []
+    for cls in (TwoTasks, Probed):
+        resolved = dataclasses.replace(toy(tmp_path / cls.__name__, "method=lora"), stream_class=cls)
+        directory = run(resolved)
+        metrics = json.loads((directory / "summary.json").read_text())["metrics"]
+        found.append((AccuracyMatrix.from_csv(directory / "accuracy.csv"), metrics))
+    (plain, before), (probed, after) = found
+    assert (plain.array() == probed.array()).all() and probed.others == {"apart": "probe"}
+    last = [probed.accuracy(row, 2) for row in range(3)][-1]
+    assert after == {**before, "probe": last, "probe_loss": probed.accuracy(0, 2) - last}
 
 
 def test_validation_images_take_the_place_of_test_images(tmp_path: Path) -> None:

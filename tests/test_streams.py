@@ -10,6 +10,7 @@ import fake_trees
 import numpy as np
 import pytest
 from bench.datasets.class_incremental import ClassIncremental, class_order
+from bench.datasets.ensembles import ENSEMBLES
 from bench.datasets.mtil import KEEPLORA_TEMPLATES, ORDER_1, ORDER_2
 from bench.datasets.shots import draw
 from bench.datasets.xtail import ORDER as XTAIL
@@ -18,13 +19,14 @@ from bench.datasets.xtail import SPLITS, CoopSplit
 from bench.cli import main as cli
 from bench.compare.published import METRICS, find
 from bench.config import registry
+from bench.config.fingerprint import fingerprint
 from bench.config.resolve import resolve
 from bench.config.run_settings import label_space_of
 from bench.core.errors import UserError
 from bench.data.dataset import Counts, load_dataset
 from bench.data.dataset_stream import DatasetStream
 from bench.data.images import Subset
-from bench.data.stream import NEVER, Stream, label_space, shared_classes
+from bench.data.stream import NEVER, Stream, Task, label_space, shared_classes
 from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.scalars import COLUMNS, SCALARS
 from bench.record.flags import registered
@@ -83,6 +85,24 @@ def test_prompt_families_differ_in_three_templates(tree: Path) -> None:
     )
     assert {t.name: t.prompts[0] for t in zscl}["DTD"] == "a photo of a banded texture."
     assert {t.name: t.prompts[0] for t in zscl}["MNIST"] == 'a photo of the number: "0 - zero".'
+
+
+def test_ensembles_classify_by_all_prompts_and_train_on_the_first(tree: Path) -> None:
+    found = {task.name: task for task in stream(tree, "stream=mtil-order1", "stream.prompts=ensemble").tasks}
+    counts = {name: 1 + len(task.more_templates) for name, task in found.items()}
+    assert list(counts.values()) == [2, 34, 18, 8, 3, 1, 1, 1, 1, 9, 2]  # as many as ZSCL's tests average
+    single = stream(tree, "stream=mtil-order1", "stream.prompts=zscl").tasks
+    assert [task.prompts for task in found.values()] == [task.prompts for task in single]
+    assert found["DTD"].test_prompts[0][1] == "a photo of a banded pattern."
+    assert found["MNIST"].test_prompts == found["MNIST"].prompts
+    for name, prompts in ENSEMBLES.items():
+        assert prompts[0] == load_dataset(name).template and len(set(prompts)) == len(prompts)
+        assert all(prompt.count("{}") == 1 and "<" not in prompt for prompt in prompts)
+    for words in (["stream=cifar100-10"], ["stream=mtil-fewshot", "stream.fewer=all"]):
+        several = stream(tree, *words, "stream.prompts=ensemble").tasks
+        assert {len(t.more_templates) for t in several} == (
+            {17} if "cifar100-10" in words[0] else {0, 1, 2, 7, 8, 17, 33}
+        )
 
 
 @pytest.mark.parametrize(
@@ -192,10 +212,77 @@ def test_xtail_without_coops_files(tree: Path, tmp_path: Path) -> None:
     assert found.tasks[1].classes == ("off-center face", "ant", "yin and yang symbol")
 
 
+def test_task_agnostic_mtil_grows_its_label_space(tree: Path) -> None:
+    found = stream(tree, "stream=mtil-agnostic")
+    assert found.label_space == "agnostic" and [task.name for task in found.tasks][:2] == ["Aircraft", "Caltech101"]
+    published = found.zero_shot("ViT-B-16/openai")  # row 0 is measured among the classes of each dataset
+    assert published is not None and published.expected["Caltech101"] == (88.4, 6)
+
+
+def test_split2_has_the_classes_of_every_dataset_in_two_tasks(tree: Path) -> None:
+    words = ("stream.fewer=all", "seeds.task_order=1")
+    whole, found = stream(tree, "stream=mtil-fewshot", *words), stream(tree, "stream=mtil-split2", *words)
+    assert found.label_space == "all" and len(found.tasks) == 22 and found.zero_shot("ViT-B-16/openai") is None
+    assert found.facts["shots"] == whole.facts["shots"]
+    for number, task in enumerate(whole.tasks):
+        first, second = found.tasks[2 * number : 2 * number + 2]
+        assert (first.name, second.name) == (f"{task.name} 1", f"{task.name} 2")
+        assert first.classes + second.classes == task.classes and len(first.classes) - len(second.classes) in (0, 1)
+        assert len(first.train) + len(second.train) == len(task.train)
+        for half, start in ((first, 0), (second, len(first.classes))):
+            kept = task.test.labels[half.test.indices]
+            assert (half.test.labels + start == kept).all() and set(half.test.labels) == set(range(len(half.classes)))
+
+
+# ---- the order of tasks, and probes
+
+
+@pytest.mark.parametrize("name", ["mtil-order2", "xtail", "cifar100-10", "custom"])
+def test_every_stream_shuffles_its_tasks_by_the_seed_of_the_order(name: str, tree: Path) -> None:
+    words = [f"stream={name}", *(["stream.datasets=[dtd,eurosat,mnist,plants,food101,aircraft]"] * (name == "custom"))]
+    plain = stream(tree, *words).tasks
+    one, other = (stream(tree, *words, "stream.shuffle=true", f"seeds.task_order={seed}").tasks for seed in (1, 2))
+    names = [[task.name for task in tasks] for tasks in (plain, one, other)]
+    assert names[0] != names[1] != names[2] and sorted(names[0]) == sorted(names[1]) == sorted(names[2])
+    if name != "xtail":  # whose images are drawn by this seed too
+        digests = [{task.name: task.digest() for task in tasks} for tasks in (plain, one, other)]
+        assert digests[0] == digests[1] == digests[2]
+
+
+def test_fingerprints_of_lines_without_the_new_settings_stay() -> None:
+    """Names of run directories as they were before streams had these settings."""
+    known = {
+        "mtil-order1": "1219c9da71",
+        "xtail": "0d3cf09a75",
+        "cifar100-10": "2f6364f18d",
+        "cub200-10": "174c5cddd8",
+        "pocket": "002aee82ce",
+    }
+    assert {name: fingerprint(resolve(["method=keeplora", f"stream={name}"]).flat) for name in known} == known
+
+
+def test_probes_are_datasets_that_no_task_trains_on(tree: Path, tmp_path: Path) -> None:
+    for words, expected in (
+        (["stream=mtil-order1", "stream.prompts=ensemble", "stream.probe=[cifar10,plants]"], ["CIFAR10", "plants"]),
+        (["stream=cifar100-10", "stream.probe=[dtd]"], ["DTD"]),
+        (["stream=xtail", "stream.probe=[cifar100]"], ["CIFAR100"]),
+        (["stream=custom", "stream.datasets=[dtd]", "stream.probe=[plants]"], ["plants"]),
+    ):
+        found = stream(tree, *words)
+        assert [one.name for one in found.others] == expected and {one.role for one in found.others} == {"probe"}
+        plain = stream(tree, *words[:-1])
+        assert [task.digest() for task in found.tasks] == [task.digest() for task in plain.tasks]
+    ensemble = stream(tree, "stream=mtil-order1", "stream.prompts=ensemble", "stream.probe=[cifar10]").others[0]
+    assert len(ensemble.more_templates) == 17
+    with pytest.raises(UserError, match='no dataset "nowhere"'):
+        stream(tree, "stream=mtil-order1", "stream.probe=[nowhere]")
+    with pytest.raises(UserError, match="task DTD occurs twice in the stream"):
+        stream(tree, "stream=mtil-order1", "stream.probe=[dtd]")
+
+
 def test_equal_names_in_a_union() -> None:
     """Two tasks share "lotus": merged, or the first one's only, and named once."""
     from bench.data.images import ArrayImages
-    from bench.data.stream import Task
 
     def task(name: str, *classes: str) -> Task:
         images = ArrayImages(np.zeros((len(classes), 4, 4, 3)), list(range(len(classes))))

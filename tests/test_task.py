@@ -29,6 +29,9 @@ def test_label_spaces() -> None:
     assert seen is not None and seen.prompts == TASKS[0].prompts + TASKS[1].prompts and seen.targets == (2, 3, 4)
     assert label_space("seen", TASKS, seen=2, column=2) is None
     assert label_space("seen", TASKS, seen=0, column=0) is None
+    agnostic = [label_space("agnostic", TASKS, seen=2, column=column) for column in range(3)]
+    assert agnostic == [label_space("seen", TASKS, seen=2, column=0), seen, own]
+    assert label_space("agnostic", TASKS, seen=0, column=2) == own
     union = label_space("all", TASKS, seen=0, column=2)
     assert (
         union is not None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.made_records import change, learn, make, measure
 
-from bench.compare import grouping, views
+from bench.compare import extremes, grouping, views
 from bench.compare import tables as compare
 
 
@@ -191,3 +191,21 @@ def test_colours_are_seen_on_light_and_dark_paper(color, paper):
     """The contrast ratio of WCAG, section 1.4.3."""
     high, low = sorted([luminance(color), luminance(paper)], reverse=True)
     assert (high + 0.05) / (low + 0.05) >= 2
+
+
+def test_transfer_as_a_curve(tmp_path):
+    measure(make(tmp_path), ["a", "b", "c"], [[10, 20, 30], [80, 40, 20], [90, 90, None], [70, 50, 99]])
+    measure(make(tmp_path, "lora"), ["a", "b", "c"], [[10, 20, 30], [80, 41, 20], [90, 90, 10], [70, 50, 99]])
+    found = view(tmp_path)
+    assert [line.waiting for line in found.lines] == [[30, pytest.approx(np.nan, nan_ok=True)], [30.5, 10]]
+    assert extremes.spans(found.lines[1])[-1] == (10, 30.5)
+
+
+def test_matrices_of_several_orders_are_means_over_orders(tmp_path):
+    """Of two orders one has two seeds: each order counts once."""
+    for order, seed, first in ((1, 0, 80), (1, 1, 84), (2, 0, 70)):
+        path = make(tmp_path, seed=seed, fingerprint=f"{order:010}", seeds__task_order=order)
+        measure(path, ["a", "b"][:: 1 if order == 1 else -1], [[30, 40], [first, 41], [70, 90]])
+        change(path, "identity.json", seeds={"task_order": order})
+    (line,) = view(tmp_path).lines
+    assert line.mean[1, 0] == (82 + 70) / 2 and line.error[1, 0] == pytest.approx((82 - 70) / 2)

@@ -102,13 +102,14 @@ def spans(line: Line) -> list[Range | None]:
     Returns
     -------
     list of (float, float) or None
-        First that of the mean of the tasks learned so far, then one for each of the T tasks. ``None`` where nothing was
-        measured; empty where there is no matrix.
+        First that of the mean of the tasks learned so far, then one for each of the test sets, last that of the mean of
+        the tasks not yet learned. ``None`` where nothing was measured; empty where there is no matrix.
     """
     if line.mean is None:
         return []
     error = np.zeros_like(line.mean) if line.error is None else np.nan_to_num(line.error)
-    curves = [(np.array(line.learned), np.zeros(len(line.learned))), *zip(line.mean.T, error.T, strict=True)]
+    means = [(np.array(curve), np.zeros(len(curve))) for curve in (line.learned, line.waiting)]
+    curves = [means[0], *zip(line.mean.T, error.T, strict=True), means[1]]
     return [
         _hull(zip((curve - more)[known].tolist(), (curve + more)[known].tolist(), strict=True))
         for curve, more in curves

@@ -1,7 +1,7 @@
 """Lay runs out as far as they may be compared: groups over seeds, in sets of comparable runs.
 
-`gather` gives a `Comparison`, from which tables, statistics, pages and pictures are made. It is one file, because
-whether runs are comparable decides which groups they form, and these decide what each is called.
+`gather` gives a `Comparison`, from which tables, statistics, pages and pictures are made. It is one file: what may be
+compared decides what a group is, and the other way round.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from bench.compare.filters import chosen
 from bench.compare.runs import ABSENT, DATA, HEADROOM, Run, find, read, sharing
 from bench.config.fields import show
-from bench.config.fingerprint import decides
+from bench.config.fingerprint import decides, fingerprint
 from bench.core.errors import UserError
 from bench.metrics.scalars import mean
 from bench.record.role import METHOD, roles
@@ -23,19 +23,31 @@ from bench.record.role import METHOD, roles
 MEASURED = ("evaluate.split", "evaluate.templates", "precision")
 """Settings that decide what is measured, beside all of ``stream.`` and ``model.``."""
 
+ORDER = "seeds.task_order"
+"""The setting that orders tasks, or draws them."""
+
+Key: TypeAlias = int | tuple[int, int]
+"""What a run of a group is known by: its seed; where orders of tasks differ too, the seed of its order and its seed."""
+
+CROSSED = (
+    "orders of tasks (seeds.task_order) differ as well as seeds: means, their errors and differences are over orders, "
+    "each the mean over its seeds"
+)
+"""What is said of such runs."""
+
 NAMED = 2
 """Settings named in the label of a group at most; where more differ, its fingerprint stands for them."""
 
 
 @dataclass
 class Group:
-    """The runs of one method with the same settings over seeds.
+    """The runs of one method with the same settings over seeds, or over orders of tasks and seeds.
 
     Attributes
     ----------
     method, fingerprint : str
-    runs : dict of int to Run
-        By seed, ascending.
+    runs : dict of Key to Run
+        By seed, ascending; where orders differ as well as seeds, by seed of the order and seed.
     settings : dict of str to str
         What all runs share and what decides the numbers, as on the command line; a seed that follows the run's is
         ``seed``.
@@ -48,18 +60,59 @@ class Group:
     shared : int
         Runs that shared a machine with another one that is compared, of this or another group: their seconds say little
         about the method.
-    headroom : dict of int to float
-        `headroom` by seed, ascending; empty where no upper bound stands beside it.
+    headroom : dict of Key to float
+        `headroom` of every run, ascending; empty where no upper bound stands beside it.
     """
 
     method: str
     fingerprint: str
-    runs: dict[int, Run]
+    runs: dict[Key, Run]
     settings: dict[str, str] = field(default_factory=dict)
     apart: dict[str, str] = field(default_factory=dict)
     label: str = ""
     shared: int = 0
-    headroom: dict[int, float] = field(default_factory=dict)
+    headroom: dict[Key, float] = field(default_factory=dict)
+
+    @property
+    def orders(self) -> dict[int, list[Key]]:
+        """The keys of the runs of every order of tasks; empty where seeds alone tell runs apart."""
+        found: dict[int, list[Key]] = {}
+        for key in self.runs:
+            if isinstance(key, tuple):
+                found.setdefault(key[0], []).append(key)
+        return found
+
+    @property
+    def n(self) -> int:
+        """Over how many values means and their errors are taken: orders of tasks where these differ too, else seeds."""
+        return len(self.orders or self.runs)
+
+    @property
+    def counted(self) -> str:
+        """In words how many runs there are: ``3``, or ``4 orders x 3 seeds``."""
+        if not self.orders:
+            return str(len(self.runs))
+        sizes = {len(keys) for keys in self.orders.values()}
+        seeds = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
+        return f"{len(self.orders)} orders x {seeds} seed{'' if sizes == {1} else 's'}"
+
+    def averaged(self, values: Mapping[Key, float]) -> dict[Key, float]:
+        """Return independent values: those of the seeds, or of each order of tasks the mean over its seeds.
+
+        Parameters
+        ----------
+        values : mapping of Key to float
+            Of some of the runs.
+
+        Returns
+        -------
+        dict of Key to float
+            By seed, or by seed of the order.
+        """
+        if not self.orders:
+            return dict(values)
+        known = {order: [values[key] for key in keys if key in values] for order, keys in self.orders.items()}
+        return {order: mean(few) for order, few in known.items() if few}
 
     @property
     def trains(self) -> bool:
@@ -76,8 +129,8 @@ class Group:
         """What the method needs, keeps and adds, as of `bench.compare.runs.Run.flags`."""
         return next(iter(self.runs.values())).flags
 
-    def values(self, name: str) -> dict[int, float]:
-        """Return a scalar or a cost for each seed that has it.
+    def values(self, name: str) -> dict[Key, float]:
+        """Return a scalar or a cost for each seed that has it, or for each order of tasks its mean over seeds.
 
         Parameters
         ----------
@@ -86,13 +139,13 @@ class Group:
 
         Returns
         -------
-        dict of int to float
-            By seed, ascending.
+        dict of Key to float
+            As for `averaged`, ascending.
         """
         if name == HEADROOM:
-            return dict(self.headroom)
-        values = {seed: run.value(name) for seed, run in self.runs.items()}
-        return {seed: value for seed, value in values.items() if value is not None}
+            return self.averaged(self.headroom)
+        values = {key: run.value(name) for key, run in self.runs.items()}
+        return self.averaged({key: value for key, value in values.items() if value is not None})
 
 
 @dataclass
@@ -251,14 +304,26 @@ def _part_of(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _drawn(runs: list[Run]) -> bool:
-    """Return whether data differ between seeds of the order of tasks, and never within one."""
-    pairs = {(_order_seed(run), _canonical(run.data)) for run in runs}
+    """Return whether data differ between seeds of the order of tasks, and never within one.
+
+    Two of these seeds may give the same order of the same tasks.
+    """
+    pairs = {(order_of(run), _canonical(run.data)) for run in runs}
     seeds, data = ({pair[index] for pair in pairs} for index in (0, 1))
-    return len(pairs) == len(seeds) == len(data) > 1
+    ordered = len({_canonical({**run.data, "tasks": sorted(run.identity.tasks)}) for run in runs}) == 1
+    return len(pairs) == len(seeds) and len(data) > 1 and (ordered or len(data) == len(seeds))
 
 
-def _order_seed(run: Run) -> int | None:
-    return run.identity.seeds.get("task_order", run.seed)
+def order_of(run: Run) -> int:
+    """Return the seed of the order of tasks of a run."""
+    seed = run.identity.seeds.get("task_order")
+    return run.seed if seed is None else seed
+
+
+def _settings_of(run: Run, drawn: bool) -> str:
+    """Return what the settings of a run are known by; where the order of tasks is drawn, its seed is none of them."""
+    given = drawn and run.settings.get(ORDER) is not None
+    return fingerprint({**run.settings, ORDER: None}) if given else run.fingerprint
 
 
 # ------------------------------------------------------------------------------------------- one set
@@ -267,9 +332,14 @@ def _order_seed(run: Run) -> int | None:
 def _set(runs: list[Run], drawn: bool, budget: dict[str, Any], left_out: list[tuple[Path, str]]) -> ComparableRuns:
     """Group comparable runs over seeds; a copy of a run is left out, since it is no further seed."""
     groups: dict[tuple[str, str], Group] = {}
-    for run in sorted(runs, key=lambda run: (run.method, run.fingerprint, run.seed)):
-        group = groups.setdefault((run.method, run.fingerprint), Group(run.method, run.fingerprint, {}))
-        twin = group.runs.setdefault(run.seed, run)
+    known = {run: (run.method, _settings_of(run, drawn)) for run in runs}
+    orders: dict[tuple[str, str, int], set[int]] = {}
+    for run, own in known.items():
+        orders.setdefault((*own, run.seed), set()).add(order_of(run))
+    crossed = drawn and any(len(seeds) > 1 for seeds in orders.values())
+    for run in sorted(runs, key=lambda run: (*known[run], order_of(run) if crossed else 0, run.seed)):
+        group = groups.setdefault(known[run], Group(*known[run], {}))
+        twin = group.runs.setdefault((order_of(run), run.seed) if crossed else run.seed, run)
         copy = (run.path, f"the same settings and seed as {twin.path}")
         if twin is not run and copy not in left_out:
             left_out.append(copy)
@@ -281,7 +351,12 @@ def _set(runs: list[Run], drawn: bool, budget: dict[str, Any], left_out: list[tu
     data = {} if drawn else {DATA[key]: value for key, value in first.data.items()}
     conditions = {**_measured(first), **data, **budget}
     notes = _code_notes(runs)
-    if drawn:
+    if first.settings.get("stream.probe"):
+        beside = [name for name in first.identity.manifests if name not in first.identity.tasks]
+        notes.append(f"probes (P), test sets that no task trains on: {', '.join(beside)}")
+    if crossed:
+        notes.insert(0, CROSSED)
+    elif drawn:
         notes.insert(0, "every seed draws other tasks or data; differences between methods are taken seed by seed")
     return ComparableRuns(first.stream, first.model, conditions, list(groups.values()), notes=notes)
 

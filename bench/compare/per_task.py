@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.compare.grouping import ComparableRuns, Group
+from bench.compare.grouping import ComparableRuns, Group, Key
 from bench.compare.published import METRICS, Published
 from bench.compare.published import Row as PublishedRow
 from bench.compare.significance import EQUAL, Against, Difference, difference, level_of, value_of
@@ -157,7 +157,7 @@ def _table(
     return TaskTable(scalar, measured, _quoted(published, scalar, names), first)
 
 
-def _over(values: dict[int, float]) -> Spread | None:
+def _over(values: dict[Key, float]) -> Spread | None:
     return spread(values.values()) if values else None
 
 
@@ -180,8 +180,8 @@ def _said(value: float | None) -> Spread | None:
 # ------------------------------------------------------------------------------------------------ bold
 
 
-def over_seeds(group: Group, scalar: str, task: str | int | None = None) -> dict[int, float]:
-    """Return a scalar, or what it is for one task, for each seed that has it.
+def over_seeds(group: Group, scalar: str, task: str | int | None = None) -> dict[Key, float]:
+    """Return a scalar, or what it is for one task, for each seed that has it, or for each order of tasks.
 
     Parameters
     ----------
@@ -192,11 +192,11 @@ def over_seeds(group: Group, scalar: str, task: str | int | None = None) -> dict
 
     Returns
     -------
-    dict of int to float
-        By seed, ascending; in percent.
+    dict of Key to float
+        As for `bench.compare.grouping.Group.averaged`; in percent.
     """
-    values = {seed: value_of(run, scalar, task) for seed, run in group.runs.items()}
-    return {seed: value for seed, value in values.items() if value is not None}
+    values = {key: value_of(run, scalar, task) for key, run in group.runs.items()}
+    return group.averaged({key: value for key, value in values.items() if value is not None})
 
 
 def ahead(groups: Sequence[Group], scalar: str, task: str | int | None = None) -> Group | None:
@@ -233,7 +233,7 @@ def ahead(groups: Sequence[Group], scalar: str, task: str | int | None = None) -
         return None
     found = difference(best, following, scalar, level_of(len(ranked) - 1), task)
     near = found.low if sign > 0 else found.high
-    return best if near is not None and sign * near > 0 and "seeds" in found.over else None
+    return best if near is not None and sign * near > 0 and "images" not in found.over else None
 
 
 # ----------------------------------------------------------------------------------------- differences

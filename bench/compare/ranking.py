@@ -1,14 +1,16 @@
-"""How a finished run compares with those beside it, the line at the end of a run; and which runs are best."""
+"""How a finished run compares with those beside it (the line at its end), which runs are best, spread over orders."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.compare.grouping import ComparableRuns, Group, compared
 from bench.compare.runs import find, read
-from bench.metrics.kinds import LESS_IS_BETTER, RANKED, SHOWN, TITLES
-from bench.metrics.over_seeds import spread
+from bench.core.tables import aligned
+from bench.metrics.kinds import LESS_IS_BETTER, RANKED, SHOWN, TITLES, kind_of
+from bench.metrics.over_seeds import sd_within, spread
 from bench.metrics.scalars import mean
 
 
@@ -83,3 +85,42 @@ def best(field: ComparableRuns) -> dict[str, list[Group]]:
         highest = [group for group in field.groups if means.get(group.label) == top]
         winners[name] = highest if len(highest) < len(means) else []
     return winners
+
+
+def over_orders(field: ComparableRuns, columns: Sequence[str], title: Callable[[str], str]) -> list[str]:
+    """Return the lines that tell the spread over orders of tasks from that over seeds.
+
+    Parameters
+    ----------
+    field : ComparableRuns
+    columns : sequence of str
+        Those of the table; of them scalars count.
+    title : callable
+        Takes a scalar and returns its heading.
+
+    Returns
+    -------
+    list of str
+        None where orders do not differ, or not as well as seeds.
+    """
+    scalars = [name for name in columns if kind_of(name)]
+    groups = [group for group in field.groups if len(group.orders) > 1]
+    if not groups or not scalars:
+        return []
+    rows = [["standard deviation", *map(title, scalars)]]
+    for group in groups:
+        means = [spread(known).sd if (known := list(group.values(name).values())) else None for name in scalars]
+        rows.append([f"{group.label}, over {len(group.orders)} orders", *map(_points, means)])
+        within = [sd_within(_by_order(group, name)) for name in scalars]
+        rows.append([f"{group.label}, over {group.counted.partition(' x ')[2]} of an order", *map(_points, within)])
+    return ["", *aligned(rows), "  over orders: of means over seeds; over seeds: pooled over orders"]
+
+
+def _by_order(group: Group, name: str) -> list[list[float]]:
+    """Return a scalar for the seeds of each order."""
+    found = [[group.runs[key].value(name) for key in keys] for keys in group.orders.values()]
+    return [[value for value in values if value is not None] for values in found]
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -233,7 +233,19 @@ class Run:
             return self.summary.seconds.get("total")
         if name in COSTS:
             return getattr(self.summary, name)
-        return self.summary.metrics.get(name) if self.role.has(name) else None
+        if not self.role.has(name):
+            return None
+        if name in kinds.LATER and name not in self.summary.metrics:
+            return self._scalars.get(name)
+        return self.summary.metrics.get(name)
+
+    @cached_property
+    def _scalars(self) -> dict[str, float | None]:
+        """The scalars of the matrix, for those that are younger than the record; empty where it cannot be read."""
+        try:
+            return kinds.summary(self.matrix)
+        except UserError:
+            return {}
 
 
 # ---------------------------------------------------------------------------------------------- reading

@@ -3,7 +3,8 @@
 Two runs of one seed see the same tasks and images and, as far as the methods let them, the same order of images; two
 methods are measured on the same test images. So differences are taken in pairs, which removes what both share.
 
-* Over seeds, where two or more are common: Student's t interval of the paired differences (`scipy.stats.ttest_rel`).
+* Over seeds, where two or more are common: Student's t interval of the paired differences (`scipy.stats.ttest_1samp`
+  of these). Where orders of tasks differ as well as seeds: the same over orders, of each the mean over its seeds.
 * Over test images, for one common seed or where all seeds give the same difference: the normal interval of a bootstrap
   of pairs within each test set. It says how much the choice of test images matters, and nothing about other seeds.
 """
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import stats
 
-from bench.compare.grouping import ComparableRuns, Group
+from bench.compare.grouping import ComparableRuns, Group, Key
 from bench.compare.runs import Run
 from bench.config import registry
 from bench.config.values import GIVEN
@@ -136,8 +137,9 @@ def explained(against: Against) -> list[str]:
     """
     over = [one.over for _, differences in against.rows for one in differences if one.low is not None]
     lines = []
-    if any("seeds" in one for one in over):
-        lines.append("over seeds: paired t interval over the seeds that both have")
+    for word in ("seeds", "orders"):
+        if any(word in one for one in over):
+            lines.append(f"over {word}: paired t interval over the {word} that both have")
     if any("images" in one for one in over):
         lines.append("over images: paired bootstrap within every test set; says nothing about other seeds")
     if len(against.rows) > 1 and over:
@@ -203,29 +205,35 @@ def difference(
     task : str or int, optional
         The task whose own value is compared, by its name or its position from 0; by default the mean over tasks.
     """
-    pairs = {seed: (run, baseline.runs[seed]) for seed, run in group.runs.items() if seed in baseline.runs}
-    pairs = {seed: pair for seed, pair in pairs.items() if pair[0].data == pair[1].data}
+    pairs = {key: (run, baseline.runs[key]) for key, run in group.runs.items() if key in baseline.runs}
+    pairs = {key: pair for key, pair in pairs.items() if pair[0].data == pair[1].data}
     if not pairs:
         return Difference(scalar, None, None, None, "no seed in common")
-    values = {seed: (value_of(a, scalar, task), value_of(b, scalar, task)) for seed, (a, b) in pairs.items()}
-    known = {seed: (a, b) for seed, (a, b) in values.items() if a is not None and b is not None}
-    if not known:
+    values = {key: (value_of(a, scalar, task), value_of(b, scalar, task)) for key, (a, b) in pairs.items()}
+    gaps = {key: a - b for key, (a, b) in values.items() if a is not None and b is not None}
+    if not gaps:
         return Difference(scalar, None, None, None, "not defined here")
-    first, second = (np.array(side) for side in zip(*known.values(), strict=True))
-    mean = float((first - second).mean())
-    if len(known) > 1 and np.ptp(first - second) > EQUAL:
-        low, high = stats.ttest_rel(first, second).confidence_interval(level)
-        return Difference(scalar, mean, float(low), float(high), f"{len(known)} seeds")
-    seed = min(known)
+    units = group.averaged(gaps)
+    over = f"{len(units)} {'orders' if group.orders else 'seeds'}"
+    found = np.array(list(units.values()))
+    mean = float(found.mean())
+    if len(units) > 1 and np.ptp(found) > EQUAL:
+        low, high = stats.ttest_1samp(found, 0).confidence_interval(level)
+        return Difference(scalar, mean, float(low), float(high), over)
+    first = next(iter(gaps))
     try:
-        contributions = image_by_image(*pairs[seed], scalar, task)
+        contributions = image_by_image(*pairs[first], scalar, task)
     except UserError as error:
         return Difference(scalar, mean, None, None, f"no interval: {error}")
     if contributions is None:
         return Difference(scalar, mean, None, None, "no interval: recorded without outcomes")
     low, high = over_images(contributions, level)
     images = sum(map(len, contributions))
-    return Difference(scalar, mean, low, high, f"{images} images of seed {seed}")
+    return Difference(scalar, mean, low, high, f"{images} images of {_named(first)}")
+
+
+def _named(key: Key) -> str:
+    return f"seed {key[1]} and order {key[0]}" if isinstance(key, tuple) else f"seed {key}"
 
 
 def value_of(run: Run, scalar: str, task: str | int | None = None) -> float | None:

@@ -11,13 +11,13 @@ from bench.compare.choice import USUAL, Choice
 from bench.compare.grouping import ComparableRuns, Comparison, Group
 from bench.compare.per_task import PerTask, ahead, per_task
 from bench.compare.published import Published, Row
+from bench.compare.ranking import over_orders
 from bench.compare.runs import COSTS, FORMULAS, HEADROOM, column_kind
 from bench.compare.significance import COMPARED, TOGETHER, Against, Difference, explained
 from bench.core.console import one_line
 from bench.core.errors import UserError
 from bench.core.tables import aligned
-from bench.metrics.forgetting import NEEDS
-from bench.metrics.kinds import FORGETTING, LEARNING, SHOWN
+from bench.metrics.kinds import FORGETTING, LEARNING, NEEDS, SHOWN
 from bench.metrics.over_seeds import spread
 from bench.record.flags import in_words
 
@@ -211,7 +211,7 @@ def cell(group: Group, name: str, plus_minus: str = " ± ") -> str:
     written = f"{over.mean:.{digits}f}"
     if over.standard_error is not None:
         written += f"{plus_minus}{over.standard_error:.{digits}f}"
-    return written if len(known) == len(group.runs) else f"{written} ({over.n})"
+    return written if len(known) == group.n else f"{written} ({over.n})"
 
 
 def _block(section: Section, bold: bool) -> str:
@@ -220,7 +220,7 @@ def _block(section: Section, bold: bool) -> str:
     rows = [["Method", "n", *(title(name) for name in columns)]]
     strong = set()
     for number, group in enumerate(section.field.groups, start=1):
-        rows.append([group.label, str(len(group.runs)), *(cell(group, name) for name in columns)])
+        rows.append([group.label, group.counted, *(cell(group, name) for name in columns)])
         strong |= {(number, at) for at, name in enumerate(columns, start=2) if section.ahead.get(name) is group}
     lines = aligned([*rows, *quoted(section)], strong if bold else ())
     start = len(lines) - len(section.papers)
@@ -256,6 +256,7 @@ def below(section: Section) -> list[str]:
             lines.append(f"  {group.label}: {own_settings(group, ' (see bench diff)')}")
     if section.flags:
         lines += [f"  {group.label}: {in_words(group.flags)}" for group in section.field.groups]
+    lines += over_orders(section.field, section.columns, section.choice.title)
     lines += [f"  note: {note}" for note in section.field.notes]
     if section.published:
         lines += [f"  {line}" for line in provenance(section.published)]
@@ -283,9 +284,8 @@ def quoted(section: Section) -> list[list[str]]:
     """
     rows = []
     for row in section.papers:
-        values = [row.value(name) for name in section.columns]
-        cells = ["-" if value is None else f"{value:.1f}" for value in values]
-        rows.append([cited(section, row), "-", *cells])
+        values = map(row.value, section.columns)
+        rows.append([cited(section, row), "-", *("-" if value is None else f"{value:.1f}" for value in values)])
     return rows
 
 

@@ -62,6 +62,9 @@ class Line:
         no run measured it; its error also where only one did. ``None`` where there is no matrix to average.
     learned : list of float
         The mean accuracy on the tasks so far, for each of the T stages; NaN where none of them was measured.
+    waiting : list of float
+        Transfer as a curve: the mean accuracy on the tasks not yet learned, for each stage but the last; NaN where none
+        of them was measured. Empty where models were to forget.
     losses : list of list of Spread
         For each of the T tasks the training loss over the seeds, pass by pass; empty where none was recorded.
     phases : dict of str to float
@@ -76,6 +79,7 @@ class Line:
     mean: np.ndarray | None
     error: np.ndarray | None
     learned: list[float]
+    waiting: list[float]
     losses: list[list[Spread]]
     phases: dict[str, float]
 
@@ -196,10 +200,24 @@ def _view(section: Section, colors: dict[str, str]) -> View:
         used[color] = used.get(color, -1) + 1
         means, error = _over(matrices.get(group.label, []))
         learned = [] if means is None else [_known_mean(means[row, :row]) for row in range(1, len(means))]
+        size = 0 if means is None or section.kind == FORGETTING else len(tasks)
+        waiting = [] if means is None else [_known_mean(means[row, row:size]) for row in range(1, size)]
         losses = _losses(group, len(tasks), notes)
         phases = _phases(group)
         lines.append(
-            Line(group, short, color, used[color], _values(group, section.kind), means, error, learned, losses, phases)
+            Line(
+                group,
+                short,
+                color,
+                used[color],
+                _values(group, section.kind),
+                means,
+                error,
+                learned,
+                waiting,
+                losses,
+                phases,
+            )
         )
     at = {group.label: number for number, group in enumerate(groups)}
     winners = {name: [at[group.label] for group in few] for name, few in best(section.field).items()}
@@ -232,7 +250,8 @@ def _matrices(field: ComparableRuns) -> tuple[list[str], list[str], dict[str, li
     beside: list[list[str]] = []
     notes = []
     for group in field.groups:
-        for run in group.runs.values():
+        own: dict[int, list[np.ndarray]] = {}
+        for key, run in group.runs.items():
             try:
                 matrix = run.matrix
             except UserError as error:
@@ -240,7 +259,10 @@ def _matrices(field: ComparableRuns) -> tuple[list[str], list[str], dict[str, li
                 continue
             orders.append(matrix.tasks)
             beside.append(list(matrix.others))
-            matrices.setdefault(group.label, []).append(matrix.array(every=True))
+            own.setdefault(key[0] if isinstance(key, tuple) else key, []).append(matrix.array(every=True))
+        averaged = [few[0] if len(few) == 1 else _over(few)[0] for few in own.values()]
+        if any(one is not None for one in averaged):
+            matrices[group.label] = [one for one in averaged if one is not None]
     if len({(len(order), tuple(others)) for order, others in zip(orders, beside, strict=True)}) != 1:
         return [], [], {}, notes
     same = all(order == orders[0] for order in orders)

@@ -314,7 +314,7 @@ class Surroundings:
 
     Attributes
     ----------
-    label_space : {"task", "seen", "all"}
+    label_space : {"task", "seen", "agnostic", "all"}
         Of the stream.
     widths : mapping of tower ("image", "text") to int
         Width of the model's blocks; empty where the model does not say.

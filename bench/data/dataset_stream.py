@@ -1,4 +1,7 @@
-"""What is made of registered datasets: streams, a reference set, the share that is held out where a part is missing."""
+"""What is made of registered datasets: streams, a reference set, the share that is held out where a part is missing.
+
+It is one file: these share how a dataset is read and reported, and half of it is documentation.
+"""
 
 import hashlib
 import json
@@ -16,7 +19,7 @@ from bench.core.errors import UserError, nearest
 from bench.core.untrusted import read_text, why
 from bench.data.dataset import Dataset, Splits, inspect, load_dataset
 from bench.data.images import FileImages, Images, Subset
-from bench.data.stream import Stream, Task
+from bench.data.stream import Extra, Stream, Task
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,27 @@ class DatasetStream(Stream):
         """
         raise TypeError(f"{cls.__name__} does not say which datasets it is made of")
 
+    @classmethod
+    def probe_part(cls, name: str, settings: Any, root: Path | None) -> Part:
+        """Return a dataset that no task trains on.
+
+        Parameters
+        ----------
+        name : str
+            One of the setting ``stream.probe``.
+        settings : object
+            An instance of the class's ``Settings``.
+        root : Path or None
+            As for `parts`.
+        """
+        dataset = load_dataset(name, root)
+        return Part(dataset, dataset.short or dataset.registry_name, dataset.template)
+
+    @classmethod
+    def probe_parts(cls, settings: Any, root: Path | None) -> list[Part]:
+        """Return the datasets of the setting ``stream.probe``, if the stream has it, as `probe_part` returns them."""
+        return [cls.probe_part(name, settings, root) for name in getattr(settings, "probe", ())]
+
     def tasks_of(self, part: Part, splits: Splits, seed: int) -> list[Task]:
         """Return the tasks that a dataset gives.
 
@@ -113,7 +137,8 @@ class DatasetStream(Stream):
             raise UserError(f"stream {name} needs data=DIR, the folder that holds its datasets")
         root = Path(data_root).expanduser()
         statuses, read = [], []
-        for part in self.parts(self.settings, root):
+        parts = self.parts(self.settings, root)
+        for part in (*parts, *self.probe_parts(self.settings, root)):
             if part.dataset.kind == "reference":
                 own = part.dataset.registry_name
                 raise UserError(f"dataset {own} has no test images: leave it out, or write reference={own}")
@@ -134,7 +159,12 @@ class DatasetStream(Stream):
         ]
         self.notes += [f"dataset {s.dataset.registry_name}: {s.note}" for s in statuses if s.note]
         self.facts["folders"] = {s.dataset.registry_name: str(s.folder) for s in statuses}
-        return [task for part, splits in read for task in self.tasks_of(part, splits, order_seed)]
+        self.others = [
+            Extra.probe(task)
+            for part, splits in read[len(parts) :]
+            for task in DatasetStream.tasks_of(self, part, splits, order_seed)
+        ]
+        return [task for part, splits in read[: len(parts)] for task in self.tasks_of(part, splits, order_seed)]
 
 
 def stream_class(name: str, words: Sequence[str] = ()) -> tuple[type[Stream], Any]:

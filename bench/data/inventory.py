@@ -63,7 +63,8 @@ def inventory(stream: type[OfDatasets], settings: Any, root: Path) -> list[Statu
 
 def _datasets(stream: type[OfDatasets], settings: Any, root: Path | None) -> list[Dataset]:
     datasets: dict[tuple[Any, ...], Dataset] = {}
-    for part in stream.parts(settings, root):
+    beside = stream.probe_parts(settings, root) if issubclass(stream, DatasetStream) else []
+    for part in (*stream.parts(settings, root), *beside):
         datasets.setdefault((part.dataset.registry_name, part.dataset.folders), part.dataset)
     return list(datasets.values())
 

@@ -12,13 +12,20 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
+from bench.compute.seeding import generator
+from bench.config.fields import setting
 from bench.config.run_settings import label_space_of
 from bench.core.errors import UserError
+from bench.core.lazy import torch
 from bench.data.images import Images
-from bench.metrics.matrix_file import ROLES
+from bench.metrics.matrix_file import PROBE, ROLES
 
-LABEL_SPACES = ("task", "seen", "all")
-"""The classes among which a test image is classified: its own task's, all learned so far, or all of the stream."""
+LABEL_SPACES = ("task", "seen", "agnostic", "all")
+"""The classes among which a test image is classified.
+
+``task``: its own task's. ``seen``: all learned so far. ``agnostic``: the same, and for a task that is not yet learned
+its own. ``all``: all of the stream.
+"""
 
 Prompt: TypeAlias = str | tuple[str, ...]
 """What a class is classified by: one text, or several whose features are averaged."""
@@ -150,6 +157,17 @@ class Extra(Task):
 
     role: str = field(kw_only=True)
 
+    @classmethod
+    def probe(cls, task: Task) -> "Extra":
+        """Return a task as a test set that no task of the stream trains on, and that counts in no mean over tasks.
+
+        Parameters
+        ----------
+        task : Task
+        """
+        images = (task.train, task.test, task.validation)
+        return cls(task.name, task.classes, task.template, *images, {}, task.more_templates, role=PROBE)
+
     def digest(self) -> str:
         """Return a hash of everything in the test set that can change a result.
 
@@ -179,6 +197,16 @@ class Extra(Task):
             raise UserError(f"test set {self.name} has labels outside of its {len(self.classes)} classes: check it")
 
 
+@dataclass
+class StreamSettings:
+    """The settings that all streams of tasks to learn share."""
+
+    shuffle: bool = setting(False, "shuffle the tasks by seeds.task_order")
+    probe: list[str] = setting(
+        [], "further test sets, which no task trains on and no mean contains: datasets, or folders below data="
+    )
+
+
 class Stream:
     """An ordered list of tasks; a plug-in derives from it and is decorated with ``register("stream", ...)``.
 
@@ -196,12 +224,13 @@ class Stream:
     Attributes
     ----------
     Settings : type
-        Dataclass of `setting` fields: the stream's own settings. A field ``label_space`` overrides the class's.
+        Dataclass of `setting` fields: the stream's own settings. A field ``label_space`` overrides the class's. Where a
+        field ``shuffle`` is true, the tasks that `load` returns are shuffled by ``seeds.task_order``. `StreamSettings`
+        has the usual fields.
     kind : {"learning", "forgetting"}
         Whether its tasks are to be learned, or are requests to forget (`Request`). A method says which it can do.
-    label_space : {"task", "seen", "all"}
-        The classes among which a test image is classified: its own task's, those of all tasks learned so far, or all
-        of the stream.
+    label_space : {"task", "seen", "agnostic", "all"}
+        The classes among which a test image is classified: see `label_space`.
     defaults : mapping of str to object
         The training budget shared by all methods, as dotted settings of a run (``{"train.epochs": 8}``).
     tuned : mapping of str to mapping, or path
@@ -266,6 +295,9 @@ class Stream:
                 f"{', '.join(LABEL_SPACES)}"
             )
         self.tasks = self.load(data_root, order_seed)
+        if getattr(settings, "shuffle", False):
+            order = torch.randperm(len(self.tasks), generator=generator(order_seed, "task order"))
+            self.tasks = [self.tasks[index] for index in order.tolist()]
         if not self.tasks:
             raise UserError("the stream has no tasks: name at least one dataset")
         names = [task.name for task in (*self.tasks, *self.others)]
@@ -402,9 +434,10 @@ def label_space(
 
     Parameters
     ----------
-    kind : {"task", "seen", "all"}
+    kind : {"task", "seen", "agnostic", "all"}
         ``task``: the test set's own classes. ``seen``: the classes of the tasks learned so far, undefined for test sets
-        of later tasks. ``all``: the classes of all tasks of the stream.
+        of later tasks. ``agnostic``: the same, and for test sets of later tasks their own classes, as in the released
+        code of CoLeCLIP. ``all``: the classes of all tasks of the stream.
     tasks : sequence of Task
         The stream's tasks, in order.
     seen : int
@@ -419,11 +452,11 @@ def label_space(
     LabelSpace or None
         None where it is not defined.
     """
-    if kind == "task":
+    if kind == "task" or (kind == "agnostic" and column >= seen):
         included: Sequence[int] = [column]
-    elif kind == "seen":
-        if column >= seen:
-            return None
+    elif kind == "seen" and column >= seen:
+        return None
+    elif kind in ("seen", "agnostic"):
         included = range(seen)
     else:
         included = range(len(tasks))

@@ -52,7 +52,7 @@ class Protocol:
     Attributes
     ----------
     tasks : sequence of Task
-    label_space : {"task", "seen", "all"}
+    label_space : {"task", "seen", "agnostic", "all"}
         As for `bench.data.stream.Stream`.
     shared_prompts : {"either", "first"}
         As for `bench.data.stream.Stream`.

@@ -71,7 +71,7 @@ class Method:
         What it can do with a stream: ``learning`` for tasks to learn, ``forgetting`` for requests to forget
         (``task.request``).
     label_spaces : tuple of str
-        The label spaces it supports: task, seen, all.
+        The label spaces it supports: task, seen, agnostic, all.
     constant : bool
         True for a method whose classifier never changes: its rows are then reused instead of measured again.
     validation : bool
@@ -112,7 +112,7 @@ class Method:
 
     defaults: ClassVar[Mapping[str, Any]] = {}
     kinds: ClassVar[tuple[str, ...]] = ("learning",)
-    label_spaces: ClassVar[tuple[str, ...]] = ("task", "seen", "all")
+    label_spaces: ClassVar[tuple[str, ...]] = ("task", "seen", "agnostic", "all")
     constant: ClassVar[bool] = False
     validation: ClassVar[bool] = False
     at_once: ClassVar[bool] = False

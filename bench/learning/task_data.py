@@ -52,8 +52,8 @@ class Context:
         Images per training step, for passes of the method's own.
     init_seed, data_seed : int
         Seeds of initial values and of the order of images.
-    label_space : {"task", "seen", "all"}
-        The classes among which a test image is classified: its task's, those met so far, or all of the stream.
+    label_space : {"task", "seen", "agnostic", "all"}
+        The classes among which a test image is classified: see `bench.data.stream.label_space`.
     say : callable
         ``say(text)`` prints one line for the user.
     part : callable

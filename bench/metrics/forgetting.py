@@ -12,7 +12,7 @@ from functools import partial
 
 from bench.metrics.matrix import AccuracyMatrix, MissingCell
 from bench.metrics.matrix_file import KEPT, MISSING, PROBE
-from bench.metrics.scalars import Scalar, cells, entered, mean, pooled
+from bench.metrics.scalars import Scalar, cells, entered, mean, of_role, pooled
 
 SCALARS: dict[str, Scalar] = {}
 """Every scalar by its name, in the order in which reports show them."""
@@ -71,12 +71,6 @@ def stays(matrix: AccuracyMatrix, row: int) -> list[int]:
     return [*range(row, len(matrix.tasks)), *matrix.of_role(KEPT)]
 
 
-def _of_role(matrix: AccuracyMatrix, name: str, role: str) -> list[int]:
-    if not (columns := matrix.of_role(role)):
-        raise MissingCell(f"{name} needs a test set of the role {role}; this stream has none")
-    return columns
-
-
 # ---------------------------------------------------------------------------------------- of one request
 
 
@@ -104,7 +98,7 @@ def _h_mean(matrix: AccuracyMatrix, name: str, row: int) -> float:
 
 
 def _missing(matrix: AccuracyMatrix, name: str, row: int) -> float:
-    return pooled(matrix, name, row, _of_role(matrix, name, MISSING))
+    return pooled(matrix, name, row, of_role(matrix, name, MISSING))
 
 
 def _over_requests(matrix: AccuracyMatrix, name: str, first: int = 1) -> float:
@@ -193,14 +187,14 @@ def missing(matrix: AccuracyMatrix) -> float:
 @_scalar("mean_{j in P} a[T,j]")
 def elsewhere(matrix: AccuracyMatrix) -> float:
     """Return the mean accuracy on test sets that no request is about, after the last one."""
-    columns = _of_role(matrix, "elsewhere", PROBE)
+    columns = of_role(matrix, "elsewhere", PROBE)
     return mean(cells(matrix, "elsewhere", ((len(matrix.tasks), column) for column in columns)))
 
 
 @_scalar("mean_{j in P} (a[0,j] - a[T,j])")
 def elsewhere_loss(matrix: AccuracyMatrix) -> float:
     """Return what the requests cost on test sets that none of them is about: first minus last accuracy."""
-    columns = _of_role(matrix, "elsewhere_loss", PROBE)
+    columns = of_role(matrix, "elsewhere_loss", PROBE)
     first = cells(matrix, "elsewhere_loss", ((0, column) for column in columns))
     final = cells(matrix, "elsewhere_loss", ((len(matrix.tasks), column) for column in columns))
     return mean([before - after for before, after in zip(first, final, strict=True)])

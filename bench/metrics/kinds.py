@@ -18,7 +18,7 @@ HEADLINES: Mapping[str, Mapping[str, str]] = {LEARNING: scalars.HEADLINES, FORGE
 """Kind of matrix -> titles of the columns of tables, in their order -> the scalar that each of them is."""
 
 SHOWN: Mapping[str, Sequence[str]] = {
-    LEARNING: ("zero_shot", *scalars.HEADLINES.values(), "learning", "backward_transfer"),
+    LEARNING: ("zero_shot", *scalars.HEADLINES.values(), "learning", "backward_transfer", "probe"),
     FORGETTING: (*forgetting.HEADLINES.values(), "missing", "drop"),
 }
 """Kind of matrix -> the scalars of a comparison, in the order of its columns."""
@@ -28,11 +28,16 @@ TITLES: Mapping[str, str] = {
     **{name: title for title, name in scalars.HEADLINES.items()},
     "learning": "Learning",
     "backward_transfer": "Backward",
+    "preserve": "Preserve",
+    "probe": "Probe",
     **{name: title for title, name in forgetting.HEADLINES.items()},
     "missing": "Missing",
     "drop": "Drop",
 }
-"""Scalars of `SHOWN` -> their short headings."""
+"""Scalars of `SHOWN`, and others that tables may show -> their short headings."""
+
+NEEDS: Mapping[str, str] = {**scalars.NEEDS, **forgetting.NEEDS}
+"""Scalars -> the role of the test sets that they are about: a matrix without any has no such number."""
 
 COLUMNS: Mapping[str, Mapping[str, Callable[[AccuracyMatrix], list[float | None]]]] = {
     LEARNING: scalars.COLUMNS,
@@ -51,6 +56,9 @@ FIRST = {
 
 TRADEOFF = {LEARNING: ("last", "transfer_by_column"), FORGETTING: ("forgotten", "retained")}
 """Kind of matrix -> the scalars on the two axes of the trade-off, across and up."""
+
+LATER = ("preserve",)
+"""Scalars that are younger than the first records, and that the matrix of such a record gives too."""
 
 DIFFERENCES = ("backward_transfer", "drop")
 """Scalars of `SHOWN` that are differences of percentages."""

@@ -1,9 +1,9 @@
-"""A quantity over several seeds: mean, standard deviation, standard error."""
+"""A quantity over several seeds: mean, standard deviation, standard error; and over seeds within orders of tasks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.metrics.scalars import mean
@@ -56,3 +56,24 @@ def spread(values: Iterable[float]) -> Spread:
 def standard_error(values: Iterable[float]) -> float | None:
     """Return the standard error of the mean, or None for a single value."""
     return spread(values).standard_error
+
+
+def sd_within(groups: Iterable[Sequence[float]]) -> float | None:
+    """Return the standard deviation within groups, pooled: that over seeds of one order of tasks.
+
+    Parameters
+    ----------
+    groups : iterable of sequence of float
+        The values of each group; those of different groups may have different means.
+
+    Returns
+    -------
+    float or None
+        The root of the squared deviations from the means of the groups over ``sum(n - 1)``; None where every group has
+        one value.
+    """
+    known = [values for values in groups if len(values) > 1]
+    if not known:
+        return None
+    squares = math.fsum((value - mean(values)) ** 2 for values in known for value in values)
+    return math.sqrt(squares / sum(len(values) - 1 for values in known))

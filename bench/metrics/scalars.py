@@ -3,6 +3,7 @@
 A scalar is a pure function of the matrix (bench/metrics/matrix.py), in percent or percentage points. Tools that print
 the same word ("transfer", "average", "forgetting") compute different things, so each name here carries its convention.
 A scalar raises `MissingCell` where a cell that it needs is missing. docs/metrics.md has the formulas and their sources.
+It is one file: one scalar after the other, half of it documentation.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from bench.metrics.matrix import AccuracyMatrix, MissingCell
+from bench.metrics.matrix_file import PROBE
 
 Scalar = Callable[[AccuracyMatrix], float]
 SCALARS: dict[str, Scalar] = {}
@@ -24,7 +26,10 @@ HEADLINES = {"Transfer": "transfer_by_column", "Average": "average_mtil", "Last"
 Everything that shows one of them takes its title and its scalar from here.
 """
 
-LESS_IS_BETTER = ("forgetting_first_last", "forgetting_max_last", "zero_shot_loss")
+NEEDS = {"probe": PROBE, "probe_loss": PROBE}
+"""Scalars -> the role of the further test sets that they are about: a stream without any has no such number."""
+
+LESS_IS_BETTER = ("forgetting_first_last", "forgetting_max_last", "zero_shot_loss", "probe_loss")
 """The scalars that a better method has less of."""
 
 
@@ -167,6 +172,16 @@ def learning(matrix: AccuracyMatrix) -> float:
     return mean(cells(matrix, "learning", ((column + 1, column) for column in range(len(matrix.tasks)))))
 
 
+@entered("mean_{1<=j<i<=T} a[i,j]")
+def preserve(matrix: AccuracyMatrix) -> float:
+    """Return Preserve as LEBA defines it: the mean of all cells below the diagonal, of tasks learned before the last.
+
+    Every cell has the same weight, so that early tasks, which have more cells, weigh more.
+    """
+    size = _need_two(matrix, "preserve")
+    return mean(cells(matrix, "preserve", ((row, column) for row in range(2, size + 1) for column in range(row - 1))))
+
+
 @entered("mean_{j<T} (a[T,j] - a[j,j])")
 def backward_transfer(matrix: AccuracyMatrix) -> float:
     """Return backward transfer as GEM defines it: last minus first accuracy of every task but the last.
@@ -206,6 +221,44 @@ def zero_shot_loss(matrix: AccuracyMatrix) -> float:
     start = cells(matrix, "zero_shot_loss", ((0, column) for column in range(1, tasks)))
     kept = [mean(_before(matrix, "zero_shot_loss", column)) for column in range(1, tasks)]
     return mean([before - after for before, after in zip(start, kept, strict=True)])
+
+
+@entered("mean_{j in P} a[T,j]")
+def probe(matrix: AccuracyMatrix) -> float:
+    """Return the mean accuracy on test sets that no task trains on, after the last task."""
+    return mean(_on_probes(matrix, "probe", len(matrix.tasks)))
+
+
+@entered("mean_{j in P} (a[0,j] - a[T,j])")
+def probe_loss(matrix: AccuracyMatrix) -> float:
+    """Return what training cost on test sets that no task trains on: first minus last accuracy."""
+    first, final = (_on_probes(matrix, "probe_loss", row) for row in (0, len(matrix.tasks)))
+    return mean([before - after for before, after in zip(first, final, strict=True)])
+
+
+def of_role(matrix: AccuracyMatrix, name: str, role: str) -> list[int]:
+    """Return the columns of further test sets of a role.
+
+    Parameters
+    ----------
+    matrix : AccuracyMatrix
+    name : str
+        The scalar that needs them, for errors.
+    role : str
+
+    Raises
+    ------
+    MissingCell
+        If there are none.
+    """
+    if not (columns := matrix.of_role(role)):
+        raise MissingCell(f"{name} needs a test set of the role {role}; this stream has none")
+    return columns
+
+
+def _on_probes(matrix: AccuracyMatrix, name: str, row: int) -> list[float]:
+    """Return the accuracies on test sets that no task trains on."""
+    return cells(matrix, name, ((row, column) for column in of_role(matrix, name, PROBE)))
 
 
 def pooled(matrix: AccuracyMatrix, name: str, row: int, columns: Iterable[int]) -> float:
@@ -278,6 +331,25 @@ def so_far(matrix: AccuracyMatrix, row: int) -> dict[str, float]:
     return {name: mean(values) for name, values in stages.items() if values}
 
 
+def transfer_stages(matrix: AccuracyMatrix) -> list[float | None]:
+    """Return Transfer as a curve: for each stage but the last, the mean over the tasks that are not yet learned.
+
+    Their mean is `transfer_by_row`. With every stage it is a mean over one task less.
+
+    Parameters
+    ----------
+    matrix : AccuracyMatrix
+
+    Returns
+    -------
+    list of float or None
+        T - 1 values in percent; None where a cell is missing.
+    """
+    size = len(matrix.tasks)
+    rows = ([matrix.cell(row, column).accuracy for column in range(row, size)] for row in range(1, size))
+    return [_mean_or_none(row) for row in rows]
+
+
 # ------------------------------------------------------------------------------------------ by column
 
 
@@ -307,6 +379,9 @@ COLUMNS: dict[str, Callable[[AccuracyMatrix], list[float | None]]] = {
 
 
 def _or_none(matrix: AccuracyMatrix, rows: Iterable[int], column: int) -> float | None:
-    values = [matrix.cell(row, column).accuracy for row in rows]
+    return _mean_or_none([matrix.cell(row, column).accuracy for row in rows])
+
+
+def _mean_or_none(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return mean(known) if len(known) == len(values) else None

@@ -108,8 +108,8 @@ class Forecast:
 
     def __init__(self, parts: Parts, watch: Stopwatch, method: Method):
         self.settled = 0 if method.constant else 1 if method.at_once else len(parts.tasks)
-        if parts.stream.label_space == "seen":  # where it grows, the accuracies of a constant classifier change too
-            self.settled = len(parts.tasks)
+        if parts.stream.label_space in ("seen", "agnostic"):
+            self.settled = len(parts.tasks)  # where it grows, the accuracies of a constant classifier change too
         self._watch = watch
         self._images = [len(task.train) for task in parts.tasks]
         self._steps = [steps_of(budget, images) for budget, images in zip(parts.budgets, self._images, strict=True)]

@@ -159,7 +159,7 @@ def _by_method(section: Section) -> tuple[list[str], int]:
     lines, first = [_row(heads), r"\midrule"], first_bound(section.field.groups)
     for number, group in enumerate(section.field.groups):
         lines += [r"\midrule", _wide(len(heads), BOUNDS)] if number == first else []
-        cells = [str(len(group.runs))] if counted else []
+        cells = [group.counted] if counted else []
         for name in section.columns:
             written = cell(group, name, r" $\pm$ ").replace("-", "$-$" if group.values(name) else "--")
             cells.append(_bold(written, section.ahead.get(name) is group))
@@ -202,9 +202,9 @@ def _block(section: Section, table: TaskTable) -> list[str]:
     return lines
 
 
-def _seeds(field: ComparableRuns) -> int | None:
-    """Return the number of seeds of all groups, or None where they have different numbers."""
-    numbers = {len(group.runs) for group in field.groups}
+def _seeds(field: ComparableRuns) -> str | None:
+    """Return in words over how many seeds all groups are, or None where they have different numbers."""
+    numbers = {group.counted for group in field.groups}
     return numbers.pop() if len(numbers) == 1 else None
 
 
@@ -236,7 +236,7 @@ def _caption(section: Section, bold: bool) -> str:
     if less := [section.choice.title(name) for name in names if name in LESS_IS_BETTER]:
         parts.append(f"Less is better: {_and(less)}.")
     if by_task and seeds is None:
-        parts.append("Seeds: " + ", ".join(f"{labels[g.label]} {len(g.runs)}" for g in field.groups) + ".")
+        parts.append("Seeds: " + ", ".join(f"{labels[g.label]} {g.counted}" for g in field.groups) + ".")
     if by_task:
         parts += map(_sentence, section.per_task.notes)
     parts += [f"{labels[g.label]}: {own_settings(g, '')}." for g in field.groups if labels[g.label] != g.label]
@@ -277,9 +277,11 @@ def _hashed(value: Any) -> bool:
 
 def _means(field: ComparableRuns, by_task: bool) -> str:
     seeds = _seeds(field)
-    if seeds == 1:
+    if seeds == "1":
         return "One seed, in percent."
     over = "seeds" if by_task and seeds is None else "n seeds" if seeds is None else f"{seeds} seeds"
+    if any(group.orders for group in field.groups):
+        over = f"orders of tasks{'' if seeds is None else f' ({seeds})'}, each the mean over its seeds"
     if by_task:
         return f"Mean over {over}, in percent; the mean over tasks with its standard error."
     return f"Mean ± standard error over {over}, in percent."

@@ -64,7 +64,7 @@ def task_cells(row: TaskRow, plus_minus: str = " ± ") -> list[str]:
     list of str
         One decimal, as papers have; ``-`` where there is no value; where some seeds lack it, how many have it.
     """
-    seeds = len(row.group.runs) if row.group else 0
+    seeds = row.group.n if row.group else 0
     cells = []
     for value in (*row.tasks, row.overall):
         written = "-" if value is None else f"{value.mean:.1f}"
@@ -87,7 +87,7 @@ def _block(section: Section, bold: bool) -> str:
             above[len(rows) + first] = BOUNDS
         for row in table.measured:
             strong |= {(len(rows), at) for at, first in enumerate(table.ahead, start=2) if first is row}
-            rows.append([row.label, str(len(row.group.runs)) if row.group else "-", *task_cells(row)])
+            rows.append([row.label, row.group.counted if row.group else "-", *task_cells(row)])
         quoted = captions([row.source for row in table.published if row.source])
         above |= {len(rows) + at: caption for at, caption in quoted.items()}
         for row in table.published:

@@ -1,4 +1,4 @@
-// Accuracy over the stages: on every task, and on those learned so far.
+// Accuracy over the stages: on every task, on those learned so far, and on those to come.
 
 import { controls, make, select, soft } from "./elements.js";
 import { legend, lineStyle, markerStyle } from "./marks.js";
@@ -7,6 +7,9 @@ import { around, axis } from "./plots.js";
 import { safe, WORDS } from "./text.js";
 
 /** @typedef {import("./sheet.js").Sheet} Sheet */
+
+/** Stands for the mean of the tasks that are not yet learned, as `null` does for that of the tasks so far. */
+const WAITING = -1;
 
 /** @param {Sheet} sheet */
 export function curves(sheet) {
@@ -17,6 +20,7 @@ export function curves(sheet) {
   let shown = sets.length <= sheet.data.most ? "all" : "mean";
   /** @type {[string, string][]} */
   const options = [["all", "every test set"], ["mean", WORDS[kind].soFar], ...sets.map(numbered)];
+  if (waits(sheet)) options.splice(2, 0, [String(WAITING), WORDS[kind].waiting]);
   const choice = select("Test set", options, shown, (value) => {
     shown = value;
     update();
@@ -41,6 +45,11 @@ function numbered(name, index) {
 }
 
 /** @param {Sheet} sheet */
+function waits(sheet) {
+  return sheet.field.groups.some(({ waiting }) => waiting.some((value) => value !== null));
+}
+
+/** @param {Sheet} sheet */
 function measured(sheet) {
   return sheet.picked().filter((group) => group.mean);
 }
@@ -52,7 +61,7 @@ function measured(sheet) {
  * @param {HTMLElement} body
  */
 function grid(sheet, body) {
-  const columns = [null, ...sheet.field.sets.keys()];
+  const columns = [null, ...(waits(sheet) ? [WAITING] : []), ...sheet.field.sets.keys()];
   const reaches = columns.map((column) => reach(sheet, column));
   const longest = Math.max(...reaches.map(([low, high]) => high - low));
   const node = body.appendChild(make("div", { class: "grid narrow" }));
@@ -72,7 +81,9 @@ function grid(sheet, body) {
  * @param {number | null} column
  */
 function reach(sheet, column) {
-  return around(measured(sheet).map((group) => group.spans[column === null ? 0 : column + 1]));
+  return around(
+    measured(sheet).map((group) => group.spans.at(column === null ? 0 : column === WAITING ? -1 : column + 1) ?? null),
+  );
 }
 
 /**
@@ -83,8 +94,9 @@ function reach(sheet, column) {
  */
 function curve(sheet, parent, column, range) {
   const { field } = sheet;
-  const name = column === null ? WORDS[field.kind].soFar : field.sets[column];
-  const rows = [...field.states.keys()].slice(column === null ? 1 : 0);
+  const mean = column === null ? WORDS[field.kind].soFar : WORDS[field.kind].waiting;
+  const name = isMean(column) ? mean : field.sets[column];
+  const rows = [...field.states.keys()].slice(isMean(column) ? 1 : 0, column === WAITING ? -1 : undefined);
   const build = (/** @type {Look} */ look) => ({
     traces: measured(sheet).map((group) => trace(field, group, column, rows, range ? 5 : 8)),
     layout: {
@@ -96,10 +108,20 @@ function curve(sheet, parent, column, range) {
         title: { text: range ? "" : "after" },
       }),
       yaxis: axis(look, { range, title: { text: range ? "" : "accuracy (%)" } }),
-      shapes: column === null || column >= field.tasks.length ? [] : [learnedHere(column, look)],
+      shapes: isMean(column) || column >= field.tasks.length ? [] : [learnedHere(column, look)],
     },
   });
   sheet.plots.add(parent, `Accuracy over the stages: ${name}`, range ? 240 : 420, build, name);
+}
+
+/**
+ * Whether a curve is the mean of several tasks.
+ *
+ * @param {number | null} column
+ * @returns {column is null | -1}
+ */
+function isMean(column) {
+  return column === null || column === WAITING;
 }
 
 /**
@@ -111,19 +133,21 @@ function curve(sheet, parent, column, range) {
  */
 function trace(field, group, column, rows, size) {
   const { mean, error } = group;
-  const errors = column === null || !error ? null : rows.map((row) => error[row][column] ?? 0);
+  const errors = isMean(column) || !error ? null : rows.map((row) => error[row][column] ?? 0);
   return {
     type: "scatter",
     mode: group.bound ? "lines" : "lines+markers",
     x: rows,
-    y: rows.map((row) => (column === null ? group.learned[row - 1] : mean?.[row][column])),
+    y: rows.map((row) =>
+      isMean(column) ? (column === null ? group.learned : group.waiting)[row - 1] : mean?.[row][column],
+    ),
     connectgaps: false,
     line: lineStyle(group),
     marker: markerStyle(group, size),
     error_y: errors ? { type: "data", array: errors, thickness: 1, width: 0, color: group.color } : undefined,
     hovertemplate: rows.map(
       (row) =>
-        `${safe(group.short)} after ${safe(field.states[row])}: %{y:.1f}${column === null ? "" : plusMinus(group, row, column)}<extra></extra>`,
+        `${safe(group.short)} after ${safe(field.states[row])}: %{y:.1f}${isMean(column) ? "" : plusMinus(group, row, column)}<extra></extra>`,
     ),
   };
 }

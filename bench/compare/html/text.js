@@ -102,6 +102,7 @@ export const WORDS = {
       "Rows: the untrained model, then the model after each task. Columns: test sets. Framed: a task just learned; left of it: kept; right of it: not learned yet.",
     curves: "Accuracy in percent after each task, 0 being the untrained model; dotted: where the task is learned. ",
     soFar: "mean of the tasks learned so far",
+    waiting: "mean of the tasks not yet learned",
   },
   forgetting: {
     headlines:
@@ -115,5 +116,6 @@ export const WORDS = {
       "Rows: the model before, then after each request. Columns: the classes of each request, then what is to stay. Framed: just forgotten; left of it: forgotten earlier.",
     curves: "Accuracy in percent after each request, 0 being the model before; dotted: where it is to be forgotten. ",
     soFar: "mean of the requests so far",
+    waiting: "",
   },
 };

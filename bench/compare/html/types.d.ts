@@ -56,6 +56,7 @@ interface Group extends Style {
   mean: Matrix | null;
   error: Matrix | null;
   learned: (number | null)[];
+  waiting: (number | null)[];
   losses: [mean: number | null, error: number | null][][];
   spans: (Span | null)[];
   phases: Record<string, number>;

@@ -30,7 +30,7 @@ from bench.compare.views import (
     views,
 )
 from bench.config.fields import show
-from bench.metrics.kinds import DIFFERENCES, FIRST, LESS_IS_BETTER, RANKED, SHOWN, TRADEOFF
+from bench.metrics.kinds import DIFFERENCES, FIRST, LESS_IS_BETTER, NEEDS, RANKED, SHOWN, TRADEOFF
 from bench.record.flags import in_words
 
 STOPS = 33
@@ -69,6 +69,15 @@ def data(sections: Sequence[Section], left_out: Sequence[tuple[Path, str]] = ())
     }
 
 
+def _columns(view: View) -> list[str]:
+    """Return scalars and costs, without those about test sets that the runs do not have."""
+    return [
+        name
+        for name in COLUMNS[view.section.kind]
+        if name not in NEEDS or any(name in line.values for line in view.lines)
+    ]
+
+
 def _column(name: str, title: str) -> dict[str, Any]:
     return {
         "key": name,
@@ -94,7 +103,7 @@ def _field(view: View) -> dict[str, Any]:
     environments: dict[str, dict[str, Any]] = {}
     return {
         "kind": kind,
-        "columns": [_column(name, view.section.choice.title(name)) for name in COLUMNS[kind]],
+        "columns": [_column(name, view.section.choice.title(name)) for name in _columns(view)],
         "headlines": FIRST[kind],
         "ranked": RANKED[kind],
         "tradeoff": TRADEOFF[kind],
@@ -135,7 +144,7 @@ def _line(line: Line) -> dict[str, Any]:
         "bound": group.bound,
         "color": line.color,
         "variant": line.variant,
-        "n": len(group.runs),
+        "n": group.n,
         "shared": group.shared,
         "apart": group.apart,
         "settings": short_settings(group),
@@ -145,6 +154,7 @@ def _line(line: Line) -> dict[str, Any]:
         "mean": cells(line.mean),
         "error": cells(line.error),
         "learned": [rounded(value, 2) for value in line.learned],
+        "waiting": [rounded(value, 2) for value in line.waiting],
         "spans": [range_of(span) for span in extremes.spans(line)],
         "losses": [[[rounded(one.mean, 5), rounded(one.standard_error, 5)] for one in task] for task in line.losses],
         "phases": {name: rounded(seconds, 3) for name, seconds in line.phases.items()},

@@ -126,7 +126,7 @@ def difference(view: View) -> Figure | None:
 
 
 def curves(view: View) -> Figure | None:
-    """Draw accuracy on the tasks learned so far, and on every test set, over the stages; dotted where one is learned.
+    """Draw accuracy over the stages: on tasks so far, on those to come, on every test set; dotted where one is learned.
 
     Parameters
     ----------
@@ -141,7 +141,8 @@ def curves(view: View) -> Figure | None:
     if not lines:
         return None
     size, across, requests = len(view.sets), 4, view.section.kind == FORGETTING
-    down = math.ceil((size + 1) / across)
+    first = 2 if any(np.isfinite(line.waiting).any() for line, _ in lines) else 1  # panels with means
+    down = math.ceil((size + first) / across)
     missing = left_out(view, 115)
     figure = canvas(PAGE, 1.45 * down + 0.2 + 0.16 * (math.ceil(len(lines) / 4) + len(missing.splitlines())))
     grid = figure.subplots(down, across, sharex=True, squeeze=False).flatten().tolist()
@@ -151,21 +152,25 @@ def curves(view: View) -> Figure | None:
         if line.group.bound:
             style["marker"] = ""
         grid[0].plot(stages[1:], line.learned, **style)
+        if first == 2:
+            grid[1].plot(stages[1 : 1 + len(line.waiting)], line.waiting, **style)
         for column in range(size):
             error = None if line.error is None else np.nan_to_num(line.error[:, column])
-            grid[column + 1].errorbar(stages, mean[:, column], yerr=error, elinewidth=0.7, **style)
+            grid[column + first].errorbar(stages, mean[:, column], yerr=error, elinewidth=0.7, **style)
     for column, name in enumerate(view.sets):
         if column < len(view.tasks):
-            grid[column + 1].axvline(column + 1, color="#888888", linestyle=":", linewidth=0.8)
-        grid[column + 1].set_title(name)
+            grid[column + first].axvline(column + 1, color="#888888", linestyle=":", linewidth=0.8)
+        grid[column + first].set_title(name)
     grid[0].set_title("mean of requests so far" if requests else "mean of tasks learned")
-    limits = [axes.get_ylim() for axes in grid[: size + 1]]
+    if first == 2:
+        grid[1].set_title("mean of tasks to come")
+    limits = [axes.get_ylim() for axes in grid[: size + first]]
     longest = max(high - low for low, high in limits)
     for axes, (low, high) in zip(grid, limits, strict=False):
         bottom = within(low, high, longest)
         axes.set_ylim(bottom, bottom + longest)  # the same slope is the same change
         axes.grid(axis="y", alpha=0.3)
-    for axes in grid[size + 1 :]:
+    for axes in grid[size + first :]:
         axes.set_visible(False)
     grid[0].xaxis.get_major_locator().set_params(integer=True)
     below = f"stage ({'requests' if requests else 'tasks learned'})"
