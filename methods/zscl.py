@@ -18,8 +18,8 @@ For each step of a task:
 of |s B A|_F^2 = s^2 tr((B^T B)(A A^T)), and the mean is that of the products, which is not the product of means.
 
 The teacher's features never change, so each image and each sentence of the reference set is encoded by it once. Several
-processes share the batches of the task; each takes the whole reference batch, whose images L_txt compares. It is one
-file, to be read beside one paper.
+processes share the batches of the task; each takes the whole reference batch, whose images L_txt compares. It is
+one file, to be read beside one paper.
 """
 
 from __future__ import annotations

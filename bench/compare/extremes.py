@@ -60,11 +60,11 @@ def fastest(view: View) -> int | None:
     int or None
         ``None`` where no line trains, none was timed, or runs of some of them shared a machine.
     """
-    trains = [index for index in view.rivals if view.lines[index].group.trains]
-    timed = [index for index in trains if "seconds" in view.lines[index].values]
-    if any(view.lines[index].group.shared for index in timed):
+    lines = view.lines
+    timed = [index for index in view.rivals if lines[index].group.trains and "seconds" in lines[index].values]
+    if any(lines[index].group.shared for index in timed):
         return None
-    return min(timed, key=lambda index: view.lines[index].values["seconds"].mean, default=None)
+    return min(timed, key=lambda index: lines[index].values["seconds"].mean, default=None)
 
 
 # ------------------------------------------------------------------------------------------------- ranges

@@ -1,7 +1,8 @@
 """Read run directories.
 
 Nothing is computed again: the scalars are those of summary.json, which are pure functions of accuracy.csv
-(bench/metrics/kinds.py). `bench.compare.grouping` lays runs out as far as they may be compared.
+(bench/metrics/kinds.py). `bench.compare.grouping` lays runs out as far as they may be compared. It is one file: what a
+run gives decides what is read of it.
 """
 
 from __future__ import annotations
