@@ -25,6 +25,7 @@ from bench.metrics.matrix import AccuracyMatrix
 from bench.metrics.over_seeds import spread
 from bench.record.flags import WORDS, registered
 from bench.record.provenance import code_revision
+from bench.record.role import roles
 from bench.record.schema import is_finished
 from bench.sweep.file import expand, find
 
@@ -62,13 +63,15 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def results_table(runs: Runs) -> str:
-    """Mean and standard error over the seeds, one row a method, with the flags that decide what is comparable."""
-    rows = []
-    for method, found in runs.items():
-        results = [summary(directory)["metrics"] for directory in found]
-        values = [spread([result[name] for result in results]) for name in SHOWN]
-        marks = ", ".join(WORDS[flag] for flag in registered({"method.name": method}) or {})
-        rows.append([f"`{method}`", *(f"{value.mean:.1f} ± {value.standard_error:.1f}" for value in values), marks])
+    """Mean and standard error over the seeds, one row a method, reference lines last, with the flags of each method."""
+    known, rows = roles(), []
+    for method in sorted(runs, key=lambda method: known[method].bound):
+        results = [summary(directory)["metrics"] for directory in runs[method]]
+        values = [spread([one[name] for one in results]) if known[method].has(name) else None for name in SHOWN]
+        cells = ["-" if value is None else f"{value.mean:.1f} ± {value.standard_error:.1f}" for value in values]
+        marks = [WORDS[flag] for flag in registered({"method.name": method}) or {}]
+        marks = ["**reference line**", *marks] if known[method].bound else marks
+        rows.append([f"`{method}`", *cells, ", ".join(marks)])
     return table(["method", *SHOWN.values(), "flags"], rows)
 
 
@@ -131,7 +134,8 @@ def published(runs: Runs) -> dict:
     rows = []
     for method, found in runs.items():
         results = [summary(directory)["metrics"] for directory in found]
-        values = {title.lower(): spread([one[name] for one in results]).mean for name, title in list(SHOWN.items())[:3]}
+        told = [name for name in list(SHOWN)[:3] if roles()[method].has(name)]
+        values = {SHOWN[name].lower(): spread([one[name] for one in results]).mean for name in told}
         rounded = {key: round(value, 1) for key, value in values.items()}
         flags = registered({"method.name": method})
         rows.append({"method": method, "registered": [method], "source": "A", **rounded, "flags": flags})

@@ -26,8 +26,7 @@ BASELINES = 100
 DECADE = 8
 """An axis is logarithmic where the highest value of a setting is at least this many times its lowest."""
 
-Range = tuple[float, float]
-"""Lowest and highest value."""
+Range = tuple[float, float]  # lowest and highest value
 
 
 # ------------------------------------------------------------------------------------------------ winners
