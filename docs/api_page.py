@@ -50,9 +50,9 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         "A stream derives from `Stream` and returns a list of `Task`s, or from `DatasetStream`, which makes tasks of "
         "registered datasets. A dataset derives from `Dataset` and returns its `Splits`.",
         (
-            "Stream", "Task", "Request", "Extra", "LABEL_SPACES", "ZeroShot", "DatasetStream", "Part", "Dataset",
-            "Splits", "Counts", "load_dataset", "folder_dataset", "Images", "ArrayImages", "FileImages", "PackedImages",
-            "Subset", "Joined", "alone", "hold_out", "stream_class", "stream_of",
+            "Stream", "StreamSettings", "Task", "Request", "Extra", "LABEL_SPACES", "ZeroShot", "DatasetStream", "Part",
+            "Dataset", "Splits", "Counts", "load_dataset", "folder_dataset", "Images", "ArrayImages", "FileImages",
+            "PackedImages", "Subset", "Joined", "alone", "hold_out", "stream_class", "stream_of",
         ),
     ),
     "For a model": (

@@ -83,13 +83,30 @@ class DatasetStream(Stream):
             An instance of the class's ``Settings``.
         root : Path or None
             As for `parts`.
+
+        Returns
+        -------
+        Part
         """
         dataset = load_dataset(name, root)
         return Part(dataset, dataset.short or dataset.registry_name, dataset.template)
 
     @classmethod
     def probe_parts(cls, settings: Any, root: Path | None) -> list[Part]:
-        """Return the datasets of the setting ``stream.probe``, if the stream has it, as `probe_part` returns them."""
+        """Return the datasets of the setting ``stream.probe``, if the stream has it.
+
+        Parameters
+        ----------
+        settings : object
+            An instance of the class's ``Settings``.
+        root : Path or None
+            As for `parts`.
+
+        Returns
+        -------
+        list of Part
+            As `probe_part` returns them.
+        """
         return [cls.probe_part(name, settings, root) for name in getattr(settings, "probe", ())]
 
     def tasks_of(self, part: Part, splits: Splits, seed: int) -> list[Task]:

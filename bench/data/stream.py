@@ -164,6 +164,10 @@ class Extra(Task):
         Parameters
         ----------
         task : Task
+
+        Returns
+        -------
+        Extra
         """
         images = (task.train, task.test, task.validation)
         return cls(task.name, task.classes, task.template, *images, {}, task.more_templates, role=PROBE)
