@@ -69,7 +69,8 @@ def test_the_data_of_the_page_are_those_of_the_records(tmp_path):
     summaries = [json.loads((path / "summary.json").read_text(encoding="utf-8")) for path in paths]
     mine = next(group for group in field["groups"] if group["method"] == "keeplora")
     assert [group["label"] for group in field["groups"]] == ["keeplora", "lora"] and mine["n"] == 3
-    for name in kinds.SHOWN["learning"]:
+    assert not set(kinds.NEEDS) & set(mine["values"])  # there are no probes
+    for name in set(kinds.SHOWN["learning"]) - set(kinds.NEEDS):
         known = [summary["metrics"][name] for summary in summaries]
         error = statistics.stdev(known) / 3**0.5
         assert mine["values"][name] == pytest.approx([statistics.mean(known), error, 3], abs=1e-4)
@@ -327,7 +328,7 @@ def test_what_stands_out_is_in_the_page(tmp_path):
     assert other == [[0.0, -20.0, -40.0], None, [0, -40.0], [1.5, None], 40.0]
     assert field["accuracies"] == [30, 80] and field["ranges"]["last"]["zero_shot"] == [30, 70]
     first = field["groups"][0]
-    assert first["learned"] == [80, 50] and first["spans"] == [[50, 80], [30, 80], [30, 50]]
+    assert first["learned"] == [80, 50] and first["spans"] == [[50, 80], [30, 80], [30, 50], [40, 40]]
     (tried,) = field["tried"]
     assert tried["method"] == "keeplora" and tried["groups"] == [0, 1] and tried["widest"] == ["method.rank"]
     assert tried["rulers"]["method.rank"] == {"values": ["2", "4"], "positions": [2, 4], "numeric": True, "log": False}
