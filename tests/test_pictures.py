@@ -76,16 +76,19 @@ def test_differences_are_to_the_baseline_on_a_symmetric_scale(view):
 
 
 def test_curves_of_every_task(view):
-    first, *tasks = [axes for axes in pictures.curves(view).axes if axes.get_visible()]
-    assert [axes.get_title() for axes in tasks] == view.tasks
-    spans = [np.ptp(axes.get_ylim()) for axes in (first, *tasks)]
-    assert spans == pytest.approx([spans[0]] * 4)
+    first, coming, *tasks = [axes for axes in pictures.curves(view).axes if axes.get_visible()]
+    assert [axes.get_title() for axes in (coming, *tasks)] == ["mean of tasks to come", *view.tasks]
+    spans = [np.ptp(axes.get_ylim()) for axes in (first, coming, *tasks)]
+    assert spans == pytest.approx([spans[0]] * 5)
     for column, axes in enumerate(tasks):
         for container, line in zip(axes.containers, view.lines, strict=True):
             assert np.array_equal(container.lines[0].get_ydata(), line.mean[:, column])
     for drawn, line in zip(first.lines, view.lines, strict=True):
         learned = [line.mean[row, :row].mean() for row in (1, 2, 3)]
         assert drawn.get_ydata().tolist() == pytest.approx(learned)
+    for drawn, line in zip(coming.lines, view.lines, strict=True):
+        waiting = [line.mean[row, row:].mean() for row in (1, 2)]
+        assert drawn.get_ydata()[:2].tolist() == pytest.approx(waiting) and np.isnan(drawn.get_ydata()[2:]).all()
 
 
 @pytest.mark.parametrize(
