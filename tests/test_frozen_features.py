@@ -145,6 +145,19 @@ def test_processes_share_the_images_of_a_set() -> None:
     assert torch.allclose(whole.norm(dim=1), torch.ones(len(pixels)), atol=1e-5)
 
 
+def test_a_process_without_a_batch_encodes_with_the_others() -> None:
+    encoded_sets = []
+
+    class Half(World):
+        def sum(self, tensors) -> None:
+            """Stands for the processes' sum, for which each has to come."""
+            encoded_sets.append([len(tensor) for tensor in tensors])
+
+    store = FrozenFeatures(64, "", lambda name, key, compute: compute(), Half(rank=1, size=2), lambda: None)
+    batches = store.take(Pixels(toy_task(0).test, tiny_clip(), True), "encode", [])
+    assert encoded_sets == [[24]] and list(batches) == []
+
+
 def test_outside_of_a_run_the_features_are_those_of_the_model_as_it_is() -> None:
     clip, task = tiny_clip(), toy_task(0)
     context = Context(tasks=1, batch_size=16, init_seed=0, data_seed=0)
