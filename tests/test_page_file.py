@@ -328,7 +328,7 @@ def test_what_stands_out_is_in_the_page(tmp_path):
     assert other == [[0.0, -20.0, -40.0], None, [0, -40.0], [1.5, None], 40.0]
     assert field["accuracies"] == [30, 80] and field["ranges"]["last"]["zero_shot"] == [30, 70]
     first = field["groups"][0]
-    assert first["learned"] == [80, 50] and first["spans"] == [[50, 80], [30, 80], [30, 50]]
+    assert first["learned"] == [80, 50] and first["spans"] == [[50, 80], [30, 80], [30, 50], [40, 40]]
     (tried,) = field["tried"]
     assert tried["method"] == "keeplora" and tried["groups"] == [0, 1] and tried["widest"] == ["method.rank"]
     assert tried["rulers"]["method.rank"] == {"values": ["2", "4"], "positions": [2, 4], "numeric": True, "log": False}
