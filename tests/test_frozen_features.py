@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from bench.methods.if2net import If2NetLike
@@ -11,6 +12,7 @@ from test_resume import TOY, assert_same
 
 from bench.compute.world import World
 from bench.config.resolve import resolve
+from bench.data.images import ArrayImages
 from bench.data.pixels import Pixels, PixelStore
 from bench.learning.evaluate import Protocol, evaluate_row
 from bench.learning.given import FrozenFeatures, encoded
@@ -112,6 +114,15 @@ def test_what_features_depend_on_makes_others(images: list[int]) -> None:
     for change in ({"batch_size": 8}, {"seed": 1}, {"index": 1}, {"precision": "bf16"}):
         of(**change)
     assert len(set(keys)) == 5  # the features in bf16 lie beside those in fp32
+
+
+def test_the_code_of_a_plug_ins_images_decides_too() -> None:
+    class Own(ArrayImages):
+        """Of a plug-in, which may change what it makes of a file."""
+
+    pixels = np.zeros((2, 4, 4, 3), dtype=np.uint8)
+    usual, own = (Pixels(cls(pixels, [0, 1]), tiny_clip(), False) for cls in (ArrayImages, Own))
+    assert usual.images.digest == own.images.digest and usual.identity() != own.identity()
 
 
 def test_no_image_that_was_decoded_is_kept(tmp_path: Path, nearest: str, monkeypatch: pytest.MonkeyPatch) -> None:
