@@ -108,7 +108,9 @@ class Joint(Bound):
 
     bound = True
     ceiling = True
-    scalars = ("zero_shot", "average_mtil", "average_cil", "average_cil_pooled", "last", "last_pooled")
+    scalars = (
+        "zero_shot", "average_mtil", "average_cil", "average_cil_pooled", "last", "last_pooled", "probe", "probe_loss"
+    )  # fmt: skip
     at_once = True
     flags = Flags(in_advance=True)
     parity = ParityCard(

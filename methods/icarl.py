@@ -38,7 +38,8 @@ from bench.api import (
 
 from .finetune import Finetune
 from .full_finetuning import LAST_STEP, LOOP, PROMPTS, RATES, RELEASED, refuse_text_loss, whole_towers
-from .lwf import CHUNK, kept_answers, once
+from .known_classes import once, positions
+from .lwf import CHUNK, kept_answers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -290,8 +291,9 @@ class ICarl(Finetune):
         tokens, index = once(self.memory.tokens)
         labels = index[self.memory.labels]
         there = labels.bincount(minlength=len(tokens)) > 0
-        means = class_means(self._features_of_exemplars(), labels.to(self.clip.device), len(tokens))
-        self.classes, self.means = tokens[there], means[there.to(means.device)]
+        features = self._features_of_exemplars().to(self.clip.exact_device)
+        means = class_means(features, labels.to(features.device), len(tokens))
+        self.classes, self.means = tokens[there], means[there.to(means.device)].to(self.clip.device)
         if missing := int((~there).sum()):
             self.context.say(
                 f"note: after task {task.name} {missing} of {len(tokens)} classes have no exemplar, so label spaces "
@@ -300,11 +302,10 @@ class ICarl(Finetune):
 
     def classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
         """Return the classifier by means of exemplars, if all classes of the space have one; else that by prompts."""
-        rows = {tuple(row): number for number, row in enumerate(self.classes.tolist())}
-        found = [rows.get(tuple(row)) for row in self.clip.tokenize(space.texts).tolist()] if rows else [None]
-        if any(row is None for row in found):
+        found = positions(self.clip.tokenize(space.texts), self.classes)
+        if (found < 0).any():
             return super().classifier(space)
-        means = self.means[found]
+        means = self.means[found.to(self.means.device)]
         return lambda pixels: self.clip.logits(self.clip.encode_images(pixels), means)
 
     def state_dict(self) -> dict[str, Tensor]:

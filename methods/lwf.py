@@ -26,6 +26,7 @@ from bench.api import Flags, Frozen, ParityCard, TaskData, UserError, no_grad, r
 
 from .finetune import Finetune
 from .full_finetuning import LAST_STEP, LOOP, PROMPTS, RATES, RELEASED, distil, refuse_text_loss, whole_towers
+from .known_classes import once
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,26 +77,6 @@ def sentences(empty: Tensor, drawn: Tensor) -> Tensor:
     count, length = drawn.shape
     start, end = (part.expand(count, -1) for part in (empty[:1], empty[1 : len(empty) - length]))
     return torch.cat([start, drawn, end], dim=1)
-
-
-def once(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distinct prompts among those of several tasks, in order: a prompt that two tasks have is one class.
-
-    Parameters
-    ----------
-    tokens : Tensor
-        int64 [prompts, context length]; at least one.
-
-    Returns
-    -------
-    distinct : Tensor
-        int64 [distinct, context length].
-    index : Tensor
-        For every prompt its index among these, int64 [prompts].
-    """
-    rows: dict[tuple[int, ...], int] = {}
-    index = [rows.setdefault(tuple(row), len(rows)) for row in tokens.tolist()]
-    return torch.tensor(list(rows), device=tokens.device), torch.tensor(index, device=tokens.device)
 
 
 # ---- the methods

@@ -33,6 +33,8 @@ from bench.api import (
     torch,
 )
 
+from .known_classes import positions
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -97,11 +99,6 @@ def gated(text: Tensor, own: Tensor, known: Tensor) -> Tensor:
     return torch.where(known[text.argmax(dim=1)][:, None], torch.where(known, own, lowest), text)
 
 
-def _keys(tokens: Tensor) -> list[tuple[int, ...]]:
-    """Return rows of tokens as keys."""
-    return [tuple(row) for row in tokens.tolist()]
-
-
 # ---- what both have in common
 
 
@@ -151,15 +148,15 @@ class Probe(Method):
     def feature_classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
         """Return the classifier of the learned classes of a label space, with the text's answer for all others."""
         text = super().feature_classifier(space)
-        keys = _keys(self.clip.tokenize(space.texts))
-        rows = {index: {key: row for row, key in enumerate(_keys(one.tokens))} for index, one in self.heads.items()}
+        tokens = self.clip.tokenize(space.texts)
+        rows = {index: positions(tokens, one.tokens).tolist() for index, one in self.heads.items()}
         device, D = self.clip.device, self.clip.model.visual.output_dim
-        known = torch.zeros(len(keys), dtype=torch.bool, device=device)
-        weights, bias = torch.zeros(len(keys), D, device=device), torch.zeros(len(keys), device=device)
-        for at, (key, owner) in enumerate(zip(keys, space.tasks, strict=True)):
+        known = torch.zeros(len(tokens), dtype=torch.bool, device=device)
+        weights, bias = torch.zeros(len(tokens), D, device=device), torch.zeros(len(tokens), device=device)
+        for at, owner in enumerate(space.tasks):
             index = owner if owner in rows else TOGETHER
-            if key in rows.get(index, ()):
-                head, row = self.heads[index], rows[index][key]
+            if index in rows and (row := rows[index][at]) >= 0:
+                head = self.heads[index]
                 known[at], weights[at], bias[at] = True, head.weights[row], head.bias[row]
         if not known.any():
             return text

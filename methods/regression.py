@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.api import F, LabelSpace, Method, TaskData, UserError, no_grad, setting, torch
 
+from .known_classes import once, positions
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -27,44 +29,6 @@ CHUNK = 1024
 
 
 # ---- the decisive computations
-
-
-def with_classes(known: Tensor, tokens: Tensor) -> Tensor:
-    """Return the tokenised prompts of the classes so far, with those that are new behind them.
-
-    Parameters
-    ----------
-    known : Tensor
-        int64 [classes, context length].
-    tokens : Tensor
-        int64 [classes of a task, context length].
-
-    Returns
-    -------
-    Tensor
-        int64 [all classes, context length], on the CPU.
-    """
-    rows = dict.fromkeys(map(tuple, [*known.tolist(), *tokens.tolist()]))
-    return torch.tensor(list(rows), dtype=torch.int64).reshape(-1, known.shape[1])
-
-
-def positions(tokens: Tensor, known: Tensor) -> Tensor:
-    """Return which of the known classes each prompt is.
-
-    Parameters
-    ----------
-    tokens : Tensor
-        int64 [prompts, context length].
-    known : Tensor
-        int64 [classes, context length].
-
-    Returns
-    -------
-    Tensor
-        int64 [prompts], on the CPU; -1 for a class that is not known.
-    """
-    at = {tuple(row): index for index, row in enumerate(known.tolist())}
-    return torch.tensor([at.get(tuple(row), -1) for row in tokens.tolist()], dtype=torch.int64)
 
 
 def expanded(f: Tensor, P: Tensor | None) -> Tensor:
@@ -190,7 +154,7 @@ class Regression(Method):
         """Encode the images and solve; the budget of training does not matter."""
         with self.context.part("features"):
             features, labels = self._images(task)
-        self.tokens = with_classes(self.tokens, task.tokens)
+        self.tokens, _ = once(torch.cat([self.tokens, task.tokens.cpu()]))
         with self.context.part("solve"):
             return self.add(features, positions(task.tokens, self.tokens)[labels], task)
 

@@ -211,6 +211,31 @@ def test_pictures_draw_bounds_as_dashed_lines_across(runs):
     assert joint.get_marker() in ("", "None") and joint.get_linestyle() != "-" != untrained.get_linestyle()
 
 
+def test_curves_of_tasks_to_come_have_no_bound_whose_transfer_means_nothing(runs):
+    (field,) = data(sections(runs))["fields"]
+    waiting = {group["short"]: group["waiting"] for group in field["groups"]}
+    assert waiting == {"keeplora": [40], "lora": [40], "joint": [None], "zero-shot": [40]}
+
+
+def test_the_page_has_the_headroom_where_it_is_known(runs):
+    comparison = grouping.gather([runs], {"method": "[keeplora,lora]"})
+    (field,) = data(compare.sections(comparison))["fields"]
+    assert "headroom" not in [one["key"] for one in field["columns"]]
+
+
+def test_headroom_over_orders_and_seeds_is_run_by_run(tmp_path, runs):
+    root = tmp_path / "orders"
+    for order, seed in ((1, 0), (1, 1), (2, 0)):
+        for method, last in (("keeplora", 60 + order), ("joint", 90 + seed)):
+            path = make(root, method, seed=seed, last=last, fingerprint=f"{order:010}", seeds__task_order=order)
+            change(path, "identity.json", tasks=["a", "b"][:: 1 if order == 1 else -1], seeds={"task_order": order})
+    keeplora, joint = (grouping.gather([root]).fields)[0].groups[::-1]
+    assert keeplora.values("headroom") == {
+        1: pytest.approx((100 * 31 / 60 + 100 * 31 / 61) / 2), 2: pytest.approx(100 * 32 / 60)
+    }  # fmt: skip
+    assert joint.values("headroom") == {1: 100, 2: 100}
+
+
 def test_a_comparison_of_bounds_alone_is_drawn(runs):
     (view,) = views.views(sections(runs, rows="[joint,zero-shot]"))
     assert pictures.scatter(view) is not None and pictures.curves(view) is not None

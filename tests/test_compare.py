@@ -1,5 +1,6 @@
 """Tables over many runs, on run directories made here."""
 
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -13,6 +14,7 @@ from bench.compare import grouping, runs
 from bench.compare import tables as compare
 from bench.compare.published import METRICS, Row, beside, find
 from bench.compare.tables import APART
+from bench.config import registry
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.metrics import kinds
@@ -91,6 +93,40 @@ def test_spread_over_orders_is_told_from_spread_over_seeds(tmp_path):
     low, high = stats.ttest_1samp([-4.5, -5.5, -6.5], 0).confidence_interval(0.95)
     assert re.search(rf"lora +Last +-5.50 +\[{low:.2f}, {high:.2f}\] +3 orders", text)
     assert "over orders: paired t interval over the orders that both have" in text
+
+
+def test_the_seed_of_the_order_tells_no_rows_apart(tmp_path):
+    """Beside runs over orders and seeds stand some with another rank whose orders follow their seeds."""
+    crossed(tmp_path)
+    for seed in (1, 2):
+        path = make(tmp_path, seed=seed, fingerprint="9876543210", method__rank=4, seeds__task_order=None)
+        change(path, "identity.json", tasks=["a", "b"][:: 1 if seed % 2 else -1], seeds={"task_order": seed})
+    (field,) = grouping.gather([tmp_path]).fields
+    known = {group.label: group for group in field.groups}
+    assert set(known) == {"keeplora method.rank=8", "keeplora method.rank=4", "lora"}
+    assert known["keeplora method.rank=4"].counted == "2 orders x 1 seed"
+    (alone,) = grouping.gather([tmp_path], {"seeds.task_order": "1", "method": "lora"}).fields
+    assert alone.groups[0].counted == "2"
+
+
+def test_a_row_in_one_order_beside_others_says_so(tmp_path):
+    crossed(tmp_path)
+    path = make(tmp_path, "third", seeds__task_order=1)
+    change(path, "identity.json", tasks=["a", "b"], seeds={"task_order": 1})
+    assert line_of(table(tmp_path, columns="last"), "third  ")[:2] == ["third", "1 order x 1 seed"]
+
+
+def test_what_no_seed_draws_is_a_condition(tmp_path):
+    """Runs over seeds that draw their images stand beside published rows of the same tasks in the same order."""
+    known = quoted()
+    for seed in range(2):
+        mtil(tmp_path, seed=seed)
+        path = tmp_path / "mtil-order1" / "ViT-B-16" / "openai" / "keeplora" / f"0123456789-s{seed}"
+        change(path, "identity.json", manifests={"DTD": str(seed)}, seeds={"task_order": seed})
+    (field,) = grouping.gather([tmp_path]).fields
+    assert field.conditions["order of tasks"] == list(known.tasks) and "prompts" in field.conditions
+    assert runs.DATA["manifests"] not in field.conditions
+    assert "published, not measured here:" in table(tmp_path)
 
 
 def test_what_is_shown_to_be_ahead_is_bold(tmp_path):
@@ -283,16 +319,18 @@ def test_published_is_on_or_off(tmp_path):
 def test_published_rows_stand_beside_runs_of_their_own_conditions(tmp_path):
     def methods(stream, **conditions):
         known = find(stream)
-        fixed = {"order of tasks": list(known.tasks), "label space": "task"}
+        space = registry.entries("stream")[stream].facts["label_space"]
+        fixed = {"order of tasks": list(known.tasks), "label space": space}
         found = beside(
             stream, known.model, fixed | {key.replace("__", "."): value for key, value in conditions.items()}
         )
         return [] if found is None else [row.method for row in found.rows]
 
     assert "KeepLoRA" in methods("mtil-order1") and "CoLeCLIP" not in methods("mtil-order1")
-    agnostic = methods("mtil-order1", **{"label space": "all"})
+    agnostic = methods("mtil-agnostic")
     assert "CoLeCLIP" in agnostic and "DPW full" in agnostic and "KeepLoRA" not in agnostic
-    assert methods("mtil-order1", **{"label space": "seen"}) == []
+    for stream, space in itertools.product(("mtil-order1", "mtil-agnostic"), ("seen", "all")):
+        assert methods(stream, **{"label space": space}) == []
     five, sixteen = (methods("mtil-fewshot", stream__shots=shots) for shots in (5, 16))
     assert "CoDyRA" in five and "DIKI" in sixteen and set(five) & set(sixteen) == {"zero-shot", "MoE-Adapters"}
     assert methods("xtail", stream__shots=16, stream__splits="torchvision", **{"label space": "all"}) == []

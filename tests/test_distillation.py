@@ -10,7 +10,8 @@ import torch
 from bench.methods.finetune import Finetune
 from bench.methods.full_finetuning import RELEASED
 from bench.methods.icarl import ICarl, ICarlFaithful, class_means, herding
-from bench.methods.lwf import Lwf, LwfFaithful, LwfVr, LwfVrFaithful, kept_answers, once, sentences
+from bench.methods.known_classes import once
+from bench.methods.lwf import Lwf, LwfFaithful, LwfVr, LwfVrFaithful, kept_answers, sentences
 from bench.methods.wise_ft import WiseFt, WiseFtFaithful
 from test_methods import TRAIN, data, learn, nothing
 from torch import Tensor

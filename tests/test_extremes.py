@@ -84,16 +84,16 @@ def test_curves_lie_in_their_spans(tmp_path):
     rows = [[[30, 40], [80, None], [70, 90]], [[36, 40], [90, None], [50, 70]]]
     for seed, matrix in enumerate(rows):
         measure(make(tmp_path, seed=seed), ["a", "b"], matrix)
-    mean, first, second = extremes.spans(line(tmp_path, "keeplora"))
+    mean, first, second, waiting = extremes.spans(line(tmp_path, "keeplora"))
     assert mean == (70, 85)  # (70 + 90 + 50 + 70) / 4 and (80 + 90) / 2, without errors
     error = [statistics.stdev(values) / 2**0.5 for values in ([30, 36], [80, 90])]
     assert first == pytest.approx((33 - error[0], 85 + error[1]))
-    assert second == pytest.approx((40, 80 + statistics.stdev([90, 70]) / 2**0.5))
+    assert second == pytest.approx((40, 80 + statistics.stdev([90, 70]) / 2**0.5)) and waiting is None
 
 
 def test_a_curve_that_nobody_measured_has_no_span(tmp_path):
     measure(make(tmp_path), ["a", "b"], [[30, None], [80, None], [70, None]])
-    assert extremes.spans(line(tmp_path, "keeplora")) == [(70, 80), (30, 80), None]
+    assert extremes.spans(line(tmp_path, "keeplora")) == [(70, 80), (30, 80), None, None]
 
 
 def test_ranges_are_over_what_has_both_columns(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from bench.methods.if2net import If2NetLike
@@ -11,6 +12,7 @@ from test_resume import TOY, assert_same
 
 from bench.compute.world import World
 from bench.config.resolve import resolve
+from bench.data.images import ArrayImages
 from bench.data.pixels import Pixels, PixelStore
 from bench.learning.evaluate import Protocol, evaluate_row
 from bench.learning.given import FrozenFeatures, encoded
@@ -114,6 +116,15 @@ def test_what_features_depend_on_makes_others(images: list[int]) -> None:
     assert len(set(keys)) == 5  # the features in bf16 lie beside those in fp32
 
 
+def test_the_code_of_a_plug_ins_images_decides_too() -> None:
+    class Own(ArrayImages):
+        """Of a plug-in, which may change what it makes of a file."""
+
+    pixels = np.zeros((2, 4, 4, 3), dtype=np.uint8)
+    usual, own = (Pixels(cls(pixels, [0, 1]), tiny_clip(), False) for cls in (ArrayImages, Own))
+    assert usual.images.digest == own.images.digest and usual.identity() != own.identity()
+
+
 def test_no_image_that_was_decoded_is_kept(tmp_path: Path, nearest: str, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     original = Pixels._decode
@@ -143,6 +154,19 @@ def test_processes_share_the_images_of_a_set() -> None:
     one, other = (encoded(pixels, 7, "encode", Half(rank=rank, size=2)) for rank in (0, 1))
     assert torch.equal(one + other, whole) and one.any() and other.any() and not (one.bool() & other.bool()).any()
     assert torch.allclose(whole.norm(dim=1), torch.ones(len(pixels)), atol=1e-5)
+
+
+def test_a_process_without_a_batch_encodes_with_the_others() -> None:
+    encoded_sets = []
+
+    class Half(World):
+        def sum(self, tensors) -> None:
+            """Stands for the processes' sum, for which each has to come."""
+            encoded_sets.append([len(tensor) for tensor in tensors])
+
+    store = FrozenFeatures(64, "", lambda name, key, compute: compute(), Half(rank=1, size=2), lambda: None)
+    batches = store.take(Pixels(toy_task(0).test, tiny_clip(), True), "encode", [])
+    assert encoded_sets == [[24]] and list(batches) == []
 
 
 def test_outside_of_a_run_the_features_are_those_of_the_model_as_it_is() -> None:

@@ -103,6 +103,16 @@ def test_tasks_in_other_orders_are_averaged_by_name(tmp_path):
     assert [cell.mean for cell in last] == [np.mean([31, 32]), np.mean([30, 31]), np.mean([32, 30])]
 
 
+def test_orders_beside_seeds_are_named_as_such(tmp_path):
+    for order, seed in ((0, 0), (0, 1), (1, 0)):
+        path = make(tmp_path, seed=seed, fingerprint=f"{order:010}", seeds__task_order=order)
+        measure(path, ["a", "b"][:: -1 if order else 1], [[0, 0], [80, 40 + seed], [70, 60]])
+        change(path, "identity.json", seeds={"task_order": order})
+    made = per_task(field_of(tmp_path))
+    assert made.notes == ["tasks come in several orders: a task's Transfer is over the orders that begin elsewhere"]
+    assert [(cell.mean, cell.n) for cell in made.tables[0].measured[0].tasks] == [(40, 1), (40.5, 1)]
+
+
 def test_other_tasks_for_every_seed_are_averaged_by_position(tmp_path):
     drawn(tmp_path, [["a", "b"], ["c", "d"]])
     made = per_task(field_of(tmp_path))

@@ -1,8 +1,10 @@
 """What a linear probe finds in the image features of a finished run."""
 
 import csv
+import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from bench.cli import main as cli
 from bench.compare.runs import read
 from bench.record.results import read_matrix
 from bench.reuse import logistic
-from bench.reuse.probe import coarse, probe
+from bench.reuse.probe import _plan, coarse, probe
 
 TOY = str(Path(__file__).parent / "toy.py")
 REQUESTS = """
@@ -164,6 +166,17 @@ def test_tasks_are_probed_each_among_its_own_classes(learned: Path, tmp_path: Pa
 def features(clip: Clip, images: Images) -> np.ndarray:
     pixels = torch.from_numpy(np.stack([clip.to_uint8(images.image(index)) for index in range(len(images))]))
     return clip.encode_images(clip.normalize(pixels)).double().numpy()
+
+
+def test_a_class_that_tasks_share_is_one_candidate_whatever_their_further_templates() -> None:
+    tasks = [
+        dataclasses.replace(toy_task(index), template="a {}", more_templates=more)
+        for index, more in enumerate([("the {}",), ()])
+    ]
+    stream = SimpleNamespace(tasks=tasks, others=[], label_space="all", shared_prompts="either", registry_name="toys")
+    for one in _plan(stream).sets:
+        assert one.candidates == tasks[0].prompts
+        assert one.test.among(one.candidates).tolist() == tasks[one.column].test.labels.tolist()
 
 
 def test_requests_share_a_probe_among_all_names_that_have_images(

@@ -1,7 +1,7 @@
 """The line at the end of a run: how it compares with the runs beside it."""
 
 import pytest
-from support.made_records import make
+from support.made_records import change, make
 
 from bench.compare.ranking import standing
 
@@ -34,6 +34,13 @@ def test_seeds_count_as_one_with_their_mean(tmp_path):
     assert standing(path) == f"beside 1 other run here: Last 60.5 (mean of 2 seeds); {line}"
     make(tmp_path, "lora", last=60.5)
     assert "Last 60.5 (mean of 2 seeds), 1st of 2 (next: lora 60.5); " in standing(path)  # level
+
+
+def test_orders_and_seeds_are_both_named(tmp_path):
+    for order, seed in ((1, 0), (1, 1), (2, 0)):
+        path = make(tmp_path, seed=seed, last=60 + order, fingerprint=f"{order:010}", seeds__task_order=order)
+        change(path, "identity.json", tasks=["a", "b"][:: 1 if order == 1 else -1], seeds={"task_order": order})
+    assert "Last 61.5 (mean of 2 orders x 1 to 2 seeds); " in standing(path)
 
 
 def test_what_trains_nothing_stands_beside_most(tmp_path):

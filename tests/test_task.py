@@ -84,14 +84,20 @@ def test_a_method_that_tokenises_several_prompts_of_a_class_is_told_what_to_call
         tiny_clip().tokenize([("a cat", "the cat")])
 
 
-def test_classes_with_the_same_templates_count_as_one() -> None:
+def test_classes_with_the_same_first_template_count_as_one() -> None:
+    """Training reads the first template alone, so no method can tell them apart; the first task's templates count."""
     tasks = [
-        dataclasses.replace(toy_task(0), name=name, template="a {}", more_templates=("the {}",)) for name in ("x", "y")
+        dataclasses.replace(toy_task(0), name=name, template="a {}", more_templates=more)
+        for name, more in (("x", ("the {}",)), ("y", ("the {}",)), ("z", ()))
     ]
-    tasks.append(dataclasses.replace(toy_task(0), name="z", template="a {}"))
-    space = label_space("all", tasks, 0, 1)
-    assert space is not None and len(space.prompts) == 2 * len(tasks[0].classes)
-    assert space.targets == tuple(range(len(tasks[0].classes)))
+    for column in range(3):
+        space = label_space("all", tasks, 0, column)
+        assert space is not None and space.prompts == tasks[0].test_prompts and space.texts == tasks[2].prompts
+        assert space.tasks == (0, 0, 0) and space.targets == (0, 1, 2)
+    own = label_space("task", tasks, 0, 2)
+    assert own is not None and own.prompts == tasks[2].prompts
+    last = label_space("all", tasks, 0, 2, "first")
+    assert last is not None and last.targets == (-1, -1, -1)
 
 
 def test_outcomes_are_those_of_plain_predictions() -> None:
@@ -129,6 +135,22 @@ def test_class_features_are_encoded_once_for_each_label_space(monkeypatch: pytes
         protocol = Protocol([toy_task(i) for i in range(3)], kind, "either", 16)
         list(evaluate_row(method, PixelStore(clip, 10**9), protocol, seen=0))
         assert len(calls) == expected
+
+
+def test_tasks_with_the_same_prompts_have_classifiers_of_their_own() -> None:
+    """A method may keep something for each of them; further test sets with these prompts are no learned task."""
+    tasks = [dataclasses.replace(toy_task(0), name=name, template="a {}") for name in ("first", "second", "third")]
+    asked = []
+
+    class Asked(Method):
+        def classifier(self, space):  # type: ignore[no-untyped-def]
+            asked.append(set(space.tasks))
+            return super().classifier(space)
+
+    clip = tiny_clip()
+    protocol = Protocol(tasks[:2], "task", "either", 16, others=tasks[2:])
+    list(evaluate_row(Asked(None, clip, Context(2, 16, 0, 0)), PixelStore(clip, 10**9), protocol, seen=2))
+    assert asked == [{0}, {1}, {2}]
 
 
 class Photos:

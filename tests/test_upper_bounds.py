@@ -180,3 +180,5 @@ def test_they_say_what_they_are():
     assert Joint.flags.held() == {"in_advance": "yes"} and Joint.at_once and Joint.ceiling
     assert Independent.flags.task_at_test and Independent.flags.grows and Independent.label_spaces == ("task",)
     assert "transfer_by_column" not in {*Joint.scalars, *Independent.scalars}
+    probes = {"probe", "probe_loss"}  # what training on all tasks costs elsewhere; single models have no one answer
+    assert probes <= {*Joint.scalars} and probes.isdisjoint(Independent.scalars)

@@ -94,7 +94,8 @@ class Group:
             return str(len(self.runs))
         sizes = {len(keys) for keys in self.orders.values()}
         seeds = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
-        return f"{len(self.orders)} orders x {seeds} seed{'' if sizes == {1} else 's'}"
+        orders = f"{len(self.orders)} order{'' if len(self.orders) == 1 else 's'}"
+        return f"{orders} x {seeds} seed{'' if sizes == {1} else 's'}"
 
     def averaged(self, values: Mapping[Key, float]) -> dict[Key, float]:
         """Return independent values: those of the seeds, or of each order of tasks the mean over its seeds.
@@ -157,7 +158,7 @@ class ComparableRuns:
     stream, model : str
     conditions : dict of str to object
         What all runs have in common, in words -> value: settings of the stream and the model, split, weights, label
-        space, training budget and, unless they are drawn by the seed, tasks, data and prompts.
+        space, training budget and, as far as no seed draws them, tasks, data and prompts.
     apart : dict of str to str
         Those of its conditions in which it differs from other sets of the same stream and model.
     groups : list of Group
@@ -276,8 +277,9 @@ def _sets(runs: list[Run], left_out: list[tuple[Path, str]]) -> list[ComparableR
     by_data: dict[str, list[Run]] = {}
     for run in runs:
         by_data.setdefault("" if drawn else _canonical(run.data), []).append(run)
+    shared = [key for key in DATA if not drawn or len({_canonical(run.data[key]) for run in runs}) == 1]
     return [
-        _set(_within(alike, budget), drawn, budget, left_out)
+        _set(_within(alike, budget), drawn, {DATA[key]: alike[0].data[key] for key in shared} | budget, left_out)
         for alike in by_data.values()
         for budget in _budgets(alike)
     ]
@@ -329,7 +331,7 @@ def _settings_of(run: Run, drawn: bool) -> str:
 # ------------------------------------------------------------------------------------------- one set
 
 
-def _set(runs: list[Run], drawn: bool, budget: dict[str, Any], left_out: list[tuple[Path, str]]) -> ComparableRuns:
+def _set(runs: list[Run], drawn: bool, shared: dict[str, Any], left_out: list[tuple[Path, str]]) -> ComparableRuns:
     """Group comparable runs over seeds; a copy of a run is left out, since it is no further seed."""
     groups: dict[tuple[str, str], Group] = {}
     known = {run: (run.method, _settings_of(run, drawn)) for run in runs}
@@ -345,11 +347,12 @@ def _set(runs: list[Run], drawn: bool, budget: dict[str, Any], left_out: list[tu
             left_out.append(copy)
     for group in groups.values():
         group.settings = _common_settings(list(group.runs.values()))
+        if drawn:
+            group.settings.pop(ORDER, None)  # it tells runs of a group apart, and no groups
     _name(list(groups.values()))
     _measure_headroom(list(groups.values()))
     first = runs[0]
-    data = {} if drawn else {DATA[key]: value for key, value in first.data.items()}
-    conditions = {**_measured(first), **data, **budget}
+    conditions = {**_measured(first), **shared}
     notes = _code_notes(runs)
     if first.settings.get("stream.probe"):
         beside = [name for name in first.identity.manifests if name not in first.identity.tasks]

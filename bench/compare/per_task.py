@@ -119,8 +119,9 @@ def per_task(
         if len({frozenset(order) for order in orders}) == 1:
             names = sorted(names)
             keys = list(names)
-            own = "each seed has its own order of tasks"
-            said = ": a task's Transfer is over the seeds that begin elsewhere" if kind == LEARNING else ""
+            word = "order" if any(group.orders for group in field.groups) else "seed"
+            own = "tasks come in several orders" if word == "order" else "each seed has its own order of tasks"
+            said = f": a task's Transfer is over the {word}s that begin elsewhere" if kind == LEARNING else ""
             notes.append(own + said)
         else:
             names = [f"task {number}" for number in range(1, len(names) + 1)]

@@ -46,7 +46,7 @@ def _sentence(runs: ComparableRuns, directory: Path) -> str:
     others = len(runs.runs) - 1
     if not others or own.label not in last:
         return ""
-    seeds = f" (mean of {len(own.runs)} seeds)" if len(own.runs) > 1 else ""
+    seeds = f" (mean of {own.counted}{'' if own.orders else ' seeds'})" if len(own.runs) > 1 else ""
     said = (
         f"beside {others} other {'run' if others == 1 else 'runs'} here: {TITLES[scalar]} {last[own.label]:.1f}{seeds}"
     )

@@ -64,7 +64,7 @@ class Line:
         The mean accuracy on the tasks so far, for each of the T stages; NaN where none of them was measured.
     waiting : list of float
         Transfer as a curve: the mean accuracy on the tasks not yet learned, for each stage but the last; NaN where none
-        of them was measured. Empty where models were to forget.
+        of them was measured, and for a bound whose Transfer means nothing. Empty where models were to forget.
     losses : list of list of Spread
         For each of the T tasks the training loss over the seeds, pass by pass; empty where none was recorded.
     phases : dict of str to float
@@ -202,6 +202,8 @@ def _view(section: Section, colors: dict[str, str]) -> View:
         learned = [] if means is None else [_known_mean(means[row, :row]) for row in range(1, len(means))]
         size = 0 if means is None or section.kind == FORGETTING else len(tasks)
         waiting = [] if means is None else [_known_mean(means[row, row:size]) for row in range(1, size)]
+        if not next(iter(group.runs.values())).role.has("transfer_by_row"):
+            waiting = [math.nan] * len(waiting)
         losses = _losses(group, len(tasks), notes)
         phases = _phases(group)
         lines.append(

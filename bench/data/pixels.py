@@ -152,11 +152,15 @@ class Pixels:
         -------
         list of str
         """
-        return [cache_id(self.images), self.images.digest, self.clip.transform_id]
+        return [cache_id(self.images), self.images.digest, self.clip.transform_id, *self._code()]
 
     def _key(self) -> str:
-        identity = [cache_id(self.images), self.clip.transform_id, DECODING, *map(_plugin_code, self._classes())]
+        identity = [cache_id(self.images), self.clip.transform_id, DECODING, *self._code()]
         return hashlib.sha256(" ".join(map(str, identity)).encode()).hexdigest()[:32]
+
+    def _code(self) -> list[str]:
+        """Return the hashes of plug-ins' code that decides what the pixels are."""
+        return [_plugin_code(cls) for cls in self._classes()]
 
     def _classes(self) -> Iterator[type]:
         """Yield the classes whose code decides what the pixels are."""

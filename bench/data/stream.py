@@ -379,7 +379,8 @@ class LabelSpace:
     ----------
     prompts : tuple of str, or of tuple of str
         Each once: classes of several tasks that have the same prompt cannot be distinguished and count as one. A tuple
-        holds all prompts of a class with several templates; `Clip.encode_prompts` averages their features.
+        holds all prompts of a class with several templates; `Clip.encode_prompts` averages their features. Classes
+        whose first prompts are the same, which training reads, count as one too, with the templates of the first task.
     tasks : tuple of int
         For each prompt the index in the stream, from 0, of the first task that has it.
     targets : tuple of int
@@ -464,13 +465,17 @@ def label_space(
         included = range(seen)
     else:
         included = range(len(tasks))
-    owners: dict[Prompt, int] = {}
+    # By the prompt of training, which is what a method knows a class by; the first task's templates stand for it.
+    owners: dict[str, int] = {}
+    prompts: list[Prompt] = []
     for index in included:
-        for prompt in tasks[index].test_prompts:
-            owners.setdefault(prompt, index)
-    position = {prompt: index for index, prompt in enumerate(owners)}
+        for text, prompt in zip(tasks[index].prompts, tasks[index].test_prompts, strict=True):
+            if text not in owners:
+                owners[text] = index
+                prompts.append(prompt)
+    position = {text: index for index, text in enumerate(owners)}
     targets = tuple(
-        position[prompt] if shared_prompts == "either" or owners[prompt] == column else NEVER
-        for prompt in tasks[column].test_prompts
+        position[text] if shared_prompts == "either" or owners[text] == column else NEVER
+        for text in tasks[column].prompts
     )
-    return LabelSpace(tuple(owners), tuple(owners.values()), targets)
+    return LabelSpace(tuple(prompts), tuple(owners.values()), targets)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.data.pixels import Pixels, PixelStore
-from bench.data.stream import LabelSpace, Prompt, Task, label_space
+from bench.data.stream import LabelSpace, Task, label_space
 from bench.learning.method import Method
 from bench.model.clip import Clip
 
@@ -178,7 +178,7 @@ def evaluate_row(
     column : int
     right : array of bool [images]
     """
-    ready: tuple[tuple[Prompt, ...], Classifier] | None = None
+    ready: tuple[LabelSpace, Classifier] | None = None
     features = method.context.features if method.frozen_towers else None
 
     def classifier(space: LabelSpace) -> Classifier:
@@ -189,8 +189,9 @@ def evaluate_row(
 
     def measure(column: int, space: LabelSpace) -> np.ndarray:
         nonlocal ready
-        if ready is None or ready[0] != space.prompts:
-            ready = space.prompts, classifier(space)
+        # The same prompts may be those of another task, for which a method may keep something else.
+        if ready is None or (ready[0].prompts, ready[0].tasks) != (space.prompts, space.tasks):
+            ready = space, classifier(space)
         task = protocol.columns[column]
         pixels = store.get(task.test)
         take = None if features is None else partial(features.take, pixels, f"{task.name}: encode")

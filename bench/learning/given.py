@@ -102,7 +102,9 @@ class FrozenFeatures:
         return self._kept[key]
 
     def take(self, pixels: Pixels, label: str, planned: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield features and labels of planned batches, as `Pixels.take` yields images and labels.
+        """Return features and labels of planned batches, as `Pixels.take` yields images and labels.
+
+        Several processes encode together, so that one without any batch encodes too.
 
         Parameters
         ----------
@@ -112,16 +114,13 @@ class FrozenFeatures:
         planned : sequence of Tensor
             Indices of images, int64 [batch].
 
-        Yields
-        ------
-        features : Tensor
-            Float32 [batch, width of embedding], on the model's device.
-        labels : Tensor
-            int64 [batch], on the model's device.
+        Returns
+        -------
+        iterator of (Tensor, Tensor)
+            Features, float32 [batch, width of embedding], and labels, int64 [batch], on the model's device.
         """
-        features, device = self.of(pixels, label), pixels.clip.device
-        for chosen in planned:
-            yield features[chosen].to(device), pixels.labels[chosen].to(device)
+        features, device = self.of(pixels, label), pixels.clip.device  # not only when the first batch is asked for
+        return ((features[chosen].to(device), pixels.labels[chosen].to(device)) for chosen in planned)
 
 
 @dataclass(frozen=True)

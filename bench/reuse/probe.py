@@ -34,7 +34,7 @@ from bench.core.untrusted import why
 from bench.data.images import Images
 from bench.data.pixels import PixelStore
 from bench.data.request import Request
-from bench.data.stream import Prompt, Stream, Task
+from bench.data.stream import Stream, Task
 from bench.learning.evaluate import Protocol
 from bench.metrics.matrix_file import TASK
 from bench.metrics.scalars import mean
@@ -191,13 +191,13 @@ class _Labelled:
     """Images with the prompt of each label."""
 
     images: Images
-    prompts: Sequence[Prompt]
+    prompts: Sequence[str]
 
-    def known(self) -> set[Prompt]:
+    def known(self) -> set[str]:
         """Return the prompts that have an image."""
         return {self.prompts[label] for label in np.unique(self.images.labels)}
 
-    def among(self, candidates: Sequence[Prompt]) -> np.ndarray:
+    def among(self, candidates: Sequence[str]) -> np.ndarray:
         """Return for every image the place of its prompt among some; -1 where it is none of them."""
         place = {prompt: index for index, prompt in enumerate(candidates)}
         return np.array([place.get(prompt, -1) for prompt in self.prompts])[self.images.labels]
@@ -211,7 +211,7 @@ class _Set:
     name: str
     role: str
     test: _Labelled
-    candidates: tuple[Prompt, ...]
+    candidates: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -236,12 +236,12 @@ def _plan(stream: Stream) -> _Plan:
     known = set().union(*(one.known() for one in training))
     sets, without = [], []
     for column, task in enumerate(protocol.columns):
-        space, test = protocol.space(len(tasks), column), _Labelled(task.test, task.test_prompts)
+        space, test = protocol.space(len(tasks), column), _Labelled(task.test, task.prompts)
         if space is None or not known & test.known():
             without.append(task.name)
             continue
         role = TASK if column < len(tasks) else others[column - len(tasks)].role
-        candidates = tuple(prompt for prompt in space.prompts if prompt in known)
+        candidates = tuple(prompt for prompt in space.texts if prompt in known)
         sets.append(_Set(column, task.name, role, test, candidates))
     if not sets:
         raise UserError(
@@ -256,9 +256,9 @@ def _training(tasks: Sequence[Task]) -> Iterator[_Labelled]:
     for task in tasks:
         images = task.forget if isinstance(task, Request) else task.train
         if images is not None:
-            yield _Labelled(images, task.test_prompts)
+            yield _Labelled(images, task.prompts)
     if isinstance(tasks[-1], Request):
-        yield _Labelled(tasks[-1].train, tasks[-1].test_prompts)
+        yield _Labelled(tasks[-1].train, tasks[-1].prompts)
 
 
 def _check_data(record: Run, stream: Stream) -> None:
@@ -278,7 +278,7 @@ def _measure(
 ) -> dict[int, float]:
     """Return the accuracy of probes in percent, by column; test sets with the same candidates share a probe."""
     features = _features(clip, encode, resolved, plan, title)
-    probes: dict[tuple[Prompt, ...], Any] = {}
+    probes: dict[tuple[str, ...], Any] = {}
     found = {}
     for one in plan.sets:
         if one.candidates not in probes:

@@ -17,7 +17,7 @@ from bench.compare.page.tasks import task_by_task
 from bench.compare.per_task import ahead
 from bench.compare.runs import ABSENT, COSTS, FORMULAS, Run
 from bench.compare.significance import COMPARED, TOGETHER
-from bench.compare.tables import COLUMNS, DIGITS, Section
+from bench.compare.tables import COLUMNS, DIGITS, OPTIONAL, Section
 from bench.compare.views import (
     DIVERGING,
     MOST,
@@ -30,7 +30,7 @@ from bench.compare.views import (
     views,
 )
 from bench.config.fields import show
-from bench.metrics.kinds import DIFFERENCES, FIRST, LESS_IS_BETTER, NEEDS, RANKED, SHOWN, TRADEOFF
+from bench.metrics.kinds import DIFFERENCES, FIRST, LESS_IS_BETTER, RANKED, SHOWN, TRADEOFF
 from bench.record.flags import in_words
 
 STOPS = 33
@@ -70,11 +70,11 @@ def data(sections: Sequence[Section], left_out: Sequence[tuple[Path, str]] = ())
 
 
 def _columns(view: View) -> list[str]:
-    """Return scalars and costs, without those about test sets that the runs do not have."""
+    """Return scalars and costs, without those that are only there where a run has them."""
     return [
         name
         for name in COLUMNS[view.section.kind]
-        if name not in NEEDS or any(name in line.values for line in view.lines)
+        if name not in OPTIONAL or any(name in line.values for line in view.lines)
     ]
 
 
