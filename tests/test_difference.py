@@ -50,6 +50,7 @@ def test_only_what_differs(tmp_path):
             "last: 50.0000 | 60.0000",
             "last_pooled: 50.0000 | 60.0000",
             "learning: 65.0000 | 70.0000",
+            "preserve: 50.0000 | 60.0000",
             'accuracy.csv: 2 of 6 cells differ, most after "b" (row 2) on "a" (column 1): 50.00 | 60.00',
         ],
         "no difference in label space, order of tasks, prompts, reference set, validation images, plug-in files, "

@@ -1,5 +1,6 @@
 """What methods need, keep and add: declared, recorded, shown beside each other, and chosen by."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -115,8 +116,9 @@ def test_flags_are_shown_where_a_user_asks(runs):
     assert "(directions)" not in shown(runs)
     with pytest.raises(UserError, match="flags=yes must be on or off"):
         shown(runs, flags="yes")
-    lines = [line.split(",") for line in csv_text(compare.sections(grouping.gather([runs]))).splitlines()]
-    assert {(line[4], line[-1]) for line in lines[1:]} >= {("lora", "nothing special"), ("stranger", "not known")}
+    lines = csv.DictReader(csv_text(compare.sections(grouping.gather([runs]))).splitlines())
+    told = {(line["method"], line["flags"]) for line in lines}
+    assert told >= {("lora", "nothing special"), ("stranger", "not known")}
 
 
 def test_runs_are_chosen_by_flags(runs):

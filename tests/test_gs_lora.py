@@ -555,7 +555,7 @@ def test_the_example_of_the_docs_keeps_the_contract(tmp_path: Path) -> None:
     file = tmp_path / "wrong_names.py"
     file.write_text(dict(found)["wrong_names.py"], encoding="utf-8")
     cls = registry.load("method", str(file))
-    assert [verdict.problem for verdict in verify(cls)] == [""] * 7
+    assert [verdict.problem for verdict in verify(cls)] == [""] * 8
     trial = Trial(cls, None)
     task, before = trial.tasks[0], trial.logits()
     trial.learn(0)

@@ -158,8 +158,8 @@ def test_shipped_files_resolve_and_are_the_words_of_an_agent(file: Path) -> None
 def test_what_is_shipped() -> None:
     assert [file.stem for file in SHIPPED] == [
         "compare_forgetting", "compare_methods", "keeplora_ablation", "keeplora_alpha", "keeplora_lr", "keeplora_rank",
-        "keeplora_thresholds", "lora_rank", "seeds", "tune", "tune_forgetting", "tune_o-lora", "tune_sc-lora",
-        "tune_splitlora",
+        "keeplora_thresholds", "lora_rank", "orders", "seeds", "tune", "tune_forgetting", "tune_o-lora",
+        "tune_sc-lora", "tune_splitlora",
     ]  # fmt: skip
     assert find("compare_methods") == shipped_folder() / "compare_methods.yaml"
     with pytest.raises(UserError, match='there is no sweep file "compare_method" .did you mean "compare_methods"'):
