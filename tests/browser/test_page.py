@@ -206,8 +206,11 @@ def test_every_panel_has_its_marks(browser: Browser) -> None:
     assert browser.count("results", ".scroll:first-child tbody tr") == METHODS
     means = {group["label"]: group["values"]["last"][0] for group in field["groups"]}
     (scatter,) = browser.data("tradeoff")
-    assert sorted(x for trace in scatter for x in trace["x"]) == pytest.approx(sorted(means.values()))
-    assert browser.count("tradeoff", ".scatterlayer .point") == METHODS
+    upright, level, *marks = scatter  # the untrained model is a line on each axis
+    untrained = means.pop("zero-shot")
+    assert set(upright["x"]) == {untrained} and len(set(level["y"])) == 1
+    assert sorted(x for trace in marks for x in trace["x"]) == pytest.approx(sorted(means.values()))
+    assert browser.count("tradeoff", ".scatterlayer .point") == METHODS - 1
     assert browser.count("tradeoff", ".errorbar") >= 3  # of those with seeds
     # Matrices: one a method, with the numbers of the data, all on one scale.
     drawn = [trace for (trace,) in browser.data("matrices")]
@@ -215,10 +218,12 @@ def test_every_panel_has_its_marks(browser: Browser) -> None:
     assert len({(trace["zmin"], trace["zmax"]) for trace in drawn}) == 1
     assert browser.count("matrices", ".heatmaplayer .hm") == METHODS
     assert browser.count("matrices", ".heatmap-label") == METHODS * 4 * 3
-    # Curves: of every task and of their mean, a line a method.
+    # Curves: of every task, of the mean of those learned and of those to come, a line a method.
     curves = browser.data("curves")
-    assert len(curves) == 1 + len(TASKS) and all(len(traces) == METHODS for traces in curves)
-    for column, traces in enumerate(curves[1:]):
+    assert len(curves) == 2 + len(TASKS) and all(len(traces) == METHODS for traces in curves)
+    for trace, group in zip(curves[1], field["groups"], strict=True):
+        assert trace["y"] == group["waiting"][: len(TASKS) - 1]
+    for column, traces in enumerate(curves[2:]):
         for trace, group in zip(traces, field["groups"], strict=True):
             assert trace["y"] == [row[column] for row in group["mean"]]
     # Losses: of every task, a line for each method that trains.
@@ -238,8 +243,10 @@ def test_every_panel_has_its_marks(browser: Browser) -> None:
     # Costs: Last over seconds and over what is stored, phases that add up, memory, what is stored.
     *over, seconds, memory, stored = browser.data("costs")
     for scatter, cost in zip(over, [10, 2.5], strict=True):
-        assert sorted(y for trace in scatter for y in trace["y"]) == pytest.approx(sorted(means.values()))
-        assert {x for trace in scatter for x in trace["x"]} == {cost}
+        level, *marks = scatter  # the reference line of the untrained model
+        assert set(level["y"]) == {untrained}
+        assert sorted(y for trace in marks for y in trace["y"]) == pytest.approx(sorted(means.values()))
+        assert {x for trace in marks for x in trace["x"]} == {cost}
     assert [sum(values) for values in zip(*(trace["x"] for trace in seconds), strict=True)] == [10] * METHODS
     assert memory[0]["x"] == [700.4] * METHODS and stored[0]["x"] == [2.5] * METHODS
     # Settings tried: the metric over rank, over rank and alpha, and a line for each of four.
@@ -353,12 +360,11 @@ def test_text_of_records_is_shown_and_does_nothing(browser: Browser) -> None:
     assert EVIL in labels and "<b>pears</b>" in labels and "2020-01-01" in labels
     hovered = browser.js(
         """const plot = document.querySelector("#tradeoff ~ div .plot");
-        return plot.data.map((trace, curveNumber) => {
-          Plotly.Fx.hover(plot, [{ curveNumber, pointNumber: 0 }]);
-          return plot.querySelector(".hoverlayer").textContent;
-        })"""
+        const curveNumber = plot.data.findIndex(({ mode }) => mode !== "lines");  // not the reference line
+        Plotly.Fx.hover(plot, [{ curveNumber, pointNumber: 0 }]);
+        return plot.querySelector(".hoverlayer").textContent;"""
     )
-    assert any(EVIL in text for text in hovered)
+    assert EVIL in hovered
 
 
 def test_published_numbers_are_marked(browser: Browser) -> None:
@@ -404,7 +410,9 @@ def test_all_controls_are_reached_and_work_by_keyboard(browser: Browser) -> None
         orders.append((sorting, [float(cell.partition(" ")[0]) for cell in cells if cell]))
     (first, falling), (second, rising) = orders
     assert (first, second) == ("descending", "ascending")
-    assert falling[:METHODS] == sorted(falling[:METHODS], reverse=True) and rising[:METHODS] == falling[:METHODS][::-1]
+    rivals = METHODS - 1  # the reference line stays below them
+    assert falling[:rivals] == sorted(falling[:rivals], reverse=True) and rising[:rivals] == falling[:rivals][::-1]
+    assert falling[rivals] == rising[rivals]
 
     browser.focus("#matrices ~ div select")
     browser.press(Keys.ARROW_DOWN)
@@ -441,7 +449,7 @@ def test_all_controls_are_reached_and_work_by_keyboard(browser: Browser) -> None
 
     browser.focus("#costs ~ div select")
     browser.press(Keys.ARROW_DOWN)  # from Last to Average
-    drawn = [y for trace in browser.data("costs")[0] for y in trace["y"]]
+    drawn = [y for trace in browser.data("costs")[0] for y in set(trace["y"])]  # a reference line has one value
     averages = [group["values"]["average_mtil"][0] for group in groups]
     assert len(drawn) == METHODS and set(drawn) == set(averages)
 
@@ -483,7 +491,7 @@ def test_plots_that_are_gone_are_forgotten(browser: Browser) -> None:
     browser.js("window.gone = [...document.querySelectorAll('#curves ~ div .plot')]")
     browser.choose("#curves ~ div select", "mean")
     browser.choose("#theme", "dark")  # draws what is there
-    assert browser.js("return gone.map((one) => one.isConnected || Boolean(one.data))") == [False] * (1 + len(TASKS))
+    assert browser.js("return gone.map((one) => one.isConnected || Boolean(one.data))") == [False] * (2 + len(TASKS))
     browser.js("window.gone = [...document.querySelectorAll('.plot')]")
     browser.show(0)
     browser.choose("#theme", "light")
