@@ -192,7 +192,7 @@ def test_the_numbers_of_the_readme_are_those_of_the_page_of_results() -> None:
     (table,) = re.findall(r"<!-- results.*?-->\n(.*?)<!-- end of results -->", text, flags=re.DOTALL)
     results = (ROOT / "docs" / "pocket-results.md").read_text(encoding="utf-8")
     assert table.count("±") >= 32
-    assert table in results
+    assert set(table.splitlines()) <= set(results.splitlines()) and "| `keeplora` |" in table
 
 
 @pytest.mark.parametrize(
