@@ -326,6 +326,8 @@ def test_compare_separates_folders_filters_and_options(say, monkeypatch, tmp_pat
         monkeypatch, "compare.export", FORMATS=("csv",),
         write=lambda sections, options, left_out: [f"written to {options['csv']} without {left_out}"],
     )  # fmt: skip
+    stand_in(monkeypatch, "compare.export.cells", cell_text=None)
+    stand_in(monkeypatch, "compare.export.task_text", task_text=None)
     odd = tmp_path / "a=b"
     odd.mkdir()
     words = (str(tmp_path), "method=toy", "--seed=1", str(odd), "csv=x.csv", "--baseline=lora")
