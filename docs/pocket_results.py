@@ -116,11 +116,12 @@ def page(runs: Runs) -> str:
         results_table(runs),
         *(f"![{title}](pocket-results-{name}.png)\n" for name, title in PICTURES.items()),
         "## How the learning rates were chosen\n",
-        "All methods were tried on one grid of rates on another stream, `pocket-tuning`, with two seeds, trained on "
-        "its training images and scored on its validation images; SplitLoRA, whose `alpha` depends on the width of "
-        "the model, on five of the rates with two values each. The setting with the highest Average was taken "
-        "([tuning.md](tuning.md)); here is Average for the whole grid. No image of the stream `pocket` played a "
-        "part.\n",
+        "Every method that trains was tried on another stream, `pocket-tuning`, with two seeds, trained on its "
+        "training images and scored on its validation images: on one grid of seven rates, or on a grid of its own. "
+        "SplitLoRA and O-LoRA have five of the rates with two values of a setting of theirs each, SC-LoRA has smaller "
+        "rates. The setting with the highest Average was taken ([tuning.md](tuning.md)); here is Average for the whole "
+        "grid. No image of the stream `pocket` played a part. Methods in closed form and probes have their defaults; "
+        "nothing was tried for them.\n",
         tuning_table(),
         "## Accuracy matrices\n",
         f"Rows: after each task. Columns: test sets. Means over {SEEDS} seeds.\n",
@@ -136,8 +137,8 @@ def published(runs: Runs) -> dict:
     rows = []
     for method, found in runs.items():
         results = [summary(directory)["metrics"] for directory in found]
-        told = [name for name in list(SHOWN)[:3] if roles()[method].has(name)]
-        values = {SHOWN[name].lower(): spread([one[name] for one in results]).mean for name in told}
+        names = [name for name in list(SHOWN)[:3] if roles()[method].has(name)]
+        values = {SHOWN[name].lower(): spread([one[name] for one in results]).mean for name in names}
         rounded = {key: round(value, 1) for key, value in values.items()}
         flags = registered({"method.name": method})
         rows.append({"method": method, "registered": [method], "source": "A", **rounded, "flags": flags})

@@ -19,6 +19,7 @@ encodes them, once a task, so neither distillation has a gradient in the text to
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,7 @@ class Answers(Finetune.Settings):
     temperature: float = setting(2.0, "what both models' logits are divided by", above=0, symbol="T")
 
 
-class KeepsAnswers(Finetune):
+class KeepsAnswers(Finetune, ABC):
     """What LwF and LwF-VR have in common; they differ in the texts.
 
     Attributes
@@ -113,9 +114,9 @@ class KeepsAnswers(Finetune):
         self.texts: Tensor | None = None
         refuse_text_loss(self.settings.text_loss, self.context.world, "images of a batch")
 
+    @abstractmethod
     def distilled(self, task: TaskData) -> Tensor:
         """Return the tokens of the texts, int64 [texts, context length], on the model's device."""
-        raise NotImplementedError
 
     @no_grad
     def begin_task(self, task: TaskData) -> None:

@@ -15,6 +15,7 @@ that are not learned yet have the text classifier: an image whose best text is o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,7 @@ def gated(text: Tensor, own: Tensor, known: Tensor) -> Tensor:
 # ---- what both have in common
 
 
-class Probe(Method):
+class Probe(Method, ABC):
     """Classifies image features among learned classes, and by the text among the others."""
 
     frozen_towers = True
@@ -126,10 +127,11 @@ class Probe(Method):
             del self.parts[task.index]
         return 0
 
+    @abstractmethod
     def read(self, task: TaskData) -> dict[str, Tensor]:
         """Return what a classifier is computed from, of one task."""
-        raise NotImplementedError
 
+    @abstractmethod
     def head(
         self, parts: list[dict[str, Tensor]], places: tuple[Tensor, ...], classes: int
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,7 +145,6 @@ class Probe(Method):
             For each of them the class of each label.
         classes : int
         """
-        raise NotImplementedError
 
     def feature_classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
         """Return the classifier of the learned classes of a label space, with the text's answer for all others."""

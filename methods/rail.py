@@ -145,7 +145,7 @@ class RailDual(Regression):
     parity = replace(
         PARITY,
         deviations=(
-            "solved anew after every task, as in the released script; the paper's update by blocks gives the same",
+            "solved again after every task, as in the released script; the paper's update by blocks gives the same",
             "the kernel in float64 too",
             *PARITY.deviations,
         ),

@@ -13,6 +13,7 @@ answers: where the largest is that of a class not learned yet, the answer is p.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,7 @@ class Images:
     )
 
 
-class Regression(Method):
+class Regression(Method, ABC):
     """Regression on features of frozen towers.
 
     Attributes
@@ -113,6 +114,7 @@ class Regression(Method):
         """Know no class yet."""
         self.tokens = torch.zeros(0, self.clip.context_length, dtype=torch.int64)
 
+    @abstractmethod
     def add(self, features: Tensor, classes: Tensor, task: TaskData) -> int:
         """Learn the images of a task.
 
@@ -129,12 +131,12 @@ class Regression(Method):
         int
             How many values were computed.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def scorer(self) -> Callable[[Tensor], Tensor]:
         """Return the function from features, float32 [batch, e], to scores of learned classes, float32 [batch, C]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def combined(self, p: Tensor, scores: Tensor, known: Tensor) -> Tensor:
         """Return the scores of images that CLIP takes for a learned class.
 
@@ -147,7 +149,6 @@ class Regression(Method):
         known : Tensor
             bool [K], which classes were learned.
         """
-        raise NotImplementedError
 
     @no_grad
     def fit(self, task: TaskData, train: Any, on_step: Callable[[], None], on_epoch: Callable[[Any], None]) -> int:
@@ -229,9 +230,9 @@ class RandomFeatures(Regression):
         self.W = torch.zeros(width, 0, device=device)
         self.ridge = 0.0
 
+    @abstractmethod
     def draw(self, h: int, e: int) -> Tensor:
         """Return P, float32 [h, e], on the CPU."""
-        raise NotImplementedError
 
     def ridges(
         self, phi: Callable[[Tensor], Tensor], features: Tensor, classes: Tensor, task: TaskData

@@ -24,6 +24,7 @@ one file, to be read beside one paper.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -143,7 +144,7 @@ class Distillation:
     )
 
 
-class Zscl(Method):
+class Zscl(Method, ABC):
     """What ZSCL adds to a method that trains a task; it comes before that method among the bases of a class.
 
     Attributes
@@ -173,13 +174,13 @@ class Zscl(Method):
         self.figures: dict[str, Any] = {}
         self._walk: tuple[tuple[int, int], Sequence[Tensor]] | None = None
 
+    @abstractmethod
     def current(self) -> dict[str, Tensor]:
         """Return what is averaged as it is now, without gradients."""
-        raise NotImplementedError
 
+    @abstractmethod
     def distance(self) -> Tensor:
         """Return L_wc."""
-        raise NotImplementedError
 
     @property
     def reference(self) -> Reference:

@@ -254,7 +254,7 @@ def test_without_a_share_the_weights_stay_as_they_were() -> None:
 
 
 def chosen_by_definition(features: Tensor, count: int) -> list[int]:
-    """Herding as it is defined: every candidate's mean is computed anew."""
+    """Herding as it is defined: every candidate's mean is computed from all images."""
     mean, chosen = features.mean(dim=0), []
     for _ in range(min(count, len(features))):
         left = [i for i in range(len(features)) if i not in chosen]

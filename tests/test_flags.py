@@ -117,8 +117,8 @@ def test_flags_are_shown_where_a_user_asks(runs):
     with pytest.raises(UserError, match="flags=yes must be on or off"):
         shown(runs, flags="yes")
     lines = csv.DictReader(csv_text(compare.sections(grouping.gather([runs]))).splitlines())
-    told = {(line["method"], line["flags"]) for line in lines}
-    assert told >= {("lora", "nothing special"), ("stranger", "not known")}
+    shown_flags = {(line["method"], line["flags"]) for line in lines}
+    assert shown_flags >= {("lora", "nothing special"), ("stranger", "not known")}
 
 
 def test_runs_are_chosen_by_flags(runs):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from bench.compare.ranking import standing
 from bench.compute.device import choose_device, is_out_of_memory, kernels
 from bench.compute.world import joined, world
+from bench.config import registry
 from bench.config.fingerprint import run_directory
 from bench.config.run_settings import NAMED, Resolved
 from bench.core.console import say
@@ -127,9 +128,11 @@ def _check_plugins(resolved: Resolved) -> None:
             raise UserError(f"{kind} {getattr(settings, kind)} is no subclass of bench.api.{base.__name__}")
     learns_from_it = flags_of(resolved.method_class, resolved.method_settings).outside_data == REFERENCE
     if learns_from_it and settings.reference.name is None:
+        sets = registry.entries("dataset").values()
+        known = [f"reference={one.name}" for one in sets if one.facts.get("kind") == "reference"]
         raise UserError(
             f"method {settings.method} learns from a reference set: add reference=NAME, a dataset or a folder of "
-            "images that are not of the stream; reference=pocket-reference comes along"
+            "images that are not of the stream" + (f"; {' or '.join(known)} is at hand" if known else "")
         )
     if settings.reference.name is not None and not learns_from_it:
         raise UserError(
