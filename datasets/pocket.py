@@ -93,6 +93,7 @@ class EmbeddedStream(Stream):
     prompt_family: ClassVar[str] = "one a task"
     budget: ClassVar[str] = "5 epochs, batch 32"
     defaults: ClassVar[Mapping[str, Any]] = {"train.epochs": 5, "train.batch_size": 32}
+    reference = "pocket-reference"
 
     def load(self, data_root: str | None, order_seed: int) -> list[Task]:
         """Return the chosen tasks; `data_root` is not needed."""

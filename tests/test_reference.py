@@ -129,6 +129,19 @@ def test_runs_without_one_keep_their_fingerprint(tmp_path: Path) -> None:
     assert len({prints(), prints("reference.images=5"), prints("reference=other")}) == 3
 
 
+def test_a_stream_names_a_reference_set_for_methods_that_learn_from_one() -> None:
+    def name(*words: str) -> tuple[str | None, str]:
+        found = resolve([*words, "stream=pocket"])
+        return found.run.reference.name, found.sources["reference.name"]
+
+    assert name(DISTIL) == ("pocket-reference", "stream")
+    assert resolve([DISTIL]).flat["reference.name"] == "pocket-reference"  # of the identity, not of the command alone
+    assert name(DISTIL, "reference=photos") == ("photos", "user")
+    assert name(DISTIL, "reference=null") == (None, "user")
+    assert name(DISTIL, "method.on=task") == name("method=lora") == (None, "default")
+    assert resolve([DISTIL, "stream=xtail"]).run.reference.name is None
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -224,6 +224,8 @@ def _stream(cls: Any) -> list[str]:
     ]
     budget = _pairs(getattr(cls, "defaults", {})) or "  none of its own"
     parts.append(f"training budget, shared by all methods\n{budget}")
+    if own := getattr(cls, "reference", None):
+        parts.append(f"reference set, for methods that learn from one\n  {own}")
     tuned = tuned_by(cls)
     plain = {name: one for name, one in tuned.items() if not isinstance(one, Chosen)}
     parts += [f"tuned for {name} on validation images\n{_pairs(one)}" for name, one in sorted(plain.items())]

@@ -16,6 +16,7 @@ from bench.config.run_settings import (
     LEARNING,
     NAMED,
     PATHS,
+    REFERENCE,
     TO_FORGET,
     OpenClip,
     Resolved,
@@ -91,6 +92,11 @@ def resolve(
             groups[kind] = build(choice.settings, flat, f"{kind}.")
             if kind not in values.wrong:
                 problems += [f'{kind} "{choice.name}": {text}' for text in complaints(groups[kind])]
+    own = getattr(choices["stream"].cls, "reference", None)
+    none_given = values.sources["reference.name"] == "default"
+    if own and none_given and _learns_from_reference(choices["method"], groups["method"]):
+        values.put("reference.name", own, None, "stream")
+        run = dataclasses.replace(run, reference=dataclasses.replace(run.reference, name=own))
     known_paths = {key: one.path for key, one in values.settable.items() if one.path and flat[key]}
     paths = {key: flat[key] for key in known_paths}
     problems += [*complaints(run), *_wrong_paths({key: flat.get(key) or "" for key in PATHS} | paths)]
@@ -212,6 +218,14 @@ def _known(kind: str, known: Mapping[str, Setting], choices: Mapping[str, Choice
     if kind == "stream" and LEARNING not in getattr(choices["method"].cls, "kinds", (LEARNING,)):
         return dataclasses.replace(one, default=TO_FORGET)
     return one
+
+
+def _learns_from_reference(method: Choice, settings: Any) -> bool:
+    """Return whether a method with some settings learns from a reference set, as far as it can say."""
+    try:
+        return bool(method.cls is not None and method.cls.flags_for(settings).outside_data == REFERENCE)  # type: ignore[attr-defined]
+    except Exception:  # a plug-in's own code, or no method: `bench.record.flags` names what is wrong before a run
+        return False
 
 
 def _without_weights(model: Choice, settings: Any) -> list[str]:

@@ -92,6 +92,10 @@ class Seeds:
     init: int | None = setting(None, "seed of initial weights; null is the run's seed", low=0)
 
 
+REFERENCE = "reference"
+"""What the flag ``outside_data`` says of a method that learns from the run's reference set."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """Images and sentences outside of the stream, for methods that learn from some."""

@@ -240,6 +240,8 @@ class Stream:
     tuned : mapping of str to mapping, or path
         Settings chosen for single methods, by name of the method; or a file that ``tune`` writes, which says how they
         were chosen (docs/tuning.md).
+    reference : str or None
+        The dataset that ``reference=`` names where nobody gave one, for methods that learn from a reference set.
     description : str
         One sentence for listings.
     prompt_family : str
@@ -281,6 +283,7 @@ class Stream:
     shared_prompts: ClassVar[str] = "either"
     defaults: ClassVar[Mapping[str, Any]] = {}
     tuned: ClassVar[Mapping[str, Mapping[str, Any]] | Path] = {}
+    reference: ClassVar[str | None] = None
     description: ClassVar[str] = ""
     prompt_family: ClassVar[str] = ""
     budget: ClassVar[str] = ""

@@ -27,9 +27,6 @@ WORDS = {
 YES = "yes"
 """What is recorded for a flag that holds and says nothing more."""
 
-REFERENCE = "reference"
-"""What ``outside_data`` says of a method that learns from the run's reference set."""
-
 
 @dataclass(frozen=True)
 class Flags:

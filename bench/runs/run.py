@@ -14,7 +14,7 @@ from bench.compute.device import choose_device, is_out_of_memory, kernels
 from bench.compute.world import joined, world
 from bench.config import registry
 from bench.config.fingerprint import run_directory
-from bench.config.run_settings import NAMED, Resolved
+from bench.config.run_settings import NAMED, REFERENCE, Resolved
 from bench.core.console import say
 from bench.core.errors import UserError
 from bench.core.paths import is_folder
@@ -24,7 +24,7 @@ from bench.data.stream import Stream
 from bench.learning.method import Method
 from bench.learning.observers import Observers
 from bench.metrics.render import render
-from bench.record.flags import REFERENCE, flags_of
+from bench.record.flags import flags_of
 from bench.record.guard import check_names
 from bench.record.json_file import read_object
 from bench.record.provenance import code_identity, data_identity

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bench.config.run_settings import class_settings
+from bench.config.run_settings import REFERENCE, class_settings
 from bench.learning.method import Method
-from bench.record.flags import REFERENCE, flags_of
+from bench.record.flags import flags_of
 
 TOY = Path(__file__).parent.parent / "toy.py"
 
