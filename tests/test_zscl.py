@@ -293,7 +293,7 @@ def test_it_is_refused_without_a_reference_set() -> None:
         assert flags_of(cls, cls.Settings(image_loss=0.0)).outside_data == "reference"
         assert not flags_of(cls, cls.Settings(image_loss=0.0, text_loss=0.0)).outside_data
     with pytest.raises(UserError, match="method zscl-full learns from a reference set: add reference=NAME"):
-        run(resolve(["method=zscl-full", "track.wandb=off"]))
+        run(resolve(["method=zscl-full", "stream=mtil-order1", "track.wandb=off"]))
 
 
 def test_the_released_rates_are_those_of_a_thousand_steps_and_one_without_effect() -> None:
