@@ -210,6 +210,9 @@ def test_the_numbers_of_the_readme_are_those_of_the_page_of_results() -> None:
         "goes from {learned_o-lora} just learned to {last_o-lora}",
         "it learns {learned_slao}, ends at {last_slao}, and its Transfer of {transfer_slao}",
         "They end at {last_sd-lora} and {last_milora}",
+        "It goes from {learned_sc-lora} just learned to {last_sc-lora}, and its Transfer is {transfer_sc-lora}",
+        "Share ends at {last_share}, one point above",
+        "readout of random features above frozen towers and ends at {last_if2net-like}",
         "a classifier for each task, has {last_linear-probe} in Last",
         "goes from {learned_rail-primal} to {last_rail-primal}, its dual form ends at {last_rail-dual}) and keep "
         "the untrained Transfer of {transfer_rail-dual}",
