@@ -1,4 +1,4 @@
-"""``python -m bench sweep`` and ``tune``: run every point of a sweep file, or choose settings by one."""
+"""``python -m bench sweep``, ``tune`` and ``recipe``: run every point of a sweep file, or choose settings by one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ def call_tune(words: list[str]) -> int:
     from bench.sweep.verbs import tune  # as above
 
     return tune(words)
+
+
+def call_recipe(words: list[str]) -> int:
+    """Show or run a published table."""
+    from bench.recipes.verb import recipe  # as above
+
+    return recipe(words)
 
 
 SWEEP = Verb(
@@ -77,4 +84,16 @@ examples
   python -m bench tune method=all stream=pocket-tuning launch=local launch.processes=2 to=tuned.yaml
 """,
     call=call_tune,
+)
+
+RECIPE = Verb(
+    name="recipe",
+    summary="rerun a published table: what it takes, what must come out, and its runs",
+    usage="recipe list | NAME [status] [KEY=VALUE...]",
+    help="""\
+examples
+  python -m bench recipe list
+  python -m bench recipe keeplora-mtil1
+""",
+    call=call_recipe,
 )
