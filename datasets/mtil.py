@@ -28,6 +28,7 @@ from bench.api import (
 from .class_incremental import chosen_classes
 from .ensembles import more_templates
 from .shots import Fewer, draw, few_shot
+from .xtail import SPLITS, CoopSplit
 
 PUBLISHED = Path(__file__).parent / "published"
 
@@ -63,6 +64,11 @@ class Prompts(StreamSettings):
         "whose first template each dataset takes; ensemble: zscl's, and where images are scored all of the dataset",
         choices=("keeplora", "zscl", "ensemble"),
     )
+    splits: str = setting(
+        "torchvision",
+        "MTIL's splits and class names, or those of CoOp's split files, as DIKI and DPW have them",
+        choices=("torchvision", "coop"),
+    )
     label_space: str = setting("task", "classes among which a test image is classified", choices=LABEL_SPACES)
 
 
@@ -76,12 +82,12 @@ class Mtil(DatasetStream):
 
     @dataclass
     class Settings(Prompts):
-        """Prompts and label space."""
+        """Prompts, splits and label space."""
 
     @classmethod
     def parts(cls, settings: Any, root: Path | None) -> list[Part]:
         """Return the datasets in order, each with its prompt and its epochs."""
-        return [_part(load_dataset(name), settings.prompts, cls.epochs.get(name)) for name in cls.order]
+        return [_part(_dataset(name, settings.splits), settings.prompts, cls.epochs.get(name)) for name in cls.order]
 
     @classmethod
     def probe_part(cls, name: str, settings: Any, root: Path | None) -> Part:
@@ -89,13 +95,18 @@ class Mtil(DatasetStream):
         return _part(load_dataset(name, root), settings.prompts)
 
     def zero_shot(self, model: str) -> ZeroShot | None:
-        """Return the accuracies that ZSCL published for its model; None for any other model or label space."""
-        if model not in MODELS or self.label_space not in OWN_CLASSES:
+        """Return the accuracies that ZSCL published; None for another model, other splits or another label space."""
+        if model not in MODELS or self.label_space not in OWN_CLASSES or self.settings.splits != "torchvision":
             return None
         table = json.loads((PUBLISHED / "mtil-zero-shot.json").read_text(encoding="utf-8"))
         prompts = self.settings.prompts
         family = table["families"]["zscl" if prompts == "ensemble" else prompts]
         return ZeroShot(family["source"], {task: (row[0], row[1]) for task, row in family["accuracy"].items()})
+
+
+def _dataset(name: str, splits: str) -> Dataset:
+    """Return a dataset with MTIL's split, or with CoOp's where it has a file of it."""
+    return CoopSplit(name) if splits == "coop" and name in SPLITS else load_dataset(name)
 
 
 def _part(dataset: Dataset, prompts: str, epochs: int | None = None) -> Part:
@@ -153,7 +164,7 @@ class MtilFewShot(Mtil):
 
     @dataclass
     class Settings(Prompts):
-        """Prompts, label space, and how many images."""
+        """Prompts, splits, label space, and how many images."""
 
         shots: int = setting(5, "training images a class", low=1)
         fewer: str = setting("error", "where a class has fewer images", choices=("error", "all", "repeat"))

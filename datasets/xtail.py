@@ -69,7 +69,7 @@ class CoopSplit(Dataset):
         self.registry_name = self.original.registry_name
         self.file, self.images, self.expected = SPLITS[name]
         super().__init__(self.original.folders)
-        for fact in ("short", "size", "licence", "obtain", "broken"):
+        for fact in ("short", "template", "size", "licence", "obtain", "broken"):
             setattr(self, fact, getattr(self.original, fact))
         self.obtain: str = f"{self.original.obtain}; {self.file} from CoOp's DATASETS.md (Google Drive)"
         self.root: Path | None = None

@@ -15,7 +15,7 @@ from bench.sweep.file import Sweep, expand, shipped_folder
 EXPECTED = "expected.yaml"
 """The file beside the sweep files that says what must come out of each."""
 
-KEYS = ("title", "expected", "tolerance", "why")
+KEYS = ("title", "expected", "zero_shot", "tolerance", "why")
 """What that file may say of a recipe; the first two it must."""
 
 
@@ -33,6 +33,8 @@ class Recipe:
         One line for listings.
     expected : mapping of str to tuple of str
         Method of the sweep -> names of rows in the file of the stream in ``datasets/published/`` that must come out.
+    zero_shot : str
+        Name of a file there with accuracies of untrained models and how far each may be off; empty for none.
     tolerance : float or None
         Points by which a number may differ, in place of the limit by chance; None for that limit.
     why : str
@@ -43,6 +45,7 @@ class Recipe:
     file: Path
     title: str
     expected: Mapping[str, tuple[str, ...]]
+    zero_shot: str = ""
     tolerance: float | None = None
     why: str = ""
 
@@ -116,7 +119,8 @@ def _recipe(path: Path, entry: Any, file: Path) -> Recipe:
     if (tolerance is not None) != bool(why):
         raise UserError(f"{where}: tolerance and why belong together: write both or none")
     expected = {method: tuple(names) for method, names in rows.items()}
-    return Recipe(path.stem, path, str(entry["title"]), expected, tolerance, str(why))
+    zero_shot = str(entry.get("zero_shot", ""))
+    return Recipe(path.stem, path, str(entry["title"]), expected, zero_shot, tolerance, str(why))
 
 
 def find(name: str) -> Recipe:
