@@ -105,3 +105,9 @@ def test_the_engine_imports_no_plugin_and_no_door() -> None:
             if isinstance(node, ast.ImportFrom) and node.module:
                 assert not node.module.startswith(("bench.methods", "bench.datasets", "bench.api")), path
     assert bench.__version__
+
+
+def test_what_test_files_share_is_in_support() -> None:
+    for path in ROOT.glob("tests/**/*.py"):
+        names = re.findall(r"^ *(?:from|import) (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(names) <= {path.stem}, path  # a process that a test starts may import the test's own file

@@ -148,7 +148,7 @@ def test_the_sweep_files_of_the_docs_expand(tmp_path: Path) -> None:
         assert expand(file, count=2).points
 
 
-def test_every_shipped_sweep_is_told_of() -> None:
+def test_every_shipped_sweep_is_on_the_page() -> None:
     text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
     assert [file.stem for file in shipped_folder().glob("*.yaml") if f"`{file.stem}`" not in text] == []
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.made_records import make
-from test_resume import broken_off
+from support.toy_runs import broken_off
 
 from bench.cli import main as cli
 from bench.compare.export import write

@@ -1,53 +1,24 @@
 """Every shortcut against KeepLoRA the long way (docs/benchmarks/long_way.py), in float64."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 import torch.nn.functional as F
 from bench.methods.keeplora import KeepLora
 from bench.methods.low_rank import PerTower
+from support.long_way import CONTEXT, RANK, LongWay, pair, script
 
 from bench.data.pixels import Pixels
 from bench.data.stream import label_space
 from bench.learning.evaluate import outcomes
 from bench.learning.moments import mean_gradient
-from bench.learning.task_data import Context, TaskData
+from bench.learning.task_data import Context
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank
 from bench.trials.toy import tiny_clip, toy_task
-
-FOLDER = Path(__file__).parent.parent / "docs" / "benchmarks"
-RANK = 3
-
-
-def script(name: str) -> ModuleType:
-    """A module of docs/benchmarks."""
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-LongWay = script("long_way").LongWay
-CONTEXT = Context(1, 20, 0, 0)  # of the 40 images there are two full batches
-
-
-def pair(dtype: torch.dtype = torch.float64) -> tuple[Clip, TaskData, "LongWay"]:
-    """Two equal models: one for the suite, with a task, and one for the long way."""
-    clip, other, task = tiny_clip(), tiny_clip(), toy_task(0)
-    for one in (clip, other):
-        one.model.to(dtype)
-    data = TaskData(0, task.name, task.prompts, clip.tokenize(task.prompts), Pixels(task.train, clip, True), CONTEXT)
-    normalize = clip.normalize
-    clip.normalize = lambda pixels: normalize(pixels).to(dtype)  # type: ignore[method-assign]
-    return clip, data, LongWay(other, RANK)
 
 
 def attach(clip: Clip, long: "LongWay") -> None:

@@ -1,24 +1,20 @@
 """A run shared by several processes gives the results of one, and can be broken off and continued."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from support.references import reference_of_toys
+from support.several_processes import assert_close, losses, start
 
 from bench.compute.world import World, world
 from bench.config import registry
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
-from bench.metrics.matrix import AccuracyMatrix
-from bench.metrics.outcomes import Outcomes
 from bench.record.schema import OUTCOMES
 
 ROOT = Path(__file__).parent.parent
@@ -45,47 +41,12 @@ def words(out: Path, method: str, *more: str) -> list[str]:
     return [*found, *rank, *reference_of_toys(cls), "threads=1", *more]
 
 
-def start(line: list[str], size: int) -> list[subprocess.Popen]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    ranks = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_WAIT_POLICY": "passive"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "bench", "run", *line],
-            cwd=ROOT,
-            env={**os.environ, **ranks, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-
-
 def finish(line: list[str], size: int = 2) -> Path:
     processes = start(line, size)
     output = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0] * size, output
     assert "record in" in output[0][0] and all(out == "" for out, _ in output[1:])
     return run_directory(resolve(line))
-
-
-def losses(directory: Path) -> list[float]:
-    lines = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if line["event"] == "epoch"]
-
-
-def assert_close(first: Path, second: Path) -> None:
-    """Equal up to the order of sums: here one image of a test set may change sides, and losses agree to five digits."""
-    a, b = (AccuracyMatrix.from_csv(path / "accuracy.csv") for path in (first, second))
-    c, d = (Outcomes.from_csv(path / OUTCOMES, a.columns) for path in (first, second))
-    for row in range(3):
-        for column in range(len(a.columns)):
-            one, other = c.of(a, row, column), d.of(b, row, column)
-            assert abs(a.accuracy(row, column) - b.accuracy(row, column)) <= 100 / len(one) + 1e-9
-            assert (one != other).sum() <= 1
-    assert losses(first) == pytest.approx(losses(second), rel=1e-4)
 
 
 # The last batch of 40 images has 8 with batches of 16, and one, so none for a second process, with batches of 13.

@@ -4,21 +4,19 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.references import reference_of_toys
+from support.toy_runs import Killed, assert_same, broken_off, start, until_finished, words
 
 import bench
 from bench.config import registry
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
-from bench.core.signals import Stopped
 from bench.learning.method import Method
 from bench.record import provenance
 from bench.record.checkpoint import Checkpoints
@@ -26,99 +24,6 @@ from bench.runs import loading, session
 from bench.runs.run import run
 from bench.runs.session import MODEL, Session
 from bench.trials.contract import verify
-
-ROOT = Path(__file__).parent.parent
-TOY = str(Path(__file__).parent / "toy.py")
-TIMES = {"seconds", "peak_memory_mb"}
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-FORGET = [
-    "stream=forget",
-    f"stream.of={TOY}",
-    "stream.options=[count=2]",
-    "stream.count=2",
-    "stream.per_request=1",
-    "train.epochs=2",
-    "train.batch_size=16",
-]
-"""A toy stream of requests, for methods that forget."""
-
-
-def words(out: Path, method: str, *more: str) -> list[str]:
-    found = [
-        f"model={TOY}",
-        f"method={method}",
-        f"out={out}",
-        "device=cpu",
-        "threads=1",
-        "cache.gb=0",  # what is computed twice is to be computed
-    ]
-    entry = registry.entries("method").get(method)
-    cls = registry.load_entry(entry) if entry else None
-    forgets = "forgetting" in getattr(cls, "kinds", ())
-    found += FORGET if forgets else [f"stream={TOY}", "stream.count=2"]
-    found += reference_of_toys(cls) if cls else []
-    if method == "retrain":  # it begins with what a run has learned
-        found.append(f"start={run(resolve(words(out.parent / 'start', 'lora')))}")
-    defaults = getattr(cls, "defaults", {})
-    if "train.steps" in defaults:
-        found.append("train.steps=8")  # a paper's are many
-    if defaults.get("train.warmup", 0) >= 1:
-        found.append("train.warmup=2")
-    return [*found, *more, *(["method.rank=4"] if hasattr(getattr(cls, "Settings", None), "rank") else [])]
-
-
-def events(directory: Path) -> list[dict]:
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
-
-
-def assert_same(first: Path, second: Path) -> None:
-    assert events(first) == events(second)
-    for name in ("accuracy.csv", "outcomes.csv", MODEL, "batches.jsonl"):
-        assert (first / name).exists() == (second / name).exists()
-        if (first / name).exists():
-            assert (first / name).read_bytes() == (second / name).read_bytes(), name
-    metrics = [json.loads((path / "summary.json").read_text())["metrics"] for path in (first, second)]
-    assert metrics[0] == metrics[1]
-
-
-def until_finished(line: list[str], attempts: int = 200) -> tuple[Path, int]:
-    """Start the same line until it ends; returns the run directory and how often it was broken off."""
-    for attempt in range(attempts):
-        try:
-            return run(resolve(line)), attempt
-        except (Killed, Stopped):
-            continue
-    raise AssertionError("the run makes no progress")
-
-
-@pytest.fixture
-def killed_after(monkeypatch: pytest.MonkeyPatch):
-    """Makes every process die after so many checkpoints, before or after the last of them is written."""
-
-    def arrange(count: int, before: bool) -> None:
-        save, left = Checkpoints.save, {"now": count}
-
-        def dying(self: Checkpoints, *arguments, **named) -> None:
-            left["now"] -= 1
-            die = left["now"] <= 0
-            if die:
-                left["now"] = count
-            if die and before:
-                raise Killed
-            save(self, *arguments, **named)
-            if die:
-                raise Killed
-
-        monkeypatch.setattr(Checkpoints, "save", dying)
-
-    return arrange
-
 
 ALIKE = ("-faithful", "-official", "-pp")
 """Ends of the names of methods that differ from another one in settings alone."""
@@ -141,7 +46,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(method: str, tmp_p
     assert not (broken / "checkpoints").exists()
 
 
-def test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_the_one_before(tmp_path: Path, killed_after) -> None:
+def test_a_run_killed_while_a_checkpoint_is_written_continues_from_the_one_before(tmp_path: Path, killed_after) -> None:
     straight = run(resolve(words(tmp_path / "straight", "keeplora")))
     killed_after(4, before=True)
     broken, times = until_finished(words(tmp_path / "broken", "keeplora", "checkpoint.every=0"))
@@ -254,24 +159,7 @@ def test_the_model_of_a_finished_run_is_kept_unless_it_is_not_wanted(tmp_path: P
     assert not (without / MODEL).exists() and without.name == directory.name
 
 
-def broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> tuple[list[str], Path]:
-    """A run that ended inside its second task."""
-    line = words(tmp_path, "lora", "checkpoint.every=0", *more)
-    record_row = Session._record_row
-
-    def dying(self: Session) -> None:
-        if self.progress.row == 2:
-            raise Killed
-        record_row(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Session, "_record_row", dying)
-        with pytest.raises(Killed):
-            run(resolve(line))
-    return line, run_directory(resolve(line))
-
-
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path, monkeypatch, capsys) -> None:
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path, monkeypatch, capsys) -> None:
     straight = run(resolve(words(tmp_path / "straight", "lora")))
     line, directory = broken_off(tmp_path / "broken", monkeypatch)
     files = sorted((directory / "checkpoints").glob("*-task.*"))
@@ -284,7 +172,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path, monke
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 100], ids=["empty", "text", "noise"])
-def test_a_run_without_a_whole_checkpoint_begins_anew(content: bytes, tmp_path, monkeypatch) -> None:
+def test_a_run_without_a_whole_checkpoint_starts_again(content: bytes, tmp_path, monkeypatch) -> None:
     straight = run(resolve(words(tmp_path / "straight", "lora")))
     line, directory = broken_off(tmp_path / "broken", monkeypatch)
     for path in (directory / "checkpoints").iterdir():
@@ -292,7 +180,7 @@ def test_a_run_without_a_whole_checkpoint_begins_anew(content: bytes, tmp_path, 
     assert_same(straight, run(resolve(line)))
 
 
-def test_a_torn_line_is_mended(tmp_path, monkeypatch) -> None:
+def test_a_torn_line_is_repaired(tmp_path, monkeypatch) -> None:
     straight = run(resolve(words(tmp_path / "straight", "lora", "batches.record=true")))
     line, directory = broken_off(tmp_path / "broken", monkeypatch, "batches.record=true")
     for name in ("metrics.jsonl", "batches.jsonl"):
@@ -325,7 +213,7 @@ def test_another_version_does_not_continue_a_run(tmp_path, monkeypatch) -> None:
         run(resolve(line))
 
 
-def test_another_state_of_the_code_is_told_and_recorded(tmp_path, monkeypatch, capsys) -> None:
+def test_another_state_of_the_code_is_reported_and_recorded(tmp_path, monkeypatch, capsys) -> None:
     line, directory = broken_off(tmp_path, monkeypatch)
     monkeypatch.setattr(session, "code_identity", lambda resolved: {"code_revision": "another"})
     run(resolve(line))
@@ -346,17 +234,6 @@ def test_two_processes_do_not_write_one_record(tmp_path: Path) -> None:
         run(resolve(line))
     run(resolve(line))
     assert not (directory / "lock").exists() and not (directory / "writer").exists()
-
-
-def start(line: list[str]) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "bench", "run", *line],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_WAIT_POLICY": "passive"},
-    )
 
 
 def wait_for_row(process: subprocess.Popen, directory: Path, row: int) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from bench.methods import sc_lora
 from bench.methods.sc_lora import ScLora, contrast, divisors, output_directions, unit_trace
+from support.learning import data, nothing, weights
 from support.shapes_only import trained, vit_b_16
-from test_methods import data, nothing, weights
 
 from bench.config.resolve import resolve, resolve_method
 from bench.config.run_settings import Train

@@ -8,7 +8,7 @@ from bench.methods.low_rank import kaiming_uniform
 from bench.methods.share import Share
 from bench.methods.shared_subspace import Subspace, balanced, shared_subspace, squared_distance
 from support.large import vit_b_16
-from test_methods import data, nothing, weights
+from support.learning import data, nothing, weights
 
 from bench.config.resolve import resolve
 from bench.config.run_settings import Surroundings, Train
