@@ -188,7 +188,7 @@ class MtilFewShot(Mtil):
 class MtilSplit2(MtilFewShot):
     """Each dataset of MTIL order I is two tasks, the first half of its classes and the second; one label space.
 
-    The images are those of `mtil-fewshot`. Of an odd number of classes the first half has one more.
+    The images are those of `mtil-fewshot`. If the number of classes is odd, the first half has one more.
     """
 
     label_space = "all"

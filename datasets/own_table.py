@@ -18,7 +18,7 @@ from .own_parts import PARTS, Choices, class_names, refuse_second_test
 from .reading import text
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
-"""Of files that are tables of images."""
+"""How the names of files end that are tables of images."""
 
 PATHS = ("path", "file_name")
 """Columns of paths, unless another one is named; Hugging Face calls it file_name."""

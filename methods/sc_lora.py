@@ -4,8 +4,8 @@ For every adapted map W [out, in], before each task, with y = W x, C+ the mean o
 that over inputs whose outputs are to be kept, each divided by its trace:
 
 1. M = W ((1 - beta) C+ - beta C-) W^T, which is (1 - beta) E+[y y^T] - beta E-[y y^T];
-2. Q [out, r] are the eigenvectors of the r largest eigenvalues of M. Of all subspaces of r dimensions, theirs has the
-   largest (1 - beta) E+|Q^T y|^2 - beta E-|Q^T y|^2;
+2. Q [out, r] are the eigenvectors of the r largest eigenvalues of M. Among all subspaces of r dimensions, theirs has
+   the largest (1 - beta) E+|Q^T y|^2 - beta E-|Q^T y|^2;
 3. B = Q, A = Q^T W and W_res = W - B A, so that W_res + B A = W at the start;
 4. A and B are trained with W_res frozen, then merged. Nothing keeps B in the span of Q while it is trained.
 

@@ -1,7 +1,7 @@
 """Share: all tasks have their low-rank updates in one subspace, and each keeps coefficients in it. arXiv 2602.06043.
 
-A map W [n, d] has two bases, alpha [d, k] for the inputs and beta [n, k] for the outputs. Of every task i it has
-coefficients a_i and b_i [k, p]. The update of the task is
+A map W [n, d] has two bases, alpha [d, k] for the inputs and beta [n, k] for the outputs. Every task i has
+coefficients a_i and b_i [k, p] in them. The update of the task is
 
     Delta W_i = B_i A_i   with   A_i^T = alpha a_i,   B_i = beta b_i
 

@@ -186,8 +186,8 @@ def beside(stream: str, model: str, conditions: Mapping[str, Any]) -> Published 
     """Return the published table that may be shown beside measured runs.
 
     It may where model and tasks in their order are those of the table, test images are scored and the weights are the
-    pre-trained ones. Of its rows those stay that have the label space of the runs, the stream's own unless they say
-    another one, and whose other ``conditions`` hold. The table's notes say what else the sources did in another way.
+    pre-trained ones. Its rows stay if they have the label space of the runs, which is the stream's own unless they say
+    another one, and if their other ``conditions`` hold. The table's notes say what else the sources did in another way.
 
     Parameters
     ----------

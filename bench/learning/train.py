@@ -220,7 +220,7 @@ class TrainStep:
             loss of other images. It is called in every process, and what the processes return is added up.
         """
         world, pixels, labels = self.task.context.world, self.pixels, self.labels
-        if self._unscaled:  # the scaler looks at every gradient, and goes on to the next one
+        if self._unscaled:  # the scaler looks at every gradient, and continues with the next one
             self._tools.scaler.update()
         if chosen is not None:
             pixels, labels = pixels[chosen], labels[chosen]

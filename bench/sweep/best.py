@@ -39,7 +39,7 @@ OF_THE_STREAM = ("train.epochs", "train.steps", "train.tasks")
 """Settings that say how long a stream trains: they go with the stream, not with what is chosen for a method."""
 
 TIE = "train.lr"
-"""Of two settings with the same mean, the one with the smaller value of this is the better one."""
+"""The setting that decides between equal means: the smaller value is the better one."""
 
 ENDS = 3
 """Values of a number from which on the smallest and the largest are said to be the ends of what was tried."""
