@@ -96,8 +96,21 @@ def all_entries() -> dict[str, dict[str, Entry]]:
     dict of str to dict of str to Entry
         By kind and name, sorted by name. Where names collide, the built-in entry wins and says what it hides.
     """
+    files = tuple(
+        (name, path, *_state(path)) for name, folder in _plugin_folders() for path in sorted(folder.glob("*.py"))
+    )
+    merged = _merged(files, tuple((folder, _modified(folder)) for folder in sys.path))
+    return {kind: dict(named) for kind, named in merged.items()}
+
+
+@functools.lru_cache(maxsize=1)
+def _merged(
+    files: tuple[tuple[str, Path, int, int, int], ...], folders: tuple[tuple[str, int], ...]
+) -> dict[str, dict[str, Entry]]:
+    """Return the entries of files and of installed packages; kept while none changes: each point of a sweep asks."""
     all_: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
-    for entry in [*_built_in(), *_installed()]:
+    own = (entry for name, path, *_ in files for entry in _built_in(name, path))
+    for entry in [*own, *_installed(folders)]:
         first = all_[entry.kind].setdefault(entry.name, entry)
         if first is not entry:
             loser = entry.path.name if entry.origin == "built-in" and entry.path else entry.origin
@@ -197,15 +210,17 @@ def _plugin_folders() -> Iterator[tuple[str, Path]]:
         yield from ((name, Path(folder)) for folder in package.__path__)
 
 
-def _built_in() -> Iterator[Entry]:
-    for package, folder in _plugin_folders():
-        for path in sorted(folder.glob("*.py")):
-            yield from (replace(entry, module=f"bench.{package}.{path.stem}") for entry in scan(path, FOLDERS[package]))
+def _built_in(package: str, path: Path) -> Iterator[Entry]:
+    return (replace(entry, module=f"bench.{package}.{path.stem}") for entry in scan(path, FOLDERS[package]))
 
 
-def _installed() -> tuple[Entry, ...]:
-    """Return the entries of installed packages; read again when a folder of packages has changed."""
-    return _installed_in(tuple((folder, _modified(folder)) for folder in sys.path))
+def _state(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a file is written, or may be read now."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0, 0
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def _modified(folder: str) -> int:
@@ -216,7 +231,8 @@ def _modified(folder: str) -> int:
 
 
 @functools.lru_cache(maxsize=1)
-def _installed_in(folders: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
+def _installed(folders: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
+    """Return the entries of installed packages; read again when a folder of packages has changed."""
     found: dict[str, list[Entry]] = {}
     for distribution in importlib.metadata.distributions():
         try:
