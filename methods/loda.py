@@ -205,7 +205,7 @@ def halves(classes: Sequence[int], order: Sequence[int]) -> tuple[list[int], lis
         A permutation of their positions.
     """
     middle = max(1, len(classes) // 2)
-    drawn = [classes[place] for place in order]
+    drawn = [classes[index] for index in order]
     return drawn[:middle], drawn[middle:]
 
 
@@ -428,7 +428,7 @@ class LoDA(Method):
         draw = generator(self.context.data_seed, "loda", step.task.index, step.number)
         groups = halves(classes, torch.randperm(len(classes), generator=draw).tolist())
         length = self.settings.rho * float(torch.rand((), generator=draw, dtype=torch.float64))
-        chosen = [[place for place, label in enumerate(labels) if label in group] for group in groups]
+        chosen = [[index for index, label in enumerate(labels) if label in group] for group in groups]
         return [torch.tensor(one, dtype=torch.int64, device=step.labels.device) for one in chosen], length
 
     def _classes(self, step: TrainStep, labels: Sequence[int]) -> list[int]:

@@ -181,7 +181,7 @@ def tensors_named(maps: Iterable[LinearMap], *names: str) -> list[Tensor]:
     Parameters
     ----------
     maps : iterable of LinearMap
-        Those without an update are passed over.
+        Those without an update are skipped.
     *names : str
         As `Update.tensors` calls them: ``"B"``.
 

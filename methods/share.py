@@ -150,7 +150,7 @@ class Share(Method):
             if self.select == "oracle" and surroundings.label_space != "task":
                 found.append(
                     "method.select=oracle has to know the task of a test image, which the label space "
-                    f"{surroundings.label_space} does not tell: choose mean or router"
+                    f"{surroundings.label_space} does not name: choose mean or router"
                 )
             for tower in self.towers:
                 if self.temporary > (width := surroundings.widths.get(tower, self.temporary)):

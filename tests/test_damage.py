@@ -1,4 +1,4 @@
-"""Records and checkpoints with something else in them than a run wrote: repaired, passed over or refused."""
+"""Records and checkpoints with something else in them than a run wrote: repaired, skipped or refused."""
 
 import errno
 import json

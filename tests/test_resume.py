@@ -168,7 +168,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path, m
     content[len(content) // 2] ^= 1
     files[-1].write_bytes(content)
     assert_same(straight, run(resolve(line)))
-    assert f"the checkpoint {files[-1]} is damaged and passed over" in capsys.readouterr().out
+    assert f"the checkpoint {files[-1]} is damaged and skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 100], ids=["empty", "text", "noise"])

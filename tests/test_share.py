@@ -396,7 +396,7 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
             resolve(["method=share", f"method.{name}=true", "method.granularity=vector"])
     settings, widths = Share.Settings(rank=4, select="oracle", temporary=50), {"image": 64, "text": 48}
     assert settings.fits(Surroundings("seen", widths)) == [
-        "method.select=oracle has to know the task of a test image, which the label space seen does not tell: choose "
+        "method.select=oracle has to know the task of a test image, which the label space seen does not name: choose "
         "mean or router",
         "method.temporary=50 is above the width 48 of the text tower: choose at most 48",
     ]

@@ -300,18 +300,18 @@ def _quoted(choice: Choice, table: Published, groups: Sequence[Group]) -> Publis
     Where no rows are chosen, a table for every task has those that have values for some. Ours against theirs has those
     of the methods that are shown, and chosen ones.
     """
-    at = {word: place for place, word in enumerate(choice.rows)}
+    at = {word: index for index, word in enumerate(choice.rows)}
 
-    def place(method: str) -> int | None:
+    def position(method: str) -> int | None:
         return next((at[word] for word in (method, choice.named(method), ALL_PUBLISHED) if word in at), None)
 
     rows = list(table.rows)
     if choice.per == "cell":
         methods = {group.method for group in groups}
-        rows = [row for row in rows if methods & {*row.registered} or place(row.method) is not None]
+        rows = [row for row in rows if methods & {*row.registered} or position(row.method) is not None]
     elif choice.rows:
-        rows = [row for row in rows if place(row.method) is not None]
-        rows.sort(key=lambda row: (row.apart, place(row.method) or 0))
+        rows = [row for row in rows if position(row.method) is not None]
+        rows.sort(key=lambda row: (row.apart, position(row.method) or 0))
     elif choice.per == "task":
         rows = [row for row in rows if row.columns]
     return replace(table, rows=tuple(replace(row, method=choice.named(row.method)) for row in rows)) if rows else None

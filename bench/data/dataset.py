@@ -32,7 +32,7 @@ class Splits:
     validation : Images or None
         The official held-out part, if there is one.
     note : str
-        What a user should know of the reading, such as files that were passed over; empty by default.
+        What a user should know of the reading, such as files that were skipped; empty by default.
     """
 
     classes: tuple[str, ...]

@@ -198,9 +198,9 @@ class _Labelled:
         return {self.prompts[label] for label in np.unique(self.images.labels)}
 
     def among(self, candidates: Sequence[str]) -> np.ndarray:
-        """Return for every image the place of its prompt among some; -1 where it is none of them."""
-        place = {prompt: index for index, prompt in enumerate(candidates)}
-        return np.array([place.get(prompt, -1) for prompt in self.prompts])[self.images.labels]
+        """Return for every image the index of its prompt among some; -1 where it is none of them."""
+        indices = {prompt: index for index, prompt in enumerate(candidates)}
+        return np.array([indices.get(prompt, -1) for prompt in self.prompts])[self.images.labels]
 
 
 @dataclass(frozen=True)

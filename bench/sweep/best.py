@@ -130,12 +130,12 @@ def tried(points: Sequence[Point], metric: str) -> list[Tried]:
     groups: dict[Path, list[Point]] = {}
     for point in points:  # the folder is named after a hash of all settings but the seed
         groups.setdefault(point.directory.with_name(point.directory.name.rpartition("-s")[0]), []).append(point)
-    found = []
+    tried = []
     for members in groups.values():
         values = [metrics_of(point).get(metric) for point in members]
-        found.append(Tried(tuple(members), tuple(value for value in values if value is not None)))
-    found.sort(key=lambda one: _numbers(one).get(TIE, math.inf))
-    return [found[place] for place in ranked([one.mean for one in found], metric)]
+        tried.append(Tried(tuple(members), tuple(value for value in values if value is not None)))
+    tried.sort(key=lambda one: _numbers(one).get(TIE, math.inf))
+    return [tried[index] for index in ranked([one.mean for one in tried], metric)]
 
 
 def best(points: Sequence[Point], metric: str, file: Path) -> str:
