@@ -1,8 +1,6 @@
 """Every shortcut against KeepLoRA the long way (docs/benchmarks/long_way.py), in float64."""
 
-import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +16,7 @@ from bench.learning.moments import mean_gradient
 from bench.learning.task_data import Context
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank
-from bench.trials.toy import tiny_clip, toy_task
+from bench.trials.toy import toy_task
 
 
 def attach(clip: Clip, long: "LongWay") -> None:
@@ -121,35 +119,6 @@ def test_the_benchmark_measures_every_phase(capsys: pytest.CaptureFixture, monke
         "4 images",
     ):
         assert f"| {row}" in out
-
-
-def test_the_benchmark_of_a_gpu_measures_every_phase(
-    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """On the CPU and a toy model; what it measures there means nothing, but it goes through."""
-    script("performance")
-    gpu = script("gpu")
-    monkeypatch.setattr(gpu, "product_rate", lambda dtype, device, seconds: 100.0)
-    monkeypatch.setattr(gpu.Workload, "_load", staticmethod(lambda model: tiny_clip()))
-    monkeypatch.setattr(gpu, "ENOUGH", 0)
-    file = tmp_path / "numbers.json"
-    words = ["gpu.py", "--device", "cpu", "--model", "toy", "--classes", "5", "--batch", "4", "--json", str(file)]
-    monkeypatch.setattr(sys, "argv", words)
-    gpu.main()
-    out = capsys.readouterr().out
-    phases = (
-        "training step",
-        "evaluation batch",
-        "gradient pass",
-        "feature pass",
-        "subspace update",
-        "weight subspace",
-    )
-    assert all(f"| {phase}" in out for phase in phases)
-    found = json.loads(file.read_text())["found"]
-    assert {"keeplora step, fp32", "lora step, bf16", "images a second, bf16", "ratio: subspace update, fp32"} <= set(
-        found
-    )
 
 
 def test_growth_is_measured_on_models_and_streams_of_any_size() -> None:
