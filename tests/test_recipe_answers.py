@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+from pathlib import Path
 
 import fake_trees
 import pytest
@@ -98,6 +99,16 @@ def test_every_stream_that_learns_tasks_of_real_images_has_a_gate():
     gates = {one.stream for name in RECIPES if name.startswith("zero-shot") for one in all_known(name)}
     own = {"custom", "pocket", "pocket-tuning"}
     assert gates == {name for name in registry.entries("stream") if not name.startswith("forget")} - own
+
+
+def test_the_page_of_recipes_is_up_to_date(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "docs"))
+    import recipes_table
+
+    monkeypatch.setattr(recipes_table, "known", lambda recipe: all_known(recipe.name))
+    text = recipes_table.PAGE.read_text(encoding="utf-8")
+    assert text == recipes_table.page(text), "docs/recipes.md is out of date: python docs/recipes_table.py"
+    assert all(f"| `{name}` |" in text for name in RECIPES)
 
 
 # ------------------------------------------------------------------------------------------------- marked

@@ -212,5 +212,5 @@ def _limits(recipe: Recipe, chance: bool) -> list[str]:
     if recipe.zero_shot:
         return [first, f"the band of each test set in datasets/published/{recipe.zero_shot}.json"]
     if recipe.tolerance is not None:
-        return [first, f"{recipe.tolerance:g} points, since {recipe.why}"]
+        return [first, f"{recipe.tolerance:g} point{'' if recipe.tolerance == 1 else 's'}, since {recipe.why}"]
     return [f"{first} so many", "standard errors and half of the last published digit", CHANCE] if chance else []

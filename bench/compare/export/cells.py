@@ -184,6 +184,7 @@ def agreement(
     if tolerance is not None:
         limits = [tolerance[one.task] if isinstance(tolerance, Mapping) else tolerance for one in answers]
         bound = "a band each" if isinstance(tolerance, Mapping) else f"{tolerance:g} points"
+        bound = "1 point" if tolerance == 1 else bound
         allowed = [replace(one, limit=limit) for one, limit in zip(answers, limits, strict=True)]
         return Agreement(group, row, 0.0, allowed, bound)
     run_here = sum(answer.ours is not None for answer in answers)
