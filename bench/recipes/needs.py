@@ -8,11 +8,10 @@ from typing import Any
 
 from bench.config.resolve import resolve
 from bench.config.run_settings import Resolved, Train
-from bench.data.dataset import load_dataset
 from bench.data.stream import Stream, Task
 from bench.learning.optimizer import steps_of
 from bench.recipes.passes import Passes, Rates, passes_of, shown
-from bench.recipes.sizes import Towers, stream_of, towers_of
+from bench.recipes.sizes import Towers, reference_images, stream_of, towers_of
 from bench.runs.parts import train_settings
 
 
@@ -59,7 +58,7 @@ class Work:
         return self.training + self.passes + self.evaluation
 
 
-def work_of(resolved: Resolved, stream: Stream, passes: Passes, size: Towers) -> Work:
+def work_of(resolved: Resolved, stream: Stream, passes: Passes, size: Towers, reference: int | None = None) -> Work:
     """Return what a run does.
 
     Parameters
@@ -70,6 +69,8 @@ def work_of(resolved: Resolved, stream: Stream, passes: Passes, size: Towers) ->
     passes : Passes
         How often its method encodes what.
     size : Towers
+    reference : int or None, optional
+        Images of the reference set, which add nothing where their number is not known.
 
     Returns
     -------
@@ -80,8 +81,8 @@ def work_of(resolved: Resolved, stream: Stream, passes: Passes, size: Towers) ->
         found += _of_task(passes.first if not number else passes.later, passes.steps, images, classes, train)
         found += _validation(resolved, stream.tasks[number], train)
     found = replace(found, evaluation=_evaluated(resolved, stream))
-    if resolved.run.reference.name is not None:
-        found += _reference(resolved, passes)
+    if reference:
+        found += _reference(passes, reference)
     back = size.image * (found.training_back + found.passes_back) + size.prompt * found.prompts_back
     forward = size.image * found.images + size.prompt * found.prompts
     more = (1 + passes.share) * back
@@ -129,15 +130,12 @@ def _validation(resolved: Resolved, task: Task, train: Train) -> Work:
     return Work(training=train.epochs * len(task.validation))
 
 
-def _reference(resolved: Resolved, passes: Passes) -> Work:
+def _reference(passes: Passes, images: int) -> Work:
     """Return what a reference set adds, by how often the toy one was encoded."""
     from bench.trials.toy import toy_reference  # torch comes with it
 
-    toy, wanted = len(toy_reference().images), resolved.run.reference
-    known = load_dataset(str(wanted.name)).expected
-    images = wanted.images or (0 if known is None else known.train)
-    more = sum(passes.first[key].more for key in passes.first if key[1] == "images")
-    return Work(passes=round(more / toy * (min(images, known.train) if known else images)))
+    more = sum(rate.more for (_, kind), rate in passes.first.items() if kind == "images")
+    return Work(passes=round(more / len(toy_reference().images) * images))
 
 
 def _evaluated(resolved: Resolved, stream: Stream) -> int:
@@ -166,6 +164,8 @@ class Needed:
         As in `Passes`.
     classes : int
         Of a task, on average.
+    reference : int or None
+        Images of the reference set; None where that is not known.
     """
 
     resolved: Resolved
@@ -173,6 +173,7 @@ class Needed:
     size: Towers
     share: float
     classes: int
+    reference: int | None = 0
 
 
 def needed(lines: Sequence[Sequence[str]], ready: bool = False) -> list[Needed]:
@@ -209,5 +210,8 @@ def needed(lines: Sequence[Sequence[str]], ready: bool = False) -> list[Needed]:
         passes = once(("passes", one.method_class, str(one.method_settings)), passes_of, one)
         size = once(("towers", one.run.model), towers_of, one)
         classes = round(sum(len(task.classes) for task in stream.tasks) / len(stream.tasks))
-        found.append(Needed(one, work_of(one, stream, passes, size), size, passes.share, classes))
+        named = str([one.flat[key] for key in one.flat if key.startswith(("reference.", "data"))])
+        images = once(("reference", named, str(of_stream)), reference_images, one, stream)
+        work = work_of(one, stream, passes, size, images)
+        found.append(Needed(one, work, size, passes.share, classes, images))
     return found

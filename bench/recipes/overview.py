@@ -115,7 +115,7 @@ def overview(recipe: Recipe, words: Sequence[str], count: int | None = None, mea
     yield _data(found, data, sorted({run.run.stream for run in runs}))
     all_runs = needed([point.words for point in points], bool(found) and all(one.state in HERE for one in found))
     yield _models(all_runs)
-    yield "\n".join([_work(all_runs), "", wrap(COUNTED, "", "")])
+    yield "\n".join([_work(all_runs), "", wrap(COUNTED + _uncounted(all_runs), "", "")])
     yield _hours(all_runs, measure)
     yield _given(recipe, words)
     start = " data=DIR" if found and data is None else " launch=local" if data is None else f" data={data}"
@@ -171,6 +171,12 @@ def _work(runs: Sequence[Needed]) -> str:
         rows.append(("together", "", "", str(len(runs)), *_columns(runs)))
     headers = ("method", "stream", "model", "runs", "steps", "images trained", "in passes", "evaluated", "operations")
     return table(headers, rows)
+
+
+def _uncounted(runs: Sequence[Needed]) -> str:
+    """Return which reference sets are not counted, since nobody knows how many images they have."""
+    names = {one.resolved.run.reference.name for one in runs if one.reference is None}
+    return "".join(f" The reference set {name} is not at hand, and its images are not counted." for name in names)
 
 
 def _columns(runs: Sequence[Needed]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from bench.data.dataset import Dataset, Splits, load_dataset
 from bench.data.dataset_stream import DatasetStream, Part
 from bench.data.inventory import datasets, needs_data
 from bench.data.stream import Stream
-from bench.runs.parts import load_stream
+from bench.runs.parts import load_reference, load_stream
 
 PROMPT = 8
 """Tokens of a prompt, roughly: class names have different lengths, and their common beginning is encoded once."""
@@ -231,6 +231,29 @@ def datasets_of(resolved: Resolved) -> dict[str, Dataset]:
         one = load_dataset(str(reference))
         found |= {one.registry_name: one} if one.folders else {}
     return found
+
+
+def reference_images(resolved: Resolved, stream: Stream) -> int | None:
+    """Return how many images the reference set of a run has.
+
+    Parameters
+    ----------
+    resolved : Resolved
+    stream : Stream
+        As of `stream_of`.
+
+    Returns
+    -------
+    int or None
+        By its published size where it is not at hand; None where nobody published it. 0 where the run has none.
+    """
+    wanted = resolved.run.reference
+    try:
+        found = load_reference(resolved, stream)
+        return 0 if found is None else len(found.images)
+    except UserError:
+        known = load_dataset(str(wanted.name)).expected if wanted.name in registry.entries("dataset") else None
+        return None if known is None else min(known.train, wanted.images or known.train)
 
 
 SIZES = {"MB": 1e-3, "GB": 1.0, "TB": 1e3}
