@@ -70,14 +70,14 @@ def images_below(folder: Path, base: Path, passed: Counter[str]) -> list[str]:
     -------
     list of str
     """
-    found = []
+    images = []
     for path in files_below(folder):
         ending = path.suffix.lower()
         if ending in IMAGE_ENDINGS:
-            found.append((path.parent, path.name))
+            images.append((path.parent, path.name))
         else:
             passed[ending or "without an ending"] += 1
-    return [(parent / name).relative_to(base).as_posix() for parent, name in sorted(found)]
+    return [(parent / name).relative_to(base).as_posix() for parent, name in sorted(images)]
 
 
 def passed_over(passed: Counter[str]) -> str:

@@ -282,13 +282,13 @@ class LoDA(Method):
 
         def check(self) -> list[str]:
             """Return what contradicts itself, whatever the model is."""
-            found = super().check()
+            problems = super().check()
             if self.gao == "image" and self.towers and "image" not in self.towers:
-                found.append(
+                problems.append(
                     "method.gao=image looks ahead with the image tower, which method.towers does not name: add it, or "
                     "set method.gao=both"
                 )
-            return found
+            return problems
 
     defaults = {"train.weight_decay": 0.0}
     changes_at_end = True
@@ -336,8 +336,8 @@ class LoDA(Method):
         with self.context.part("statistics"):
             new = self._moments(task)
         with self.context.part("subspaces"):
-            found = side_by_side(lambda name: self._rows(name, new[name]), self.sites, self.clip.exact_device)
-        rows = dict(zip(self.sites, found, strict=True))
+            results = side_by_side(lambda name: self._rows(name, new[name]), self.sites, self.clip.exact_device)
+        rows = dict(zip(self.sites, results, strict=True))
         for name, site in self.sites.items():
             mine = [m for m in self.targets if m.site is site]
             shared = [A.to(mine[0].parameter).contiguous() for A in rows[name]]
@@ -489,8 +489,8 @@ class LoDA(Method):
         shares = recalibration(tensors[0]["0.A"], self.old[name], current, self.settings.gamma)
         self.kept[name] = float(shares.mean())
         self.context.observers.report("method", task.name, name, Lambda=shares)
-        for found in tensors:
-            found["0.B"].mul_(shares.to(found["0.B"]))
+        for tensor in tensors:
+            tensor["0.B"].mul_(shares.to(tensor["0.B"]))
 
     def report(self) -> dict[str, Any]:
         """Return the mean of Lambda in the task just learned, a site each; nothing of the first one."""

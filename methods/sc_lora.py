@@ -257,9 +257,9 @@ class ScLora(Method):
             return output_directions(m.weight.to(inner), inner, self.settings.rank)
 
         with self.context.part("subspaces"):
-            found = side_by_side(directions, self.targets, self.clip.exact_device)
-        self.effective_rank = {m.name: Q.shape[1] for m, Q in zip(self.targets, found, strict=True)}
-        for m, Q in zip(self.targets, found, strict=True):
+            results = side_by_side(directions, self.targets, self.clip.exact_device)
+        self.effective_rank = {m.name: Q.shape[1] for m, Q in zip(self.targets, results, strict=True)}
+        for m, Q in zip(self.targets, results, strict=True):
             self.context.observers.report("method", task.name, m.name, Q=Q)
             split_off(m, Q.T @ m.weight.to(Q), Q)
 
@@ -311,8 +311,8 @@ class ScLora(Method):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
-        found: dict[str, dict[str, Tensor]] = {"past": {}, "reference": {}}
+        moments: dict[str, dict[str, Tensor]] = {"past": {}, "reference": {}}
         for name, gram in state.items():
             kind, _, key = name.partition(".")
-            found[kind][key] = gram.to(self.clip.exact_device)
-        self.past, self.outside = found["past"], found["reference"]
+            moments[kind][key] = gram.to(self.clip.exact_device)
+        self.past, self.outside = moments["past"], moments["reference"]

@@ -213,8 +213,8 @@ class Zscl(Method, ABC):
 
         key = [self.context.weights, size, *reference.pixels.identity(), *reference.sentences]
         with self.context.part("reference"), self.teacher:
-            found = self.shared("features of the reference set", key, compute)
-        self.known_images, self.known_texts = (found[name].to(self.clip.device) for name in ("images", "texts"))
+            features = self.shared("features of the reference set", key, compute)
+        self.known_images, self.known_texts = (features[name].to(self.clip.device) for name in ("images", "texts"))
         self.teacher = None
 
     def reference_batch(self, task: TaskData, number: int) -> Tensor:

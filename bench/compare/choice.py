@@ -118,12 +118,12 @@ def _listed(options: Mapping[str, str], option: str) -> list[str]:
     if option not in options:
         return []
     text = options[option].strip()
-    found = items(text) if text.startswith("[") else [text] if text else None
-    if not found:
+    words = items(text) if text.startswith("[") else [text] if text else None
+    if not words:
         raise UserError(
             f"{option}={shorten(text)} is no list of names: write {option}=[NAME,NAME], a name with brackets in quotes"
         )
-    return [unquoted(one) for one in found]
+    return [unquoted(one) for one in words]
 
 
 def _once(option: str, words: Sequence[str]) -> None:
@@ -145,10 +145,10 @@ def _column(word: str, per: str) -> str:
 def _names(options: Mapping[str, str]) -> dict[str, str]:
     if "names" not in options:
         return {}
-    found = members(options["names"])
-    if found is None:
+    pairs = members(options["names"])
+    if pairs is None:
         raise UserError(f"names={shorten(options['names'])} is no mapping: write 'names={{keeplora: KeepLoRA}}'")
-    names = {old: unquoted(new).strip() for old, new in found.items()}
+    names = {old: unquoted(new).strip() for old, new in pairs.items()}
     for old, new in names.items():
         if not new:
             raise UserError(f"names= gives {shorten(old)} an empty name: write another, or leave it out")
@@ -270,12 +270,12 @@ def _chosen(choice: Choice, groups: Sequence[Group]) -> list[Group]:
     """Return the groups that the rows name, each once."""
     if not choice.rows:
         return list(groups)
-    found: dict[str, Group] = {}
+    chosen: dict[str, Group] = {}
     for word in choice.rows:
         for group in groups:
             if word in _calls(choice, group):
-                found.setdefault(group.label, group)
-    return list(found.values())
+                chosen.setdefault(group.label, group)
+    return list(chosen.values())
 
 
 def _label(choice: Choice, group: Group) -> str:

@@ -233,15 +233,15 @@ def bases(table: Published) -> str:
     str
         Empty where it has neither.
     """
-    found: dict[str, str] = {}
+    weights: dict[str, str] = {}
     for row in table.rows:
         name = row.method.partition(" (")[0]
         values = [row.value(scalar) for scalar in HEADLINES.values()]
         if name.lower() in BASES:
-            found.setdefault(name.lower(), f"{name} {' / '.join('-' if v is None else f'{v:.1f}' for v in values)}")
-    known = ", ".join(found[name] for name in BASES if name in found)
+            weights.setdefault(name.lower(), f"{name} {' / '.join('-' if v is None else f'{v:.1f}' for v in values)}")
+    known = ", ".join(weights[name] for name in BASES if name in weights)
     return (
         f"published ({' / '.join(HEADLINES)}): {known}; sources: datasets/published/{table.stream}.json"
-        if found
+        if weights
         else ""
     )

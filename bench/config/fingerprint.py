@@ -83,11 +83,11 @@ def later(flat: Mapping[str, Any]) -> dict[str, Any]:
     -------
     dict of str to object
     """
-    found = dict(LATER)
+    added = dict(LATER)
     for (key, name), settings in LATER_OF.items():
         if flat.get(key) == name:
-            found.update(settings)
-    return found
+            added.update(settings)
+    return added
 
 
 def decides(key: str, flat: Mapping[str, Any] | None = None) -> bool:

@@ -77,11 +77,11 @@ def datasets(stream: type[OfDatasets], settings: Any, root: Path | None) -> list
     -------
     list of Dataset
     """
-    found: dict[tuple[Any, ...], Dataset] = {}
+    known: dict[tuple[Any, ...], Dataset] = {}
     beside = stream.probe_parts(settings, root) if issubclass(stream, DatasetStream) else []
     for part in (*stream.parts(settings, root), *beside):
-        found.setdefault((part.dataset.registry_name, part.dataset.folders), part.dataset)
-    return list(found.values())
+        known.setdefault((part.dataset.registry_name, part.dataset.folders), part.dataset)
+    return list(known.values())
 
 
 def requirements(stream: type[OfDatasets], settings: Any) -> str:
@@ -99,9 +99,7 @@ def requirements(stream: type[OfDatasets], settings: Any) -> str:
     str
     """
     needed = datasets(stream, settings, None)
-    rows = [
-        (one.registry_name, one.size or "-", one.licence or "-", " or ".join(one.folders) or "-") for one in needed
-    ]
+    rows = [(one.registry_name, one.size or "-", one.licence or "-", " or ".join(one.folders) or "-") for one in needed]
     lines = ["how to get them"]
     for one in needed:
         lines.append(wrap(f"{one.registry_name}: {one.obtain or one.absent or '-'}", "  ", "    "))
@@ -156,11 +154,11 @@ def _location(folder: Path | None, root: Path) -> str:
     return str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
 
 
-def _counted(found: Counts | None, expected: Counts | None) -> tuple[str, str, str]:
+def _counted(counts: Counts | None, expected: Counts | None) -> tuple[str, str, str]:
     """Return "found / expected" for training images, test images and classes."""
 
     def cell(name: str) -> str:
-        here = "-" if found is None else str(getattr(found, name))
+        here = "-" if counts is None else str(getattr(counts, name))
         there = "" if expected is None else f" / {getattr(expected, name)}"
         return here + there
 

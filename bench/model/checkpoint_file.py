@@ -226,9 +226,9 @@ def _config_beside(path: Path) -> dict[str, Any]:
 
 def _preprocess(config: Any) -> dict[str, Any]:
     """Return what a configuration says of how images are read, without values that cannot be meant."""
-    found = config if isinstance(config, dict) else {}
-    words = {key: found[key] for key, known in READING.items() if found.get(key) in known}
-    mean, std = (_moment(found.get(key)) for key in ("mean", "std"))
+    settings = config if isinstance(config, dict) else {}
+    words = {key: settings[key] for key, known in READING.items() if settings.get(key) in known}
+    mean, std = (_moment(settings.get(key)) for key in ("mean", "std"))
     return {**words, "mean": mean, "std": std} if mean and std and all(std) else words
 
 

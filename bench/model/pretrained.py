@@ -244,17 +244,17 @@ def _load(model: Any, tensors: dict[str, Tensor], checkpoint: str, architecture:
 
 def _converted(model: Any, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Return weights under the names and in the shapes of a model, and what had to be resized."""
-    found = dict(convert_state_dict(model, dict(tensors)))
-    if "positional_embedding" in found and not hasattr(model, "positional_embedding"):
-        found = convert_to_custom_text_state_dict(found)
+    converted = dict(convert_state_dict(model, dict(tensors)))
+    if "positional_embedding" in converted and not hasattr(model, "positional_embedding"):
+        converted = convert_to_custom_text_state_dict(converted)
     for name in ("logit_scale", "logit_bias"):  # a number, or a row of one number
         own = getattr(model, name, None)
-        if name in found and own is not None:
-            found[name] = found[name].reshape(own.shape)
-    if getattr(model, "logit_bias", None) is not None and "logit_bias" not in found:
-        found["logit_bias"] = torch.zeros_like(found["logit_scale"])
-    before = {name: found[name].shape for name in POSITIONS if name in found}
+        if name in converted and own is not None:
+            converted[name] = converted[name].reshape(own.shape)
+    if getattr(model, "logit_bias", None) is not None and "logit_bias" not in converted:
+        converted["logit_bias"] = torch.zeros_like(converted["logit_scale"])
+    before = {name: converted[name].shape for name in POSITIONS if name in converted}
     with _quiet():
-        resize_pos_embed(found, model)
-        resize_text_pos_embed(found, model)
-    return found, [POSITIONS[name] for name, shape in before.items() if found[name].shape != shape]
+        resize_pos_embed(converted, model)
+        resize_text_pos_embed(converted, model)
+    return converted, [POSITIONS[name] for name, shape in before.items() if converted[name].shape != shape]
