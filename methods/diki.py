@@ -506,7 +506,7 @@ class DikiFaithful(Diki):
             "what a stream says about its budget wins over the 10 epochs of 128 images; test batches have "
             "evaluate.batch_size images, 256 as released",
             "the class prompts are the stream's; the released code takes the first template of each set",
-            "splits are the stream's; as released those of CoOp",
+            "splits are the stream's; as released those of CoOp, which is stream.splits=coop on a line of MTIL",
             "a task without validation images keeps its last epoch",
             "the pre-trained features come from the model itself without prefixes, not from a second copy",
             "Gaussians and densities are float64 (as released fp32: w differs by less than 2e-5)",

@@ -29,7 +29,7 @@ FAMILIES = {"ensemble": "zscl"}
 
 @dataclass(frozen=True)
 class Known:
-    """What must come out of some points of a recipe: those of one method on one stream, with one model and its prompts.
+    """What must come out of some points of a recipe: those of one method on one stream, with one model.
 
     Attributes
     ----------
@@ -69,11 +69,11 @@ def known(recipe: Recipe, words: Sequence[str] = ()) -> list[Known]:
     list of Known
         In the order of the recipe's points.
     """
-    found: dict[tuple[Any, ...], Known] = {}
+    found: dict[tuple[str, ...], Known] = {}
     for point in recipe.points(words).points:
         flat = resolve(point.words).flat
         names = [str(flat[f"{kind}.name"]) for kind in ("stream", "model", "method")]
-        key = (*names, flat.get("stream.prompts"))
+        key = (*names, str({name: value for name, value in flat.items() if name.startswith("stream.")}))
         if key not in found:
             found[key] = _known(recipe, flat, *names)
         found[key].points.append(point)
