@@ -52,7 +52,7 @@ class Clock:
     ("device", "precision", "rate"),
     [
         ("NVIDIA H200", "bf16", 989.4e12),
-        ("NVIDIA H100 80GB HBM3", "fp32", 67e12),
+        ("NVIDIA H100 80GB HBM3", "fp32", 66.9e12),
         ("NVIDIA H100 PCIe", "fp32", 51e12),
         ("NVIDIA A100-SXM4-80GB", "tf32", 156e12),
         ("NVIDIA L40S", "fp16", 362e12),
@@ -63,7 +63,7 @@ class Clock:
     ],
 )
 def test_the_peak_rate_is_that_of_the_longest_name(device: str, precision: str, rate: float | None) -> None:
-    assert peak_rate(device, precision) == rate
+    assert peak_rate(device, precision) == (rate if rate is None else pytest.approx(rate))
 
 
 def test_no_precision_is_slower_than_one_with_more_bits() -> None:
@@ -101,7 +101,7 @@ def test_a_line_has_the_numbers_of_a_method_and_of_what_it_shares_with_others(gp
     ]  # fmt: skip
     assert table["bf16", "InfLoRA"][3:9] == ["out of memory"] * 2 + ["-", "88.2", "3320", "out of memory"]
     assert table["bf16", "LoRA"][3:9] == ["not measured"] * 2 + ["-", "-", "3320", "not measured"]
-    assert table["fp32", "LoRA"][5:] == ["-", "-", "not measured", "147.7%", "-", "5%", "-"]
+    assert table["fp32", "LoRA"][5:] == ["-", "-", "not measured", "147.9%", "-", "5%", "-"]
     assert lines(gpu, found, "Some Card")["bf16", "KeepLoRA"][8] == "?"
     assert all(len(row) == len(gpu.table.TRAINING) for row in table.values())
 

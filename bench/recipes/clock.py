@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.compute.peaks import PEAKS
 from bench.config.run_settings import Resolved
 from bench.core.errors import UserError
 from bench.recipes.needs import Work
@@ -44,12 +45,11 @@ class Card:
 
 
 CARDS = (
-    Card("V100 SXM2", {"fp32": 15.7, "fp16": 125.0}),
-    Card("A100 SXM", {"fp32": 19.5, "tf32": 156.0, "bf16": 312.0, "fp16": 312.0}),
-    Card("RTX 4090", {"fp32": 82.6, "tf32": 82.6, "bf16": 165.2, "fp16": 165.2}),
-    Card("H100 SXM", {"fp32": 66.9, "tf32": 494.7, "bf16": 989.4, "fp16": 989.4}),
+    Card("V100 SXM2", PEAKS["V100"]),
+    Card("A100 SXM", PEAKS["A100"]),
+    Card("RTX 4090", PEAKS["RTX 4090"]),
+    Card("H100 SXM", PEAKS["H100"]),
 )
-"""From the makers' data sheets; products in bf16 and fp16 are added up in fp32."""
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 """In the order of columns."""
