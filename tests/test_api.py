@@ -266,6 +266,14 @@ def lacking_of_function(one: Item) -> Iterator[str]:
     returns = "None" if one.node.returns is None else api_source.annotation(one, one.node.returns)
     if returns != "None" and not silent and not {"Returns", "Yields"} & set(api_source.sections(one.doc)):
         yield f"{one.name}: what it returns is not documented"
+    if raises(one.node) and "Raises" not in api_source.sections(one.doc):
+        yield f"{one.name}: what it raises is not documented"
+
+
+def raises(node: ast.FunctionDef) -> bool:
+    """Whether a function raises an error itself; one that does nothing else is for subclasses to write."""
+    abstract = isinstance(node.body[-1], ast.Raise) and len(node.body) <= 2
+    return not abstract and any(isinstance(one, ast.Raise) and one.exc is not None for one in ast.walk(node))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -245,9 +245,8 @@ def test_a_rank_is_held_against_the_adapted_towers_only() -> None:
     resolve(["method=lora", "method.rank=600", "model=ViT-B-16/openai", "method.towers=[image]"])
 
 
-def test_a_missing_device_is_reported(tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        return
+def test_a_missing_device_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="device=cuda is not available on this machine"):
         run(toy(tmp_path, "method=lora", "device=cuda"))
 
