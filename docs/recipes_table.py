@@ -38,9 +38,9 @@ def numbers(row: Row) -> str:
 def cells(recipe: Recipe) -> tuple[str, ...]:
     """Return the cells of a recipe: name, what it reproduces, runs, what must come out, how exactly, source."""
     found = known(recipe)
-    rows = {(row.method, row.source): row for one in found for row in one.rows}
-    several = len({method for method, _ in rows}) > 1
-    out = dict.fromkeys(f"{method} {numbers(row)}" if several else numbers(row) for (method, _), row in rows.items())
+    rows = [row for one in found for row in one.rows]
+    several = len({row.method for row in rows}) > 1
+    out = dict.fromkeys(f"{row.method} {numbers(row)}" if several else numbers(row) for row in rows)
     if recipe.zero_shot:
         limit = "a band each"
     elif recipe.tolerance is not None:
@@ -48,7 +48,7 @@ def cells(recipe: Recipe) -> tuple[str, ...]:
     else:
         limit = "chance" if rows else ""
     runs = str(sum(len(one.points) for one in found))
-    sources = "; ".join(dict.fromkeys(source for _, source in rows))
+    sources = "; ".join(dict.fromkeys(row.source for row in rows))
     title = recipe.title.partition("; no number")[0]
     return f"`{recipe.name}`", title, runs, "; ".join(out) or "not known here", limit, sources
 
