@@ -186,12 +186,25 @@ def test_what_there_is_no_time_for_is_left_out_and_what_does_not_fit_says_so(gpu
     monkeypatch.setattr(gpu.script, "free", lambda device: freed.append(clock.now))
     monkeypatch.setattr(gpu.script, "Bench", lambda model, *rest: begun.append(model) or model)
     size = SimpleNamespace(models=["a", "b"])
-    found = gpu.script.measured(size, CPU, gpu.table.Budget(14, clock), tmp_path)
+    found = dict(gpu.script.measured(size, CPU, gpu.table.Budget(14, clock), tmp_path))
     assert found == {"a 1": {"of": 1}, "a 2": "out of memory", "a 3": {"of": 1}, "b 1": {"of": 2}}
     assert begun == ["a", "b"] and freed == [100, 105, 109]  # before each model, and after what did not fit
-    monkeypatch.setattr(gpu.script, "plan", lambda *_: iter([("c", partial(fails, sentence="something else"))]))
+
+
+def test_a_row_that_fails_loses_no_other(gpu, monkeypatch, tmp_path: Path) -> None:
+    def fails(bench: str) -> None:
+        raise RuntimeError("something else")
+
+    file = tmp_path / "found.json"
+    monkeypatch.setattr(gpu.script, "checks", lambda device, folder: iter([("lora", 0.0, 0)]))
+    monkeypatch.setattr(gpu.script, "Bench", lambda model, *rest: model)
+    monkeypatch.setattr(gpu.script, "free", lambda device: None)
+    monkeypatch.setattr(gpu.script, "plan", lambda *_: iter([("one", lambda bench: {"of": 1.5}), ("two", fails)]))
     with pytest.raises(RuntimeError, match="something else"):
-        gpu.script.measured(size, CPU, gpu.table.Budget(14, clock), tmp_path)
+        gpu.script.benchmark(["device=cpu", "size=small"], False, file)
+    content = json.loads(file.read_text())
+    assert content["found"] == {"one": {"of": 1.5}} and content["about"]["seconds"] > 0
+    assert content["about"]["checks"] == {"lora": {"loss": 0, "images": 0}}
 
 
 def test_the_tables_have_all_that_is_measured_in_order_of_importance(gpu) -> None:

@@ -31,6 +31,7 @@ from gpu_table import Budget, counts, name_of, section, written
 
 from bench.compute.device import choose_device, deterministic, is_out_of_memory, processor
 from bench.core.errors import UserError
+from bench.core.files import write_atomic
 
 PAGE = Path(__file__).parent.parent / "performance.md"
 
@@ -81,27 +82,25 @@ def plan(model: str, groups: Sequence[Sequence[str]]) -> Iterator[Piece]:
                 yield name_of(model, precision, phase), partial(beside, phase=phase, precision=precision)
 
 
-def measured(size: Size, device: torch.device, budget: Budget, folder: Path) -> dict[str, Any]:
-    """Measure what there is time for."""
-    found: dict[str, Any] = {}
+def measured(size: Size, device: torch.device, budget: Budget, folder: Path) -> Iterator[tuple[str, Any]]:
+    """Measure what there is time for; yield the name of every row, and its numbers or why there are none."""
     for model in size.models:
         bench: Bench | None = None  # one model at a time is on the device
         free(device)
         for name, work in plan(model, precisions_of(device)):
             if not budget.fits:
-                return found
+                return
             with budget.piece():
                 try:
                     bench = bench or Bench(model, size, device, folder / model)
-                    found[name] = work(bench)
+                    row: Any = work(bench)
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
                         raise
-                    found[name] = OUT_OF_MEMORY
-            if found[name] == OUT_OF_MEMORY:
+                    row = OUT_OF_MEMORY
+            if row == OUT_OF_MEMORY:
                 free(device)  # not before the error and what it refers to are gone
-            print(f"{budget.spent:6.1f} s  {name}", file=sys.stderr, flush=True)
-    return found
+            yield name, row
 
 
 def free(device: torch.device) -> None:
@@ -115,21 +114,29 @@ def benchmark(words: Sequence[str], write: bool, file: Path | None) -> None:
     """Check, measure, and say what was found."""
     chosen = options(words)
     device, size = choose_device(chosen["device"]), SIZES[chosen["size"]]
-    budget = Budget(float(chosen["seconds"]))
+    budget, groups = Budget(float(chosen["seconds"])), precisions_of(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    right: dict[str, dict[str, float]] = {}
+    found: dict[str, Any] = {}
+    about = {"device": name, "kind": device.type, "torch": torch.__version__, "seconds": 0.0, "checks": right}
+    about |= {"models": list(size.models), "precisions": [*groups[0], *groups[1]], "size": dataclasses.asdict(size)}
+
+    def keep() -> None:
+        about["seconds"] = budget.spent
+        if file is not None:
+            write_atomic(file, json.dumps({"about": about, "found": found}, indent=2) + "\n")
+
     with tempfile.TemporaryDirectory() as folder, deterministic(None):
-        right = {}
         for method, loss, images in checks(device.type, Path(folder)):
             right[method] = {"loss": loss, "images": images}
             print(f"{budget.spent:6.1f} s  {method} is right", file=sys.stderr, flush=True)
-        found = measured(size, device, budget, Path(folder))
-    groups = precisions_of(device)
-    about = {"device": name, "kind": device.type, "torch": torch.__version__, "seconds": budget.spent, "checks": right}
-    about |= {"models": list(size.models), "precisions": [*groups[0], *groups[1]], "size": dataclasses.asdict(size)}
+        keep()
+        for row, numbers in measured(size, device, budget, Path(folder)):
+            found[row] = numbers
+            print(f"{budget.spent:6.1f} s  {row}", file=sys.stderr, flush=True)
+            keep()  # at once, so that a later row that fails loses nothing
     text = section(about, found, phases(size.models, groups[0]))
     print(text)
-    if file is not None:
-        file.write_text(json.dumps({"about": about, "found": found}, indent=2) + "\n", encoding="utf-8")
     if write and counts(device.type, found):
         PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
     elif write:
