@@ -24,6 +24,7 @@ from bench.config import registry
 from bench.config.resolve import resolve
 from bench.metrics.forgetting import HEADLINES
 from bench.metrics.matrix import AccuracyMatrix
+from bench.recipes.recipe import find as recipe
 from bench.sweep.file import expand, find, shipped_folder
 from bench.sweep.options import TuneOptions, options
 from bench.sweep.verbs import grids
@@ -84,6 +85,9 @@ def test_documented_lines_are_understood(
         (name,) = (word for word in words if "=" not in word and word != "status")
         file = ROOT / name if name.startswith("sweeps/") else find(name)
         assert expand(file, settings, chosen.count, chosen.sweep_seed).points
+    elif verb == "recipe" and words[0] != "list":
+        given = [word for word in words if "=" in word and not word.startswith("measure=")]
+        assert recipe(words[0]).points(options(given)[1]).points
     elif verb == "data":
         resolve([f"stream={words[0]}", *words[1:]], need_method=False)
     elif verb == "analyse" and all("=" in word for word in words):
