@@ -215,7 +215,3 @@ class Trial:
         images = torch.cat([next(iter(batch))[0] for batch in batches])
         classify = self.method.classifier(space)
         return classify(images), torch.cat([classify(image[None]) for image in images])
-
-
-Start = Callable[[], Trial]
-"""Begins a trial with a new model."""
