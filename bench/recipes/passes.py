@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.config.run_settings import Resolved, Train
-from bench.core.errors import UserError
 from bench.learning.optimizer import epoch_steps, steps_of
 
 IMAGES = 32
@@ -26,7 +25,8 @@ BATCH = 8
 """Images of a step there."""
 
 LARGEST = 32
-"""Whole numbers among a method's settings are lowered to this where the toy model is too narrow for them, as ranks."""
+"""Whole numbers among a method's settings are lowered to this: ranks and widths are too large for the toy model, and do
+not decide how often images are read."""
 
 KINDS = ("images", "images back", "prompts", "prompts back")
 """What is counted: what goes forward through a tower, and what a gradient comes back through."""
@@ -106,14 +106,10 @@ def passes_of(resolved: Resolved) -> Passes:
     UserError
         If the method does not run on the toy model with these settings.
     """
-    method, settings = resolved.method_class, resolved.method_settings
+    method, settings = resolved.method_class, _smaller(resolved.method_settings)
     if method.constant:
         return Passes()
-    try:
-        once = _Toy(method, settings).learn()
-    except UserError:
-        settings = _smaller(settings)
-        once = _Toy(method, settings).learn()
+    once = _Toy(method, settings).learn()
     longer, larger = _Toy(method, settings, epochs=2).learn(), _Toy(method, settings, images=2 * IMAGES).learn()
     tasks = 1 if method.at_once else 2
     found = [
@@ -124,7 +120,7 @@ def passes_of(resolved: Resolved) -> Passes:
 
 
 def _smaller(settings: Any) -> Any:
-    """Return settings that fit a narrow model: sizes do not decide how often images are read."""
+    """Return settings that fit a narrow model."""
     whole = {name: value for name, value in vars(settings).items() if type(value) is int and value > LARGEST}
     return replace(settings, **dict.fromkeys(whole, LARGEST))
 

@@ -5,16 +5,24 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from bench.config.fields import setting
 from bench.config.resolve import resolve
-from bench.config.words import Pair, split
-from bench.config.written import SWITCHES
-from bench.core.errors import UserError, shorten
+from bench.config.words import split
+from bench.core.errors import UserError
 from bench.recipes.answers import answers
 from bench.recipes.overview import check_data, overview
 from bench.recipes.recipe import find, listing, recipes
-from bench.sweep.options import options
+from bench.sweep.options import Options, options
 from bench.sweep.verbs import sweep
+
+
+@dataclass(frozen=True)
+class RecipeOptions(Options):
+    """The words of ``recipe`` that are no settings of a run."""
+
+    measure: bool = setting(True, "measure this machine, for about a minute, to say how long the runs take")
 
 
 def recipe(words: Sequence[str]) -> int:
@@ -44,27 +52,18 @@ def recipe(words: Sequence[str]) -> int:
     chosen = find(plain[0])
     if plain[1:] not in ([], ["status"], ["compare"]):
         raise UserError("recipe takes one name, and perhaps status or compare")
-    measure, given = _measure(pairs)
-    common, settings = options(given, verb="recipe")
+    given = [one.word for one in pairs if one.key != "measure"]
+    asked, settings = options([one.word for one in pairs], RecipeOptions, "recipe")
     if plain[1:] == ["compare"]:  # the line that ran it may be given again as it was
         print(answers(chosen, settings, bold=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
         return 0
     keys = {one.key.partition(".")[0] for one in pairs}
-    looks = bool(plain[1:]) or common.best is not None or common.preempt is not None
-    if not looks and (common.dry_run or keys.isdisjoint(("data", "launch"))):
-        for block in overview(chosen, settings, common.count, measure):
+    looks = bool(plain[1:]) or any(one is not None for one in (asked.best, asked.preempt, asked.sort))
+    if not looks and (asked.dry_run or keys.isdisjoint(("data", "launch"))):
+        for block in overview(chosen, settings, asked.count, asked.measure):
             print(block, end="\n\n", flush=True)
         return 0
     if not looks:
-        runs = [resolve(point.words) for point in chosen.points(settings, common.count).points]
+        runs = [resolve(point.words) for point in chosen.points(settings, asked.count).points]
         check_data(chosen, runs, runs[0].run.data)
     return sweep([str(chosen.file), *plain[1:], *given])
-
-
-def _measure(pairs: Sequence[Pair]) -> tuple[bool, list[str]]:
-    """Return whether to measure this machine, and all other words."""
-    values = [one.value for one in pairs if one.key == "measure"]
-    for value in values:
-        if value not in SWITCHES:
-            raise UserError(f"measure={shorten(value)} must be true or false")
-    return not values or SWITCHES[values[-1]], [one.word for one in pairs if one.key != "measure"]
