@@ -19,6 +19,7 @@ from bench.api import (
     StreamSettings,
     Task,
     ZeroShot,
+    hold_out,
     load_dataset,
     register,
     setting,
@@ -47,6 +48,9 @@ KEEPLORA_TEMPLATES = {
     "sun397": "a photo of the {}.",
 }
 """Where the first template of the code released with KeepLoRA differs from ZSCL's."""
+
+HELD_OUT = 0.2
+"""Share of the training images that DIKI holds out for validation where CoOp has no split."""
 
 OWN_CLASSES = ("task", "agnostic")
 """Label spaces in which the untrained model classifies images among the classes of their own dataset."""
@@ -93,6 +97,13 @@ class Mtil(DatasetStream):
     def probe_part(cls, name: str, settings: Any, root: Path | None) -> Part:
         """Return a dataset that no task trains on, with prompts by the same rule."""
         return _part(load_dataset(name, root), settings.prompts)
+
+    def tasks_of(self, part: Part, splits: Splits, seed: int) -> list[Task]:
+        """Return the task; with CoOp's splits every one has validation images, of a dataset without any a fifth."""
+        if self.settings.splits == "coop" and splits.validation is None:
+            train, validation = hold_out(splits.train, splits.classes, HELD_OUT, 0, "validation")
+            splits = replace(splits, train=train, validation=validation)
+        return super().tasks_of(part, splits, seed)
 
     def zero_shot(self, model: str) -> ZeroShot | None:
         """Return the accuracies that ZSCL published; None for another model, other splits or another label space."""
