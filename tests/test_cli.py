@@ -105,7 +105,7 @@ def heavy_modules(*words: str) -> tuple[int, str, list[str]]:
 
 
 def test_a_mistake_in_a_setting_is_answered_without_torch():
-    """One process reads the lines of all methods: one that imports torch is seen in its answer and in all later ones."""
+    """One process reads the lines of all methods: one that imports torch is seen in its answer and in those after."""
     lines = [["run", f"method={method}", "stream.nosuch=1"] for method in sorted(registry.entries("method"))]
     lines += [[verb, "method=lora", "method.nosuch=1"] for verb in ("check", "profile")]
     answers = heavy_modules_of(lines)

@@ -14,15 +14,38 @@ from bench.metrics.outcomes import Outcomes
 from bench.record.schema import OUTCOMES
 from support.toy_runs import ROOT
 
+IN_TURN = """
+import json, os, sys
+from bench.cli.main import main
+for port, cache, line in json.loads(sys.argv[1]):
+    os.environ.update(MASTER_PORT=port, XDG_CACHE_HOME=cache)
+    if status := main(["run", *line]):
+        sys.exit(status)
+"""
+"""Makes runs one after another in a process that imports torch once, each with a cache and a port of its own."""
 
-def start(line: list[str], size: int) -> list[subprocess.Popen]:
+
+def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    ranks = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_WAIT_POLICY": "passive"}
+        return str(free.getsockname()[1])
+
+
+def start(line: list[str], size: int) -> list[subprocess.Popen]:
+    return _started(["-m", "bench", "run", *line], size)
+
+
+def start_in_turn(lines: list[list[str]], caches: list[Path], size: int) -> list[subprocess.Popen]:
+    found = [(free_port(), str(cache), line) for cache, line in zip(caches, lines, strict=True)]
+    return _started(["-c", IN_TURN, json.dumps(found)], size)
+
+
+def _started(words: list[str], size: int) -> list[subprocess.Popen]:
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    ranks = {"WORLD_SIZE": str(size), **place, "OMP_WAIT_POLICY": "passive"}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "bench", "run", *line],
+            [sys.executable, *words],
             cwd=ROOT,
             env={**os.environ, **ranks, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
