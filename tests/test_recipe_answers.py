@@ -135,6 +135,8 @@ def test_the_page_of_recipes_is_up_to_date(monkeypatch):
 def test_numbers_of_a_recipe_are_within_above_below_or_not_run(tmp_path):
     matrix = row_of("mtil-order1", "ZSCL").matrix
     assert verdicts("zscl-mtil1", tmp_path) == [["not run"] * 121]
+    said = answers(find("zscl-mtil1"), [f"out={tmp_path}"]).splitlines()
+    assert said[1].startswith("zscl-full-faithful beside ZSCL (") and said[1].endswith(": 0 of 121 within, 121 not run")
 
     def percent(stage, column, table):
         if (stage, column) in ((1, 0), (3, 2)):

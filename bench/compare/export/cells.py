@@ -355,8 +355,9 @@ def agreement_lines(one: Agreement, cited: str, named: Callable[[str], str] = st
         cells = {answer.task: answer for answer in one.answers if answer.name == name}
         strong |= {(len(rows), at) for at, task in enumerate(tasks, start=1) if task in cells and _off(cells[task])}
         rows.append([name, *(_cell(cells.get(task)) for task in tasks)])
-    seeds = f"{len(one.group.runs)} seed{'' if len(one.group.runs) == 1 else 's'}"
-    title = f"{one.group.label} ({seeds}) beside {cited}: {one.summary}"
+    n = len(one.group.runs)
+    seeds = f" ({n} seed{'' if n == 1 else 's'})" if n else ""
+    title = f"{one.group.label}{seeds} beside {cited}: {one.summary}"
     return [one_line(title), *aligned(rows, strong if bold else ())]
 
 
