@@ -84,8 +84,12 @@ def test_the_door_and_its_light_names_load_no_torch() -> None:
     assert not loads_torch(f"from bench.api import {', '.join(light)}")
 
 
-def test_a_name_that_needs_torch_loads_it() -> None:
-    assert loads_torch("from bench.api import tiny_clip")
+def test_a_name_that_needs_torch_asks_for_it() -> None:
+    code = "import sys\nsys.modules['torch'] = None\nfrom bench.api import tiny_clip"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(
+        "ModuleNotFoundError: import of torch halted"
+    )
 
 
 @pytest.mark.parametrize("folder", ["methods", "datasets"])

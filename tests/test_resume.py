@@ -260,8 +260,8 @@ def wait_for_row(process: subprocess.Popen, directory: Path, row: int) -> None:
     raise AssertionError(process.communicate())
 
 
-# Long enough to be met alive after the first task.
-LONG = ["train.epochs=60"]
+# Long enough to be met alive after the first task, which is short.
+LONG = ["train.epochs=60", "train.tasks=[toy0.epochs=1]"]
 
 
 @pytest.fixture(scope="module")
