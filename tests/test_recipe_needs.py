@@ -19,7 +19,9 @@ from bench.model.clip import Clip
 from bench.recipes import clock
 from bench.recipes.clock import CARDS, Speed, hours_on, measured
 from bench.recipes.needs import Work, needed, work_of
+from bench.recipes.overview import streams_of
 from bench.recipes.passes import Passes, Rate
+from bench.recipes.recipe import find
 from bench.recipes.sizes import Towers, datasets_of, gigabytes, stream_of, towers, towers_of
 from bench.runs.run import run
 
@@ -230,7 +232,7 @@ def test_what_a_recipe_takes_and_must_give_is_on_one_screen(capsys, monkeypatch)
         "3.41 PFLOP", "A100 SXM", "ZSCL (ICCV 2023)", "to start it: python -m bench recipe zero-shot-mtil1 data=DIR",
     ):  # fmt: skip
         assert text in said, text
-    assert "this machine" not in said
+    assert "  this machine" not in said
 
 
 def test_words_change_what_is_said_and_nothing_is_started(tmp_path, capsys):
@@ -261,8 +263,10 @@ def test_a_recipe_is_not_started_without_its_data(tmp_path, capsys):
     assert said == f"data={tmp_path / 'no'} is no folder: give the folder that holds the datasets"
     fake_trees.dtd(tmp_path)
     said = fails(capsys, "zero-shot-mtil1", f"data={tmp_path}")
+    (line,) = streams_of([resolve(point.words) for point in find("diki-mtil1").points().points])
+    assert line == "mtil-order1 stream.prompts=zscl stream.splits=coop"
     assert said.startswith(f"10 of 11 datasets of recipe zero-shot-mtil1 are not ready in {tmp_path} (aircraft, ")
-    assert said.endswith(f"python -m bench data mtil-order1 data={tmp_path} says what to do")
+    assert said.endswith(f"python -m bench data mtil-order1 stream.prompts=ensemble data={tmp_path} says what to do")
 
 
 def test_mistakes_are_one_sentence(capsys):

@@ -178,7 +178,9 @@ def _measured(resolved: Resolved, size: Towers, device: Any, whole: bool, classe
     with clip.computing(resolved.run.precision):
         of_step, of_forward = _seconds(step, wait), _seconds(forward, wait)
     both = batch * size.image + prompts * size.prompt
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    threads = torch.get_num_threads()
+    cpu = f"{threads} CPU thread{'' if threads == 1 else 's'}"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     where = f"{name}, {resolved.run.precision}, batches of {batch}"
     return Speed(batch * size.image / of_forward, (2 + share) * both / of_step, where)
 

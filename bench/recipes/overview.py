@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 from bench.compare.published import Row
+from bench.config.fields import show
 from bench.config.resolve import resolve
 from bench.config.run_settings import Resolved
 from bench.core.errors import UserError
@@ -83,11 +85,21 @@ def check_data(recipe: Recipe, runs: Sequence[Resolved], data: str | None) -> No
             f"python -m bench recipe {recipe.name} names them"
         )
     if missing:
-        stream = runs[0].run.stream
+        line = streams_of(runs)[0]
         raise UserError(
             f"{len(missing)} of {len(found)} datasets of recipe {recipe.name} are not ready in {data} "
-            f"({', '.join(missing)}): python -m bench data {stream} data={data} says what to do"
+            f"({', '.join(missing)}): python -m bench data {line} data={data} says what to do"
         )
+
+
+def streams_of(runs: Sequence[Resolved]) -> list[str]:
+    """Return the streams of some runs, each with its own settings, as words for the verb ``data``."""
+    lines = []
+    for one in runs:
+        own = {key: show(value) for key, value in one.flat.items() if key.startswith("stream.")}
+        changed = [f"{key}={value}" for key, value in own.items() if one.sources.get(key) == "user"]
+        lines.append(shlex.join([one.run.stream, *(word for word in changed if not word.startswith("stream.name="))]))
+    return list(dict.fromkeys(lines))
 
 
 def overview(recipe: Recipe, words: Sequence[str], count: int | None = None, measure: bool = True) -> Iterator[str]:
@@ -112,7 +124,7 @@ def overview(recipe: Recipe, words: Sequence[str], count: int | None = None, mea
     data = runs[0].run.data
     found = statuses(runs, data)
     yield "\n".join([f"{recipe.name}: {recipe.title}", f"{recipe.file}, {_many(len(points), 'run')}"])
-    yield _data(found, data, sorted({run.run.stream for run in runs}))
+    yield _data(found, data, streams_of(runs))
     all_runs = needed([point.words for point in points], bool(found) and all(one.state in HERE for one in found))
     yield _models(all_runs)
     yield "\n".join([_work(all_runs), "", wrap(COUNTED + _uncounted(all_runs), "", "")])
@@ -150,7 +162,12 @@ def _models(runs: Sequence[Needed]) -> str:
         (name, f"{size.numbers / 1e6:.1f} million", f"{size.numbers * 4 / 1e9:.2f} GB", f"{size.image / 1e9:.1f} GFLOP")
         for name, size in sizes.items()
     ]
-    return table(("model", "weights", "in fp32", "forward, an image"), rows)
+    lines = [table(("model", "weights", "in fp32", "forward, an image"), rows)]
+    if any(getattr(one.resolved.model_settings, "weights", "") == "pretrained" for one in runs):
+        lines.append(
+            "  weights are downloaded where this machine does not have them; model.checkpoint=FILE takes a file"
+        )
+    return "\n".join(lines)
 
 
 def _groups(runs: Sequence[Needed]) -> dict[tuple[str, ...], list[Needed]]:
@@ -229,7 +246,7 @@ def _given(recipe: Recipe, words: Sequence[str]) -> str:
     if recipe.zero_shot:
         rule = f"each within the band of its test set in datasets/published/{recipe.zero_shot}.json"
     elif recipe.tolerance is not None:
-        rule = f"each within {recipe.tolerance:g} points, since {recipe.why}"
+        rule = f"each within {recipe.tolerance:g} point{'' if recipe.tolerance == 1 else 's'}, since {recipe.why}"
     else:
         rule = "each within chance: z standard errors of the counts, and half of the last published digit"
     return "\n".join([*lines, wrap(rule)])
