@@ -17,6 +17,9 @@ BIN = $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 10000
 
+# Tests start many processes: what Python has compiled is kept for the next ones.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DELETE_ON_ERROR:
 .PHONY: demo test fuzz slow cluster browser latex cuda lint lint-js docs format lock clean
 
@@ -36,13 +39,13 @@ slow: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --dist loadfile -m slow
 
 cluster: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -m cluster
+	$(BIN)/python -m pytest -q -m cluster tests/cluster
 
 browser: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -m browser
+	$(BIN)/python -m pytest -q -m browser tests/browser
 
 latex: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -m latex
+	$(BIN)/python -m pytest -q -m latex tests/latex
 
 cuda: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 4 -m cuda tests/cuda

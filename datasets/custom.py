@@ -81,11 +81,11 @@ class Custom(DatasetStream):
         """Return the named datasets, in the order in which they are named."""
         listed = settings.tasks_file
         entries = read_tasks(listed) if listed else [{"dataset": name} for name in settings.datasets]
-        found: list[Part] = []
+        several: list[Part] = []
         for entry in entries:
             dataset = _dataset(entry, settings, root)
             templates = entry.get("templates") or (entry.get("template") or settings.template or dataset.template,)
-            found.append(
+            several.append(
                 OwnPart(
                     dataset,
                     entry.get("name") or dataset.short or dataset.registry_name,
@@ -97,7 +97,7 @@ class Custom(DatasetStream):
                     entry.get("fewer") or settings.fewer or "error",
                 )
             )
-        return found
+        return several
 
     @classmethod
     def probe_part(cls, name: str, settings: Any, root: Path | None) -> Part:

@@ -139,12 +139,12 @@ def _check_same(known: dict[str, str], own: dict[str, str], train: Path, where: 
 
 def _by_form(folder: Path, names: list[str]) -> dict[str, str]:
     """Return the names of class folders, each by its name in one Unicode form."""
-    found: dict[str, str] = {}
+    forms: dict[str, str] = {}
     for name in names:
-        if one_form(name) in found:
+        if one_form(name) in forms:
             raise UserError(
                 f"{folder} holds two class folders {name}, whose names are equal but for their Unicode form: make "
                 "them one"
             )
-        found[one_form(name)] = name
-    return found
+        forms[one_form(name)] = name
+    return forms

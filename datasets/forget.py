@@ -136,15 +136,15 @@ class Forget(Stream):
         try:
             if stream_class(name, options)[0].kind == self.kind:
                 raise UserError("it asks to forget too; name a stream of tasks to learn")
-            found = stream_of(name, options, data_root, self._seed)
+            stream = stream_of(name, options, data_root, self._seed)
         except UserError as error:
             raise UserError(f"{who}: {error}") from error
-        self.notes += [note for note in found.notes if note not in self.notes]
-        self.differences |= found.differences
-        for key, value in found.facts.items():
+        self.notes += [note for note in stream.notes if note not in self.notes]
+        self.differences |= stream.differences
+        for key, value in stream.facts.items():
             same = isinstance(value, dict) and isinstance(self.facts.get(key, {}), dict)
             self.facts[key] = {**self.facts.get(key, {}), **value} if same else value
-        return found
+        return stream
 
     def _probes(self, rest: Sequence[Task], data_root: str | None) -> list[Task]:
         """Return the tasks whose test sets no request is about."""

@@ -85,10 +85,10 @@ class ImageNetR(Dataset):
                 entries = list(content["data"])
             except (ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
                 raise UserError(f"the split list {path} cannot be read: it needs the key data with paths") from error
-        found = ["/".join(PurePosixPath(str(entry)).parts[-2:]) for entry in entries]
-        if not found:
+        listed = ["/".join(PurePosixPath(str(entry)).parts[-2:]) for entry in entries]
+        if not listed:
             raise UserError(f"the split list {path} is empty: put the list of CODA-Prompt there")
-        return found
+        return listed
 
 
 def paths_md5(names: Sequence[str]) -> str:

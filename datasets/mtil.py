@@ -19,6 +19,7 @@ from bench.api import (
     StreamSettings,
     Task,
     ZeroShot,
+    hold_out,
     load_dataset,
     register,
     setting,
@@ -28,6 +29,7 @@ from bench.api import (
 from .class_incremental import chosen_classes
 from .ensembles import more_templates
 from .shots import Fewer, draw, few_shot
+from .xtail import SPLITS, CoopSplit
 
 PUBLISHED = Path(__file__).parent / "published"
 
@@ -47,6 +49,9 @@ KEEPLORA_TEMPLATES = {
 }
 """Where the first template of the code released with KeepLoRA differs from ZSCL's."""
 
+HELD_OUT = 0.2
+"""Share of the training images that DIKI holds out for validation where CoOp has no split."""
+
 OWN_CLASSES = ("task", "agnostic")
 """Label spaces in which the untrained model classifies images among the classes of their own dataset."""
 
@@ -63,6 +68,11 @@ class Prompts(StreamSettings):
         "whose first template each dataset takes; ensemble: zscl's, and where images are scored all of the dataset",
         choices=("keeplora", "zscl", "ensemble"),
     )
+    splits: str = setting(
+        "torchvision",
+        "MTIL's splits and class names, or those of CoOp's split files, as DIKI and DPW have them",
+        choices=("torchvision", "coop"),
+    )
     label_space: str = setting("task", "classes among which a test image is classified", choices=LABEL_SPACES)
 
 
@@ -76,26 +86,38 @@ class Mtil(DatasetStream):
 
     @dataclass
     class Settings(Prompts):
-        """Prompts and label space."""
+        """Prompts, splits and label space."""
 
     @classmethod
     def parts(cls, settings: Any, root: Path | None) -> list[Part]:
         """Return the datasets in order, each with its prompt and its epochs."""
-        return [_part(load_dataset(name), settings.prompts, cls.epochs.get(name)) for name in cls.order]
+        return [_part(_dataset(name, settings.splits), settings.prompts, cls.epochs.get(name)) for name in cls.order]
 
     @classmethod
     def probe_part(cls, name: str, settings: Any, root: Path | None) -> Part:
         """Return a dataset that no task trains on, with prompts by the same rule."""
         return _part(load_dataset(name, root), settings.prompts)
 
+    def tasks_of(self, part: Part, splits: Splits, seed: int) -> list[Task]:
+        """Return the task; with CoOp's splits every one has validation images, of a dataset without any a fifth."""
+        if self.settings.splits == "coop" and splits.validation is None:
+            train, validation = hold_out(splits.train, splits.classes, HELD_OUT, 0, "validation")
+            splits = replace(splits, train=train, validation=validation)
+        return super().tasks_of(part, splits, seed)
+
     def zero_shot(self, model: str) -> ZeroShot | None:
-        """Return the accuracies that ZSCL published for its model; None for any other model or label space."""
-        if model not in MODELS or self.label_space not in OWN_CLASSES:
+        """Return the accuracies that ZSCL published; None for another model, other splits or another label space."""
+        if model not in MODELS or self.label_space not in OWN_CLASSES or self.settings.splits != "torchvision":
             return None
         table = json.loads((PUBLISHED / "mtil-zero-shot.json").read_text(encoding="utf-8"))
         prompts = self.settings.prompts
         family = table["families"]["zscl" if prompts == "ensemble" else prompts]
         return ZeroShot(family["source"], {task: (row[0], row[1]) for task, row in family["accuracy"].items()})
+
+
+def _dataset(name: str, splits: str) -> Dataset:
+    """Return a dataset with MTIL's split, or with CoOp's where it has a file of it."""
+    return CoopSplit(name) if splits == "coop" and name in SPLITS else load_dataset(name)
 
 
 def _part(dataset: Dataset, prompts: str, epochs: int | None = None) -> Part:
@@ -153,7 +175,7 @@ class MtilFewShot(Mtil):
 
     @dataclass
     class Settings(Prompts):
-        """Prompts, label space, and how many images."""
+        """Prompts, splits, label space, and how many images."""
 
         shots: int = setting(5, "training images a class", low=1)
         fewer: str = setting("error", "where a class has fewer images", choices=("error", "all", "repeat"))
@@ -177,7 +199,7 @@ class MtilFewShot(Mtil):
 class MtilSplit2(MtilFewShot):
     """Each dataset of MTIL order I is two tasks, the first half of its classes and the second; one label space.
 
-    The images are those of `mtil-fewshot`. Of an odd number of classes the first half has one more.
+    The images are those of `mtil-fewshot`. If the number of classes is odd, the first half has one more.
     """
 
     label_space = "all"

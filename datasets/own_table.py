@@ -18,7 +18,7 @@ from .own_parts import PARTS, Choices, class_names, refuse_second_test
 from .reading import text
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
-"""Of files that are tables of images."""
+"""How the names of files end that are tables of images."""
 
 PATHS = ("path", "file_name")
 """Columns of paths, unless another one is named; Hugging Face calls it file_name."""
@@ -250,10 +250,10 @@ def _cell(value: Any, column: str, where: str) -> str:
     """Return a cell as text."""
     if value is None or value == "":
         raise UserError(f'{where} has nothing as "{column}": complete or remove the line')
-    found = str(value).strip()
-    if isinstance(value, list | dict | bytes) or not found.isprintable():
+    cell = str(value).strip()
+    if isinstance(value, list | dict | bytes) or not cell.isprintable():
         raise UserError(f'{where} has no text as "{column}": write a word or a number')
-    return found
+    return cell
 
 
 def _part(value: str, where: str) -> str:

@@ -156,12 +156,12 @@ def images_by_class(base: Path, folders: Iterable[str], passed: Counter[str] | N
     labels: list[int] = []
     for label, folder in enumerate(folders):
         others: Counter[str] = Counter()
-        found = images_below(base / folder, base, others)
-        if not found:
+        images = images_below(base / folder, base, others)
+        if not images:
             why = f" ({passed_over(others)})" if others else ""
             raise UserError(f"the class folder {base / folder} holds no images{why}: unpack the dataset again")
-        names += found
-        labels += [label] * len(found)
+        names += images
+        labels += [label] * len(images)
         if passed is not None:
             passed.update(others)
     return FileImages(base, names, labels)
@@ -215,10 +215,10 @@ def lacking(names: Mapping[str, str], classes: Sequence[str]) -> str:
 
 def numbered(values: Any) -> np.ndarray:
     """Return the numbers of a variable of a MATLAB file, int64 [n]; raise ValueError if there are none."""
-    found = np.atleast_1d(values).astype(np.int64)
-    if found.ndim != 1 or len(found) == 0:
+    numbers = np.atleast_1d(values).astype(np.int64)
+    if numbers.ndim != 1 or len(numbers) == 0:
         raise ValueError("it holds no list of numbers")
-    return found
+    return numbers
 
 
 def spoken(names: Iterable[str]) -> tuple[str, ...]:

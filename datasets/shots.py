@@ -45,7 +45,7 @@ def draw(
     UserError
         If a class has fewer images and `fewer` is ``error``.
     """
-    found = {}
+    drawn = {}
     for label, name in enumerate(classes):
         own = np.flatnonzero(labels == label)
         if len(own) < shots and fewer == "error":
@@ -58,8 +58,8 @@ def draw(
         chosen = rng.permutation(own)[:shots]
         if len(own) < shots and fewer == "repeat":
             chosen = np.concatenate([own, rng.choice(own, shots - len(own))])
-        found[name] = sorted(chosen.tolist())
-    return found
+        drawn[name] = sorted(chosen.tolist())
+    return drawn
 
 
 def few_shot(splits: Splits, chosen: Mapping[str, Sequence[int]]) -> tuple[Images, Images]:

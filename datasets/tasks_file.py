@@ -63,10 +63,10 @@ class TextSafeLoader(yaml.BaseLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return a mapping, in which each key must stand once."""
-        found = super().construct_mapping(node, deep)
-        if len(found) < len(node.value):
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
             raise yaml.YAMLError(f"a key is there twice below line {node.start_mark.line + 1}")
-        return found
+        return mapping
 
 
 def _entry(written: Any, where: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The one walker of folders of all readers: what it leaves out, which links it follows, what it passes over."""
+"""The one walker of folders of all readers: what it leaves out, which links it follows, what it skips."""
 
 from __future__ import annotations
 
@@ -70,20 +70,20 @@ def images_below(folder: Path, base: Path, passed: Counter[str]) -> list[str]:
     -------
     list of str
     """
-    found = []
+    images = []
     for path in files_below(folder):
         ending = path.suffix.lower()
         if ending in IMAGE_ENDINGS:
-            found.append((path.parent, path.name))
+            images.append((path.parent, path.name))
         else:
             passed[ending or "without an ending"] += 1
-    return [(parent / name).relative_to(base).as_posix() for parent, name in sorted(found)]
+    return [(parent / name).relative_to(base).as_posix() for parent, name in sorted(images)]
 
 
 def passed_over(passed: Counter[str]) -> str:
-    """Return how many files a reader passed over, by their endings; empty if there are none."""
+    """Return how many files a reader skipped, by their endings; empty if there are none."""
     if not passed:
         return ""
     named = [f"{count} {ending}" for ending, count in sorted(passed.items(), key=lambda one: (-one[1], one[0]))]
     more = f" and {len(named) - 5} other endings" if len(named) > 5 else ""
-    return f"files passed over, since their endings are not those of images: {', '.join(named[:5])}{more}"
+    return f"files skipped, since their endings are not those of images: {', '.join(named[:5])}{more}"

@@ -69,7 +69,7 @@ class CoopSplit(Dataset):
         self.registry_name = self.original.registry_name
         self.file, self.images, self.expected = SPLITS[name]
         super().__init__(self.original.folders)
-        for fact in ("short", "size", "licence", "obtain", "broken"):
+        for fact in ("short", "template", "size", "licence", "obtain", "broken"):
             setattr(self, fact, getattr(self.original, fact))
         self.obtain: str = f"{self.original.obtain}; {self.file} from CoOp's DATASETS.md (Google Drive)"
         self.root: Path | None = None
@@ -135,12 +135,12 @@ class XTail(DatasetStream):
     @classmethod
     def parts(cls, settings: Any, root: Path | None) -> list[Part]:
         """Return the datasets in order, with CoOp's splits where these are chosen and exist."""
-        found = []
+        several = []
         for name in ORDER:
             coop = settings.splits == "coop" and name in SPLITS
             dataset: Dataset = CoopSplit(name) if coop else load_dataset(name)
-            found.append(Part(dataset, dataset.short, TEMPLATE))
-        return found
+            several.append(Part(dataset, dataset.short, TEMPLATE))
+        return several
 
     def tasks_of(self, part: Part, splits: Splits, seed: int) -> list[Task]:
         """Return the task with the drawn images and RAIL's class names; the record says which images."""

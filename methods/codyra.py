@@ -72,12 +72,12 @@ def thresholds(steps: int, dense: float, lambda_num: int, kappa_max: float) -> l
     start = dense * steps
     levels = max(2, min(lambda_num, math.floor(steps - start)))
     every = max(1, math.floor((steps - start) / levels))
-    found, level = [], 0
+    marks, level = [], 0
     for step in range(steps):
         if step >= start and step % every == 0:
             level = min(level + 1, levels - 1)
-        found.append(kappa_max * level / (levels - 1) if step > start else 0.0)
-    return found
+        marks.append(kappa_max * level / (levels - 1) if step > start else 0.0)
+    return marks
 
 
 def soft_threshold(g: Tensor, kappa: float) -> Tensor:
@@ -205,14 +205,14 @@ class Codyra(Method):
 
         def check(self) -> list[str]:
             """Return what contradicts itself, whatever the model is."""
-            found = super().check()
+            problems = super().check()
             if (self.kappa_sum is None) == (self.kappa_max is None):
-                found.append(
+                problems.append(
                     "method.kappa_sum and method.kappa_max decide the same: give one of them and set the other to null"
                 )
             elif self.kappa_sum is not None and (problem := self.kills("method.kappa_sum", self.kappa_sum)):
-                found.append(problem)
-            return found
+                problems.append(problem)
+            return problems
 
         def kills(self, key: str, total: float) -> str:
             """Return what is wrong with a sum of thresholds that no gate would survive; empty if some would."""

@@ -65,8 +65,8 @@ def prefix_attention(q: Tensor, K: Tensor, V: Tensor, w: Tensor | None = None) -
     """
     heads = [rows.to(q.dtype).unflatten(-1, (q.shape[1], -1)).transpose(-3, -2) for rows in (K, V)]
     keys, values = (rows.expand(len(q), -1, -1, -1) for rows in heads)
-    found = F.scaled_dot_product_attention(q, keys, values)
-    return found if w is None else w.to(q.dtype).reshape(-1, 1, 1, 1) * found
+    read = F.scaled_dot_product_attention(q, keys, values)
+    return read if w is None else w.to(q.dtype).reshape(-1, 1, 1, 1) * read
 
 
 def gaussian(total: Tensor, products: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -311,13 +311,13 @@ class Diki(Method):
         if self.settings.shrink and n < 2 * len(mean):
             covariance = shrunk(covariance, n)
         self.context.observers.report("method", task.name, "gaussian", mean=mean, covariance=covariance)
-        found = {"mean": mean, "covariance": covariance}
+        moments = {"mean": mean, "covariance": covariance}
         draw = task.init_generator("diki")
         for tower, width in self.widths.items():
             shape = (self.depths[tower], self.settings.length, width)
-            found[f"{tower}.K"] = torch.empty(shape).uniform_(-1, 1, generator=draw)
-            found[f"{tower}.V"] = torch.zeros(shape)
-        self.tasks[task.index] = {name: tensor.float().to(self.clip.device) for name, tensor in found.items()}
+            moments[f"{tower}.K"] = torch.empty(shape).uniform_(-1, 1, generator=draw)
+            moments[f"{tower}.V"] = torch.zeros(shape)
+        self.tasks[task.index] = {name: tensor.float().to(self.clip.device) for name, tensor in moments.items()}
         self.current, self.correct, self.best = task.index, [], []
         if self.settings.choose_epoch and task.validation is None and not self.has_said:
             self.context.say(f"note: task {task.name} has no validation images, so diki keeps the last epoch")
@@ -506,7 +506,7 @@ class DikiFaithful(Diki):
             "what a stream says about its budget wins over the 10 epochs of 128 images; test batches have "
             "evaluate.batch_size images, 256 as released",
             "the class prompts are the stream's; the released code takes the first template of each set",
-            "splits are the stream's; as released those of CoOp",
+            "splits are the stream's; as released those of CoOp, which is stream.splits=coop on a line of MTIL",
             "a task without validation images keeps its last epoch",
             "the pre-trained features come from the model itself without prefixes, not from a second copy",
             "Gaussians and densities are float64 (as released fp32: w differs by less than 2e-5)",

@@ -277,11 +277,11 @@ class ICarl(Finetune):
 
     def _order(self, task: TaskData) -> Tensor:
         """Return indices of training images, the most important ones of each class first."""
-        found = []
+        order = []
         for pixels, _ in task.train.batches(self.context.batch_size):
-            found.append(self.clip.encode_images(pixels).to(self.clip.exact_device))
+            order.append(self.clip.encode_images(pixels).to(self.clip.exact_device))
             self.context.may_stop()
-        features, labels = torch.cat(found), task.train.labels
+        features, labels = torch.cat(order), task.train.labels
         classes = len(self.memory.tokens) + len(task.tokens)
         most = self.settings.per_class or -(-self.settings.total // classes)
         members = [(labels == label).nonzero()[:, 0] for label in range(len(task.tokens))]
@@ -302,10 +302,10 @@ class ICarl(Finetune):
 
     def classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
         """Return the classifier by means of exemplars, if all classes of the space have one; else that by prompts."""
-        found = positions(self.clip.tokenize(space.texts), self.classes)
-        if (found < 0).any():
+        indices = positions(self.clip.tokenize(space.texts), self.classes)
+        if (indices < 0).any():
             return super().classifier(space)
-        means = self.means[found.to(self.means.device)]
+        means = self.means[indices.to(self.means.device)]
         return lambda pixels: self.clip.logits(self.clip.encode_images(pixels), means)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -223,8 +223,8 @@ class If2NetLike(Method):
             self._check_images(task.name, len(z))
             exact = self.clip.exact_device
             layers = Drawn(*(tensor.to(exact).double() for tensor in self.layers))
-            found = fit_layers(z.to(exact).double(), layers, self.settings.sparsity, self.settings.sharpness)
-            self.fitted = Fitted(*(tensor.float().to(self.clip.device) for tensor in found))
+            fitted = fit_layers(z.to(exact).double(), layers, self.settings.sparsity, self.settings.sharpness)
+            self.fitted = Fitted(*(tensor.float().to(self.clip.device) for tensor in fitted))
         self.features, self.texts = z, self.clip.encode_tokens(task.tokens)
         self.projection = self.memory.to(self.readout)
         if self._free() < 1:

@@ -130,25 +130,25 @@ class KeepLora(Method):
 
         def check(self) -> list[str]:
             """Return what contradicts itself, whatever the model is."""
-            found = super().check()
+            problems = super().check()
             if self.feature_statistic == "slot-mean" and not self.drop_last:
-                found.append("method.feature_statistic=slot-mean needs full batches: set method.drop_last=true")
+                problems.append("method.feature_statistic=slot-mean needs full batches: set method.drop_last=true")
             if self.weight_side == "output" and {"fc1", "fc2"} & set(self.maps):
-                found.append(
+                problems.append(
                     "method.weight_side=output cannot protect fc1 and fc2, whose input and output differ in width: "
                     "leave them out of method.maps"
                 )
-            return found
+            return problems
 
         def fits(self, surroundings: Surroundings) -> list[str]:
             """Return what does not fit stream and model."""
-            found = super().fits(surroundings)
+            problems = super().fits(surroundings)
             if self.head != "none" and surroundings.label_space != "task":
-                found.append(
+                problems.append(
                     f"method.head={self.head} belongs to one task's classes and the stream has the label space "
                     f"{surroundings.label_space}: choose the label space task or method.head=none"
                 )
-            return found
+            return problems
 
     baseline = True
     flags = Flags(grows="protected directions, at most the width of a map")
@@ -203,15 +203,15 @@ class KeepLora(Method):
         protecting = [m for m in self.targets if chosen.weight_energy.of(m) > 0]
 
         def spectra() -> dict[str, Tensor]:
-            found = side_by_side(lambda m: spectrum(m.weight.to(device), chosen.weight_side), protecting, device)
-            named = {m.name: pair for m, pair in zip(protecting, found, strict=True)}
+            results = side_by_side(lambda m: spectrum(m.weight.to(device), chosen.weight_side), protecting, device)
+            named = {m.name: pair for m, pair in zip(protecting, results, strict=True)}
             return {f"{name}/{part}": one for name, pair in named.items() for part, one in zip("sv", pair, strict=True)}
 
         key = [self.context.weights, chosen.weight_side, [m.name for m in protecting]]
-        found = self.shared("spectra of the weights", key, spectra)
+        results = self.shared("spectra of the weights", key, spectra)
         bases = {m.name: empty_basis(m.in_features, device) for m in self.targets}
         for m in protecting:
-            energies, vectors = (found[f"{m.name}/{part}"].to(device) for part in "sv")
+            energies, vectors = (results[f"{m.name}/{part}"].to(device) for part in "sv")
             bases[m.name] = leading(energies, vectors, chosen.weight_energy.of(m), chosen.rank_rule)
         return bases
 
@@ -231,8 +231,8 @@ class KeepLora(Method):
             def directions_of(linear_map: LinearMap) -> tuple[Tensor, int]:
                 return self._directions(linear_map, exact(linear_map), drawn[linear_map.name])
 
-            found = side_by_side(directions_of, self.targets, self.clip.exact_device)
-            for linear_map, (directions, arbitrary) in zip(self.targets, found, strict=True):
+            results = side_by_side(directions_of, self.targets, self.clip.exact_device)
+            for linear_map, (directions, arbitrary) in zip(self.targets, results, strict=True):
                 gradient = exact(linear_map)
                 surplus += [linear_map.name] * bool(arbitrary)
                 self._attach(linear_map, directions, outside(self.bases[linear_map.name], gradient))
@@ -339,8 +339,8 @@ class KeepLora(Method):
                 gram, energy = moments[linear_map.site.name].gram, chosen.feature_energy.of(linear_map)
                 return grow(self.bases[linear_map.name], gram, energy, chosen.rank_rule)
 
-            found = side_by_side(grown, protecting, self.clip.exact_device)
-            self.bases.update({m.name: basis for m, basis in zip(protecting, found, strict=True)})
+            results = side_by_side(grown, protecting, self.clip.exact_device)
+            self.bases.update({m.name: basis for m, basis in zip(protecting, results, strict=True)})
         self._report_subspaces(task.name, "task")
 
     def classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:

@@ -205,7 +205,7 @@ def halves(classes: Sequence[int], order: Sequence[int]) -> tuple[list[int], lis
         A permutation of their positions.
     """
     middle = max(1, len(classes) // 2)
-    drawn = [classes[place] for place in order]
+    drawn = [classes[index] for index in order]
     return drawn[:middle], drawn[middle:]
 
 
@@ -282,13 +282,13 @@ class LoDA(Method):
 
         def check(self) -> list[str]:
             """Return what contradicts itself, whatever the model is."""
-            found = super().check()
+            problems = super().check()
             if self.gao == "image" and self.towers and "image" not in self.towers:
-                found.append(
+                problems.append(
                     "method.gao=image looks ahead with the image tower, which method.towers does not name: add it, or "
                     "set method.gao=both"
                 )
-            return found
+            return problems
 
     defaults = {"train.weight_decay": 0.0}
     changes_at_end = True
@@ -336,8 +336,8 @@ class LoDA(Method):
         with self.context.part("statistics"):
             new = self._moments(task)
         with self.context.part("subspaces"):
-            found = side_by_side(lambda name: self._rows(name, new[name]), self.sites, self.clip.exact_device)
-        rows = dict(zip(self.sites, found, strict=True))
+            results = side_by_side(lambda name: self._rows(name, new[name]), self.sites, self.clip.exact_device)
+        rows = dict(zip(self.sites, results, strict=True))
         for name, site in self.sites.items():
             mine = [m for m in self.targets if m.site is site]
             shared = [A.to(mine[0].parameter).contiguous() for A in rows[name]]
@@ -428,7 +428,7 @@ class LoDA(Method):
         draw = generator(self.context.data_seed, "loda", step.task.index, step.number)
         groups = halves(classes, torch.randperm(len(classes), generator=draw).tolist())
         length = self.settings.rho * float(torch.rand((), generator=draw, dtype=torch.float64))
-        chosen = [[place for place, label in enumerate(labels) if label in group] for group in groups]
+        chosen = [[index for index, label in enumerate(labels) if label in group] for group in groups]
         return [torch.tensor(one, dtype=torch.int64, device=step.labels.device) for one in chosen], length
 
     def _classes(self, step: TrainStep, labels: Sequence[int]) -> list[int]:
@@ -489,8 +489,8 @@ class LoDA(Method):
         shares = recalibration(tensors[0]["0.A"], self.old[name], current, self.settings.gamma)
         self.kept[name] = float(shares.mean())
         self.context.observers.report("method", task.name, name, Lambda=shares)
-        for found in tensors:
-            found["0.B"].mul_(shares.to(found["0.B"]))
+        for tensor in tensors:
+            tensor["0.B"].mul_(shares.to(tensor["0.B"]))
 
     def report(self) -> dict[str, Any]:
         """Return the mean of Lambda in the task just learned, a site each; nothing of the first one."""

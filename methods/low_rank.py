@@ -181,7 +181,7 @@ def tensors_named(maps: Iterable[LinearMap], *names: str) -> list[Tensor]:
     Parameters
     ----------
     maps : iterable of LinearMap
-        Those without an update are passed over.
+        Those without an update are skipped.
     *names : str
         As `Update.tensors` calls them: ``"B"``.
 
@@ -189,8 +189,8 @@ def tensors_named(maps: Iterable[LinearMap], *names: str) -> list[Tensor]:
     -------
     list of Tensor
     """
-    found = [m.update.tensors()[name] for m in maps if m.update for name in names]
-    return list({id(tensor): tensor for tensor in found}.values())
+    tensors = [m.update.tensors()[name] for m in maps if m.update for name in names]
+    return list({id(tensor): tensor for tensor in tensors}.values())
 
 
 def kaiming_uniform(shape: tuple[int, int], generator: torch.Generator) -> Tensor:

@@ -84,8 +84,8 @@ class MiLora(Method):
             return minor_part(linear_map.weight.to(device), self.settings.rank)
 
         with self.context.part("decomposition"):
-            found = side_by_side(factors, self.targets, device)
-        for linear_map, (A, B) in zip(self.targets, found, strict=True):
+            results = side_by_side(factors, self.targets, device)
+        for linear_map, (A, B) in zip(self.targets, results, strict=True):
             split_off(linear_map, A, B)
 
     def parameters(self) -> Sequence[Tensor]:

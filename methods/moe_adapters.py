@@ -139,13 +139,13 @@ def mixture(h: Tensor, G: Tensor, experts: Sequence[Expert], kept: Tensor | None
     slots = used.cumsum(dim=1)[rows, which] - 1
     sizes = used.sum(dim=0).tolist()
     factors: Sequence[Any] = [None] * len(experts) if kept is None else kept[rows, slots].split(sizes)
-    found = []
+    outputs = []
     for expert, x, factor in zip(experts, h.index_select(0, rows).split(sizes), factors, strict=True):
         if len(x):
             hidden = F.relu(F.linear(x, expert.down, expert.start))
             hidden = hidden if factor is None else hidden * factor.to(hidden.dtype)
-            found.append(F.linear(hidden, expert.up, expert.shift).to(G.dtype))
-    y = torch.cat(found) * G[rows, which][:, None, None]
+            outputs.append(F.linear(hidden, expert.up, expert.shift).to(G.dtype))
+    y = torch.cat(outputs) * G[rows, which][:, None, None]
     return torch.zeros_like(h, dtype=G.dtype).index_add(0, rows, y)
 
 
@@ -390,8 +390,8 @@ class MoeAdapters(Method):
 
         def compute() -> dict[str, Tensor]:
             exact = self.clip.exact_device
-            found = [self.clip.read_images(pixels).to(exact).double() for pixels, _ in task.batches("selector")]
-            z = torch.cat(found)  # in an order drawn at random
+            features = [self.clip.read_images(pixels).to(exact).double() for pixels, _ in task.batches("selector")]
+            z = torch.cat(features)  # in an order drawn at random
             held = max(1, int(HELD_OUT * len(z)))
             width = self.settings.selector or max(1, z.shape[1] // 8)
             mean, directions = autoencoder(z[held:], width)
@@ -400,10 +400,10 @@ class MoeAdapters(Method):
 
         identity, chosen = task.identity("selector"), [self.settings.selector, self.settings.left_out]
         if identity is None:
-            found = compute()
+            features = compute()
         else:
-            found = self.shared("selector", [self.context.weights, *chosen, *identity], compute)
-        return {name: tensor.to(self.clip.device) for name, tensor in found.items()}
+            features = self.shared("selector", [self.context.weights, *chosen, *identity], compute)
+        return {name: tensor.to(self.clip.device) for name, tensor in features.items()}
 
     def parameters(self) -> Sequence[Tensor]:
         """Return the experts that are not frozen, and the routers of the current task."""

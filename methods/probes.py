@@ -173,14 +173,14 @@ class Probe(Method, ABC):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
-        found: dict[str, dict[int, dict[str, Tensor]]] = {"head": {}, "part": {}}
+        parts: dict[str, dict[int, dict[str, Tensor]]] = {"head": {}, "part": {}}
         for key, tensor in state.items():
             kind, index, name = key.split("/")
-            found[kind].setdefault(int(index), {})[name] = tensor
-        self.parts, device = found["part"], self.clip.device
+            parts[kind].setdefault(int(index), {})[name] = tensor
+        self.parts, device = parts["part"], self.clip.device
         self.heads = {
             index: Head(one["tokens"], one["weights"].to(device), one["bias"].to(device))
-            for index, one in found["head"].items()
+            for index, one in parts["head"].items()
         }
 
 
@@ -235,9 +235,9 @@ class LinearProbe(Probe):
             torch.cat([where[part[name]] for part, where in zip(parts, places, strict=True)]).numpy()
             for name in ("labels", "further labels")
         )
-        found = linear_probe(z.astype(float), labels, lent, further.astype(float), further_labels)
-        self.C = found.C
-        present, weights, bias = map(torch.from_numpy, found[:3])
+        fitted = linear_probe(z.astype(float), labels, lent, further.astype(float), further_labels)
+        self.C = fitted.C
+        present, weights, bias = map(torch.from_numpy, fitted[:3])
         return present, weights, bias
 
     def report(self) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class RailPrimal(RandomFeatures):
 
     @dataclass
     class Settings(Fusion):
-        """Of the regression and the mixture."""
+        """Settings of the regression and the mixture."""
 
         ridge: float = setting(0.1, "what is added to the diagonal", above=0, symbol="lambda")
         expansion: int = setting(1024, "random features; 0 for the image features themselves", low=0, symbol="h")
@@ -136,7 +136,7 @@ class RailDual(Regression):
 
     @dataclass
     class Settings(Fusion):
-        """Of the regression and the mixture."""
+        """Settings of the regression and the mixture."""
 
         ridge: float = setting(0.001, "what is added to the diagonal", above=0, symbol="lambda")
         gamma: float = setting(0.1, "the larger, the narrower the kernel", above=0, symbol="gamma")

@@ -73,7 +73,7 @@ class RanPac(RandomFeatures):
 
     @dataclass
     class Settings(Images):
-        """Of the projection and the regression."""
+        """Settings of the projection and the regression."""
 
         expansion: int = setting(1024, "random features", low=1, symbol="M")
         ridges: list[float] = setting(

@@ -173,11 +173,11 @@ class Regression(Method, ABC):
     def feature_classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
         """Return the classifier: CLIP's own where none of the classes was learned, else `gated`."""
         zero_shot = super().feature_classifier(space)
-        found = positions(self.clip.tokenize(space.texts), self.tokens).to(self.clip.device)
-        known = found >= 0
+        indices = positions(self.clip.tokenize(space.texts), self.tokens).to(self.clip.device)
+        known = indices >= 0
         if not known.any():
             return zero_shot
-        columns, scorer = found[known], self.scorer()
+        columns, scorer = indices[known], self.scorer()
 
         def classify(features: Tensor) -> Tensor:
             p = zero_shot(features).softmax(dim=-1)
@@ -196,9 +196,9 @@ class Regression(Method, ABC):
             If there is none.
         """
         for ridge in ridges:
-            found = solved(A, B, ridge)
-            if found is not None:
-                return found, ridge
+            solution = solved(A, B, ridge)
+            if solution is not None:
+                return solution, ridge
         raise UserError(
             f"{self.ridge_setting}={max(ridges):g} is too small to solve with in float64: choose a larger one"
         )

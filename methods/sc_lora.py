@@ -4,8 +4,8 @@ For every adapted map W [out, in], before each task, with y = W x, C+ the mean o
 that over inputs whose outputs are to be kept, each divided by its trace:
 
 1. M = W ((1 - beta) C+ - beta C-) W^T, which is (1 - beta) E+[y y^T] - beta E-[y y^T];
-2. Q [out, r] are the eigenvectors of the r largest eigenvalues of M. Of all subspaces of r dimensions, theirs has the
-   largest (1 - beta) E+|Q^T y|^2 - beta E-|Q^T y|^2;
+2. Q [out, r] are the eigenvectors of the r largest eigenvalues of M. Among all subspaces of r dimensions, theirs has
+   the largest (1 - beta) E+|Q^T y|^2 - beta E-|Q^T y|^2;
 3. B = Q, A = Q^T W and W_res = W - B A, so that W_res + B A = W at the start;
 4. A and B are trained with W_res frozen, then merged. Nothing keeps B in the span of Q while it is trained.
 
@@ -257,9 +257,9 @@ class ScLora(Method):
             return output_directions(m.weight.to(inner), inner, self.settings.rank)
 
         with self.context.part("subspaces"):
-            found = side_by_side(directions, self.targets, self.clip.exact_device)
-        self.effective_rank = {m.name: Q.shape[1] for m, Q in zip(self.targets, found, strict=True)}
-        for m, Q in zip(self.targets, found, strict=True):
+            results = side_by_side(directions, self.targets, self.clip.exact_device)
+        self.effective_rank = {m.name: Q.shape[1] for m, Q in zip(self.targets, results, strict=True)}
+        for m, Q in zip(self.targets, results, strict=True):
             self.context.observers.report("method", task.name, m.name, Q=Q)
             split_off(m, Q.T @ m.weight.to(Q), Q)
 
@@ -311,8 +311,8 @@ class ScLora(Method):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
-        found: dict[str, dict[str, Tensor]] = {"past": {}, "reference": {}}
+        moments: dict[str, dict[str, Tensor]] = {"past": {}, "reference": {}}
         for name, gram in state.items():
             kind, _, key = name.partition(".")
-            found[kind][key] = gram.to(self.clip.exact_device)
-        self.past, self.outside = found["past"], found["reference"]
+            moments[kind][key] = gram.to(self.clip.exact_device)
+        self.past, self.outside = moments["past"], moments["reference"]

@@ -125,13 +125,13 @@ class SdLora(Lora):
             assert m.update is not None
             new = m.update.tensors()
             unit, norm = normalised(new["A"].to(self.clip.exact_device), new["B"].to(self.clip.exact_device))
-            found = {"A": [new["A"]], "B": [unit.to(new["B"])]}
-            found["magnitudes"] = [(self.settings.alpha / self.settings.rank * norm)[None].to(new["B"])]
+            factors = {"A": [new["A"]], "B": [unit.to(new["B"])]}
+            factors["magnitudes"] = [(self.settings.alpha / self.settings.rank * norm)[None].to(new["B"])]
             if isinstance(m.update, Directions):
-                old = {part: self.memory[f"{m.name}.{part}"] for part in found}
+                old = {part: self.memory[f"{m.name}.{part}"] for part in factors}
                 old["magnitudes"] = old["magnitudes"] + new["change"]
-                found = {part: [old[part], *more] for part, more in found.items()}
-            for part, tensors in found.items():
+                factors = {part: [old[part], *more] for part, more in factors.items()}
+            for part, tensors in factors.items():
                 self.memory[f"{m.name}.{part}"] = torch.cat(tensors, dim=1 if part == "B" else 0)
         super().end_task(task)
 

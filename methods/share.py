@@ -1,7 +1,7 @@
 """Share: all tasks have their low-rank updates in one subspace, and each keeps coefficients in it. arXiv 2602.06043.
 
-A map W [n, d] has two bases, alpha [d, k] for the inputs and beta [n, k] for the outputs. Of every task i it has
-coefficients a_i and b_i [k, p]. The update of the task is
+A map W [n, d] has two bases, alpha [d, k] for the inputs and beta [n, k] for the outputs. Every task i has
+coefficients a_i and b_i [k, p] in them. The update of the task is
 
     Delta W_i = B_i A_i   with   A_i^T = alpha a_i,   B_i = beta b_i
 
@@ -134,31 +134,31 @@ class Share(Method):
 
         def check(self) -> list[str]:
             """Return what contradicts itself, whatever the model is."""
-            found = super().check()
+            problems = super().check()
             if self.pseudo_rank is not None and self.pseudo_rank > self.rank:
-                found.append(
+                problems.append(
                     f"method.pseudo_rank={self.pseudo_rank} is above method.rank={self.rank}: choose at most the rank"
                 )
             for name in ("center", "drop_update"):
                 if getattr(self, name) and self.granularity != "column":
-                    found.append(f"method.{name} is for method.granularity=column: leave one of the two out")
-            return found
+                    problems.append(f"method.{name} is for method.granularity=column: leave one of the two out")
+            return problems
 
         def fits(self, surroundings: Surroundings) -> list[str]:
             """Return what does not fit stream and model."""
-            found = super().fits(surroundings)
+            problems = super().fits(surroundings)
             if self.select == "oracle" and surroundings.label_space != "task":
-                found.append(
+                problems.append(
                     "method.select=oracle has to know the task of a test image, which the label space "
-                    f"{surroundings.label_space} does not tell: choose mean or router"
+                    f"{surroundings.label_space} does not name: choose mean or router"
                 )
             for tower in self.towers:
                 if self.temporary > (width := surroundings.widths.get(tower, self.temporary)):
-                    found.append(
+                    problems.append(
                         f"method.temporary={self.temporary} is above the width {width} of the {tower} tower: choose at "
                         f"most {width}"
                     )
-            return found
+            return problems
 
     defaults = {"train.weight_decay": 0.0}
     changes_at_end = True
@@ -269,12 +269,12 @@ class Share(Method):
     def end_task(self, task: TaskData) -> None:
         """Compute the subspaces of all tasks' updates; add the mean update to the weights where that is deployed."""
         with self.context.part("subspace"):
-            found = side_by_side(self._merged, self.targets, self.clip.exact_device)
-        for m, (own, _, _) in zip(self.targets, found, strict=True):
+            results = side_by_side(self._merged, self.targets, self.clip.exact_device)
+        for m, (own, _, _) in zip(self.targets, results, strict=True):
             self.subspaces[m.name] = {side: own[side].to(m.parameter) for side in SIDES}
             m.update = None
-        changes = torch.stack([change for _, change, _ in found]).sum(dim=0)
-        sizes = torch.stack([size for _, _, size in found]).sum(dim=0)
+        changes = torch.stack([change for _, change, _ in results]).sum(dim=0)
+        sizes = torch.stack([size for _, _, size in results]).sum(dim=0)
         self.errors = torch.where(sizes > 0, changes / sizes, 0.0).sqrt().tolist()
         if self.settings.select == "router":
             self.prototypes[task.index] = self.means
@@ -307,7 +307,7 @@ class Share(Method):
             kept, beside = new, None
             if chosen.drop_update and isinstance(m.update, Shared):
                 kept, beside = (part.to(device).double() for part in m.update.parts(side))
-            found = shared_subspace(
+            subspace = shared_subspace(
                 torch.cat([earlier, kept[None]]),
                 chosen.directions,
                 energy,
@@ -315,7 +315,7 @@ class Share(Method):
                 center=chosen.center,
                 beside=beside,
             )
-            own[side] = found.to(m.parameter).to(before[side])  # rounded as it is kept
+            own[side] = subspace.to(m.parameter).to(before[side])  # rounded as it is kept
         after = {side: own[side].factors(trained[side].shape[0]) for side in SIDES}
         pairs = before["A"].mT, before["B"]
         nothing = torch.zeros_like(pairs[0]), torch.zeros_like(pairs[1])
@@ -408,8 +408,8 @@ class Share(Method):
 
         identity = task.identity("prototypes")
         key = [self.context.weights, *(identity or [])]
-        found = compute() if identity is None else self.shared("sums of features by class", key, compute)
-        return F.normalize(found["sums"].to(self.clip.exact_device), dim=1).float().to(self.clip.device)
+        total = compute() if identity is None else self.shared("sums of features by class", key, compute)
+        return F.normalize(total["sums"].to(self.clip.exact_device), dim=1).float().to(self.clip.device)
 
     # ---- memory
 
@@ -434,13 +434,13 @@ class Share(Method):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
         self.subspaces, self.prototypes = {}, {}
-        found: dict[str, dict[str, dict[str, Tensor]]] = {}
+        memory: dict[str, dict[str, dict[str, Tensor]]] = {}
         for key, tensor in state.items():
             name, _, rest = key.partition("/")
             if name == "classes":
                 self.prototypes[int(rest)] = tensor.to(self.clip.device)
             else:
                 side, part = rest.split("/")
-                found.setdefault(name, {}).setdefault(side, {})[part] = tensor.to(self.clip.device)
-        for name, sides in found.items():
+                memory.setdefault(name, {}).setdefault(side, {})[part] = tensor.to(self.clip.device)
+        for name, sides in memory.items():
             self.subspaces[name] = {side: Subspace(**parts) for side, parts in sides.items()}

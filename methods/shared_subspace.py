@@ -38,9 +38,9 @@ def principal(stack: Tensor, most: int, energy: float = 1.0, floor: float = 0.0)
         k <= most; k = 0 for a matrix of zeros.
     """
     vectors, values, _ = torch.linalg.svd(stack, full_matrices=False)
-    found = int((values > floor).sum())
-    wanted = found if energy >= 1 else count_reaching(values**2 / (values**2).sum(), energy)
-    return vectors[:, : min(most, found, wanted)]
+    rank = int((values > floor).sum())
+    wanted = rank if energy >= 1 else count_reaching(values**2 / (values**2).sum(), energy)
+    return vectors[:, : min(most, rank, wanted)]
 
 
 @dataclass(frozen=True)

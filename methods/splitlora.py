@@ -186,15 +186,15 @@ class SplitLora(Method):
 
         def fits(self, surroundings: Any) -> list[str]:
             """Return what does not fit stream and model."""
-            found = super().fits(surroundings)
+            problems = super().fits(surroundings)
             narrow = {tower: width for tower, width in surroundings.widths.items() if tower in self.towers}
             for tower, width in narrow.items():
                 if self.forced >= width:
-                    found.append(
+                    problems.append(
                         f"method.forced={self.forced} leaves no direction of the {tower} tower free, whose width is "
                         f"{width}: choose at most {width - 1}"
                     )
-            return found
+            return problems
 
     defaults = {"train.weight_decay": 0.0}
     parity = ParityCard(
@@ -238,8 +238,8 @@ class SplitLora(Method):
 
     def begin_task(self, task: TaskData) -> None:
         """Split the directions of every site or map, draw A in the minor ones, and attach it with B = 0."""
-        found = side_by_side(lambda name: self._minor(name, task.index), self.means, self.clip.exact_device)
-        minor = dict(zip(self.means, found, strict=True))
+        results = side_by_side(lambda name: self._minor(name, task.index), self.means, self.clip.exact_device)
+        minor = dict(zip(self.means, results, strict=True))
         self.protected = {n: len(U) - U.shape[1] if self.tokens[n] else 0 for n, U in minor.items()}
         self._say_what_is_protected(task)
         for linear_map in self.targets:
@@ -302,8 +302,8 @@ class SplitLora(Method):
     def _see(self, task: TaskData, shares: dict[str, float]) -> None:
         """Keep the mean of each tower for the report, and say where it is too little to learn from."""
         for tower in self.settings.towers:
-            found = [share for name, share in shares.items() if name.startswith(tower)]
-            self.seen[tower] = sum(found) / len(found)
+            kept = [share for name, share in shares.items() if name.startswith(tower)]
+            self.seen[tower] = sum(kept) / len(kept)
             if self.seen[tower] < BLIND and tower not in self.said:
                 self.said.add(tower)
                 self.context.say(

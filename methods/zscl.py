@@ -213,8 +213,8 @@ class Zscl(Method, ABC):
 
         key = [self.context.weights, size, *reference.pixels.identity(), *reference.sentences]
         with self.context.part("reference"), self.teacher:
-            found = self.shared("features of the reference set", key, compute)
-        self.known_images, self.known_texts = (found[name].to(self.clip.device) for name in ("images", "texts"))
+            features = self.shared("features of the reference set", key, compute)
+        self.known_images, self.known_texts = (features[name].to(self.clip.device) for name in ("images", "texts"))
         self.teacher = None
 
     def reference_batch(self, task: TaskData, number: int) -> Tensor:
@@ -236,11 +236,11 @@ class Zscl(Method, ABC):
         """
         pixels, context = self.reference.pixels, self.context
         size = min(task.budget.batch_size, len(pixels))
-        walk, place = divmod(number, len(pixels) // size)
+        walk, index = divmod(number, len(pixels) // size)
         if self._walk is None or self._walk[0] != (task.index, walk):
             drawn = pixels.plan(size, generator(context.data_seed, "reference", task.index, walk), drop_last=True)
             self._walk = (task.index, walk), context.order.plan(task.name, "reference", walk, drawn, len(pixels))
-        return self._walk[1][place]
+        return self._walk[1][index]
 
     def distillation(self, chosen: Tensor) -> Tensor:
         """Return L_img and L_txt with their weights, summed.

@@ -6,11 +6,12 @@ import importlib
 import os
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("support")  # a failed assertion there shows its values, as in a test file
 pytest_plugins = ["support.skips"]
 
 METHOD = """
@@ -150,3 +151,11 @@ def toys(standins: StandIns) -> StandIns:
     standins.write("methods/toy_method.py", METHOD)
     standins.write("datasets/toy_data.py", STREAM)
     return standins
+
+
+@pytest.fixture
+def killed_after(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes every process die after so many checkpoints, before or after the last of them is written."""
+    from support.toy_runs import deaths  # torch comes with it
+
+    return deaths(monkeypatch)

@@ -1,6 +1,7 @@
 """The layout that docs/architecture.md describes is the one on disk."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -32,11 +33,49 @@ def test_the_page_lists_every_wing_once() -> None:
 
 @pytest.mark.parametrize("wing", WINGS, ids=lambda wing: wing.name)
 def test_a_wing_says_what_it_is_and_stays_small(wing: Path) -> None:
-    text = " ".join((ast.get_docstring(ast.parse((wing / "__init__.py").read_text(encoding="utf-8"))) or "").split())
-    assert " may be imported " in text or "imports it; it may import" in text
-    assert "must " in text
+    first, importers, imports, last = sentences(wing)
+    assert first and last.startswith("It must ")
+    assert importers.startswith("It may be imported by ")
+    assert imports.startswith(("it imports ", "it may import "))
     modules = [path for path in wing.glob("*.py") if path.name != "__init__.py"]
     assert 0 < len(modules) <= WIDEST, sorted(path.name for path in modules)
+
+
+@pytest.mark.parametrize("wing", WINGS, ids=lambda wing: wing.name)
+def test_a_wing_imports_what_it_says_and_is_imported_by_whom_it_says(wing: Path) -> None:
+    """`make lint` holds the directions; here the words that a reader meets first."""
+    _, importers, imports, _ = sentences(wing)
+    uses, named = imported(wing), wings_in(imports)
+    assert uses & named == set() if "every" in imports else uses <= named
+    users = {other.name for other in WINGS if wing.name in imported(other)}
+    assert "every wing" in importers or users <= wings_in(importers)
+
+
+def sentences(wing: Path) -> tuple[str, str, str, str]:
+    """What lives in a wing, who imports it, what it imports, and what it must not do: the docstring of the package."""
+    text = ast.get_docstring(ast.parse((wing / "__init__.py").read_text(encoding="utf-8"))) or ""
+    first, _, rest = " ".join(text.split()).partition(" It may be imported by ")
+    second, _, last = rest.partition(". ")
+    importers, _, imports = second.partition("; ")
+    return first, f"It may be imported by {importers}", imports, last
+
+
+def wings_in(text: str) -> set[str]:
+    return set(re.findall(r"`bench\.(\w+)`", text))
+
+
+@functools.cache
+def imported(wing: Path) -> set[str]:
+    """Names of the other wings that the modules of a wing import."""
+    names: list[str] = []
+    for path in wing.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    parts = {tuple(name.split(".")[:2]) for name in names}
+    return {one.name for one in WINGS if ("bench", one.name) in parts} - {wing.name}
 
 
 def test_modules_are_short_or_say_why() -> None:
@@ -66,3 +105,9 @@ def test_the_engine_imports_no_plugin_and_no_door() -> None:
             if isinstance(node, ast.ImportFrom) and node.module:
                 assert not node.module.startswith(("bench.methods", "bench.datasets", "bench.api")), path
     assert bench.__version__
+
+
+def test_what_test_files_share_is_in_support() -> None:
+    for path in ROOT.glob("tests/**/*.py"):
+        names = re.findall(r"^ *(?:from|import) (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(names) <= {path.stem}, path  # a process that a test starts may import the test's own file

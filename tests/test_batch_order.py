@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_keeplora_family import toy_run
+from support.toy_runs import toy_run
 
 from bench.core.errors import UserError
 

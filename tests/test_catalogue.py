@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 
@@ -163,3 +164,25 @@ def test_without_open_clip_there_are_no_models(monkeypatch):
         assert "unknown model" in (catalogue.problem("ViT-B-16") or "")
     finally:
         catalogue.architectures.cache_clear()
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_tokenizer_of_hugging_face_needs_its_package(installed: bool, monkeypatch: pytest.MonkeyPatch):
+    find = importlib.util.find_spec
+    package = find("json") if installed else None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: package if name == "transformers" else find(name))
+    catalogue.architectures.cache_clear()
+    try:
+        said = {name: catalogue.problem(name) for name in ("ViT-L-14-CLIPA/datacomp1b", "ViT-H-14-worldwide")}
+        siglip = catalogue.problem("ViT-B-16-SigLIP/webli")
+    finally:
+        catalogue.architectures.cache_clear()
+    assert siglip is not None and "its image tower comes from timm (" in siglip  # what no package changes
+    if installed:
+        assert list(said.values()) == [None, None]
+    else:
+        assert said["ViT-L-14-CLIPA/datacomp1b"] == (
+            'model "ViT-L-14-CLIPA" is not supported: its tokenizer, bert-base-uncased, needs the package '
+            'transformers: install it with pip install transformers (see "python -m bench list models")'
+        )
+        assert "its tokenizer, facebook/xlm-v-base, needs" in str(said["ViT-H-14-worldwide"])

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from support.made_records import change, make, measure
-from test_compare import mtil
+from support.made_records import change, make, measure, mtil
 
 from bench.cli import main as cli
 from bench.compare.export.cells import agreements, cell_text, standard_error

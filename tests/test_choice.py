@@ -3,8 +3,7 @@
 import re
 
 import pytest
-from support.made_records import change, make, measure
-from test_compare import mtil
+from support.made_records import change, make, measure, mtil
 
 from bench.cli import main as cli
 from bench.compare import tables as compare

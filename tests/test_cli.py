@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -80,40 +81,43 @@ def test_an_unknown_verb_comes_with_the_nearest(say):
 # ------------------------------------------------------------------------------- answers that need no torch
 
 
-def heavy_modules(*words: str) -> tuple[int, str, list[str]]:
-    """Run a command line in a new process; give exit status, error output and the heavy modules it imported."""
+def heavy_modules_of(lines: list[list[str]]) -> list[tuple[int, str, list[str]]]:
+    """Run command lines in one new process; give exit status, error output and the heavy modules imported so far."""
     code = """
-import sys
+import contextlib, io, json, sys
 from bench.cli.main import main
-status = main(sys.argv[1:])
-print("imported:", *sorted({"torch", "torchvision", "open_clip"} & set(sys.modules)))
-sys.exit(status)
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
+        status = main(words)
+    print(json.dumps([status, said.getvalue(), sorted({"torch", "torchvision", "open_clip"} & set(sys.modules))]))
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT, env=environment
-    )
-    return done.returncode, done.stderr, done.stdout.rpartition("imported:")[2].split()
+    line = [sys.executable, "-c", code, json.dumps(lines)]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    return [tuple(json.loads(answer)) for answer in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("method", sorted(registry.entries("method")))
-def test_a_mistake_in_a_setting_is_answered_without_torch(method):
-    status, err, heavy = heavy_modules("run", f"method={method}", "stream.nosuch=1")
-    assert (status, heavy) == (2, [])
-    assert err.startswith('error: unknown setting "stream.nosuch"')
+def heavy_modules(*words: str) -> tuple[int, str, list[str]]:
+    """Run a command line in a new process; give exit status, error output and the heavy modules it imported."""
+    (answer,) = heavy_modules_of([list(words)])
+    return answer
 
 
-@pytest.mark.parametrize("verb", ["check", "profile"])
-def test_a_mistake_in_a_setting_of_other_verbs_is_answered_without_torch(verb):
-    status, err, heavy = heavy_modules(verb, "method=lora", "method.nosuch=1")
-    assert (status, heavy) == (2, [])
-    assert err.startswith('error: unknown setting "method.nosuch"')
+def test_a_mistake_in_a_setting_is_answered_without_torch():
+    """One process reads the lines of all methods: one that imports torch is seen in its answer and in those after."""
+    lines = [["run", f"method={method}", "stream.nosuch=1"] for method in sorted(registry.entries("method"))]
+    lines += [[verb, "method=lora", "method.nosuch=1"] for verb in ("check", "profile")]
+    answers = heavy_modules_of(lines)
+    assert len(answers) == len(lines) > 10
+    for line, (status, err, heavy) in zip(lines, answers, strict=True):
+        assert (status, heavy) == (2, []), line
+        assert err.startswith(f'error: unknown setting "{line[-1].removesuffix("=1")}"'), line
 
 
-@pytest.mark.parametrize("word", ["status", "dry_run=true"])
-@pytest.mark.parametrize("file", ["compare_methods", "keeplora_rank"])
-def test_a_sweep_is_shown_without_torch(file, word, tmp_path):
-    assert heavy_modules("sweep", file, word, f"out={tmp_path}") == (0, "", [])
+def test_a_sweep_is_shown_without_torch(tmp_path):
+    pairs = [(file, word) for file in ("compare_methods", "keeplora_rank") for word in ("status", "dry_run=true")]
+    assert heavy_modules_of([["sweep", *pair, f"out={tmp_path}"] for pair in pairs]) == [(0, "", [])] * 4
 
 
 def test_a_finished_run_is_shown_without_torch(tmp_path):

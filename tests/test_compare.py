@@ -3,12 +3,11 @@
 import itertools
 import json
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
-from support.made_records import change, make
+from support.made_records import change, make, mtil, quoted
 
 from bench.compare import grouping, runs
 from bench.compare import tables as compare
@@ -82,7 +81,7 @@ def crossed(root):
             change(path, "identity.json", tasks=["a", "b"][:: 1 if order % 2 else -1], seeds={"task_order": order})
 
 
-def test_spread_over_orders_is_told_from_spread_over_seeds(tmp_path):
+def test_spread_over_orders_is_separate_from_spread_over_seeds(tmp_path):
     crossed(tmp_path)
     text = table(tmp_path, columns="last")
     means, within = np.array([51, 62, 55]), np.array([1, 1, 2, 2, 0, 0])  # of the orders; distances from these
@@ -240,20 +239,6 @@ def test_no_difference_is_taken_across_tables(tmp_path):
 
 
 # ------------------------------------------------------------------------------------ published numbers
-
-
-def quoted():
-    """Return the published table of MTIL as it stands beside runs that classify among each task's own classes."""
-    known = find("mtil-order1")
-    return replace(known, rows=tuple(row for row in known.rows if not row.conditions))
-
-
-def mtil(root, method="keeplora", tasks=None, **changes):
-    """Make a run that says it was made on MTIL, with the model of the published table."""
-    path = make(root, method, stream="mtil-order1", model="ViT-B-16/openai", **changes)
-    known = quoted()
-    change(path, "identity.json", tasks=list(known.tasks) if tasks is None else tasks)
-    return known
 
 
 def test_published_rows_stand_below_ours(tmp_path):

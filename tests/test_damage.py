@@ -1,4 +1,4 @@
-"""Records and checkpoints with something else in them than a run wrote: repaired, passed over or refused."""
+"""Records and checkpoints with something else in them than a run wrote: repaired, skipped or refused."""
 
 import errno
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import Killed, assert_same, words
+from support.toy_runs import Killed, assert_same, words
 
 from bench.cli import main as cli
 from bench.config.fingerprint import run_directory

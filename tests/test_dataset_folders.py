@@ -105,18 +105,18 @@ def test_images_have_the_order_of_image_folder(tmp_path: Path) -> None:
     ]
 
 
-def test_endings_passed_over_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_endings_that_are_skipped_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     fake_trees.plants(tmp_path)
     moss = tmp_path / "plants" / "train" / "moss"
     for name in ("a.gif", "b.GIF", "c.heic", "README"):
         (moss / name).touch()
-    note = "files passed over, since their endings are not those of images: 2 .gif, 1 .heic, 1 without an ending"
+    note = "files skipped, since their endings are not those of images: 2 .gif, 1 .heic, 1 without an ending"
     assert opened("plants", tmp_path).note == note
     assert cli.main(["data", "custom", "stream.datasets=[plants]", f"data={tmp_path}"]) == 0
     assert note in " ".join(capsys.readouterr().out.split())
     for path in moss.glob("*.png"):
         path.unlink()
-    with pytest.raises(UserError, match=r"moss holds no images \(files passed over, .*2 \.gif"):
+    with pytest.raises(UserError, match=r"moss holds no images \(files skipped, .*2 \.gif"):
         opened("plants", tmp_path)
 
 

@@ -424,7 +424,7 @@ def test_without_validation_images_the_last_epoch_is_kept_and_that_is_said_once(
 
 @pytest.mark.parametrize("step", [3, 4])
 def test_broken_off_at_the_end_of_an_epoch_and_after_it(step: int) -> None:
-    """The third step ends the first epoch: what it left is validated after going on, and the best is kept as before."""
+    """The third step ends the first epoch: what it left is validated after continuing, and the best is kept."""
     straight, kept = Trial(Diki, Diki.Settings(), train=TRAIN), []
     straight.learn(0, safe_point=lambda training: kept.append(straight.inside_task(training())))
     resumed = Trial(Diki, Diki.Settings(), train=TRAIN)

@@ -13,7 +13,7 @@ from bench.methods.icarl import ICarl, ICarlFaithful, class_means, herding
 from bench.methods.known_classes import once
 from bench.methods.lwf import Lwf, LwfFaithful, LwfVr, LwfVrFaithful, kept_answers, sentences
 from bench.methods.wise_ft import WiseFt, WiseFtFaithful
-from test_methods import TRAIN, data, learn, nothing
+from support.learning import TRAIN, data, learn, nothing
 from torch import Tensor
 
 from bench.compute.world import World

@@ -24,6 +24,7 @@ from bench.config import registry
 from bench.config.resolve import resolve
 from bench.metrics.forgetting import HEADLINES
 from bench.metrics.matrix import AccuracyMatrix
+from bench.recipes.recipe import find as recipe
 from bench.sweep.file import expand, find, shipped_folder
 from bench.sweep.options import TuneOptions, options
 from bench.sweep.verbs import grids
@@ -84,6 +85,9 @@ def test_documented_lines_are_understood(
         (name,) = (word for word in words if "=" not in word and word != "status")
         file = ROOT / name if name.startswith("sweeps/") else find(name)
         assert expand(file, settings, chosen.count, chosen.sweep_seed).points
+    elif verb == "recipe" and words[0] != "list":
+        given = [word for word in words if "=" in word and not word.startswith("measure=")]
+        assert recipe(words[0]).points(options(given)[1]).points
     elif verb == "data":
         resolve([f"stream={words[0]}", *words[1:]], need_method=False)
     elif verb == "analyse" and all("=" in word for word in words):
@@ -92,13 +96,12 @@ def test_documented_lines_are_understood(
         registry.load("method", words[0].removeprefix("method="))
 
 
-def test_the_example_keeps_the_contract(example: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "check", f"method={example.name}"],
-        cwd=example.parent, capture_output=True, text=True, env=environment(),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 of 8 contract tests hold" in done.stdout
+def test_the_example_keeps_the_contract(
+    example: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(example.parent)
+    status, said = cli.main(["check", f"method={example.name}"]), capsys.readouterr()
+    assert (status, said.err) == (0, "") and "8 of 8 contract tests hold" in said.out
 
 
 @pytest.mark.parametrize("name", ["Remembers", "Rehearses", "Taught", "ClassMeans", "Chooses"])
@@ -113,19 +116,19 @@ def test_the_short_examples_learn_two_tasks(name: str) -> None:
     assert trial.logits().isfinite().all() and not trial.logits().equal(untrained)
 
 
-def test_the_example_runs_and_is_listed(example: Path) -> None:
+def test_the_example_runs_and_is_listed(
+    example: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     toy = ROOT / "tests" / "toy.py"
-    run = [f"method={example.name}", "method.rank=4", f"stream={toy}", f"model={toy}", "device=cpu", "out=runs"]
-    for words in (["run", *run], ["list", "methods", example.name], ["compare", "runs"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "bench", *words],
-            cwd=example.parent,
-            capture_output=True,
-            text=True,
-            env=environment(),
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "fresh-directions" in done.stdout
+    line = ["run", f"method={example.name}", "method.rank=4", f"stream={toy}", f"model={toy}", "device=cpu", "out=runs"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", *line], cwd=example.parent, capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0 and "fresh-directions" in done.stdout, done.stdout + done.stderr
+    monkeypatch.chdir(example.parent)
+    for words in (["list", "methods", example.name], ["compare", "runs"]):
+        assert cli.main(words) == 0
+        assert "fresh-directions" in capsys.readouterr().out
 
 
 def environment() -> dict[str, str]:
@@ -148,7 +151,7 @@ def test_the_sweep_files_of_the_docs_expand(tmp_path: Path) -> None:
         assert expand(file, count=2).points
 
 
-def test_every_shipped_sweep_is_told_of() -> None:
+def test_every_shipped_sweep_is_on_the_page() -> None:
     text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
     assert [file.stem for file in shipped_folder().glob("*.yaml") if f"`{file.stem}`" not in text] == []
 

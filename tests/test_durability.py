@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.power import PowerCut, dying, losing
-from test_resume import assert_same, words
+from support.toy_runs import assert_same, words
 
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
@@ -37,7 +37,7 @@ def test_the_disk_loses_what_was_not_synced(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_finished_record_is_on_the_disk(straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When its checkpoints are cleared there is nothing else to go on from."""
+    """When its checkpoints are cleared there is nothing else to continue from."""
     disk = losing(monkeypatch, tmp_path)
     line = words(tmp_path / "runs", *LINE)
     directory = run(resolve(line))

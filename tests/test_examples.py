@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_resume import assert_same, killed_after, until_finished, words  # noqa: F401
+from support.toy_runs import assert_same, until_finished, words
 
 from bench.api import LabelSpace, Method, Pixels, TaskData, Train, no_grad, toy_task
 from bench.config.resolve import resolve, resolve_method
@@ -70,7 +70,7 @@ def test_an_example_keeps_the_contract(name: str) -> None:
 def test_an_example_that_is_killed_again_and_again_ends_with_the_same_bits(
     name: str,
     tmp_path: Path,
-    killed_after,  # noqa: F811
+    killed_after,
     reference: Path,
 ) -> None:
     more = [f"reference={reference.name}", f"reference.data={reference.parent}"] if name == "distil" else []

@@ -6,8 +6,7 @@ import os
 import re
 
 import pytest
-from support.made_records import change, make, measure
-from test_compare import mtil
+from support.made_records import change, make, measure, mtil
 
 from bench.compare import export, grouping
 from bench.compare import tables as compare
@@ -140,7 +139,8 @@ def test_latex_of_published_rows_is_never_bold(tmp_path):
     known = mtil(tmp_path, last=1)
     mtil(tmp_path, "lora", last=2)
     text = paper.latex(sections(tmp_path))
-    below = text.partition("published, not measured here:")[2].partition(r"\bottomrule")[0]
+    captions = ("published, not measured here:", "published, set apart ")  # of two tables
+    below = "".join(text.partition(one)[2].partition(r"\bottomrule")[0] for one in captions)
     assert "textbf" not in below and below.count("&") == len(known.rows) * len(USUAL)
     assert (
         paper.escape(known.rows[0].source) in text
@@ -194,6 +194,38 @@ def test_latex_by_task_has_a_table_a_metric_where_one_would_be_higher_than_a_pag
     assert references() == ["tab:mtil-order1-transfer", "tab:mtil-order1-average", "tab:mtil-order1-last"]
     text = paper.latex(sections(tmp_path, per="task"))
     assert text.count("for every task: ") == text.count(r"\begin{table*}") == 3 and "Average for every task: " in text
+
+
+@pytest.mark.parametrize(("per", "ending"), [("method", ""), ("task", "-transfer")])
+def test_latex_has_a_second_table_of_rows_set_apart_where_all_would_be_higher_than_a_page(
+    tmp_path, monkeypatch, per, ending
+):
+    known = mtil(tmp_path)
+    measure(next(tmp_path.rglob("*-s0")), known.tasks, [[50] * 11] * 12)
+    (whole,) = sections(tmp_path, per=per, columns="transfer")
+    monkeypatch.setattr(paper, "FULL", paper._lines(whole))
+    assert len(re.findall(r"\\label\{(.*?)\}", paper.latex([whole]))) == 1
+    monkeypatch.setattr(paper, "FULL", paper._lines(whole) - 1)
+    text = paper.latex([whole])
+    assert re.findall(r"\\label\{(.*?)\}", text) == [f"tab:mtil-order1{ending}", f"tab:mtil-order1{ending}:2"]
+    for part, apart in zip(text.split(r"\end{table*}")[:2], (False, True), strict=True):
+        quoted = dict(re.findall(r"^(.*) \[(\d+)\] &", part, re.M))
+        papers = [
+            row for row in whole.papers if row.apart is apart and (per == "method" or row.value("transfer_by_column"))
+        ]
+        assert quoted.keys() == {paper.escape(row.method) for row in papers} and "\nkeeplora & " in part
+        sources = re.findall(r"\[(\d+)\] (.*?)\.", part.partition(r"\parbox")[2])
+        assert {*quoted.values()} <= {number for number, _ in sources}
+        assert ("They are set apart: each extends the model" in part) == apart and "by a further rule" not in part
+
+
+def test_latex_of_everything_published_fits_pages(tmp_path):
+    mtil(tmp_path)
+    (whole,) = sections(tmp_path)
+    parts = paper._parts(whole)
+    assert [{row.apart for row in part.papers} for part in parts] == [{False}, {True}]
+    assert max(map(paper._lines, parts)) <= paper.FULL < paper._lines(whole)
+    assert paper._parts(sections(tmp_path, rows="[keeplora,ZSCL,CMAP]")[0])[0].papers[-1].method == "CMAP"
 
 
 def test_latex_by_task_says_why_there_is_no_table(tmp_path):

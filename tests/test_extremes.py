@@ -4,8 +4,7 @@ import math
 import statistics
 
 import pytest
-from support.made_records import change, make, measure
-from test_compare import mtil
+from support.made_records import change, make, measure, mtil
 
 from bench.compare import extremes, grouping, runs, tables, views
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from bench.methods.low_rank import PerTower
-from test_methods import data
+from support.learning import data
 
 from bench.config import registry
 from bench.config.run_settings import Train, class_settings

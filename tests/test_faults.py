@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from filelock import SoftFileLease
-from test_resume import Killed, assert_same, broken_off, words
+from support.toy_runs import Killed, assert_same, broken_off, words
 
 from bench.cli import main as cli
 from bench.config import registry
@@ -54,7 +54,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
             subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_ends_the_run_and_with_more_room_it_goes_on(tmp_path: Path, disk) -> None:
+def test_a_full_disk_ends_the_run_and_with_more_room_it_continues(tmp_path: Path, disk) -> None:
     straight = run(resolve(words(tmp_path / "straight", "lora", "batches.record=true")))
     line = words(disk("size=20k") / "runs", "lora", "batches.record=true", "checkpoint.every=0")
     directory, full = run_directory(resolve(line)), 0
@@ -74,7 +74,7 @@ def test_a_full_disk_ends_the_run_and_with_more_room_it_goes_on(tmp_path: Path, 
     assert_same(straight, directory)
 
 
-def test_a_read_only_disk_ends_the_run_and_when_it_is_writable_it_goes_on(tmp_path: Path, disk, monkeypatch) -> None:
+def test_a_read_only_disk_ends_the_run_and_when_it_is_writable_it_continues(tmp_path: Path, disk, monkeypatch) -> None:
     straight = run(resolve(words(tmp_path / "straight", "lora")))
     line = words(disk("size=100m") / "runs", "lora", "checkpoint.every=0")
     directory, save, left = run_directory(resolve(line)), Checkpoints.save, {"now": 8}
@@ -137,7 +137,7 @@ def test_clocks_do_not_matter(tmp_path: Path, monkeypatch) -> None:
 
 
 def told(line: list[str], capsys: pytest.CaptureFixture) -> str:
-    """What a line that the user has to mend prints."""
+    """What a line that the user has to correct prints."""
     assert cli.main(["run", *line]) == 2
     errors = capsys.readouterr().err
     assert "Traceback" not in errors

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from bench.methods.if2net import If2NetLike
-from test_resume import TOY, assert_same
+from support.toy_runs import TOY, assert_same
 
 from bench.compute.world import World
 from bench.config.resolve import resolve
@@ -118,7 +118,7 @@ def test_what_features_depend_on_makes_others(images: list[int]) -> None:
 
 def test_the_code_of_a_plug_ins_images_decides_too() -> None:
     class Own(ArrayImages):
-        """Of a plug-in, which may change what it makes of a file."""
+        """Images of a plug-in, which may change what it makes of a file."""
 
     pixels = np.zeros((2, 4, 4, 3), dtype=np.uint8)
     usual, own = (Pixels(cls(pixels, [0, 1]), tiny_clip(), False) for cls in (ArrayImages, Own))

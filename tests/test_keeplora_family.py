@@ -10,12 +10,12 @@ from bench.methods.keeplora import KeepLora, KeepLoraOfficial, KeepLoraPlus, Kee
 from bench.methods.low_rank import PerTower
 from bench.methods.subspace import count_below, grow, leading, spectrum
 from safetensors.torch import load_file
+from support.learning import TRAIN, data, learn, nothing
 from support.listening import Heard
-from test_methods import TRAIN, data, learn, nothing
+from support.toy_runs import toy_run
 from torch import Tensor, nn
 
 from bench.cli import main as cli
-from bench.config.resolve import resolve
 from bench.config.run_settings import Surroundings, Train
 from bench.core.errors import UserError
 from bench.data.batch_order import BatchOrder
@@ -24,7 +24,6 @@ from bench.learning.observers import Observers
 from bench.learning.task_data import Context, TaskData
 from bench.metrics.matrix import AccuracyMatrix
 from bench.model.clip import Clip
-from bench.runs.run import run
 from bench.trials.toy import tiny_clip, toy_task
 
 TOY = str(Path(__file__).parent / "toy.py")
@@ -434,11 +433,6 @@ def test_the_head_needs_a_label_space_of_its_own() -> None:
 
 
 # ---- listeners and costs
-
-
-def toy_run(tmp_path: Path, *words: str, observers: Observers | None = None) -> Path:
-    line = [f"stream={TOY}", f"model={TOY}", f"out={tmp_path}", "device=cpu", "method.rank=4", "stream.count=2"]
-    return run(resolve([*line, *words]), observers=observers)
 
 
 def test_listeners_hear_what_a_run_computes_and_change_nothing(tmp_path: Path) -> None:

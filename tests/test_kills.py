@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from test_resume import assert_same, start
+from support.toy_runs import assert_same, start
 
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
@@ -58,7 +58,7 @@ def test_killed_at_random_moments_every_run_ends_with_the_same_bits(tmp_path: Pa
             out, killed = attempt(line, draw, spare=kills == KILLS)
             kills += killed
             found = re.search(r"continuing (before any task|in task|after the last task)", out)
-            begun[found[1] if found else "anew or while loading"] += 1
+            begun[found[1] if found else "from the start or while loading"] += 1
         assert_same(straight, run_directory(resolve(line)))
         finished += 1
     print(f"{kills} kills, {finished} runs finished; attempts that began: {dict(begun)}")

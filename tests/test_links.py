@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.made_records import make
-from test_resume import broken_off
+from support.toy_runs import broken_off
 
 from bench.cli import main as cli
 from bench.compare.export import write
@@ -214,7 +214,7 @@ def test_what_is_no_checkpoint_keeps_nobody_waiting(put: Put, copied, precious: 
     put(odd, precious)
     run(resolve(line))
     output = capsys.readouterr().out
-    assert f"the checkpoint {odd} is damaged and passed over" in output and "continuing in task 2 of 2" in output
+    assert f"the checkpoint {odd} is damaged and skipped" in output and "continuing in task 2 of 2" in output
     assert precious.read_text() == MINE and not (directory / CHECKPOINTS).exists()
 
 

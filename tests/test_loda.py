@@ -19,7 +19,7 @@ from bench.methods.loda import (
     with_margin,
 )
 from support.large import vit_b_16
-from test_methods import data, learn, nothing, weights
+from support.learning import data, learn, nothing, weights
 
 from bench.compute.seeding import generator
 from bench.config.fields import complaints

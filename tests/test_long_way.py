@@ -1,53 +1,22 @@
 """Every shortcut against KeepLoRA the long way (docs/benchmarks/long_way.py), in float64."""
 
-import importlib.util
-import json
 import sys
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 import torch.nn.functional as F
 from bench.methods.keeplora import KeepLora
 from bench.methods.low_rank import PerTower
+from support.long_way import CONTEXT, RANK, LongWay, pair, script
 
 from bench.data.pixels import Pixels
 from bench.data.stream import label_space
 from bench.learning.evaluate import outcomes
 from bench.learning.moments import mean_gradient
-from bench.learning.task_data import Context, TaskData
+from bench.learning.task_data import Context
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank
-from bench.trials.toy import tiny_clip, toy_task
-
-FOLDER = Path(__file__).parent.parent / "docs" / "benchmarks"
-RANK = 3
-
-
-def script(name: str) -> ModuleType:
-    """A module of docs/benchmarks."""
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-LongWay = script("long_way").LongWay
-CONTEXT = Context(1, 20, 0, 0)  # of the 40 images there are two full batches
-
-
-def pair(dtype: torch.dtype = torch.float64) -> tuple[Clip, TaskData, "LongWay"]:
-    """Two equal models: one for the suite, with a task, and one for the long way."""
-    clip, other, task = tiny_clip(), tiny_clip(), toy_task(0)
-    for one in (clip, other):
-        one.model.to(dtype)
-    data = TaskData(0, task.name, task.prompts, clip.tokenize(task.prompts), Pixels(task.train, clip, True), CONTEXT)
-    normalize = clip.normalize
-    clip.normalize = lambda pixels: normalize(pixels).to(dtype)  # type: ignore[method-assign]
-    return clip, data, LongWay(other, RANK)
+from bench.trials.toy import toy_task
 
 
 def attach(clip: Clip, long: "LongWay") -> None:
@@ -150,35 +119,6 @@ def test_the_benchmark_measures_every_phase(capsys: pytest.CaptureFixture, monke
         "4 images",
     ):
         assert f"| {row}" in out
-
-
-def test_the_benchmark_of_a_gpu_measures_every_phase(
-    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """On the CPU and a toy model; what it measures there means nothing, but it goes through."""
-    script("performance")
-    gpu = script("gpu")
-    monkeypatch.setattr(gpu, "product_rate", lambda dtype, device, seconds: 100.0)
-    monkeypatch.setattr(gpu.Workload, "_load", staticmethod(lambda model: tiny_clip()))
-    monkeypatch.setattr(gpu, "ENOUGH", 0)
-    file = tmp_path / "numbers.json"
-    words = ["gpu.py", "--device", "cpu", "--model", "toy", "--classes", "5", "--batch", "4", "--json", str(file)]
-    monkeypatch.setattr(sys, "argv", words)
-    gpu.main()
-    out = capsys.readouterr().out
-    phases = (
-        "training step",
-        "evaluation batch",
-        "gradient pass",
-        "feature pass",
-        "subspace update",
-        "weight subspace",
-    )
-    assert all(f"| {phase}" in out for phase in phases)
-    found = json.loads(file.read_text())["found"]
-    assert {"keeplora step, fp32", "lora step, bf16", "images a second, bf16", "ratio: subspace update, fp32"} <= set(
-        found
-    )
 
 
 def test_growth_is_measured_on_models_and_streams_of_any_size() -> None:

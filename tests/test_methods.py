@@ -11,32 +11,18 @@ from bench.methods.keeplora import KeepLora
 from bench.methods.lora import Lora
 from bench.methods.low_rank import PerTower
 from bench.methods.zero_shot import ZeroShot
+from support.learning import TRAIN, data, learn, nothing, weights
 
 from bench.config.fields import complaints
 from bench.config.run_settings import Train
 from bench.core.errors import UserError
-from bench.data.pixels import Pixels
 from bench.learning.method import Method
 from bench.learning.task_data import Context, TaskData
 from bench.model.clip import Clip
-from bench.trials.toy import tiny_clip, toy_task
+from bench.trials.toy import tiny_clip
 
-
-def nothing(*_: object) -> None:
-    """Hears of steps and epochs."""
-
-
-TRAIN = Train(epochs=2, batch_size=16, lr=0.02)
 LOW_RANK = [Lora, InfLora, KeepLora]
 ALL = [ZeroShot, Finetune, *LOW_RANK]
-
-
-def data(clip: Clip, index: int = 0, context: Context | None = None) -> TaskData:
-    task = toy_task(index)
-    context = context or Context(tasks=3, batch_size=16, init_seed=0, data_seed=0)
-    return TaskData(
-        index, task.name, task.prompts, clip.tokenize(task.prompts), Pixels(task.train, clip, True), context
-    )
 
 
 def make(cls: type[Method], clip: Clip | None = None, **settings) -> Method:
@@ -44,18 +30,6 @@ def make(cls: type[Method], clip: Clip | None = None, **settings) -> Method:
     if cls in LOW_RANK:
         settings = {"rank": 4} | settings
     return cls(cls.Settings(**settings), clip, Context(tasks=3, batch_size=16, init_seed=0, data_seed=0))
-
-
-def weights(method: Method) -> dict[str, torch.Tensor]:
-    return {name: m.weight.clone() for name, m in method.clip.maps.items()}
-
-
-def learn(method: Method, index: int) -> TaskData:
-    task = data(method.clip, index)
-    method.begin_task(task)
-    method.fit(task, TRAIN, nothing, nothing)
-    method.end_task(task)
-    return task
 
 
 # ---- all methods
@@ -123,8 +97,8 @@ def test_a_rank_above_the_width_is_refused(cls: type[Method]) -> None:
 
 @pytest.mark.parametrize("cls", LOW_RANK)
 def test_no_target_is_refused(cls: type[Method]) -> None:
-    for nothing in ({"maps": []}, {"towers": []}):
-        assert any("choose no linear map" in text for text in complaints(cls.Settings(**nothing)))
+    for empty in ({"maps": []}, {"towers": []}):
+        assert any("choose no linear map" in text for text in complaints(cls.Settings(**empty)))
 
 
 @pytest.mark.parametrize("cls", LOW_RANK)

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 from bench.methods.milora import MiLora, minor_part
+from support.learning import data, nothing, weights
 from support.shapes_only import trained, vit_b_16
-from test_methods import data, nothing, weights
 
 from bench.config.resolve import resolve
 from bench.config.run_settings import Train

@@ -7,7 +7,7 @@ import torch
 from bench.methods.lora import Lora
 from bench.methods.o_lora import OLora, overlap
 from support.large import vit_b_16
-from test_methods import TRAIN, data, learn, nothing
+from support.learning import TRAIN, data, learn, nothing
 
 from bench.config.resolve import resolve_method
 from bench.core.errors import UserError

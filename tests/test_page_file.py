@@ -9,8 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from support.made_records import change, learn, make, measure, settings_of
-from test_compare import mtil
+from support.made_records import change, learn, make, measure, mtil, settings_of
 
 from bench.cli import main as cli
 from bench.compare import export, grouping, page, significance

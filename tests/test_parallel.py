@@ -1,25 +1,22 @@
 """A run shared by several processes gives the results of one, and can be broken off and continued."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from support.references import reference_of_toys
+from support.several_processes import assert_close, losses, start, start_in_turn
 
 from bench.compute.world import World, world
 from bench.config import registry
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
-from bench.metrics.matrix import AccuracyMatrix
-from bench.metrics.outcomes import Outcomes
 from bench.record.schema import OUTCOMES
+from bench.runs.run import run
 
 ROOT = Path(__file__).parent.parent
 TOY = str(Path(__file__).parent / "toy.py")
@@ -45,24 +42,6 @@ def words(out: Path, method: str, *more: str) -> list[str]:
     return [*found, *rank, *reference_of_toys(cls), "threads=1", *more]
 
 
-def start(line: list[str], size: int) -> list[subprocess.Popen]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    ranks = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_WAIT_POLICY": "passive"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "bench", "run", *line],
-            cwd=ROOT,
-            env={**os.environ, **ranks, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-
-
 def finish(line: list[str], size: int = 2) -> Path:
     processes = start(line, size)
     output = [process.communicate(timeout=240) for process in processes]
@@ -71,21 +50,28 @@ def finish(line: list[str], size: int = 2) -> Path:
     return run_directory(resolve(line))
 
 
-def losses(directory: Path) -> list[float]:
-    lines = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if line["event"] == "epoch"]
+def small_batches(out: Path, method: str, batch: int) -> list[str]:
+    more = [f"train.batch_size={batch}", "evaluate.batch_size=5"]
+    if method in ("keeplora-official", "sc-lora"):  # with more, maps have columns that rounding decides
+        more.append("method.rank=2")
+    return words(out, method, *more)
 
 
-def assert_close(first: Path, second: Path) -> None:
-    """Equal up to the order of sums: here one image of a test set may change sides, and losses agree to five digits."""
-    a, b = (AccuracyMatrix.from_csv(path / "accuracy.csv") for path in (first, second))
-    c, d = (Outcomes.from_csv(path / OUTCOMES, a.columns) for path in (first, second))
-    for row in range(3):
-        for column in range(len(a.columns)):
-            one, other = c.of(a, row, column), d.of(b, row, column)
-            assert abs(a.accuracy(row, column) - b.accuracy(row, column)) <= 100 / len(one) + 1e-9
-            assert (one != other).sum() <= 1
-    assert losses(first) == pytest.approx(losses(second), rel=1e-4)
+@pytest.fixture(scope="module")
+def shared_runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs that two processes share, one of each method that is tested: the two make them one after another."""
+    items = [
+        item
+        for item in request.session.items
+        if item.fspath == request.node.fspath and "shared_runs" in item.fixturenames
+    ]
+    root, cases = tmp_path_factory.mktemp("shared"), [item.callspec.params for item in items]
+    lines = [small_batches(root / case["method"], case["method"], case["batch"]) for case in cases]
+    processes = start_in_turn(lines, [root / case["method"] / "cache" for case in cases], 2)
+    output = [process.communicate(timeout=240 * len(lines)) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], output
+    assert output[0][0].count("record in") == len(lines) and output[1][0] == ""
+    return {case["method"]: run_directory(resolve(line)) for case, line in zip(cases, lines, strict=True)}
 
 
 # The last batch of 40 images has 8 with batches of 16, and one, so none for a second process, with batches of 13.
@@ -131,13 +117,10 @@ def assert_close(first: Path, second: Path) -> None:
         ),
     ],
 )
-def test_two_processes_give_the_matrix_of_one(method: str, batch: int, tmp_path: Path) -> None:
-    more = [f"train.batch_size={batch}", "evaluate.batch_size=5"]
-    if method in ("keeplora-official", "sc-lora"):  # with more, maps have columns that rounding decides
-        more.append("method.rank=2")
-    alone, together = (
-        finish(words(tmp_path / name, method, *more), size) for name, size in (("alone", 1), ("together", 2))
-    )
+def test_two_processes_give_the_matrix_of_one(
+    method: str, batch: int, shared_runs: dict[str, Path], tmp_path: Path
+) -> None:
+    alone, together = run(resolve(small_batches(tmp_path, method, batch))), shared_runs[method]
     assert_close(alone, together)
     environments = [json.loads((path / "environment.json").read_text()) for path in (alone, together)]
     assert [environment["processes"] for environment in environments] == [1, 2]
@@ -149,8 +132,8 @@ def test_two_processes_give_the_matrix_of_one(method: str, batch: int, tmp_path:
 @pytest.mark.slow
 def test_two_processes_change_the_same_images_in_the_same_way(tmp_path: Path) -> None:
     more = ["train.batch_size=13", "train.steps=7", "train.augment=inflora", "train.label_smoothing=0.1"]
-    alone, together = (finish(words(tmp_path / str(size), "lora", *more), size) for size in (1, 2))
-    assert_close(alone, together)
+    alone = run(resolve(words(tmp_path / "alone", "lora", *more)))
+    assert_close(alone, finish(words(tmp_path / "together", "lora", *more)))
 
 
 def wait_for_epoch(process: subprocess.Popen, directory: Path, epoch: int) -> None:
@@ -195,8 +178,6 @@ def test_a_signal_to_one_process_stops_all_where_they_can_be_continued(tmp_path:
 
 
 def test_more_processes_than_images_in_a_batch_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.runs.run import run
-
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(UserError, match="3 processes share batches of train.batch_size=2: start fewer"):

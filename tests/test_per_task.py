@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
-from support.made_records import change, make, measure
-from test_compare import mtil
+from support.made_records import change, make, measure, mtil
 
 from bench.compare import tables
 from bench.compare.grouping import gather

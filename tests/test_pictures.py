@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from support.made_records import change, learn, make, measure
-from test_compare import mtil
+from support.made_records import change, learn, make, measure, mtil
 
 from bench.cli import main as cli
 from bench.compare import grouping, per_task, pictures, views

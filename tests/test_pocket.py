@@ -133,7 +133,7 @@ def test_no_sentence_of_the_reference_set_names_a_class(beside: ReferenceSet) ->
         assert not names & (parts | {part.removesuffix("s") for part in parts}), sentence
 
 
-def test_a_damaged_reference_set_is_told(copied: Path) -> None:
+def test_a_damaged_reference_set_is_reported(copied: Path) -> None:
     shutil.copy(copied / "digits_val.webp", copied / "reference.webp")
     with pytest.raises(UserError, match=r"reference=pocket-reference is incomplete in .*reference.webp is damaged"):
         reference_set("pocket-reference", None, None, None)
@@ -231,7 +231,7 @@ def test_damaged_images_are_named(copied: Path) -> None:
             pocket.Pocket(pocket.Pocket.Settings(tasks=TASKS[:1]), None, 0)
 
 
-def test_damaged_weights_are_told(copied: Path) -> None:
+def test_damaged_weights_are_reported(copied: Path) -> None:
     weights = copied / "model" / "open_clip_model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1

@@ -9,8 +9,8 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from support.listening import Heard
-from test_resume import assert_same, killed_after, until_finished, words  # noqa: F401
-from test_train import CONTEXT, probe
+from support.toy_runs import assert_same, until_finished, words
+from support.training import CONTEXT, probe
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.compare.diff import diff
@@ -119,7 +119,7 @@ def test_training_and_evaluation_are_low_and_statistics_are_not(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("precision", LOW)
-def test_a_broken_off_run_of_lower_precision_is_exact(precision: str, tmp_path, killed_after) -> None:  # noqa: F811
+def test_a_broken_off_run_of_lower_precision_is_exact(precision: str, tmp_path, killed_after) -> None:
     more = [f"precision={precision}", "train.grad_clip=1"]
     straight = run(resolve(words(tmp_path / "straight", "lora", *more)))
     killed_after(5, before=False)
@@ -147,7 +147,7 @@ def test_a_step_whose_scaled_gradients_overflow_is_left_out_and_the_scale_halved
     assert not torch.equal(taken[0], taken[1]) and torch.equal(taken[1].detach(), taken[2].detach())
 
 
-def test_sgd_goes_on_where_the_very_first_step_overflows() -> None:
+def test_sgd_continues_where_the_very_first_step_overflows() -> None:
     weight = torch.ones(3, requires_grad=True)
     train, steps = Train(optimizer="sgd", momentum=0.5, lr=0.25, schedule="constant", weight_decay=0.0), []
     optimizer, scaler = build_optimizer([weight], train), torch.amp.GradScaler("cpu")

@@ -6,6 +6,7 @@ The architectures are small and have open_clip's own names of weights: `Tiny-16`
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import json
 import os
@@ -21,6 +22,7 @@ import open_clip
 import pytest
 import safetensors.torch
 import torch
+from open_clip.transform import PreprocessCfg
 
 from bench.core.errors import UserError
 from bench.model.clip import Clip
@@ -232,7 +234,7 @@ def test_openais_archive_of_another_model_is_refused(weights: dict, tmp_path: Pa
         (
             "Tiny-16-quickgelu",
             "QuickGELU",
-            "as Tiny-16-quickgelu says; weights of LAION, DataComp and others need GELU: model=Tiny-16",
+            "as Tiny-16-quickgelu says; weights of others than OpenAI, MetaCLIP and DFN need GELU: model=Tiny-16",
         ),
         ("Lone-16", "GELU", "as Lone-16 says"),
         ("Tiny-16/openai", "QuickGELU", "as Tiny-16/openai says"),
@@ -277,6 +279,92 @@ def test_weights_that_show_what_they_need_do_not_run_with_something_else(
     for content in (json.dumps({"model_cfg": TINY}), "{", "[]", '{"model_cfg": 3}', "[" * 100_000):
         beside.write_text(content, encoding="utf-8")
         assert "runs with GELU" in load_open_clip("Tiny-16", str(path)).notes[0]
+
+
+def test_the_weights_that_need_quick_gelu_are_named_where_open_clip_lists_them(
+    weights: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LAION-400M's of ViT-B-32 need it, those of ViT-B-16 do not: who made them is not enough."""
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda name: list(TAGS.get(name, ())))
+    torch.save(weights, tmp_path / "w.pt")
+    (note, *_) = load_open_clip("Tiny-16", str(tmp_path / "w.pt")).notes
+    assert note.endswith("weights of openai, laion400m_e32 need QuickGELU: model=Tiny-16-quickgelu")
+
+
+# ---- how images are read
+
+INCEPTION = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+CLIPA = {
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "interpolation": "bilinear",
+    "resize_mode": "squash",
+}
+USUAL = {key: value for key, value in dataclasses.asdict(PreprocessCfg()).items() if key in CLIPA}
+
+TAGS: dict[str, dict] = {
+    "Tiny-16": {"openai": {**USUAL, "url": "x"}, "laion2b": {**INCEPTION, "hf_hub": "x"}},
+    "Tiny-16-quickgelu": {"openai": USUAL, "laion400m_e32": USUAL},
+    "Tiny-16-64": {"datacomp1b": CLIPA},
+}
+"""Tags as open_clip has them: of two kinds as for ViT-L-14, of the usual kind, of one other kind as for CLIPA's."""
+
+
+def reads(clip: Clip) -> dict:
+    return {key: clip.preprocess[key] for key in CLIPA}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "said"),
+    [
+        ("Tiny-16/openai", USUAL, ""),
+        ("Tiny-16/laion2b", INCEPTION, "mean 0.5 0.5 0.5, std 0.5 0.5 0.5, as Tiny-16/laion2b says"),
+        ("Tiny-16", USUAL, "as open_clip does without a tag; laion2b of Tiny-16 would not: model=Tiny-16/laion2b"),
+        ("Tiny-16-quickgelu", USUAL, ""),
+        ("Tiny-16-64", CLIPA, "interpolation bilinear, resize_mode squash, as every tag of Tiny-16-64 says"),
+        ("Lone-16", USUAL, ""),
+    ],
+)
+def test_a_file_is_read_with_the_preprocessing_of_its_tag(
+    name: str, expected: dict, said: str, weights: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also without a tag where all tags of the architecture agree; what may be wrong is said."""
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda name: list(TAGS.get(name, ())))
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda name, tag: TAGS.get(name, {}).get(tag, {}))
+    path = tmp_path / "w.pt"
+    torch.save(weights, path)
+    clip = load_open_clip(name, str(path))
+    assert reads(clip) == expected and clip.preprocess["size"] == clip.image_size
+    (notes,) = [[note for note in clip.notes if note.startswith(f"{path} reads images")]]
+    assert [note.endswith(said) for note in notes] == [True] * bool(said)
+    pixels = torch.arange(3 * 2 * 2, dtype=torch.uint8).view(1, 3, 2, 2)
+    mean, std = (torch.tensor(expected[key]).view(3, 1, 1) for key in ("mean", "std"))
+    torch.testing.assert_close(clip.normalize(pixels), (pixels / 255 - mean) / std)
+    assert reads(load_open_clip(name, weights="random")) == (expected if "/" in name else USUAL)
+
+
+def test_a_file_is_read_as_open_clips_configuration_beside_it_says(weights: dict, tmp_path: Path) -> None:
+    path, beside = tmp_path / "open_clip_model.safetensors", tmp_path / "open_clip_config.json"
+    safetensors.torch.save_file(weights, path)
+
+    def read(preprocess: Any, name: str = "Tiny-16") -> tuple[dict, list[str]]:
+        beside.write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": preprocess}), encoding="utf-8")
+        clip = load_open_clip(name, str(path))
+        return reads(clip), clip.notes[1:]
+
+    assert read({**CLIPA, "size": 224}) == (
+        CLIPA,
+        [
+            f"{path} reads images with mean 0.485 0.456 0.406, std 0.229 0.224 0.225, interpolation bilinear, "
+            "resize_mode squash, as open_clip_config.json beside it says"
+        ],
+    )
+    assert read(CLIPA, "Tiny-16/laion") == (USUAL, [])  # the tag decides
+    assert read(USUAL) == (USUAL, [])
+    assert read({"resize_mode": "squash"})[0] == {**USUAL, "resize_mode": "squash"}
+    odd = ([1], {"mean": "x"}, {"mean": [0, 0]}, {**INCEPTION, "std": [0, 1, 1]}, {**INCEPTION, "mean": [True] * 3})
+    for preprocess in (*odd, {"interpolation": ["bilinear"], "resize_mode": 3}):
+        assert read(preprocess) == (USUAL, [])
 
 
 def test_a_run_prints_the_notes_of_its_model(capsys: pytest.CaptureFixture) -> None:

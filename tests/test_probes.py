@@ -5,7 +5,7 @@ import pytest
 import torch
 from bench.methods.probes import LinearProbe, NearestMean, class_sums, gated
 from sklearn.linear_model import LogisticRegression
-from test_resume import words
+from support.toy_runs import words
 
 from bench.config.resolve import resolve
 from bench.data.pixels import Pixels

@@ -4,21 +4,19 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 
 import pytest
-from support.references import reference_of_toys
+from support.toy_runs import Killed, assert_same, broken_off, start, until_finished, words
 
 import bench
 from bench.config import registry
 from bench.config.fingerprint import run_directory
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
-from bench.core.signals import Stopped
 from bench.learning.method import Method
 from bench.record import provenance
 from bench.record.checkpoint import Checkpoints
@@ -27,113 +25,34 @@ from bench.runs.run import run
 from bench.runs.session import MODEL, Session
 from bench.trials.contract import verify
 
-ROOT = Path(__file__).parent.parent
-TOY = str(Path(__file__).parent / "toy.py")
-TIMES = {"seconds", "peak_memory_mb"}
+VARIANTS = ("-faithful", "-official", "-pp")
+"""Ends of the names of methods that are variants of others."""
 
 
-class Killed(BaseException):
-    """Stands for the end of the process."""
+def with_own_code() -> list[str]:
+    """Return all methods but the variants that differ from another one in settings alone: it stands for them here.
+
+    With their settings they are broken off at any step in tests/test_contract.py.
+    """
+    names = sorted(registry.entries("method"))
+    return [name for name in names if not name.endswith(VARIANTS) or _has_code(registry.load("method", name))]
 
 
-FORGET = [
-    "stream=forget",
-    f"stream.of={TOY}",
-    "stream.options=[count=2]",
-    "stream.count=2",
-    "stream.per_request=1",
-    "train.epochs=2",
-    "train.batch_size=16",
-]
-"""A toy stream of requests, for methods that forget."""
+def _has_code(cls: type) -> bool:
+    return any(isinstance(one, FunctionType | classmethod | staticmethod | property) for one in vars(cls).values())
 
 
-def words(out: Path, method: str, *more: str) -> list[str]:
-    found = [
-        f"model={TOY}",
-        f"method={method}",
-        f"out={out}",
-        "device=cpu",
-        "threads=1",
-        "cache.gb=0",  # what is computed twice is to be computed
-    ]
-    entry = registry.entries("method").get(method)
-    cls = registry.load_entry(entry) if entry else None
-    forgets = "forgetting" in getattr(cls, "kinds", ())
-    found += FORGET if forgets else [f"stream={TOY}", "stream.count=2"]
-    found += reference_of_toys(cls) if cls else []
-    if method == "retrain":  # it begins with what a run has learned
-        found.append(f"start={run(resolve(words(out.parent / 'start', 'lora')))}")
-    defaults = getattr(cls, "defaults", {})
-    if "train.steps" in defaults:
-        found.append("train.steps=8")  # a paper's are many
-    if defaults.get("train.warmup", 0) >= 1:
-        found.append("train.warmup=2")
-    return [*found, *more, *(["method.rank=4"] if hasattr(getattr(cls, "Settings", None), "rank") else [])]
+def test_variants_that_differ_in_settings_alone_are_tested_with_the_code_of_another_method() -> None:
+    left_out = registry.entries("method").keys() - set(with_own_code())
+    assert "gs-lora-pp" not in left_out and len(left_out) > 5
+    for name in left_out:
+        assert registry.load("method", name).__mro__[1] in {registry.load("method", one) for one in with_own_code()}
 
 
-def events(directory: Path) -> list[dict]:
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
-
-
-def assert_same(first: Path, second: Path) -> None:
-    assert events(first) == events(second)
-    for name in ("accuracy.csv", "outcomes.csv", MODEL, "batches.jsonl"):
-        assert (first / name).exists() == (second / name).exists()
-        if (first / name).exists():
-            assert (first / name).read_bytes() == (second / name).read_bytes(), name
-    metrics = [json.loads((path / "summary.json").read_text())["metrics"] for path in (first, second)]
-    assert metrics[0] == metrics[1]
-
-
-def until_finished(line: list[str], attempts: int = 200) -> tuple[Path, int]:
-    """Start the same line until it ends; returns the run directory and how often it was broken off."""
-    for attempt in range(attempts):
-        try:
-            return run(resolve(line)), attempt
-        except (Killed, Stopped):
-            continue
-    raise AssertionError("the run makes no progress")
-
-
-@pytest.fixture
-def killed_after(monkeypatch: pytest.MonkeyPatch):
-    """Makes every process die after so many checkpoints, before or after the last of them is written."""
-
-    def arrange(count: int, before: bool) -> None:
-        save, left = Checkpoints.save, {"now": count}
-
-        def dying(self: Checkpoints, *arguments, **named) -> None:
-            left["now"] -= 1
-            die = left["now"] <= 0
-            if die:
-                left["now"] = count
-            if die and before:
-                raise Killed
-            save(self, *arguments, **named)
-            if die:
-                raise Killed
-
-        monkeypatch.setattr(Checkpoints, "save", dying)
-
-    return arrange
-
-
-ALIKE = ("-faithful", "-official", "-pp")
-"""Ends of the names of methods that differ from another one in settings alone."""
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * name.endswith(ALIKE))
-        for name in sorted(registry.entries("method"))
-    ],
-)
+@pytest.mark.parametrize("method", with_own_code())
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(method: str, tmp_path: Path, killed_after) -> None:
-    more = ["batches.record=true", "checkpoint.every=0"]
-    straight = run(resolve(words(tmp_path / "straight", method, *more)))
+    more = ["batches.record=true", "checkpoint.every=0"]  # kept after every step
+    straight = run(resolve(words(tmp_path / "straight", method, "batches.record=true")))
     killed_after(8 if registry.load("method", method).fit is Method.fit else 3, before=False)  # a solution has no steps
     broken, times = until_finished(words(tmp_path / "broken", method, *more))
     assert times >= 2 or method in ("zero-shot", "no-op", "erase-text")  # which are not trained
@@ -141,7 +60,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(method: str, tmp_p
     assert not (broken / "checkpoints").exists()
 
 
-def test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_the_one_before(tmp_path: Path, killed_after) -> None:
+def test_a_run_killed_while_a_checkpoint_is_written_continues_from_the_one_before(tmp_path: Path, killed_after) -> None:
     straight = run(resolve(words(tmp_path / "straight", "keeplora")))
     killed_after(4, before=True)
     broken, times = until_finished(words(tmp_path / "broken", "keeplora", "checkpoint.every=0"))
@@ -254,24 +173,7 @@ def test_the_model_of_a_finished_run_is_kept_unless_it_is_not_wanted(tmp_path: P
     assert not (without / MODEL).exists() and without.name == directory.name
 
 
-def broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> tuple[list[str], Path]:
-    """A run that ended inside its second task."""
-    line = words(tmp_path, "lora", "checkpoint.every=0", *more)
-    record_row = Session._record_row
-
-    def dying(self: Session) -> None:
-        if self.progress.row == 2:
-            raise Killed
-        record_row(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Session, "_record_row", dying)
-        with pytest.raises(Killed):
-            run(resolve(line))
-    return line, run_directory(resolve(line))
-
-
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path, monkeypatch, capsys) -> None:
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tmp_path, monkeypatch, capsys) -> None:
     straight = run(resolve(words(tmp_path / "straight", "lora")))
     line, directory = broken_off(tmp_path / "broken", monkeypatch)
     files = sorted((directory / "checkpoints").glob("*-task.*"))
@@ -280,11 +182,11 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path, monke
     content[len(content) // 2] ^= 1
     files[-1].write_bytes(content)
     assert_same(straight, run(resolve(line)))
-    assert f"the checkpoint {files[-1]} is damaged and passed over" in capsys.readouterr().out
+    assert f"the checkpoint {files[-1]} is damaged and skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 100], ids=["empty", "text", "noise"])
-def test_a_run_without_a_whole_checkpoint_begins_anew(content: bytes, tmp_path, monkeypatch) -> None:
+def test_a_run_without_a_whole_checkpoint_starts_again(content: bytes, tmp_path, monkeypatch) -> None:
     straight = run(resolve(words(tmp_path / "straight", "lora")))
     line, directory = broken_off(tmp_path / "broken", monkeypatch)
     for path in (directory / "checkpoints").iterdir():
@@ -292,7 +194,7 @@ def test_a_run_without_a_whole_checkpoint_begins_anew(content: bytes, tmp_path, 
     assert_same(straight, run(resolve(line)))
 
 
-def test_a_torn_line_is_mended(tmp_path, monkeypatch) -> None:
+def test_a_torn_line_is_repaired(tmp_path, monkeypatch) -> None:
     straight = run(resolve(words(tmp_path / "straight", "lora", "batches.record=true")))
     line, directory = broken_off(tmp_path / "broken", monkeypatch, "batches.record=true")
     for name in ("metrics.jsonl", "batches.jsonl"):
@@ -325,7 +227,7 @@ def test_another_version_does_not_continue_a_run(tmp_path, monkeypatch) -> None:
         run(resolve(line))
 
 
-def test_another_state_of_the_code_is_told_and_recorded(tmp_path, monkeypatch, capsys) -> None:
+def test_another_state_of_the_code_is_reported_and_recorded(tmp_path, monkeypatch, capsys) -> None:
     line, directory = broken_off(tmp_path, monkeypatch)
     monkeypatch.setattr(session, "code_identity", lambda resolved: {"code_revision": "another"})
     run(resolve(line))
@@ -348,17 +250,6 @@ def test_two_processes_do_not_write_one_record(tmp_path: Path) -> None:
     assert not (directory / "lock").exists() and not (directory / "writer").exists()
 
 
-def start(line: list[str]) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "bench", "run", *line],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_WAIT_POLICY": "passive"},
-    )
-
-
 def wait_for_row(process: subprocess.Popen, directory: Path, row: int) -> None:
     end = time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None:
@@ -369,8 +260,8 @@ def wait_for_row(process: subprocess.Popen, directory: Path, row: int) -> None:
     raise AssertionError(process.communicate())
 
 
-# Long enough to be met alive after the first task.
-LONG = ["train.epochs=60"]
+# Long enough to be met alive after the first task, which is short.
+LONG = ["train.epochs=60", "train.tasks=[toy0.epochs=1]"]
 
 
 @pytest.fixture(scope="module")

@@ -245,9 +245,8 @@ def test_a_rank_is_held_against_the_adapted_towers_only() -> None:
     resolve(["method=lora", "method.rank=600", "model=ViT-B-16/openai", "method.towers=[image]"])
 
 
-def test_a_missing_device_is_told(tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        return
+def test_a_missing_device_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="device=cuda is not available on this machine"):
         run(toy(tmp_path, "method=lora", "device=cuda"))
 
@@ -308,7 +307,9 @@ def test_a_finished_run_of_other_data_is_not_handed_back(finished: Path, monkeyp
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", None])
-def test_a_finished_run_whose_identity_is_damaged_is_told(content: str | None, finished: Path, tmp_path: Path) -> None:
+def test_a_finished_run_whose_identity_is_damaged_is_reported(
+    content: str | None, finished: Path, tmp_path: Path
+) -> None:
     directory = tmp_path / finished.relative_to(finished.parents[3])
     shutil.copytree(finished, directory)
     (directory / "identity.json").unlink()
@@ -342,7 +343,7 @@ def test_a_tasks_own_budget_is_checked(settings: dict, message: str, tmp_path: P
         run(dataclasses.replace(toy(tmp_path, "method=lora"), stream_class=Odd))
 
 
-def test_what_is_no_method_is_told(tmp_path: Path) -> None:
+def test_what_is_no_method_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="method lora is no subclass of bench.api.Method"):
         run(dataclasses.replace(toy(tmp_path, "method=lora"), method_class=dict))
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from bench.methods import sc_lora
 from bench.methods.sc_lora import ScLora, contrast, divisors, output_directions, unit_trace
+from support.learning import data, nothing, weights
 from support.shapes_only import trained, vit_b_16
-from test_methods import data, nothing, weights
 
 from bench.config.resolve import resolve, resolve_method
 from bench.config.run_settings import Train
@@ -211,7 +211,8 @@ def test_the_reference_set_is_measured_once_with_the_untrained_model(keep: str) 
 
 @pytest.mark.parametrize("settings", [{"keep": "both", "norm": "absmax"}, {"keep": "reference", "trained": "A"}])
 def test_other_settings_continue_to_the_same_bits(settings: dict[str, str]) -> None:
-    contract.state(lambda: Trial(ScLora, ScLora.Settings(rank=4, **settings), [], dataclasses.replace(TRIED, epochs=1)))
+    once = dataclasses.replace(TRIED, epochs=1)
+    contract.state(contract.Start(lambda: Trial(ScLora, ScLora.Settings(rank=4, **settings), [], once)))
 
 
 # ---- the method

@@ -5,7 +5,7 @@ import torch
 from bench.methods.lora import Lora
 from bench.methods.sd_lora import Directions, SdLora, normalised
 from support.large import vit_b_16
-from test_methods import TRAIN, data, learn, nothing, weights
+from support.learning import TRAIN, data, learn, nothing, weights
 
 from bench.compute.seeding import generator
 from bench.learning.method import Method

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_resume import broken_off
+from support.toy_runs import broken_off
 
 from bench.config.resolve import resolve
 from bench.core.errors import UserError

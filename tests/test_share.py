@@ -8,7 +8,7 @@ from bench.methods.low_rank import kaiming_uniform
 from bench.methods.share import Share
 from bench.methods.shared_subspace import Subspace, balanced, shared_subspace, squared_distance
 from support.large import vit_b_16
-from test_methods import data, nothing, weights
+from support.learning import data, nothing, weights
 
 from bench.config.resolve import resolve
 from bench.config.run_settings import Surroundings, Train
@@ -396,7 +396,7 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
             resolve(["method=share", f"method.{name}=true", "method.granularity=vector"])
     settings, widths = Share.Settings(rank=4, select="oracle", temporary=50), {"image": 64, "text": 48}
     assert settings.fits(Surroundings("seen", widths)) == [
-        "method.select=oracle has to know the task of a test image, which the label space seen does not tell: choose "
+        "method.select=oracle has to know the task of a test image, which the label space seen does not name: choose "
         "mean or router",
         "method.temporary=50 is above the width 48 of the text tower: choose at most 48",
     ]

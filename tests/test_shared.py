@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import TOY, assert_same, killed_after, until_finished  # noqa: F401
+from support.toy_runs import TOY, assert_same, until_finished
 
 from bench.config.resolve import resolve
 from bench.core.stopwatch import Stopwatch
@@ -94,7 +94,7 @@ def test_methods_share_the_zero_shot_row_and_nothing_else(tmp_path: Path) -> Non
     assert reused(run(resolve(words(tmp_path / "c", cache, f"method={copy}")))) == {"zero-shot row"}
 
 
-def test_a_continued_run_reports_all_that_was_reused(tmp_path: Path, killed_after) -> None:  # noqa: F811
+def test_a_continued_run_reports_all_that_was_reused(tmp_path: Path, killed_after) -> None:
     cache = tmp_path / "cache"
     straight = run(resolve(words(tmp_path / "a", cache)))
     killed_after(3, before=False)

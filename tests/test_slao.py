@@ -7,7 +7,7 @@ import torch
 from bench.methods.lora import Lora
 from bench.methods.slao import Slao, orthonormal_rows, share
 from support.large import vit_b_16
-from test_methods import TRAIN, data, learn, nothing, weights
+from support.learning import TRAIN, data, learn, nothing, weights
 
 from bench.compute.seeding import generator
 from bench.config.resolve import resolve_method

@@ -9,7 +9,7 @@ import torch
 from bench.methods.low_rank import PerTower, kaiming_uniform
 from bench.methods.splitlora import SplitLora, SplitLoraFaithful, first_free, random_rows, running_mean, share_seen
 from support.large import vit_b_16
-from test_methods import TRAIN, data, learn, nothing, weights
+from support.learning import TRAIN, data, learn, nothing, weights
 
 from bench.config.fingerprint import fingerprint
 from bench.config.resolve import resolve
@@ -135,7 +135,7 @@ def test_the_memory_is_the_mean_over_all_tokens_of_all_tasks_each_after_it_was_l
 
 
 def full_gradients(method: SplitLora, task: TaskData) -> dict[str, torch.Tensor]:
-    """Of the mean loss over all images, by map, with ordinary autograd."""
+    """Gradients of the mean loss over all images, by map, with ordinary autograd."""
     images, labels = (torch.cat(parts) for parts in zip(*task.batches("another order"), strict=True))
     with method.clip.trainable(m.parameter for m in method.targets):
         logits = method.clip.logits(method.clip.encode_images(images), method.clip.encode_tokens(task.tokens))

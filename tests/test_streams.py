@@ -213,6 +213,21 @@ def test_xtail_without_coops_files(tree: Path, tmp_path: Path) -> None:
     assert found.tasks[1].classes == ("off-center face", "ant", "yin and yang symbol")
 
 
+def test_mtil_with_the_splits_of_coop(tree: Path) -> None:
+    found = stream(tree, "stream=mtil-order1", "stream.splits=coop", "stream.prompts=zscl")
+    tasks = {task.name: task for task in found.tasks}
+    assert tuple(tasks) == find("mtil-order1").tasks
+    assert tasks["Caltech101"].classes[0] == "Faces"  # a name in CoOp's file, where MTIL says "off-center face"
+    assert tasks["DTD"].prompts[0] == "a photo of a banded texture."
+    whole = {task.name: len(task.train) for task in stream(tree, "stream=mtil-order1").tasks}
+    for name in ("CIFAR100", "MNIST"):  # CoOp has no file of these
+        held, kept = tasks[name].validation, tasks[name].train
+        assert len(held) + len(kept) == whole[name]
+        assert set(np.bincount(held.labels)) == {1} and set(np.bincount(kept.labels)) == {3}  # a fifth of four, rounded
+    assert all(task.validation is not None for task in found.tasks)
+    assert found.zero_shot("ViT-B-16/openai") is None  # the published accuracies are of MTIL's splits
+
+
 def test_task_agnostic_mtil_grows_its_label_space(tree: Path) -> None:
     found = stream(tree, "stream=mtil-agnostic")
     assert found.label_space == "agnostic" and [task.name for task in found.tasks][:2] == ["Aircraft", "Caltech101"]
@@ -254,6 +269,10 @@ def test_fingerprints_of_lines_without_the_new_settings_stay() -> None:
     """Names of run directories as they were before streams had these settings."""
     known = {
         "mtil-order1": "1219c9da71",
+        "mtil-order2": "cb266f6f16",
+        "mtil-fewshot": "2efabb9935",
+        "mtil-agnostic": "5326d31e58",
+        "mtil-split2": "4be5787fdf",
         "xtail": "0d3cf09a75",
         "cifar100-10": "2f6364f18d",
         "cub200-10": "174c5cddd8",

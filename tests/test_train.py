@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from support.training import CONTEXT, Probe, probe
 
 from bench.config.run_settings import Train
 from bench.core.errors import UserError
@@ -15,12 +16,10 @@ from bench.learning.method import Method
 from bench.learning.moments import mean_gradient
 from bench.learning.observers import Observers
 from bench.learning.optimizer import build_optimizer, build_schedule, groups_of, tensors_of
-from bench.learning.task_data import Context, TaskData
+from bench.learning.task_data import TaskData
 from bench.learning.train import TrainStep, fit
 from bench.learning.training_state import EpochReport, TrainingState
 from bench.trials.toy import tiny_clip, toy_task
-
-CONTEXT = Context(tasks=1, batch_size=16, init_seed=0, data_seed=0)
 
 
 def course(train: Train, steps: int, epoch: int | None = None) -> tuple[list[float], list[float]]:
@@ -96,32 +95,6 @@ def test_optimisers_take_their_settings(name: str, kind: type) -> None:
     group = optimizer.param_groups[0]
     assert type(optimizer) is kind and group["lr"] == 0.1 and group["weight_decay"] == 0.3
     assert name != "sgd" or group["momentum"] == 0.7
-
-
-class Probe(Method):
-    """Trains a bias on top of the logits and counts what the loop does."""
-
-    def setup(self) -> None:
-        self.bias = torch.zeros(3)
-        self.seen: list[int] = []
-        self.steps = 0
-        self.factor = 1.0
-
-    def parameters(self):
-        return [self.bias]
-
-    def loss(self, pixels, labels, task):
-        self.seen += labels.tolist()
-        return torch.nn.functional.cross_entropy(self.bias.expand(len(labels), 3), labels) * self.factor
-
-    def after_step(self) -> None:
-        self.steps += 1
-
-
-def probe(cls: type[Probe] = Probe) -> tuple[Probe, TaskData]:
-    clip, task = tiny_clip(), toy_task(0)
-    data = TaskData(0, task.name, task.prompts, clip.tokenize(task.prompts), Pixels(task.train, clip, True), CONTEXT)
-    return cls(cls.Settings(), clip, CONTEXT), data
 
 
 def test_every_image_once_an_epoch_last_partial_batch_included() -> None:

@@ -8,7 +8,7 @@ import torch
 from bench.methods.bounds import Independent, Joint, own_classes
 from bench.methods.finetune import Finetune
 from bench.methods.lora import Lora
-from test_resume import words
+from support.toy_runs import words
 
 from bench.config.resolve import resolve
 from bench.config.run_settings import Train

@@ -171,7 +171,7 @@ def test_tasks_that_every_seed_draws_are_counted(tmp_path):
     assert found.tasks == ["task 1", "task 2"] and found.lines[0].mean[1].tolist() == [80, 41]
 
 
-def test_a_damaged_matrix_is_told_and_left_out(tmp_path):
+def test_a_damaged_matrix_is_reported_and_left_out(tmp_path):
     (make(tmp_path) / "accuracy.csv").write_text("nonsense")
     make(tmp_path, "lora")
     found = view(tmp_path)

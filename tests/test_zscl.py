@@ -19,8 +19,8 @@ from bench.methods.zscl import (
     squared_distance,
     squared_product,
 )
+from support.learning import data, nothing
 from support.shapes_only import trained, vit_b_16
-from test_methods import data, nothing
 
 from bench.config.resolve import resolve
 from bench.config.run_settings import Train

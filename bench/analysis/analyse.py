@@ -139,16 +139,16 @@ def _analyse(
     decomposed = decompose(clip, options)
     wanted = states(options)
     batches = sum(-(-len(task.test) // there.protocol.batch_size) for task in tasks) * distinct(wanted)
-    found: list[Measured] = []
+    measured: list[Measured] = []
     start = time.perf_counter()
     with clip.computing(what.resolved.run.precision), bar("measure", batches) as advance:
         for one in measure(there.method, store, there.protocol, decomposed, wanted, advance):
-            if not found:
+            if not measured:
                 seconds = (time.perf_counter() - start) * (distinct(wanted) - 1)
                 say(f"{distinct(wanted)} states of the model, about {max(1, round(seconds))} s")
-            found.append(one)
+            measured.append(one)
             with _writing(folder):
-                write_output(folder / PARTS, report.parts_csv(found, names, there.learned, by_chance))
+                write_output(folder / PARTS, report.parts_csv(measured, names, there.learned, by_chance))
     seeds = what.resolved.run.seeds
     batch = what.resolved.run.train.batch_size
     context = Context(len(tasks), batch, seeds.init or 0, seeds.data_order or 0, stream.label_space)
@@ -157,10 +157,10 @@ def _analyse(
     groups = report.groups(there.learned)
     with _writing(folder):
         write_output(folder / OVERLAPS, report.overlaps_csv(over))
-        list(save(partial(pictures.parts, found, groups, by_chance), folder, "parts"))
+        list(save(partial(pictures.parts, measured, groups, by_chance), folder, "parts"))
         if over:
             list(save(partial(pictures.overlaps, over, names), folder, "overlaps"))
-    return Analysis(folder, tuple(names), tuple(found), tuple(over))
+    return Analysis(folder, tuple(names), tuple(measured), tuple(over))
 
 
 @contextmanager

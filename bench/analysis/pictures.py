@@ -22,23 +22,23 @@ LABELS = {"principal": "principal part alone", "rest": "rest alone"}
 """What the parts are called in a picture."""
 
 
-def parts(found: Sequence[Measured], groups: Groups, by_chance: Sequence[float]) -> Figure:
+def parts(measured: Sequence[Measured], groups: Groups, by_chance: Sequence[float]) -> Figure:
     """Draw mean accuracy over the energy of the principal part, a panel for every place where weights are replaced.
 
     Parameters
     ----------
-    found : sequence of Measured
+    measured : sequence of Measured
     groups : mapping of str to sequence of int
         As from `bench.analysis.report.groups`; a line each, with a marker of its own.
     by_chance : sequence of float
         Percent of every test set that an answer drawn at random gets right; their mean is a dotted line.
     """
-    places = list(dict.fromkeys(one.state.place for one in found))
+    places = list(dict.fromkeys(one.state.place for one in measured))
     figure = canvas(PAGE, 2.6 + 0.16 * len(groups))
     panels = figure.subplots(1, len(places), sharey=True, squeeze=False)[0].tolist()
     for place, axes in zip(places, panels, strict=True):
         for part, color in zip(PARTS, PALETTE, strict=False):
-            those = [one for one in found if (one.state.place, one.state.part) == (place, part)]
+            those = [one for one in measured if (one.state.place, one.state.part) == (place, part)]
             for marker, (name, chosen) in zip(MARKERS, groups.items(), strict=False):
                 means = [mean([one.accuracies[index] for index in chosen]) for one in those]
                 label = f"{LABELS[part]}, {name}" if len(groups) > 1 else LABELS[part]
@@ -54,17 +54,17 @@ def parts(found: Sequence[Measured], groups: Groups, by_chance: Sequence[float])
     return figure
 
 
-def overlaps(found: Sequence[Overlap], names: Sequence[str]) -> Figure:
+def overlaps(measured: Sequence[Overlap], names: Sequence[str]) -> Figure:
     """Draw overlaps as a heat map: a row a task, columns for the tasks and for the weights at every energy.
 
     Parameters
     ----------
-    found : sequence of Overlap
+    measured : sequence of Overlap
     names : sequence of str
         Of the tasks, in order.
     """
-    towers = list(dict.fromkeys(one.tower for one in found))
-    tables = {tower: table([one for one in found if one.tower == tower], names) for tower in towers}
+    towers = list(dict.fromkeys(one.tower for one in measured))
+    tables = {tower: table([one for one in measured if one.tower == tower], names) for tower in towers}
     columns, _ = tables[towers[0]]
     height = 0.19 * len(names) + 1.1
     figure = canvas(PAGE, height * len(towers))
@@ -83,12 +83,12 @@ def overlaps(found: Sequence[Overlap], names: Sequence[str]) -> Figure:
     return figure
 
 
-def table(found: Sequence[Overlap], names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+def table(pairs: Sequence[Overlap], names: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """Return the columns of a heat map and its cells.
 
     Parameters
     ----------
-    found : sequence of Overlap
+    pairs : sequence of Overlap
         Of one tower.
     names : sequence of str
         Of the tasks, in order.
@@ -99,11 +99,11 @@ def table(found: Sequence[Overlap], names: Sequence[str]) -> tuple[list[str], np
     cells : float array [tasks, columns]
         1 for a task and itself; not a number where a subspace is empty.
     """
-    energies = list(dict.fromkeys(one.energy for one in found if one.energy is not None))
+    energies = list(dict.fromkeys(one.energy for one in pairs if one.energy is not None))
     cells = np.full((len(names), len(names) + len(energies)), math.nan)
     np.fill_diagonal(cells, 1.0)
     place = {name: index for index, name in enumerate(names)}
-    for one in found:
+    for one in pairs:
         row = place[one.task]
         if one.other is not None:
             cells[row, place[one.other]] = cells[place[one.other], row] = one.overlap

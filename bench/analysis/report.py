@@ -32,16 +32,16 @@ def groups(learned: Sequence[bool]) -> dict[str, list[int]]:
     learned : sequence of bool
         Whether the task of each test set was learned.
     """
-    found = {f"all {len(learned)} test sets": list(range(len(learned)))}
+    named = {f"all {len(learned)} test sets": list(range(len(learned)))}
     if len(set(learned)) > 1:
         for name, wanted in (("learned", True), ("not learned", False)):
             chosen = [index for index, one in enumerate(learned) if one is wanted]
-            found[f"{len(chosen)} {name}"] = chosen
-    return found
+            named[f"{len(chosen)} {name}"] = chosen
+    return named
 
 
 def parts_csv(
-    found: Sequence[Measured], names: Sequence[str], learned: Sequence[bool], by_chance: Sequence[float]
+    measured: Sequence[Measured], names: Sequence[str], learned: Sequence[bool], by_chance: Sequence[float]
 ) -> str:
     """Return one line for every test set in every state; accuracy and chance in percent, directions as a share."""
     rows = [
@@ -50,13 +50,13 @@ def parts_csv(
             round(one.directions, 6), one.correct[index], one.total[index], round(one.accuracies[index], 4),
             round(by_chance[index], 4),
         )
-        for one in found
+        for one in measured
         for index, name in enumerate(names)
     ]  # fmt: skip
     return _csv(PARTS_COLUMNS, rows)
 
 
-def overlaps_csv(found: Sequence[Overlap]) -> str:
+def overlaps_csv(measured: Sequence[Overlap]) -> str:
     """Return one line for every two subspaces; ``other`` is empty for the weights, ``energy`` for two tasks."""
     rows = [
         (
@@ -64,25 +64,25 @@ def overlaps_csv(found: Sequence[Overlap]) -> str:
             *("" if math.isnan(value) else round(value, 6) for value in (one.overlap, one.by_chance, one.angle)),
             *(round(value, 6) for value in one.dimensions), one.maps,
         )
-        for one in found
+        for one in measured
     ]  # fmt: skip
     return _csv(OVERLAP_COLUMNS, rows)
 
 
-def parts_table(found: Sequence[Measured], chosen: Sequence[int], title: str) -> str:
+def parts_table(measured: Sequence[Measured], chosen: Sequence[int], title: str) -> str:
     """Return mean accuracies in percent: a line an energy, two columns for every place where weights are replaced.
 
     Parameters
     ----------
-    found : sequence of Measured
+    measured : sequence of Measured
     chosen : sequence of int
         Positions of the test sets.
     title : str
         What the mean is over.
     """
-    by_state = {(one.state.place, one.state.part, one.state.energy): one for one in found}
-    places = list(dict.fromkeys(one.state.place for one in found))
-    energies = list(dict.fromkeys(one.state.energy for one in found))
+    by_state = {(one.state.place, one.state.part, one.state.energy): one for one in measured}
+    places = list(dict.fromkeys(one.state.place for one in measured))
+    energies = list(dict.fromkeys(one.state.energy for one in measured))
     rows = [["energy", "directions", *(f"{place} {part}" for place in places for part in PARTS)]]
     for energy in energies:
         cells = [by_state[place, part, energy] for place in places for part in PARTS]
@@ -91,13 +91,13 @@ def parts_table(found: Sequence[Measured], chosen: Sequence[int], title: str) ->
     return "\n".join([f"accuracy (%), mean over {title}", *aligned(rows)])
 
 
-def overlaps_table(found: Sequence[Overlap]) -> str:
+def overlaps_table(measured: Sequence[Overlap]) -> str:
     """Return means over tasks: overlaps of two tasks, and of a task with the weights at every energy."""
     rows = [["overlap of a task with", "tower", "mean", "lowest", "highest", "by chance", "mean angle"]]
-    kinds = list(dict.fromkeys((one.tower, one.other is None, one.energy) for one in found))
+    kinds = list(dict.fromkeys((one.tower, one.other is None, one.energy) for one in measured))
     for tower, of_weights, energy in kinds:
         those = [
-            one for one in found
+            one for one in measured
             if (one.tower, one.other is None, one.energy) == (tower, of_weights, energy) and one.maps
         ]  # fmt: skip
         if not those:

@@ -66,12 +66,12 @@ def task_bases(clip: Clip, store: PixelStore, tasks: Sequence[Task], context: Co
     Features are those of all training images, or of the prompts in the text tower; second moments are not centred.
     """
     maps = clip.select(options.maps, options.towers)
-    found = []
+    bases = []
     for index, task in enumerate(tasks):
         data = TaskData(index, task.name, task.prompts, clip.tokenize(task.prompts), store.get(task.train), context)
         moments = second_moments(clip, data, maps)
-        found.append({name: feature_basis(one.gram, options.feature_energy) for name, one in moments.items()})
-    return found
+        bases.append({name: feature_basis(one.gram, options.feature_energy) for name, one in moments.items()})
+    return bases
 
 
 def overlaps(
@@ -89,7 +89,7 @@ def overlaps(
         As `bench.analysis.measure.decompose` returns it.
     options : Options
     """
-    found = []
+    pairs = []
     energies = [one for one in options.energies if 0 < one < 1]
     for tower in options.towers:
         chosen = [(one, directions) for one, directions in decomposed if one.tower == tower]
@@ -97,11 +97,11 @@ def overlaps(
             own = [bases[first][one.site.name] for one, _ in chosen]
             for second in range(first + 1, len(names)):
                 others = [bases[second][one.site.name] for one, _ in chosen]
-                found.append(_mean(tower, names[first], names[second], None, own, others))
+                pairs.append(_mean(tower, names[first], names[second], None, own, others))
             for energy in energies:
                 weights = [directions.basis(directions.count(energy)) for _, directions in chosen]
-                found.append(_mean(tower, names[first], None, energy, own, weights))
-    return found
+                pairs.append(_mean(tower, names[first], None, energy, own, weights))
+    return pairs
 
 
 def _mean(

@@ -1,5 +1,5 @@
 """The verbs of ``python -m bench``, one file each, and the dispatch between them.
 
-Only ``bench.__main__`` imports it; it may import every other wing. It must hold no logic that a Python user would miss:
-a verb reads words, calls a function of a lower wing and prints the answer.
+It may be imported by ``bench.__main__`` only; it may import every other wing. It must hold no logic that a Python user
+would miss: a verb reads words, calls a function of a lower wing and prints the answer.
 """

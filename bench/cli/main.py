@@ -13,7 +13,7 @@ from bench.cli.list import LIST
 from bench.cli.profile import PROFILE
 from bench.cli.reuse import ANALYSE, EVALUATE, EXPORT, PROBE
 from bench.cli.run import RUN
-from bench.cli.sweep import SWEEP, TUNE
+from bench.cli.sweep import RECIPE, SWEEP, TUNE
 from bench.cli.tracking import DASHBOARD, MIRROR
 from bench.core.console import visible
 from bench.core.errors import UserError, suggest
@@ -22,8 +22,8 @@ from bench.core.signals import Stopped
 VERBS = {
     verb.name: verb
     for verb in (
-        RUN, SWEEP, TUNE, LIST, DATA, COMPARE, DIFF, EVALUATE, PROBE, EXPORT, ANALYSE, MIRROR, DASHBOARD, PROFILE,
-        CHECK,
+        RUN, SWEEP, TUNE, RECIPE, LIST, DATA, COMPARE, DIFF, EVALUATE, PROBE, EXPORT, ANALYSE, MIRROR, DASHBOARD,
+        PROFILE, CHECK,
     )
 }  # fmt: skip
 """All verbs by name, in the order of the overview."""

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.cli.verb import Verb
 from bench.config.words import Pair, split
@@ -29,9 +29,6 @@ CORE = 5e10
 
 START = 15
 """Seconds for torch, a model and the products that the machine is measured by, for the same guess."""
-
-PROMPT = 8
-"""Tokens of a prompt, for the same guess."""
 
 
 def call(words: list[str]) -> int:
@@ -68,6 +65,7 @@ def call(words: list[str]) -> int:
 def _plan(resolved: Resolved, given: Mapping[str, int]) -> str:
     """Say what is going to be measured and about how long that takes, before torch is imported."""
     from bench.config.catalogue import architectures, split
+    from bench.recipes.sizes import towers
 
     classes, batch, steps = given.get("classes", 100), given.get("batch", 8), given.get("steps", 3)
     head = (
@@ -77,27 +75,14 @@ def _plan(resolved: Resolved, given: Mapping[str, int]) -> str:
         return f"{head}; a registered model, how long it takes is not known before"
     config = architectures()[split(resolved.run.model)[0]].config
     count = given.get("images", batch * steps)
-    image, text = _operations(config, given.get("resolution"))
+    size = towers(config, given.get("resolution"))
     # In forward passes: the first gradient and training are three each, statistics and evaluation one each.
-    work = image * (3 * count + 3 * batch * steps + 3 * count) + text * classes * (3 * steps + 7)
+    work = size.image * (3 * count + 3 * batch * steps + 3 * count) + size.prompt * classes * (3 * steps + 7)
     cores = resolved.run.threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     seconds = START + work / CORE / cores
     said = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     threads = f"{cores} CPU thread{'' if cores == 1 else 's'}"
     return f"{head}; about {said} on {threads}, less on a GPU, more where a method decomposes weights"
-
-
-def _operations(config: Mapping[str, Any], resolution: int | None) -> tuple[float, float]:
-    """Return the operations of a forward pass of one image and of one prompt, from an open_clip configuration."""
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    size, patch = resolution or vision["image_size"], vision["patch_size"]
-    size = min(size) if isinstance(size, list) else size
-    tokens = (size // patch) ** 2 + 1
-
-    def blocks(layers: int, width: int, length: int) -> float:
-        return layers * (24 * width**2 * length + 4 * width * length**2)
-
-    return blocks(vision["layers"], vision["width"], tokens), blocks(text["layers"], text["width"], PROMPT)
 
 
 def _sizes(words: list[str]) -> tuple[dict[str, int], list[str]]:

@@ -1,4 +1,4 @@
-"""``python -m bench sweep`` and ``tune``: run every point of a sweep file, or choose settings by one."""
+"""``python -m bench sweep``, ``tune`` and ``recipe``: run every point of a sweep file, or choose settings by one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ def call_tune(words: list[str]) -> int:
     from bench.sweep.verbs import tune  # as above
 
     return tune(words)
+
+
+def call_recipe(words: list[str]) -> int:
+    """Show or run a published table."""
+    from bench.recipes.verb import recipe  # as above
+
+    return recipe(words)
 
 
 SWEEP = Verb(
@@ -59,7 +66,7 @@ TUNE = Verb(
 Runs every setting of a grid with every seed on the validation images of the stream, and chooses the setting with the
 highest mean. It ends with the line to run, and writes what was chosen, with all that was tried, to a file for
 "run method=NAME settings=FILE". Like a sweep it leaves finished points alone, and the same line continues it. Nothing
-is chosen for a method while one of its points is missing. Of equal means the one with the smaller learning rate wins.
+is chosen for a method while one of its points is missing. If two means are equal, the smaller learning rate wins.
 
 method=NAME is a method, a file.py, a list as in method=[lora,keeplora], or all. KEY=VALUE is a setting for every point,
 as for "run", or one of
@@ -77,4 +84,30 @@ examples
   python -m bench tune method=all stream=pocket-tuning launch=local launch.processes=2 to=tuned.yaml
 """,
     call=call_tune,
+)
+
+RECIPE = Verb(
+    name="recipe",
+    summary="rerun a published table: what it takes, what must come out, and its runs",
+    usage="recipe list | NAME [status|compare] [KEY=VALUE...]",
+    help="""\
+A recipe is a sweep file in sweeps/recipes/ with the method, the budget and the data of a published table.
+
+  recipe list            all recipes
+  recipe NAME            what it takes (datasets with their sizes, weights, images to encode, steps, operations, hours
+                         here and on some GPUs) and what must come out. It starts nothing. With KEY=VALUE words it
+                         says so for runs with these settings; data=DIR dry_run=true says which datasets are there
+  recipe NAME data=DIR   runs it, as "sweep" does; all words of "sweep" may follow. launch=local does so too
+  recipe NAME status     how far it is, with the words that it was started with
+  recipe NAME compare    mark each published number: within, above, below, not run
+  measure=false          leave this machine out, which takes about a minute
+
+examples
+  python -m bench recipe list
+  python -m bench recipe keeplora-mtil1
+  python -m bench recipe keeplora-mtil1 measure=false precision=bf16 train.epochs=1
+  python -m bench recipe keeplora-mtil1 data=/data/MTIL launch=slurm launch.gpus_per_node=1
+  python -m bench recipe keeplora-mtil1 compare out=runs
+""",
+    call=call_recipe,
 )

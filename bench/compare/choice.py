@@ -118,12 +118,12 @@ def _listed(options: Mapping[str, str], option: str) -> list[str]:
     if option not in options:
         return []
     text = options[option].strip()
-    found = items(text) if text.startswith("[") else [text] if text else None
-    if not found:
+    words = items(text) if text.startswith("[") else [text] if text else None
+    if not words:
         raise UserError(
             f"{option}={shorten(text)} is no list of names: write {option}=[NAME,NAME], a name with brackets in quotes"
         )
-    return [unquoted(one) for one in found]
+    return [unquoted(one) for one in words]
 
 
 def _once(option: str, words: Sequence[str]) -> None:
@@ -145,10 +145,10 @@ def _column(word: str, per: str) -> str:
 def _names(options: Mapping[str, str]) -> dict[str, str]:
     if "names" not in options:
         return {}
-    found = members(options["names"])
-    if found is None:
+    pairs = members(options["names"])
+    if pairs is None:
         raise UserError(f"names={shorten(options['names'])} is no mapping: write 'names={{keeplora: KeepLoRA}}'")
-    names = {old: unquoted(new).strip() for old, new in found.items()}
+    names = {old: unquoted(new).strip() for old, new in pairs.items()}
     for old, new in names.items():
         if not new:
             raise UserError(f"names= gives {shorten(old)} an empty name: write another, or leave it out")
@@ -270,12 +270,12 @@ def _chosen(choice: Choice, groups: Sequence[Group]) -> list[Group]:
     """Return the groups that the rows name, each once."""
     if not choice.rows:
         return list(groups)
-    found: dict[str, Group] = {}
+    chosen: dict[str, Group] = {}
     for word in choice.rows:
         for group in groups:
             if word in _calls(choice, group):
-                found.setdefault(group.label, group)
-    return list(found.values())
+                chosen.setdefault(group.label, group)
+    return list(chosen.values())
 
 
 def _label(choice: Choice, group: Group) -> str:
@@ -300,18 +300,18 @@ def _quoted(choice: Choice, table: Published, groups: Sequence[Group]) -> Publis
     Where no rows are chosen, a table for every task has those that have values for some. Ours against theirs has those
     of the methods that are shown, and chosen ones.
     """
-    at = {word: place for place, word in enumerate(choice.rows)}
+    at = {word: index for index, word in enumerate(choice.rows)}
 
-    def place(method: str) -> int | None:
+    def position(method: str) -> int | None:
         return next((at[word] for word in (method, choice.named(method), ALL_PUBLISHED) if word in at), None)
 
     rows = list(table.rows)
     if choice.per == "cell":
         methods = {group.method for group in groups}
-        rows = [row for row in rows if methods & {*row.registered} or place(row.method) is not None]
+        rows = [row for row in rows if methods & {*row.registered} or position(row.method) is not None]
     elif choice.rows:
-        rows = [row for row in rows if place(row.method) is not None]
-        rows.sort(key=lambda row: (row.apart, place(row.method) or 0))
+        rows = [row for row in rows if position(row.method) is not None]
+        rows.sort(key=lambda row: (row.apart, position(row.method) or 0))
     elif choice.per == "task":
         rows = [row for row in rows if row.columns]
     return replace(table, rows=tuple(replace(row, method=choice.named(row.method)) for row in rows)) if rows else None

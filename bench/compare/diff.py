@@ -100,11 +100,11 @@ def _environment(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _continuations(first: Run, second: Run) -> list[str]:
     """Return how often each run was continued, and what was not as before; none where both are alike in that."""
-    found = {name: _changed_by_continuing(run) for name, run in (("A", first), ("B", second))}
-    if found["A"] == found["B"]:
+    continued = {name: _changed_by_continuing(run) for name, run in (("A", first), ("B", second))}
+    if continued["A"] == continued["B"]:
         return []
     lines = []
-    for name, changes in found.items():
+    for name, changes in continued.items():
         times = {0: "never", 1: "once"}.get(len(changes), f"{len(changes)} times")
         same = ", with nothing changed" if changes and not any(changes) else ""
         lines.append(f"{name}: {times}{same}")

@@ -76,11 +76,11 @@ class Group:
     @property
     def orders(self) -> dict[int, list[Key]]:
         """The keys of the runs of every order of tasks; empty where seeds alone tell runs apart."""
-        found: dict[int, list[Key]] = {}
+        keys: dict[int, list[Key]] = {}
         for key in self.runs:
             if isinstance(key, tuple):
-                found.setdefault(key[0], []).append(key)
-        return found
+                keys.setdefault(key[0], []).append(key)
+        return keys
 
     @property
     def n(self) -> int:

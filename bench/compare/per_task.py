@@ -232,9 +232,9 @@ def ahead(groups: Sequence[Group], scalar: str, task: str | int | None = None) -
     gaps = [first[seed] - second[seed] for seed in first.keys() & second.keys()]
     if len(gaps) < 2 or np.ptp(gaps) <= EQUAL:
         return None
-    found = difference(best, following, scalar, level_of(len(ranked) - 1), task)
-    near = found.low if sign > 0 else found.high
-    return best if near is not None and sign * near > 0 and "images" not in found.over else None
+    gap = difference(best, following, scalar, level_of(len(ranked) - 1), task)
+    near = gap.low if sign > 0 else gap.high
+    return best if near is not None and sign * near > 0 and "images" not in gap.over else None
 
 
 # ----------------------------------------------------------------------------------------- differences

@@ -186,8 +186,8 @@ def beside(stream: str, model: str, conditions: Mapping[str, Any]) -> Published 
     """Return the published table that may be shown beside measured runs.
 
     It may where model and tasks in their order are those of the table, test images are scored and the weights are the
-    pre-trained ones. Of its rows those stay that have the label space of the runs, the stream's own unless they say
-    another one, and whose other ``conditions`` hold. The table's notes say what else the sources did in another way.
+    pre-trained ones. Its rows stay if they have the label space of the runs, which is the stream's own unless they say
+    another one, and if their other ``conditions`` hold. The table's notes say what else the sources did in another way.
 
     Parameters
     ----------
@@ -233,15 +233,15 @@ def bases(table: Published) -> str:
     str
         Empty where it has neither.
     """
-    found: dict[str, str] = {}
+    weights: dict[str, str] = {}
     for row in table.rows:
         name = row.method.partition(" (")[0]
         values = [row.value(scalar) for scalar in HEADLINES.values()]
         if name.lower() in BASES:
-            found.setdefault(name.lower(), f"{name} {' / '.join('-' if v is None else f'{v:.1f}' for v in values)}")
-    known = ", ".join(found[name] for name in BASES if name in found)
+            weights.setdefault(name.lower(), f"{name} {' / '.join('-' if v is None else f'{v:.1f}' for v in values)}")
+    known = ", ".join(weights[name] for name in BASES if name in weights)
     return (
         f"published ({' / '.join(HEADLINES)}): {known}; sources: datasets/published/{table.stream}.json"
-        if found
+        if weights
         else ""
     )

@@ -118,8 +118,8 @@ def over_orders(field: ComparableRuns, columns: Sequence[str], title: Callable[[
 
 def _by_order(group: Group, name: str) -> list[list[float]]:
     """Return a scalar for the seeds of each order."""
-    found = [[group.runs[key].value(name) for key in keys] for keys in group.orders.values()]
-    return [[value for value in values if value is not None] for values in found]
+    by_order = [[group.runs[key].value(name) for key in keys] for keys in group.orders.values()]
+    return [[value for value in values if value is not None] for values in by_order]
 
 
 def _points(value: float | None) -> str:

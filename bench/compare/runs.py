@@ -347,13 +347,13 @@ def sharing(runs: Iterable[Run]) -> set[Path]:
     set of Path
         Run directories. Their seconds say how busy the machine was, not only what their methods cost.
     """
-    found = set()
+    shared = set()
     latest: dict[str, tuple[float, Path]] = {}  # of each host: the latest end so far
     for start, end, host, path in sorted(
         (start, end, host, run.path) for run in runs for host, start, end in run.periods
     ):
         until, other = latest.get(host, (-math.inf, path))
         if min(until, end) - start > 1 and other != path:
-            found |= {path, other}
+            shared |= {path, other}
         latest[host] = max((until, other), (end, path))
-    return found
+    return shared

@@ -215,10 +215,10 @@ def difference(
         return Difference(scalar, None, None, None, "not defined here")
     units = group.averaged(gaps)
     over = f"{len(units)} {'orders' if group.orders else 'seeds'}"
-    found = np.array(list(units.values()))
-    mean = float(found.mean())
-    if len(units) > 1 and np.ptp(found) > EQUAL:
-        low, high = stats.ttest_1samp(found, 0).confidence_interval(level)
+    numbers = np.array(list(units.values()))
+    mean = float(numbers.mean())
+    if len(units) > 1 and np.ptp(numbers) > EQUAL:
+        low, high = stats.ttest_1samp(numbers, 0).confidence_interval(level)
         return Difference(scalar, mean, float(low), float(high), over)
     first = next(iter(gaps))
     try:

@@ -83,7 +83,7 @@ def architectures() -> dict[str, Architecture]:
     for path in sorted((folder / "model_configs").glob("*.json"), key=lambda path: path.stem):
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
-            reason = _unsupported(config)
+            reason = foreign_tower(config) or _missing_package(config)
         except (OSError, ValueError):
             continue
         own = None if tags is None else tags.get(path.stem, ())
@@ -216,7 +216,8 @@ def widths_in(config: dict[str, Any]) -> dict[str, int]:
     return {name: tower["width"] for name, tower in towers.items() if isinstance(tower.get("width"), int)}
 
 
-def _unsupported(config: dict[str, Any]) -> str:
+def foreign_tower(config: dict[str, Any]) -> str:
+    """Return which tower of an open_clip configuration the suite cannot use, in words; empty if it can use both."""
     vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
     if vision.get("timm_model_name"):
         return "its image tower comes from timm"
@@ -226,6 +227,13 @@ def _unsupported(config: dict[str, Any]) -> str:
         return "its text tower comes from Hugging Face"
     if "multimodal_cfg" in config:
         return "it is a captioning model (CoCa)"
+    return ""
+
+
+def _missing_package(config: dict[str, Any]) -> str:
+    named = config.get("text_cfg", {}).get("hf_tokenizer_name")
+    if named and importlib.util.find_spec("transformers") is None:
+        return f"its tokenizer, {named}, needs the package transformers: install it with pip install transformers"
     return ""
 
 

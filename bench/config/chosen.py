@@ -77,13 +77,13 @@ class Chosen:
     @property
     def grid_values(self) -> dict[str, list[Any]]:
         """The values that were tried of each setting, in order."""
-        found: dict[str, list[Any]] = {}
+        grid: dict[str, list[Any]] = {}
         for one in self.tried:
             for key, value in one["settings"].items():
-                values = found.setdefault(key, [])
+                values = grid.setdefault(key, [])
                 if value not in values:
                     values.append(value)
-        return {key: sorted(values, key=_rank) for key, values in found.items()}
+        return {key: sorted(values, key=_rank) for key, values in grid.items()}
 
 
 def _rank(value: Any) -> tuple[str, Any]:

@@ -180,8 +180,8 @@ class Setting:
             int: written.whole,
             float: written.number,
         }
-        found = readers[self.type](text)
-        return text if found is None else found
+        value = readers[self.type](text)
+        return text if value is None else value
 
     def _item(self, value: Any) -> Any:
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):

@@ -49,7 +49,12 @@ SHARED_LATER: dict[str, Any] = {"stream.shuffle": False, "stream.probe": []}
 """What all streams of tasks to learn have had since then."""
 
 LATER_OF: dict[tuple[str, str], dict[str, Any]] = {
-    **{("stream.name", name): SHARED_LATER for name in ("mtil-order1", "mtil-order2", "mtil-fewshot", "xtail")},
+    **{
+        ("stream.name", name): {**SHARED_LATER, "stream.splits": "torchvision"}
+        for name in ("mtil-order1", "mtil-order2", "mtil-fewshot")
+    },
+    **{("stream.name", name): {"stream.splits": "torchvision"} for name in ("mtil-agnostic", "mtil-split2")},
+    ("stream.name", "xtail"): SHARED_LATER,
     **{("stream.name", f"cifar100-{n}"): {**SHARED_LATER, "stream.prompts": "single"} for n in (5, 10, 20)},
     **{("stream.name", name): SHARED_LATER for name in (*(f"imagenet-r-{n}" for n in (5, 10, 20)), "cub200-10")},
     **{("stream.name", name): {"stream.probe": []} for name in ("pocket", "pocket-tuning")},
@@ -78,11 +83,11 @@ def later(flat: Mapping[str, Any]) -> dict[str, Any]:
     -------
     dict of str to object
     """
-    found = dict(LATER)
+    added = dict(LATER)
     for (key, name), settings in LATER_OF.items():
         if flat.get(key) == name:
-            found.update(settings)
-    return found
+            added.update(settings)
+    return added
 
 
 def decides(key: str, flat: Mapping[str, Any] | None = None) -> bool:

@@ -132,7 +132,8 @@ def _open_clip() -> str:
     usage = wrap("model=ARCHITECTURE/WEIGHTS, or model=ARCHITECTURE with model.checkpoint=FILE")
     left = wrap(
         f"{len(known) - len(usable)} more are not supported: "
-        "a tower is a ResNet, or comes from timm or Hugging Face, or there is a third one for captions"
+        "a tower is a ResNet, or comes from timm or Hugging Face, or there is a third one for captions, "
+        "or the tokenizer needs the package transformers, which is not installed"
     )
     return f"models of open_clip\n{usage}\n{table(('architecture', 'weights'), rows)}\n{left}"
 

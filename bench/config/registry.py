@@ -96,8 +96,21 @@ def all_entries() -> dict[str, dict[str, Entry]]:
     dict of str to dict of str to Entry
         By kind and name, sorted by name. Where names collide, the built-in entry wins and says what it hides.
     """
+    files = tuple(
+        (name, path, *_state(path)) for name, folder in _plugin_folders() for path in sorted(folder.glob("*.py"))
+    )
+    merged = _merged(files, tuple((folder, _modified(folder)) for folder in sys.path))
+    return {kind: dict(named) for kind, named in merged.items()}
+
+
+@functools.lru_cache(maxsize=1)
+def _merged(
+    files: tuple[tuple[str, Path, int, int, int], ...], folders: tuple[tuple[str, int], ...]
+) -> dict[str, dict[str, Entry]]:
+    """Return the entries of files and of installed packages; kept while none changes: each point of a sweep asks."""
     all_: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
-    for entry in [*_built_in(), *_installed()]:
+    own = (entry for name, path, *_ in files for entry in _built_in(name, path))
+    for entry in [*own, *_installed(folders)]:
         first = all_[entry.kind].setdefault(entry.name, entry)
         if first is not entry:
             loser = entry.path.name if entry.origin == "built-in" and entry.path else entry.origin
@@ -176,16 +189,16 @@ def load_entry(entry: Entry) -> type:
         raise UserError(f"{who} is broken: {entry.broken}")
     try:
         module = importlib.import_module(entry.module) if entry.module else _import_file(entry.path)
-        found = functools.reduce(getattr, entry.attr.split("."), module)
+        cls = functools.reduce(getattr, entry.attr.split("."), module)
     except (KeyboardInterrupt, Stopped):
         raise
     except BaseException as error:  # whatever somebody's file does when imported, it is that file's fault
         raise UserError(f"{who} cannot be imported: {blamed(error)}") from error
-    own: Mapping[str, object] = vars(found) if isinstance(found, type) else {}
+    own: Mapping[str, object] = vars(cls) if isinstance(cls, type) else {}
     if (own.get("registry_kind"), own.get("registry_name")) != (entry.kind, entry.name):
         raise UserError(f'{who} is not a class decorated with @register("{entry.kind}", "{entry.name}", title=...)')
-    assert isinstance(found, type)
-    return found
+    assert isinstance(cls, type)
+    return cls
 
 
 def _plugin_folders() -> Iterator[tuple[str, Path]]:
@@ -197,15 +210,17 @@ def _plugin_folders() -> Iterator[tuple[str, Path]]:
         yield from ((name, Path(folder)) for folder in package.__path__)
 
 
-def _built_in() -> Iterator[Entry]:
-    for package, folder in _plugin_folders():
-        for path in sorted(folder.glob("*.py")):
-            yield from (replace(entry, module=f"bench.{package}.{path.stem}") for entry in scan(path, FOLDERS[package]))
+def _built_in(package: str, path: Path) -> Iterator[Entry]:
+    return (replace(entry, module=f"bench.{package}.{path.stem}") for entry in scan(path, FOLDERS[package]))
 
 
-def _installed() -> tuple[Entry, ...]:
-    """Return the entries of installed packages; read again when a folder of packages has changed."""
-    return _installed_in(tuple((folder, _modified(folder)) for folder in sys.path))
+def _state(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a file is written, or may be read now."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0, 0
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def _modified(folder: str) -> int:
@@ -216,8 +231,9 @@ def _modified(folder: str) -> int:
 
 
 @functools.lru_cache(maxsize=1)
-def _installed_in(folders: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
-    found: dict[str, list[Entry]] = {}
+def _installed(folders: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
+    """Return the entries of installed packages; read again when a folder of packages has changed."""
+    by_origin: dict[str, list[Entry]] = {}
     for distribution in importlib.metadata.distributions():
         try:
             points = [point for point in distribution.entry_points if point.group in GROUPS]
@@ -225,10 +241,10 @@ def _installed_in(folders: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
                 origin = distribution.metadata["Name"] or "an installed package"
                 title = distribution.metadata["Summary"] or ""
                 # An installation further down the path is hidden by the first of its name, as in importing.
-                found.setdefault(origin, [_from_point(point, origin, title) for point in points])
+                by_origin.setdefault(origin, [_from_point(point, origin, title) for point in points])
         except Exception:  # a distribution whose own metadata cannot be read is no concern of this suite
             continue
-    return tuple(entry for origin in sorted(found) for entry in found[origin])
+    return tuple(entry for origin in sorted(by_origin) for entry in by_origin[origin])
 
 
 def _from_point(point: importlib.metadata.EntryPoint, origin: str, title: str) -> Entry:
@@ -246,18 +262,18 @@ def _in_file(kind: str, path: Path) -> Entry:
     path = path.resolve()
     for package, folder in _plugin_folders():
         if path.parent == folder.resolve():  # ours: imported as such, or its relative imports would fail
-            found = [replace(entry, module=f"bench.{package}.{path.stem}") for entry in scan(path, kind)]
+            own = [replace(entry, module=f"bench.{package}.{path.stem}") for entry in scan(path, kind)]
             break
     else:
-        found = [replace(entry, origin=str(path)) for entry in scan(path, kind)]
-    found = [entry for entry in found if entry.kind == kind]
-    if len(found) != 1:
-        names = ", ".join(entry.name for entry in found)
-        held = f"{len(found)} classes ({names})" if found else "no class"
+        own = [replace(entry, origin=str(path)) for entry in scan(path, kind)]
+    own = [entry for entry in own if entry.kind == kind]
+    if len(own) != 1:
+        names = ", ".join(entry.name for entry in own)
+        held = f"{len(own)} classes ({names})" if own else "no class"
         raise UserError(
             f'"{path}" registers {held} as a {kind}: it must hold one with @register("{kind}", "name", title="...")'
         )
-    return found[0]
+    return own[0]
 
 
 def _import_file(path: Path | None) -> ModuleType:

@@ -88,14 +88,14 @@ def items(text: str) -> list[str] | None:
     text = text.strip(BLANKS)
     if len(text) < 2 or (text[0], text[-1]) != ("[", "]"):
         return None
-    inner, at, found = text[1:-1].strip(BLANKS), 0, []
+    inner, at, parts = text[1:-1].strip(BLANKS), 0, []
     while at < len(inner):
         item = _ITEM.match(inner, at)
         if item is None:
             return None
-        found.append(item[1].rstrip(BLANKS))
+        parts.append(item[1].rstrip(BLANKS))
         at = item.end()
-    return found
+    return parts
 
 
 def means(text: str, value: Any) -> bool:

@@ -55,12 +55,12 @@ def sentences_of(name: str, call: Callable[[], Iterable[str]]) -> list[str]:
     list of str
     """
     try:
-        found = call()
+        result = call()
     except Exception as error:
         return [f"its {name} fails: {blamed(error)}"]
-    if not isinstance(found, list | tuple) or not all(isinstance(sentence, str) for sentence in found):
-        return [f"its {name} returns {type(found).__name__}: it must return a list of sentences"]
-    return list(found)
+    if not isinstance(result, list | tuple) or not all(isinstance(sentence, str) for sentence in result):
+        return [f"its {name} returns {type(result).__name__}: it must return a list of sentences"]
+    return list(result)
 
 
 def _is_authors(file: str) -> bool:

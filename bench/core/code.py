@@ -10,6 +10,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 _INSTALLED = tuple(
@@ -49,7 +50,7 @@ def code_sha256(cls: type) -> str:
             continue
         with suppress(OSError):
             files[path] = path.read_bytes()
-            todo += _imported(path, files[path], inside, package)
+            todo += _imported(files[path], inside, package)
     folder = Path(source).resolve().parent
     digest = hashlib.sha256()
     for name, content in sorted((_relative(path, folder), content) for path, content in files.items()):
@@ -62,22 +63,31 @@ def _relative(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
 
 
-def _imported(path: Path, content: bytes, inside: str, package: str) -> Iterator[tuple[Path, str]]:
-    """Yield file and package of the modules of the same author that a file imports."""
+@lru_cache(maxsize=512)
+def _statements(content: bytes) -> list[tuple[int, str | None, list[str]]]:
+    """Return the import statements of a file: dots, module (None for a plain import), and names."""
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError):
-        return
+        return []
+    found: list[tuple[int, str | None, list[str]]] = []
     for node in ast.walk(tree):
-        names: list[str] = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found.append((0, None, [alias.name for alias in node.names]))
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = inside.split(".")[: len(inside.split(".")) - node.level + 1]
-                base = ".".join([*parents, *([node.module] if node.module else [])])
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+            found.append((node.level, node.module or "", [alias.name for alias in node.names]))
+    return found
+
+
+def _imported(content: bytes, inside: str, package: str) -> Iterator[tuple[Path, str]]:
+    """Yield file and package of the modules of the same author that a file imports."""
+    for level, base, aliases in _statements(content):
+        names = list(aliases)
+        if base is not None:
+            if level:
+                parents = inside.split(".")[: len(inside.split(".")) - level + 1]
+                base = ".".join([*parents, *([base] if base else [])])
+            names = [base, *(f"{base}.{alias}" for alias in aliases)]
         for name in names:
             file = _file_of(name, package)
             if file is not None:

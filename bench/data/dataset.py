@@ -32,7 +32,7 @@ class Splits:
     validation : Images or None
         The official held-out part, if there is one.
     note : str
-        What a user should know of the reading, such as files that were passed over; empty by default.
+        What a user should know of the reading, such as files that were skipped; empty by default.
     """
 
     classes: tuple[str, ...]
@@ -275,18 +275,18 @@ def inspect(dataset: Dataset, root: Path) -> tuple[Status, Splits | None]:
             Task(dataset.registry_name, splits.classes, "{}", splits.train, splits.test, splits.validation).validate()
     except UserError as error:
         return Status(dataset, "incomplete", None, folder, _hinted(str(error), dataset, root)), None
-    found = Counts(len(splits.train), len(splits.test), len(splits.classes))
+    counts = Counts(len(splits.train), len(splits.test), len(splits.classes))
     problems = []
-    if dataset.expected is not None and found != dataset.expected:
+    if dataset.expected is not None and counts != dataset.expected:
         parts = (("training images", "train"), ("test images", "test"), ("classes", "classes"))
-        counted = ((title, getattr(found, name), getattr(dataset.expected, name)) for title, name in parts)
+        counted = ((title, getattr(counts, name), getattr(dataset.expected, name)) for title, name in parts)
         problems += [f"{here} of {there} {title}" for title, here, there in counted if here != there]
     elif dataset.names_sha256 and names_hash(splits.classes) != dataset.names_sha256:
         problems.append("other class names than the published ones")
     if dataset.expected is not None:
         problems += [text for text in [dataset.manifest_problem(splits)] if text]
     return Status(
-        dataset, "differs" if problems else "present", found, folder, ", ".join(problems), splits.note
+        dataset, "differs" if problems else "present", counts, folder, ", ".join(problems), splits.note
     ), splits
 
 

@@ -207,8 +207,8 @@ def stream_class(name: str, words: Sequence[str] = ()) -> tuple[type[Stream], An
     """
     if named := next((word for word in words if word.partition("=")[0].strip() == "name"), None):
         raise UserError(f'"{named}" is no setting of stream {name}: leave it out, and name the stream itself')
-    found = resolve([f"stream={name}", *(f"stream.{word}" for word in words)], need_method=False)
-    return found.stream_class, found.stream_settings
+    resolved = resolve([f"stream={name}", *(f"stream.{word}" for word in words)], need_method=False)
+    return resolved.stream_class, resolved.stream_settings
 
 
 def stream_of(name: str, words: Sequence[str], data_root: str | None, order_seed: int) -> Stream:
@@ -286,11 +286,11 @@ def reference_set(name: str, root: Path | None, images: int | None, sentences: P
     UserError
         If it is missing or damaged, or holds no images, or the file no sentences.
     """
-    found, prompts = _reference_images(name, root)
-    if images is not None and images < len(found):
+    chosen, prompts = _reference_images(name, root)
+    if images is not None and images < len(chosen):
         draw = np.random.default_rng(derived_seed(DRAWN_SEED, "reference"))
-        found = Subset(found, np.sort(draw.permutation(len(found))[:images]))
-    return ReferenceSet(name, found, prompts if sentences is None else _lines(sentences))
+        chosen = Subset(chosen, np.sort(draw.permutation(len(chosen))[:images]))
+    return ReferenceSet(name, chosen, prompts if sentences is None else _lines(sentences))
 
 
 def _reference_images(name: str, root: Path | None) -> tuple[Images, tuple[str, ...]]:

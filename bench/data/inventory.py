@@ -58,15 +58,30 @@ def inventory(stream: type[OfDatasets], settings: Any, root: Path) -> list[Statu
     UserError
         If the settings name a dataset that is not known.
     """
-    return [inspect(dataset, root)[0] for dataset in _datasets(stream, settings, root)]
+    return [inspect(dataset, root)[0] for dataset in datasets(stream, settings, root)]
 
 
-def _datasets(stream: type[OfDatasets], settings: Any, root: Path | None) -> list[Dataset]:
-    datasets: dict[tuple[Any, ...], Dataset] = {}
+def datasets(stream: type[OfDatasets], settings: Any, root: Path | None) -> list[Dataset]:
+    """Return every dataset of a stream once, in the stream's order.
+
+    Parameters
+    ----------
+    stream : type
+        The class of the stream.
+    settings : dataclass
+        An instance of the stream's ``Settings``.
+    root : Path or None
+        The data folder; None where only names and facts are wanted.
+
+    Returns
+    -------
+    list of Dataset
+    """
+    known: dict[tuple[Any, ...], Dataset] = {}
     beside = stream.probe_parts(settings, root) if issubclass(stream, DatasetStream) else []
     for part in (*stream.parts(settings, root), *beside):
-        datasets.setdefault((part.dataset.registry_name, part.dataset.folders), part.dataset)
-    return list(datasets.values())
+        known.setdefault((part.dataset.registry_name, part.dataset.folders), part.dataset)
+    return list(known.values())
 
 
 def requirements(stream: type[OfDatasets], settings: Any) -> str:
@@ -83,12 +98,10 @@ def requirements(stream: type[OfDatasets], settings: Any) -> str:
     -------
     str
     """
-    datasets = _datasets(stream, settings, None)
-    rows = [
-        (one.registry_name, one.size or "-", one.licence or "-", " or ".join(one.folders) or "-") for one in datasets
-    ]
+    needed = datasets(stream, settings, None)
+    rows = [(one.registry_name, one.size or "-", one.licence or "-", " or ".join(one.folders) or "-") for one in needed]
     lines = ["how to get them"]
-    for one in datasets:
+    for one in needed:
         lines.append(wrap(f"{one.registry_name}: {one.obtain or one.absent or '-'}", "  ", "    "))
         if one.broken:
             lines.append(wrap(f"does not work: {one.broken}", "    ", "      "))
@@ -141,11 +154,11 @@ def _location(folder: Path | None, root: Path) -> str:
     return str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
 
 
-def _counted(found: Counts | None, expected: Counts | None) -> tuple[str, str, str]:
+def _counted(counts: Counts | None, expected: Counts | None) -> tuple[str, str, str]:
     """Return "found / expected" for training images, test images and classes."""
 
     def cell(name: str) -> str:
-        here = "-" if found is None else str(getattr(found, name))
+        here = "-" if counts is None else str(getattr(counts, name))
         there = "" if expected is None else f" / {getattr(expected, name)}"
         return here + there
 

@@ -165,13 +165,13 @@ class Pixels:
     def _classes(self) -> Iterator[type]:
         """Yield the classes whose code decides what the pixels are."""
         yield type(self.clip)
-        found = [self.images]
-        while found:
-            images = found.pop()
+        waiting = [self.images]
+        while waiting:
+            images = waiting.pop()
             if isinstance(images, Subset):
-                found.append(images.images)
+                waiting.append(images.images)
             elif isinstance(images, Joined):
-                found += reversed(images.parts)
+                waiting += reversed(images.parts)
             else:
                 yield type(images)
 

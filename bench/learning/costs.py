@@ -321,8 +321,8 @@ def synthetic(
     stay = sizes.classes - max(1, sizes.classes // 5) if forget else sizes.classes
     if not stay:
         raise UserError("a method that forgets needs a class that stays: set classes to 2 or more")
-    found = [_noise(clip, sizes, index, range(stay)) for index in range(tasks)]
-    images = [Pixels(task.train, clip, True) for task in found]
+    made = [_noise(clip, sizes, index, range(stay)) for index in range(tasks)]
+    images = [Pixels(task.train, clip, True) for task in made]
     context = Context(
         tasks=tasks,
         batch_size=sizes.batch,
@@ -330,19 +330,19 @@ def synthetic(
         data_seed=0,
         say=say,
         part=part,
-        reference=Reference("noise", found[0].prompts, images[0]),
+        reference=Reference("noise", made[0].prompts, images[0]),
         training_images=images.__getitem__,
         pretrained=clip.model.state_dict if forget else None,
     )
     data = [
         TaskData(index, task.name, task.prompts, clip.tokenize(task.prompts), images[index], context)
-        for index, task in enumerate(found)
+        for index, task in enumerate(made)
     ]
     gone = range(stay, sizes.classes)
     for task in data if forget else ():
         noise = _noise(clip, sizes, tasks + task.index, gone)
         task.request = ToForget(tuple(gone), (), tuple(range(stay)), Pixels(noise.test, clip, True))
-    return found, data
+    return made, data
 
 
 def _noise(clip: Clip, sizes: Sizes, index: int, present: range) -> Task:

@@ -169,12 +169,12 @@ def held(method: object, model: torch.nn.Module) -> dict[str, Tensor]:
         By the way to them, such as ``teacher.visual.proj`` or ``means[2]``.
     """
     seen = {_memory(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for path, tensor in _reachable(vars(method), "", set()):
         if (memory := _memory(tensor)) not in seen:
             seen.add(memory)
-            found[path] = tensor
-    return found
+            tensors[path] = tensor
+    return tensors
 
 
 def _memory(tensor: Tensor) -> int:

@@ -62,7 +62,7 @@ def groups_of(parameters: Sequence[Any], train: Train) -> list[dict[str, Any]]:
         given = [{"params": list(parameters)}]
     elif len(given) < len(parameters):
         raise UserError("parameters() returns tensors and groups: return tensors alone, or put all of them in groups")
-    found = []
+    groups = []
     for group in given:
         unknown = [key for key in group if key not in GROUP_KEYS]
         if unknown:
@@ -76,8 +76,8 @@ def groups_of(parameters: Sequence[Any], train: Train) -> list[dict[str, Any]]:
         tensors = list(group.get("params", ()))
         if tensors:
             decay = float(group.get("weight_decay", train.weight_decay))
-            found.append({"params": tensors, "lr": rate, "weight_decay": decay})
-    return found
+            groups.append({"params": tensors, "lr": rate, "weight_decay": decay})
+    return groups
 
 
 def build_optimizer(parameters: Sequence[Any], train: Train) -> torch.optim.Optimizer:

@@ -220,7 +220,7 @@ class TrainStep:
             loss of other images. It is called in every process, and what the processes return is added up.
         """
         world, pixels, labels = self.task.context.world, self.pixels, self.labels
-        if self._unscaled:  # the scaler looks at every gradient, and goes on to the next one
+        if self._unscaled:  # the scaler looks at every gradient, and continues with the next one
             self._tools.scaler.update()
         if chosen is not None:
             pixels, labels = pixels[chosen], labels[chosen]
@@ -231,10 +231,10 @@ class TrainStep:
             share = len(labels) / self._batch if chosen is None else self._share(len(labels))
         objective = None if beside is None else beside()
         if len(labels):  # none for some process where there are fewer images than processes
-            found = self._tools.loss(pixels, labels, self.task) if loss is None else loss(pixels, labels)
-            mine = found if world.size == 1 else found * share
+            value = self._tools.loss(pixels, labels, self.task) if loss is None else loss(pixels, labels)
+            mine = value if world.size == 1 else value * share
             objective = mine if objective is None else mine + objective
-            self._tools.counted((found if beside is None else objective / share).detach(), len(labels) * counts)
+            self._tools.counted((value if beside is None else objective / share).detach(), len(labels) * counts)
             self._images += len(labels) * counts
         elif objective is not None:
             self._tools.apart(objective * self._batch * counts)

@@ -196,13 +196,13 @@ def _load_optimizer(saved: TrainingState, optimizer: torch.optim.Optimizer) -> N
 
 def _changed(now: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
     """Return plain values with those from a file that change from step to step; what JSON made a list is a tuple."""
-    found = dict(now)
+    changed = dict(now)
     for key in CHANGING:
         if key in now and key in saved:
-            found[key] = tuple(saved[key]) if isinstance(now[key], tuple) else saved[key]
-            if not _alike(found[key], now[key]):
+            changed[key] = tuple(saved[key]) if isinstance(now[key], tuple) else saved[key]
+            if not _alike(changed[key], now[key]):
                 raise Misfit(f"{key} is {saved[key]}")
-    return found
+    return changed
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -10,7 +10,7 @@ import re
 import stat
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,12 @@ PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"7z\xbc\xa
 TAR = slice(257, 262)
 """Where a tar archive says ``ustar``."""
 
+CONFIG = "open_clip_config.json"
+"""What open_clip calls the configuration that it writes beside its weights."""
+
+READING = {"interpolation": ("bicubic", "bilinear"), "resize_mode": ("shortest", "longest", "squash")}
+"""Values of open_clip's settings of preprocessing that are words."""
+
 HEAD = 1024
 """Bytes that decide what a file is."""
 
@@ -53,11 +59,14 @@ class CheckpointFile:
         How the file shows that its weights need QuickGELU, such as ``"it is OpenAI's archive"``; empty if it does not.
     of_openai : bool
         Whether the file itself shows that OpenAI made it.
+    preprocess : dict of str to object
+        How open_clip's configuration beside the file says that images are read; empty if it does not.
     """
 
     tensors: dict[str, Tensor]
     quick_gelu: str = ""
     of_openai: bool = False
+    preprocess: dict[str, Any] = field(default_factory=dict)
 
 
 def read_checkpoint(name: str) -> CheckpointFile:
@@ -89,8 +98,12 @@ def read_checkpoint(name: str) -> CheckpointFile:
     of_openai = all(size in tensors for size in SIZES)
     if of_openai:
         tensors = {name: tensor for name, tensor in tensors.items() if name not in SIZES}
-    quick = "it is OpenAI's archive" if of_openai else _config_beside(path)
-    return CheckpointFile(tensors, quick, of_openai)
+    if of_openai:
+        return CheckpointFile(tensors, "it is OpenAI's archive", True)
+    beside = _config_beside(path)
+    asks = isinstance(beside.get("model_cfg"), dict) and beside["model_cfg"].get("quick_gelu") is True
+    quick = f"{CONFIG} beside it says so" if asks else ""
+    return CheckpointFile(tensors, quick, False, _preprocess(beside.get("preprocess_cfg")))
 
 
 def _head(path: Path) -> bytes:
@@ -200,16 +213,29 @@ def _other_things(path: Path, what: str) -> str:
     )
 
 
-def _config_beside(path: Path) -> str:
-    """Say how open_clip's configuration beside its own file of weights asks for QuickGELU; empty if it does not."""
+def _config_beside(path: Path) -> dict[str, Any]:
+    """Return open_clip's configuration beside its own file of weights; empty if there is none that can be read."""
     if path.stem not in ("open_clip_model", "open_clip_pytorch_model"):
-        return ""
+        return {}
     try:
-        config = json.loads((path.parent / "open_clip_config.json").read_text(encoding="utf-8"))
-        quick = config["model_cfg"].get("quick_gelu") is True
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return ""
-    return "open_clip_config.json beside it says so" if quick else ""
+        config = json.loads((path.parent / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _preprocess(config: Any) -> dict[str, Any]:
+    """Return what a configuration says of how images are read, without values that cannot be meant."""
+    settings = config if isinstance(config, dict) else {}
+    words = {key: settings[key] for key, known in READING.items() if settings.get(key) in known}
+    mean, std = (_moment(settings.get(key)) for key in ("mean", "std"))
+    return {**words, "mean": mean, "std": std} if mean and std and all(std) else words
+
+
+def _moment(value: Any) -> tuple[float, ...]:
+    """Return one number a colour, each between 0 and 1; empty if the value is something else."""
+    numbers = value if isinstance(value, list) and len(value) == 3 else []
+    return tuple(map(float, numbers)) if all(type(one) in (int, float) and 0 <= one <= 1 for one in numbers) else ()
 
 
 def misfit(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> str | None:

@@ -7,6 +7,7 @@ The first step (resize, crop, convert) is expensive and needs the image; its res
 import dataclasses
 import importlib.metadata
 import json
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
+
+_version = cache(importlib.metadata.version)  # it reads and parses a file each time
 
 
 class Preprocess:
@@ -40,9 +43,7 @@ class Preprocess:
         self._moments = tuple(torch.tensor(moment).view(3, 1, 1) for moment in (normalize.mean, normalize.std))
         self.image_size: tuple[int, int] = (config.size, config.size) if isinstance(config.size, int) else config.size
         self.settings = dataclasses.asdict(config)
-        self.transform_id = json.dumps(
-            [self.settings, *(importlib.metadata.version(name) for name in ("pillow", "torchvision"))]
-        )
+        self.transform_id = json.dumps([self.settings, *map(_version, ("pillow", "torchvision"))])
 
     def to_uint8(self, image: Image.Image) -> np.ndarray:
         """Return an image as the model reads it, resized, cropped and in RGB, before normalisation.

@@ -1,7 +1,7 @@
 """Models of open_clip: by name, from a checkpoint, or with random weights."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,15 +9,22 @@ import open_clip
 import torch
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
+from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.model.checkpoint_file import CheckpointFile, misfit, read_checkpoint
+from bench.model.checkpoint_file import CONFIG, CheckpointFile, misfit, read_checkpoint
 from bench.model.clip import Clip
 from bench.model.layers import activation
 
 QUICK = "-quickgelu"
 """How open_clip's architectures with QuickGELU end."""
+
+READS = ("mean", "std", "interpolation", "resize_mode")
+"""open_clip's settings of how images are read; their size is the architecture's."""
+
+USUAL = {key: getattr(PreprocessCfg(), key) for key in READS}
+"""OpenAI's way, which open_clip assumes of weights that it does not know."""
 
 POSITIONS = {
     "visual.positional_embedding": "image sizes",
@@ -45,7 +52,7 @@ def load_open_clip(
         weights.
     checkpoint : str, optional
         File with weights of that architecture: safetensors, of ``torch.save``, or OpenAI's own archive. Nothing in it
-        is run. A tag, if given too, decides the activation (QuickGELU or GELU).
+        is run. A tag, if given too, decides the activation (QuickGELU or GELU) and how images are read.
     weights : {"pretrained", "random"}, optional
         ``random`` draws them, for measurements of cost without downloads.
     seed : int, optional
@@ -56,7 +63,7 @@ def load_open_clip(
     Returns
     -------
     Clip
-        Its `notes` say which activation a checkpoint runs with.
+        Its `notes` say which activation a checkpoint runs with, and how images are read where that is not usual.
 
     Raises
     ------
@@ -68,14 +75,22 @@ def load_open_clip(
         return _from_file(name, checkpoint, image_size)
     tag = name.partition("/")[2]
     chosen = None if weights == "random" else tag or None
-    model, tokenizer = _create(name, chosen, _of_tag(name), seed, weights != "random", image_size)
+    of_tag = _of_tag(name)
+    quick_gelu, required = bool(of_tag.get("quick_gelu")), weights != "random"
+    model, tokenizer = _create(name, chosen, quick_gelu, seed, required, image_size, of_tag)
     return Clip(model, tokenizer, model.visual.preprocess_cfg, name, config=_config(name, model))
 
 
 def _create(
-    name: str, tag: str | None, quick_gelu: bool, seed: int, required: bool, image_size: int | None = None
+    name: str,
+    tag: str | None,
+    quick_gelu: bool,
+    seed: int,
+    required: bool,
+    image_size: int | None,
+    preprocess: Mapping[str, Any],
 ) -> tuple[Any, Any]:
-    """Return open_clip's model and tokenizer, without its reports."""
+    """Return open_clip's model, which reads images as `preprocess` says, and its tokenizer, without its reports."""
     architecture = name.partition("/")[0]
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
@@ -85,6 +100,7 @@ def _create(
                 pretrained=tag,
                 force_quick_gelu=quick_gelu,
                 force_image_size=image_size,
+                force_preprocess_cfg={key: preprocess[key] for key in READS if key in preprocess},
                 require_pretrained=required,  # never random weights that nobody asked for
             )
             return model, open_clip.get_tokenizer(architecture)
@@ -119,21 +135,23 @@ def _from_file(name: str, checkpoint: str, image_size: int | None) -> Clip:
     architecture = name.partition("/")[0]
     file = read_checkpoint(checkpoint)
     quick_gelu, reason = _activation(name, checkpoint, file)
-    model, tokenizer = _create(name, None, quick_gelu, 0, False, image_size)
+    preprocess, said = _reading(name, checkpoint, file)
+    model, tokenizer = _create(name, None, quick_gelu, 0, False, image_size, preprocess)
     resized = _load(model, file.tensors, checkpoint, architecture)
     clip = Clip(model, tokenizer, model.visual.preprocess_cfg, name, config=_config(name, model))
     clip.notes.append(f"{checkpoint} runs with {activation(model)}, {reason}")
+    clip.notes += said
     clip.notes += [f"the position embeddings of {checkpoint} are for other {what} and are resized" for what in resized]
     return clip
 
 
-# ---- activation
+# ---- activation and preprocessing
 
 
-def _of_tag(name: str) -> bool:
-    """Return whether the weights of a tag need QuickGELU; False if there is no tag."""
+def _of_tag(name: str) -> dict[str, Any]:
+    """Return open_clip's configuration of a tag, with ``quick_gelu`` and `READS`; empty if there is no tag."""
     architecture, _, tag = name.partition("/")
-    return bool(tag) and bool((open_clip.get_pretrained_cfg(architecture, tag) or {}).get("quick_gelu"))
+    return (open_clip.get_pretrained_cfg(architecture, tag) or {}) if tag else {}
 
 
 def _activation(name: str, checkpoint: str, file: CheckpointFile) -> tuple[bool, str]:
@@ -144,7 +162,7 @@ def _activation(name: str, checkpoint: str, file: CheckpointFile) -> tuple[bool,
     """
     architecture, _, tag = name.partition("/")
     config = open_clip.get_model_config(architecture) or {}
-    quick_gelu = bool(config.get("quick_gelu")) or _of_tag(name)
+    quick_gelu = bool(config.get("quick_gelu") or _of_tag(name).get("quick_gelu"))
     other = architecture.removesuffix(QUICK) if quick_gelu else f"{architecture}{QUICK}"
     known = other != architecture and other in open_clip.list_models()
     if file.quick_gelu and not quick_gelu:
@@ -156,8 +174,42 @@ def _activation(name: str, checkpoint: str, file: CheckpointFile) -> tuple[bool,
         )
     if file.quick_gelu or tag or not known:
         return quick_gelu, f"as {name} says"
-    whose = "LAION, DataComp and others need GELU" if quick_gelu else "OpenAI, MetaCLIP and DFN need QuickGELU"
+    tags = open_clip.list_pretrained_tags_by_model(architecture.removesuffix(QUICK) + QUICK)
+    quick = ", ".join(tags) or "OpenAI, MetaCLIP and DFN"
+    whose = f"others than {quick} need GELU" if quick_gelu else f"{quick} need QuickGELU"
     return quick_gelu, f"as {name} says; weights of {whose}: model={other}"
+
+
+def _reading(name: str, checkpoint: str, file: CheckpointFile) -> tuple[dict[str, Any], list[str]]:
+    """Return how images are read for the weights of a file, and what to say of it: nothing where that is usual.
+
+    The tag decides, then open_clip's configuration beside the file, then what all tags of the architecture have in
+    common. OpenAI's way is usual.
+    """
+    architecture, _, tag = name.partition("/")
+    if tag:
+        return _of_tag(name), _unusual(checkpoint, _of_tag(name), name)
+    if file.preprocess or file.of_openai:
+        return file.preprocess, _unusual(checkpoint, file.preprocess, f"{CONFIG} beside it")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    ways = {tag: _reads(_of_tag(f"{architecture}/{tag}")) for tag in tags}
+    if tags and all(way == ways[tags[0]] for way in ways.values()):
+        return ways[tags[0]], _unusual(checkpoint, ways[tags[0]], f"every tag of {architecture}")
+    odd = [tag for tag, way in ways.items() if way != USUAL]
+    note = f"{checkpoint} reads images as open_clip does without a tag; {', '.join(odd)} of {architecture} would not"
+    return {}, [f"{note}: model={architecture}/{odd[0]}"] if odd else []
+
+
+def _reads(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how images are read: as a configuration says, and in the usual way where it says nothing."""
+    return {key: config.get(key, USUAL[key]) for key in READS}
+
+
+def _unusual(checkpoint: str, config: Mapping[str, Any], source: str) -> list[str]:
+    """Return the line about images that are not read in the usual way, or none."""
+    way = _reads(config)
+    odd = [f"{key} {' '.join(map(str, v)) if isinstance(v, tuple) else v}" for key, v in way.items() if v != USUAL[key]]
+    return [f"{checkpoint} reads images with {', '.join(odd)}, as {source} says"] if odd else []
 
 
 # ---- weights
@@ -192,17 +244,17 @@ def _load(model: Any, tensors: dict[str, Tensor], checkpoint: str, architecture:
 
 def _converted(model: Any, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Return weights under the names and in the shapes of a model, and what had to be resized."""
-    found = dict(convert_state_dict(model, dict(tensors)))
-    if "positional_embedding" in found and not hasattr(model, "positional_embedding"):
-        found = convert_to_custom_text_state_dict(found)
+    converted = dict(convert_state_dict(model, dict(tensors)))
+    if "positional_embedding" in converted and not hasattr(model, "positional_embedding"):
+        converted = convert_to_custom_text_state_dict(converted)
     for name in ("logit_scale", "logit_bias"):  # a number, or a row of one number
         own = getattr(model, name, None)
-        if name in found and own is not None:
-            found[name] = found[name].reshape(own.shape)
-    if getattr(model, "logit_bias", None) is not None and "logit_bias" not in found:
-        found["logit_bias"] = torch.zeros_like(found["logit_scale"])
-    before = {name: found[name].shape for name in POSITIONS if name in found}
+        if name in converted and own is not None:
+            converted[name] = converted[name].reshape(own.shape)
+    if getattr(model, "logit_bias", None) is not None and "logit_bias" not in converted:
+        converted["logit_bias"] = torch.zeros_like(converted["logit_scale"])
+    before = {name: converted[name].shape for name in POSITIONS if name in converted}
     with _quiet():
-        resize_pos_embed(found, model)
-        resize_text_pos_embed(found, model)
-    return found, [POSITIONS[name] for name, shape in before.items() if found[name].shape != shape]
+        resize_pos_embed(converted, model)
+        resize_text_pos_embed(converted, model)
+    return converted, [POSITIONS[name] for name, shape in before.items() if converted[name].shape != shape]

@@ -111,8 +111,8 @@ class TextEncoder:
         """Return the number of tokens of a prompt with start and end tokens; None if the tokenizer cannot say."""
         if hasattr(self.tokenizer, "encode"):
             return len(self.tokenizer.encode(prompt)) + 2
-        inner = getattr(self.tokenizer, "tokenizer", None)
-        return len(inner(prompt)["input_ids"]) if inner is not None else None
+        inner, clean = getattr(self.tokenizer, "tokenizer", None), getattr(self.tokenizer, "clean_fn", str)
+        return len(inner(clean(prompt))["input_ids"]) if inner is not None else None
 
     # ---- token ids to features
 

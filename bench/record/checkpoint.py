@@ -215,7 +215,7 @@ class Checkpoints:
                     raise ValueError("its content does not fit its checksum")
                 tensors, values = unpack(read_file(file.path))
             except (NotPlain, ValueError) as error:
-                self.say(f"note: the checkpoint {file.path} is damaged and passed over ({why(error)})")
+                self.say(f"note: the checkpoint {file.path} is damaged and skipped ({why(error)})")
                 continue
             except OSError as error:
                 raise self._unreadable(file.path, error) from error

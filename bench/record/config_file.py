@@ -24,10 +24,14 @@ def config_text(flat: Mapping[str, Any]) -> str:
     str
         ``${`` in a text is escaped: it would refer to another setting otherwise.
     """
-    nested = OmegaConf.create()
+    nested: dict[str, Any] = {}
     for key, value in flat.items():
-        OmegaConf.update(nested, key, _literal(value), force_add=True)
-    return OmegaConf.to_yaml(nested)
+        *above, last = key.split(".")
+        at = nested
+        for part in above:
+            at = at.setdefault(part, {})
+        at[last] = _literal(value)
+    return OmegaConf.to_yaml(OmegaConf.create(nested))
 
 
 def _literal(value: Any) -> Any:

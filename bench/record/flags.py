@@ -114,12 +114,12 @@ def flags_of(cls: Any, settings: Any) -> Flags:
     """
     who = f'method "{getattr(cls, "registry_name", cls.__name__)}"'
     try:
-        found = cls.flags_for(settings)
+        flags = cls.flags_for(settings)
     except Exception as error:  # a plug-in's own code
         raise UserError(f"{who}: its flags_for() fails: {blamed(error)}") from error
-    if not isinstance(found, Flags):
-        raise UserError(f"{who}: flags and flags_for() must give bench.api.Flags, not {type(found).__name__}")
-    return found
+    if not isinstance(flags, Flags):
+        raise UserError(f"{who}: flags and flags_for() must give bench.api.Flags, not {type(flags).__name__}")
+    return flags
 
 
 def registered(settings: Mapping[str, Any]) -> dict[str, str] | None:

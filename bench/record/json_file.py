@@ -56,8 +56,8 @@ def check_parts(content: Mapping[str, Any], needed: Mapping[str, type], optional
 def check_entries(content: Mapping[str, Any], entries: Mapping[str, type]) -> None:
     """Raise `ValueError` for a list or an object with an entry of another type; null is an entry of every object."""
     for name, kind in entries.items():
-        found = content.get(name) or ()
-        values = [one for one in found.values() if one is not None] if isinstance(found, dict) else found
+        given = content.get(name) or ()
+        values = [one for one in given.values() if one is not None] if isinstance(given, dict) else given
         if not all(isinstance(one, kind) and not isinstance(one, bool) for one in values):
             raise ValueError(f'"{name}" has an entry that is not of type {kind.__name__}')
 

@@ -11,7 +11,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -158,13 +158,15 @@ def identity_of(resolved: Resolved, command: Sequence[str], weights: str, data: 
 
 def versions(names: Sequence[str]) -> dict[str, str]:
     """Return the installed versions of distributions by name; those that are missing are left out."""
-    installed = {}
-    for name in names:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return installed
+    return {name: version for name in names if (version := _version(name)) is not None}
+
+
+@cache
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 @lru_cache(maxsize=1)

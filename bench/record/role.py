@@ -42,9 +42,9 @@ def roles() -> dict[str, Role]:
     dict of str to Role
         By the name of the method.
     """
-    found = {}
+    by_name = {}
     for name, entry in registry.entries("method").items():
         scalars = entry.facts.get("scalars", "")
         bound, ceiling = (entry.facts.get(fact) == "True" for fact in ("bound", "ceiling"))
-        found[name] = Role(bound, ceiling, tuple(scalars.split(", ")) if scalars else ())
-    return found
+        by_name[name] = Role(bound, ceiling, tuple(scalars.split(", ")) if scalars else ())
+    return by_name

@@ -162,8 +162,8 @@ def linear_probe(
         while step > FINEST:
             step /= 2
             power = max((p for p in (power - step, power, power + step) if abs(p) <= WIDEST), key=order)
-    found = _fitted(_regression(10.0**power), features, labels)
-    weights, bias = found.coef_, found.intercept_
+    fitted = _fitted(_regression(10.0**power), features, labels)
+    weights, bias = fitted.coef_, fitted.intercept_
     if len(classes) == 2:  # scikit-learn has one row then: the logit of the second class over the first
         weights, bias = np.concatenate([0 * weights, weights]), np.concatenate([0 * bias, bias])
-    return Linear(found.classes_, weights, bias, 10.0**power)
+    return Linear(fitted.classes_, weights, bias, 10.0**power)

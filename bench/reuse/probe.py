@@ -145,12 +145,12 @@ def probe(run: str | Path, settings: Mapping[str, Any] | Sequence[str] = ()) -> 
             begin_with(resolved, before, before.weights_sha256())
         before.to(device)
         say(f"{record.method} on {record.stream}, seed {record.seed}, {device.type}")
-        found = [
+        accuracies = [
             _measure(before, before.encode_images, resolved, plan, "before"),
             _measure(after, after.encode_images, resolved, plan, "after"),
             _measure(after, coarse, resolved, plan, "pixels"),
         ]
-    rows = tuple(_row(record, one, found) for one in plan.sets)
+    rows = tuple(_row(record, one, accuracies) for one in plan.sets)
     with _writing(path):
         write_output(path, _csv(record, rows))
     if plan.without:
@@ -198,9 +198,9 @@ class _Labelled:
         return {self.prompts[label] for label in np.unique(self.images.labels)}
 
     def among(self, candidates: Sequence[str]) -> np.ndarray:
-        """Return for every image the place of its prompt among some; -1 where it is none of them."""
-        place = {prompt: index for index, prompt in enumerate(candidates)}
-        return np.array([place.get(prompt, -1) for prompt in self.prompts])[self.images.labels]
+        """Return for every image the index of its prompt among some; -1 where it is none of them."""
+        indices = {prompt: index for index, prompt in enumerate(candidates)}
+        return np.array([indices.get(prompt, -1) for prompt in self.prompts])[self.images.labels]
 
 
 @dataclass(frozen=True)
@@ -224,8 +224,8 @@ class _Plan:
 
     def images(self) -> list[Images]:
         """Return all images that features are needed of, each once."""
-        found = [one.images for one in self.training] + [one.test.images for one in self.sets]
-        return list({id(images): images for images in found}.values())
+        several = [one.images for one in self.training] + [one.test.images for one in self.sets]
+        return list({id(images): images for images in several}.values())
 
 
 def _plan(stream: Stream) -> _Plan:
@@ -279,7 +279,7 @@ def _measure(
     """Return the accuracy of probes in percent, by column; test sets with the same candidates share a probe."""
     features = _features(clip, encode, resolved, plan, title)
     probes: dict[tuple[str, ...], Any] = {}
-    found = {}
+    accuracies = {}
     for one in plan.sets:
         if one.candidates not in probes:
             learned = [(features[id(part.images)], part.among(one.candidates)) for part in plan.training]
@@ -287,8 +287,8 @@ def _measure(
             probes[one.candidates] = fit(x[labels >= 0], labels[labels >= 0])
         targets = one.test.among(one.candidates)
         answers = probes[one.candidates].predict(features[id(one.test.images)][targets >= 0])
-        found[one.column] = 100 * float(np.mean(answers == targets[targets >= 0]))
-    return found
+        accuracies[one.column] = 100 * float(np.mean(answers == targets[targets >= 0]))
+    return accuracies
 
 
 @torch.no_grad()
@@ -297,7 +297,7 @@ def _features(
 ) -> dict[int, np.ndarray]:
     """Return the features of all images of a plan, by their identity: float64 [images, width]."""
     store = PixelStore(clip, DECODED_BYTES, pixel_cache(resolved.run, lambda: None))
-    batch, found = resolved.run.evaluate.batch_size, {}
+    batch, features = resolved.run.evaluate.batch_size, {}
     total = sum(-(-len(images) // batch) for images in plan.images())
     with clip.computing(resolved.run.precision), bar(title, total) as advance:
         for images in plan.images():
@@ -305,19 +305,19 @@ def _features(
             for pixels, _ in store.get(images).batches(batch):
                 parts.append(encode(pixels).double().cpu().numpy())
                 advance()
-            found[id(images)] = np.concatenate(parts)
-    return found
+            features[id(images)] = np.concatenate(parts)
+    return features
 
 
 # -------------------------------------------------------------------------------------------------- answer
 
 
-def _row(record: Run, one: _Set, found: Sequence[dict[int, float]]) -> Probed:
+def _row(record: Run, one: _Set, accuracies: Sequence[dict[int, float]]) -> Probed:
     """Return the accuracies of one test set, those of the text classifier from the record."""
     matrix = record.matrix
     before, after = (matrix.cell(row, one.column).accuracy for row in (0, len(matrix.tasks)))
     images = int((one.test.among(one.candidates) >= 0).sum())
-    probes = (values[one.column] for values in found)
+    probes = (values[one.column] for values in accuracies)
     return Probed(one.name, one.role, len(one.candidates), images, before, after, *probes)
 
 

@@ -170,7 +170,7 @@ def context_of(
     replay = settings.batches.replay
     may_stop = stop if processes.size == 1 else _go_on  # several processes stop together, at safe points only
     shared = shared_results(resolved, parts.clip, device, watch.reuse, may_stop)
-    cache, found = pixel_cache(settings, may_stop), parts.reference
+    cache, reference = pixel_cache(settings, may_stop), parts.reference
     context = Context(
         tasks=len(parts.tasks),
         batch_size=settings.train.batch_size,
@@ -184,7 +184,7 @@ def context_of(
         world=processes,
         weights=parts.weights,
         observers=observers,
-        reference=None if found is None else reference_of(found, parts.clip, cache),
+        reference=None if reference is None else reference_of(reference, parts.clip, cache),
         images={task.name: len(task.train) for task in parts.tasks},
         without_images=missing_images(parts.tasks),
         pretrained=None if settings.start is None else lambda: load_model(resolved).model.state_dict(),
@@ -204,11 +204,11 @@ def missing_images(tasks: Sequence[Task]) -> dict[str, tuple[str, ...]]:
     return {one.name: tuple(one.classes[index] for index in one.without_images()) for one in requests}
 
 
-def reference_of(found: ReferenceSet, clip: Clip, cache: PixelCache | None = None) -> Reference:
+def reference_of(reference: ReferenceSet, clip: Clip, cache: PixelCache | None = None) -> Reference:
     """Return a reference set as a method sees it; decoded images are kept in memory where they fit."""
-    pixels = Pixels(found.images, clip, False, cache)
+    pixels = Pixels(reference.images, clip, False, cache)
     pixels.keep = pixels.nbytes <= DECODED_BYTES
-    return Reference(found.name, found.sentences, pixels)
+    return Reference(reference.name, reference.sentences, pixels)
 
 
 def _go_on() -> None:

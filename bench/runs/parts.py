@@ -74,16 +74,16 @@ def _singles(resolved: Resolved) -> list[tuple[str, str, str]]:
     UserError
         If one is not written as TASK.KEY=VALUE, or two set the same.
     """
-    found: list[tuple[str, str, str]] = []
+    entries: list[tuple[str, str, str]] = []
     for entry in resolved.run.train.tasks:
         left, equals, raw = entry.partition("=")
         name, dot, key = left.strip().rpartition(".")
         if not (equals and dot and name and key):
             raise UserError(f'train.tasks has "{entry}": write TASK.KEY=VALUE, as in train.tasks=[SUN397.epochs=5]')
-        if (name, key) in [(task, other) for task, other, _ in found]:
+        if (name, key) in [(task, other) for task, other, _ in entries]:
             raise UserError(f"train.tasks sets {name}.{key} twice: once is enough")
-        found.append((name, key, raw))
-    return found
+        entries.append((name, key, raw))
+    return entries
 
 
 def check_budgets(resolved: Resolved, stream: Stream, budgets: Sequence[Train]) -> None:
@@ -145,12 +145,12 @@ def load_reference(resolved: Resolved, stream: Stream) -> ReferenceSet | None:
         return None
     root = None if data is None else user_path(data, "reference.data")
     sentences = None if wanted.sentences is None else user_path(wanted.sentences, "reference.sentences")
-    found = reference_set(wanted.name, root, wanted.images, sentences)
-    whole = found.images.images if isinstance(found.images, Subset) else found.images
+    reference = reference_set(wanted.name, root, wanted.images, sentences)
+    whole = reference.images.images if isinstance(reference.images, Subset) else reference.images
     for task in stream.tasks:
         if whole.digest in (task.train.digest, task.test.digest):
             raise UserError(f"reference={wanted.name} has the images of task {task.name}: name others")
-    return found
+    return reference
 
 
 def is_real(resolved: Resolved) -> bool:

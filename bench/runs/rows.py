@@ -91,6 +91,26 @@ def others(resolved: Resolved, tasks: Sequence[str]) -> str:
     return published.bases(table) if table else ""
 
 
+def last_measured(method: type[Method] | Method, label_space: str, tasks: int) -> int:
+    """Return the last row of the matrix that is measured: all later ones are like it.
+
+    Parameters
+    ----------
+    method : Method or type
+    label_space : str
+        The stream's.
+    tasks : int
+        Number of its tasks.
+
+    Returns
+    -------
+    int
+    """
+    if label_space in ("seen", "agnostic"):
+        return tasks  # where it grows, the accuracies of a constant classifier change too
+    return 0 if method.constant else 1 if method.at_once else tasks
+
+
 class Forecast:
     """How long a run still takes, by the seconds that steps, images and rows of the matrix took so far.
 
@@ -103,13 +123,11 @@ class Forecast:
     Attributes
     ----------
     settled : int
-        The last row that is measured: all later ones are like it.
+        As of `last_measured`.
     """
 
     def __init__(self, parts: Parts, watch: Stopwatch, method: Method):
-        self.settled = 0 if method.constant else 1 if method.at_once else len(parts.tasks)
-        if parts.stream.label_space in ("seen", "agnostic"):
-            self.settled = len(parts.tasks)  # where it grows, the accuracies of a constant classifier change too
+        self.settled = last_measured(method, parts.stream.label_space, len(parts.tasks))
         self._watch = watch
         self._images = [len(task.train) for task in parts.tasks]
         self._steps = [steps_of(budget, images) for budget, images in zip(parts.budgets, self._images, strict=True)]

@@ -70,15 +70,15 @@ def run(resolved: Resolved, command: Sequence[str] = (), observers: Observers | 
         _stand(directory)
         return directory
     check_names(directory)
-    device, place = choose_device(resolved.run.device), world()
+    device, processes = choose_device(resolved.run.device), world()
     if resolved.run.precision == "tf32" and device.type != "cuda":
         raise UserError(f"precision=tf32 is arithmetic of CUDA devices and this run uses {device.type}: choose another")
-    if place.size > resolved.run.train.batch_size:
+    if processes.size > resolved.run.train.batch_size:
         raise UserError(
-            f"{place.size} processes share batches of train.batch_size={resolved.run.train.batch_size}: start fewer"
+            f"{processes.size} processes share batches of train.batch_size={resolved.run.train.batch_size}: start fewer"
         )
     try:
-        with kernels(resolved.run, device), joined(place, device), mirror:
+        with kernels(resolved.run, device), joined(processes, device), mirror:
             _run(resolved, command, directory, device, mirror, observers)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

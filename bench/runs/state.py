@@ -69,13 +69,13 @@ class RunState:
 
     def _updates(self, plain: bool) -> dict[str, Tensor]:
         """Return the tensors of updates in force, with their scales; plain, these are the two factors of any kind."""
-        found = {}
+        own = {}
         for name, linear_map in self.clip.maps.items():
             if (update := linear_map.update) is not None:
                 tensors = dict(zip("AB", update.factors(), strict=True)) if plain else update.tensors()
                 scale = torch.tensor(update.scale, dtype=torch.float64)
-                found.update(_under(name, {**tensors, "scale": scale}))
-        return _under("update", found)
+                own.update(_under(name, {**tensors, "scale": scale}))
+        return _under("update", own)
 
     @torch.no_grad()
     def load_model(self, tensors: Mapping[str, Tensor]) -> None:

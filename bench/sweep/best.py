@@ -39,7 +39,7 @@ OF_THE_STREAM = ("train.epochs", "train.steps", "train.tasks")
 """Settings that say how long a stream trains: they go with the stream, not with what is chosen for a method."""
 
 TIE = "train.lr"
-"""Of two settings with the same mean, the one with the smaller value of this is the better one."""
+"""The setting that decides between equal means: the smaller value is the better one."""
 
 ENDS = 3
 """Values of a number from which on the smallest and the largest are said to be the ends of what was tried."""
@@ -130,12 +130,12 @@ def tried(points: Sequence[Point], metric: str) -> list[Tried]:
     groups: dict[Path, list[Point]] = {}
     for point in points:  # the folder is named after a hash of all settings but the seed
         groups.setdefault(point.directory.with_name(point.directory.name.rpartition("-s")[0]), []).append(point)
-    found = []
+    tried = []
     for members in groups.values():
         values = [metrics_of(point).get(metric) for point in members]
-        found.append(Tried(tuple(members), tuple(value for value in values if value is not None)))
-    found.sort(key=lambda one: _numbers(one).get(TIE, math.inf))
-    return [found[place] for place in ranked([one.mean for one in found], metric)]
+        tried.append(Tried(tuple(members), tuple(value for value in values if value is not None)))
+    tried.sort(key=lambda one: _numbers(one).get(TIE, math.inf))
+    return [tried[index] for index in ranked([one.mean for one in tried], metric)]
 
 
 def best(points: Sequence[Point], metric: str, file: Path) -> str:
@@ -159,23 +159,23 @@ def best(points: Sequence[Point], metric: str, file: Path) -> str:
     UserError
         If no setting is finished with all its seeds, or the metric is not defined for it.
     """
-    found = tried(points, metric)
-    first = found[0]
+    ranking = tried(points, metric)
+    first = ranking[0]
     if first.mean is None:
         raise UserError(
             f"no setting of {file} has {metric} for all its seeds yet: run its points first, with the same line "
             "without best="
         )
-    lines = [*comparison(found, metric), f"the best, {first.label}, on test images:"]
+    lines = [*comparison(ranking, metric), f"the best, {first.label}, on test images:"]
     return "\n".join([*lines, f"python -m bench run {shlex.join(first.words)}"])
 
 
-def comparison(found: Sequence[Tried], metric: str) -> list[str]:
+def comparison(ranking: Sequence[Tried], metric: str) -> list[str]:
     """Return a table of settings with what weakens a choice among them, as lines for a terminal.
 
     Parameters
     ----------
-    found : sequence of Tried
+    ranking : sequence of Tried
         As of `tried`; the first one is complete.
     metric : str
 
@@ -183,19 +183,19 @@ def comparison(found: Sequence[Tried], metric: str) -> list[str]:
     -------
     list of str
     """
-    split = "test" if any(point.split == "test" for one in found for point in one.points) else "validation"
-    lines = [f"{metric} on {split} images, the mean over seeds:", "", _table(found[:SHOWN], metric)]
-    if len(found) > SHOWN:
-        lines.append(f"  and {len(found) - SHOWN} more: status sort={metric} shows every point")
-    return [*lines, "", *_notes(found, split)]
+    split = "test" if any(point.split == "test" for one in ranking for point in one.points) else "validation"
+    lines = [f"{metric} on {split} images, the mean over seeds:", "", _table(ranking[:SHOWN], metric)]
+    if len(ranking) > SHOWN:
+        lines.append(f"  and {len(ranking) - SHOWN} more: status sort={metric} shows every point")
+    return [*lines, "", *_notes(ranking, split)]
 
 
-def choose(found: Sequence[Tried], metric: str, grid: str) -> Chosen:
+def choose(ranking: Sequence[Tried], metric: str, grid: str) -> Chosen:
     """Return the best setting of one method, with all that led to it.
 
     Parameters
     ----------
-    found : sequence of Tried
+    ranking : sequence of Tried
         As of `tried`; the first one is complete.
     metric : str
         A scalar of `bench.metrics.scalars`.
@@ -207,13 +207,13 @@ def choose(found: Sequence[Tried], metric: str, grid: str) -> Chosen:
     Chosen
         It holds what varies and what else was given of ``method.`` and ``train.``, but no budget of the stream.
     """
-    ways = [resolve(one.points[0].words) for one in found]
+    ways = [resolve(one.points[0].words) for one in ranking]
     differ = {key for way in ways for key, value in way.flat.items() if value != ways[0].flat.get(key)}
     held = _given(ways[0]) - {"seed", "evaluate.split"}
     kept = {
         key for key in held if key in differ or (key.startswith(("method.", "train.")) and key not in OF_THE_STREAM)
     }
-    points = [point for one in found for point in one.points]
+    points = [point for one in ranking for point in one.points]
     run = ways[0].run
     return Chosen(
         settings=_values(ways[0], kept),
@@ -221,11 +221,11 @@ def choose(found: Sequence[Tried], metric: str, grid: str) -> Chosen:
         model=run.model,
         criterion=metric,
         split=run.evaluate.split,
-        seeds=sorted({resolve(point.words).run.seed for point in found[0].points}),
+        seeds=sorted({resolve(point.words).run.seed for point in ranking[0].points}),
         grid=grid,
         under=_values(ways[0], held - kept),
         revisions=sorted({revision for point in points if (revision := _revision(point))}),
-        tried=[_record(one, way, kept) for one, way in zip(found, ways, strict=True)],
+        tried=[_record(one, way, kept) for one, way in zip(ranking, ways, strict=True)],
     )
 
 
@@ -256,9 +256,9 @@ def _record(one: Tried, way: Resolved, keys: set[str]) -> dict[str, Any]:
     return {"settings": _values(way, keys), **mean, "values": values, "fingerprint": fingerprint}
 
 
-def _table(found: Sequence[Tried], metric: str) -> str:
+def _table(ranking: Sequence[Tried], metric: str) -> str:
     rows = []
-    for number, one in enumerate(found, 1):
+    for number, one in enumerate(ranking, 1):
         whole = spread(one.values) if one.complete else None
         error = whole.standard_error if whole else None
         seeds = str(len(one.points)) if whole else f"{len(one.values)} of {len(one.points)}"
@@ -267,10 +267,10 @@ def _table(found: Sequence[Tried], metric: str) -> str:
     return table(("#", metric, "+-", "seeds", "setting"), rows)
 
 
-def _notes(found: Sequence[Tried], split: str) -> list[str]:
+def _notes(ranking: Sequence[Tried], split: str) -> list[str]:
     """Return what weakens the choice, a line each."""
     notes = []
-    missing = sum(len(one.points) - len(one.values) for one in found)
+    missing = sum(len(one.points) - len(one.values) for one in ranking)
     if missing:
         are = "1 point is" if missing == 1 else f"{missing} points are"
         notes.append(f"note: {are} not finished; settings that lack one are not ranked")
@@ -279,12 +279,12 @@ def _notes(found: Sequence[Tried], split: str) -> list[str]:
             "warning: points were scored on test images: what is chosen by them looks better than it is, so sweep with "
             "evaluate.split=validation to choose"
         )
-    return notes + _ends(found)
+    return notes + _ends(ranking)
 
 
-def _ends(found: Sequence[Tried]) -> list[str]:
+def _ends(ranking: Sequence[Tried]) -> list[str]:
     """Return which numbers of the best setting are the smallest or the largest that were tried."""
-    numbers = [_numbers(one) for one in found if one.complete]
+    numbers = [_numbers(one) for one in ranking if one.complete]
     notes = []
     for key, value in numbers[0].items():
         values = {one[key] for one in numbers if key in one}
@@ -296,8 +296,8 @@ def _ends(found: Sequence[Tried]) -> list[str]:
 
 def _numbers(one: Tried) -> dict[str, float]:
     """Return the values of settings that are written as numbers."""
-    found = {}
+    numbers = {}
     for key, (_, text) in read(one.words, []).items():
         with contextlib.suppress(ValueError):
-            found[key] = float(text)
-    return found
+            numbers[key] = float(text)
+    return numbers

@@ -26,12 +26,12 @@ POLL = 0.1
 """Seconds between two looks at the running processes, and at whether a signal has come."""
 
 
-def run_points(found: Sweep, launch: Launch) -> int:
+def run_points(sweep: Sweep, launch: Launch) -> int:
     """Run the points that are neither finished nor queued, and report.
 
     Parameters
     ----------
-    found : Sweep
+    sweep : Sweep
     launch : Launch
         Where they run.
 
@@ -40,17 +40,17 @@ def run_points(found: Sweep, launch: Launch) -> int:
     int
         The exit status: 0, 1 if a point failed or was interrupted, 128 + a signal that ended the sweep.
     """
-    states = dict(zip(found.points, states_of(found.points), strict=True))
+    states = dict(zip(sweep.points, states_of(sweep.points), strict=True))
     todo = [point for point, state in states.items() if state not in ("finished", "queued")]
     finished, queued = (list(states.values()).count(state) for state in ("finished", "queued"))
     if finished:
         print(f"{finished} of {len(states)} points are finished already", flush=True)
     if queued:
         print(f"{queued} of {len(states)} points are queued on SLURM and left alone", flush=True)
-    stopped = LAUNCHERS[launch.name](found, todo, launch) if todo else 0
+    stopped = LAUNCHERS[launch.name](sweep, todo, launch) if todo else 0
     if launch.name == "slurm" and (stopped or not launch.wait):
         return 128 + stopped if stopped else 0
-    return conclude(found, todo, stopped)
+    return conclude(sweep, todo, stopped)
 
 
 # ---------------------------------------------------------------------------------------- on this machine
@@ -158,11 +158,11 @@ def stopping() -> Iterator[Stop]:
 # ------------------------------------------------------------------------------------------- launchers
 
 
-def _inline(found: Sweep, todo: Sequence[Point], launch: Launch) -> int:
-    return carry_out(todo, 1, lambda point: {}, Output(len(found.points)))
+def _inline(sweep: Sweep, todo: Sequence[Point], launch: Launch) -> int:
+    return carry_out(todo, 1, lambda point: {}, Output(len(sweep.points)))
 
 
-def _local(found: Sweep, todo: Sequence[Point], launch: Launch) -> int:
+def _local(sweep: Sweep, todo: Sequence[Point], launch: Launch) -> int:
     together = launch.processes or max(1, cores() // 2)
     threads = {"OMP_NUM_THREADS": str(max(1, cores() // together))}
 
@@ -170,10 +170,10 @@ def _local(found: Sweep, todo: Sequence[Point], launch: Launch) -> int:
         chosen = "OMP_NUM_THREADS" in os.environ or point.threads is not None
         return {} if chosen else threads
 
-    return carry_out(todo, together, environment, Tasks(len(found.points), together))
+    return carry_out(todo, together, environment, Tasks(len(sweep.points), together))
 
 
-def _slurm(found: Sweep, todo: Sequence[Point], launch: Launch) -> int:
+def _slurm(sweep: Sweep, todo: Sequence[Point], launch: Launch) -> int:
     """Submit one array and follow it; an interrupt ends only the following."""
     todo = [point for point, state in zip(todo, states_of(todo), strict=True) if state != "running"]
     if not todo:
@@ -186,7 +186,7 @@ def _slurm(found: Sweep, todo: Sequence[Point], launch: Launch) -> int:
             point.folder.mkdir(parents=True, exist_ok=True)
         jobs.append(slurm.PointJob(command(point), str(point.log), str(point.notes), point.threads is None))
     with writing(folder):
-        ids = slurm.submit(jobs, folder / "jobs", found.file.stem, launch.parameters())
+        ids = slurm.submit(jobs, folder / "jobs", sweep.file.stem, launch.parameters())
     array = ids[0].partition("_")[0]
     try:
         for point, job in zip(todo, ids, strict=True):
@@ -197,12 +197,12 @@ def _slurm(found: Sweep, todo: Sequence[Point], launch: Launch) -> int:
             f"scancel {array}, make room, and give the same line again"
         ) from error
     print(f"submitted {len(ids)} points as job {array}")
-    how = f"follow: python -m bench {found.line} status (with the same words); cancel: scancel {array}"
+    how = f"follow: python -m bench {sweep.line} status (with the same words); cancel: scancel {array}"
     print(how, flush=True)
     if not launch.wait:
         return 0
     with stopping() as stop:
-        follow(todo, Tasks(len(found.points)), stop)
+        follow(todo, Tasks(len(sweep.points)), stop)
     if stop.count:
         print(f"the jobs continue; {how}")
     return stop.signal
@@ -248,12 +248,12 @@ def follow(todo: Sequence[Point], display: Tasks, stop: Stop) -> None:
 # ------------------------------------------------------------------------------- preemption and report
 
 
-def preempt(found: Sweep, number: int) -> str:
+def preempt(sweep: Sweep, number: int) -> str:
     """Do to a running point what a preemption does: it stops where it can be continued.
 
     Parameters
     ----------
-    found : Sweep
+    sweep : Sweep
     number : int
         Number of the point, from 1.
 
@@ -267,13 +267,13 @@ def preempt(found: Sweep, number: int) -> str:
     UserError
         If there is no such point or it is not running.
     """
-    if number > len(found.points):
-        raise UserError(f"preempt={number} names no point: there are {len(found.points)}")
-    point = found.points[number - 1]
+    if number > len(sweep.points):
+        raise UserError(f"preempt={number} names no point: there are {len(sweep.points)}")
+    point = sweep.points[number - 1]
     state = state_of(point)
     if state != "running":
         raise UserError(f"preempt={number}: the point is {state}, and only a running one can be preempted")
-    head = f"[{number}/{len(found.points)}]"
+    head = f"[{number}/{len(sweep.points)}]"
     job = job_id(point)
     if job is not None and slurm.job_states([job]).get(job) in slurm.RUNNING:
         slurm.interrupt(job, point.folder / "jobs")
@@ -284,12 +284,12 @@ def preempt(found: Sweep, number: int) -> str:
     return f"{head} the run was asked to stop; the same line without preempt continues it"
 
 
-def conclude(found: Sweep, todo: Sequence[Point], stopped: int) -> int:
+def conclude(sweep: Sweep, todo: Sequence[Point], stopped: int) -> int:
     """Print the table and what went wrong.
 
     Parameters
     ----------
-    found : Sweep
+    sweep : Sweep
     todo : sequence of Point
         Those that were to run.
     stopped : int
@@ -300,10 +300,10 @@ def conclude(found: Sweep, todo: Sequence[Point], stopped: int) -> int:
     int
         The exit status: 0, 1 if a point failed or was interrupted, 128 + a signal.
     """
-    states = dict(zip(found.points, states_of(found.points), strict=True))
-    print(f"\n{points_table(found.points)}")
+    states = dict(zip(sweep.points, states_of(sweep.points), strict=True))
+    print(f"\n{points_table(sweep.points)}")
     failed = [point for point in todo if states[point] == "failed"]
-    explain(found, failed)
+    explain(sweep, failed)
     finished, pending = (list(states.values()).count(state) for state in ("finished", "pending"))
     if failed:
         print(f"\n{_points(len(failed))} failed: the same line runs {_them(len(failed))} again")
@@ -324,16 +324,16 @@ def _them(count: int) -> str:
     return "it" if count == 1 else "them"
 
 
-def explain(found: Sweep, failed: Sequence[Point]) -> None:
+def explain(sweep: Sweep, failed: Sequence[Point]) -> None:
     """Print how points failed: the end of their logs, and what SLURM says where a log does not say it.
 
     Parameters
     ----------
-    found : Sweep
+    sweep : Sweep
     failed : sequence of Point
     """
     for point in failed:
-        print(f"\n[{point.number}/{len(found.points)}] failed: {point.log}")
+        print(f"\n[{point.number}/{len(sweep.points)}] failed: {point.log}")
         print("".join(f"  {line}\n" for line in [*_tail(point.log), reason_of(point)] if line), end="")
 
 

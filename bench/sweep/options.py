@@ -169,19 +169,19 @@ def options(words: Sequence[str], kind: type[Common] = Options, verb: str = "swe
     problems: list[str] = []
     of_a_run = {key.removesuffix(".name") for key in run_settings()}
     for word in words:
-        found = pair(word)
-        if found is None:
+        given = pair(word)
+        if given is None:
             rest.append(word)  # whoever reads the settings of a run says what is wrong with it
             continue
-        key = "launch.name" if found.key == "launch" else found.key
+        key = "launch.name" if given.key == "launch" else given.key
         if key.startswith(OTHERS):
-            values["launch.slurm"].append(f"{key.removeprefix(OTHERS)}={found.value}")
+            values["launch.slurm"].append(f"{key.removeprefix(OTHERS)}={given.value}")
         elif key in known:
             for value, raw in read([word], problems).values():
                 try:
                     values[key] = known[key].convert(value, raw)
                 except ValueError as error:
-                    problems.append(f"{found.key}={shorten(found.value)} {error}")
+                    problems.append(f"{given.key}={shorten(given.value)} {error}")
         elif key.startswith("launch.") or _looks_like_one(key, [*known, "launch"], of_a_run):
             problems.append(f'unknown word "{shorten(key)}" of {verb}{suggest(key, known)}')
         else:

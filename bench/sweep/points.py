@@ -201,12 +201,12 @@ def points_table(points: Sequence[Point], sort: str | None = None) -> str:
     ]
     if sort:
         values = [metrics_of(point).get(sort) for point in points]
-        rows = [rows[place] for place in ranked(values, sort)]
+        rows = [rows[index] for index in ranked(values, sort)]
     return table(("#", "state", *columns, "point"), rows)
 
 
 def ranked(values: Sequence[float | None], metric: str) -> list[int]:
-    """Return the places of values, the best first, those without a value at the end, equal ones in their order.
+    """Return the indices of values, the best first, those without a value at the end, equal ones in their order.
 
     Parameters
     ----------

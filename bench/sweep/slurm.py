@@ -200,16 +200,16 @@ def job_states(ids: Iterable[str]) -> dict[str, str]:
     wanted = set(ids)
     if not wanted:
         return {}
-    found: dict[str, str] = {}
+    states: dict[str, str] = {}
     # The state of a cancelled job is followed by who did it.
     for line in _ask("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%F_%K|%A|%T"):
         task, job, state = line.split("|")
-        found[task if not task.endswith("_N/A") else job] = state.split()[0]
-    lost = sorted(wanted - set(found))
+        states[task if not task.endswith("_N/A") else job] = state.split()[0]
+    lost = sorted(wanted - set(states))
     for line in _ask("sacct", "-n", "-P", "-X", "-o", "JobID,State", "-j", ",".join(lost)) if lost else []:
         job, _, state = line.partition("|")
-        found.setdefault(job, state.split()[0] if state else "")
-    return {job: state for job, state in found.items() if job in wanted}
+        states.setdefault(job, state.split()[0] if state else "")
+    return {job: state for job, state in states.items() if job in wanted}
 
 
 def _ask(*words: str) -> list[str]:

@@ -59,19 +59,19 @@ def sweep(words: Sequence[str]) -> int:
     if len(asked) != 1 or len(plain) > 2:
         raise UserError("sweep takes one sweep file, and perhaps status: python -m bench sweep compare_methods status")
     chosen, rest = options([pair.word for pair in pairs])
-    found = expand(find(asked[0]), rest, chosen.count, chosen.sweep_seed)
+    expanded = expand(find(asked[0]), rest, chosen.count, chosen.sweep_seed)
     if chosen.best is not None:
-        print(best(found.points, deciding(found.points, "best", chosen.best), found.file))
+        print(best(expanded.points, deciding(expanded.points, "best", chosen.best), expanded.file))
         return 0
-    return 0 if only_shown(found, chosen, "status" in plain) else run_points(found, chosen.launch)
+    return 0 if only_shown(expanded, chosen, "status" in plain) else run_points(expanded, chosen.launch)
 
 
-def only_shown(found: Sweep, chosen: Common, status: bool) -> bool:
+def only_shown(expanded: Sweep, chosen: Common, status: bool) -> bool:
     """Do what starts no point, if that is asked for.
 
     Parameters
     ----------
-    found : Sweep
+    expanded : Sweep
     chosen : Common
         The words of the line.
     status : bool
@@ -90,16 +90,16 @@ def only_shown(found: Sweep, chosen: Common, status: bool) -> bool:
     if chosen.sort is not None and not status:
         raise UserError(f"sort={chosen.sort} sorts the table of status: write status beside it")
     if status:
-        states = states_of(found.points)
-        print(points_table(found.points, scalar_of(chosen.sort or "")))
-        explain(found, [point for point, state in zip(found.points, states, strict=True) if state == "failed"])
+        states = states_of(expanded.points)
+        print(points_table(expanded.points, scalar_of(chosen.sort or "")))
+        explain(expanded, [point for point, state in zip(expanded.points, states, strict=True) if state == "failed"])
         return True
-    for note in found.notes:
+    for note in expanded.notes:
         print(f"note: {note}")
     if chosen.preempt is not None:
-        print(preempt(found, chosen.preempt))
+        print(preempt(expanded, chosen.preempt))
     elif chosen.dry_run:
-        print(plan(found.points))
+        print(plan(expanded.points))
     return chosen.preempt is not None or chosen.dry_run
 
 
@@ -129,14 +129,14 @@ def tune(words: Sequence[str]) -> int:
         raise UserError("tune takes KEY=VALUE words, and perhaps status: python -m bench tune method=NAME stream=NAME")
     chosen, rest = options([pair.word for pair in pairs], TuneOptions, "tune")
     methods = grids(chosen, rest)
-    found = _together(list(methods.values()))
-    metric = deciding(found.points, "metric", chosen.metric)
-    target = found.points[0].directory.parents[1] / "tuned.yaml" if chosen.to is None else user_path(chosen.to, "to")
+    joined = _together(list(methods.values()))
+    metric = deciding(joined.points, "metric", chosen.metric)
+    target = joined.points[0].directory.parents[1] / "tuned.yaml" if chosen.to is None else user_path(chosen.to, "to")
     _before(target)
-    if only_shown(found, chosen, bool(plain)):
+    if only_shown(joined, chosen, bool(plain)):
         return 0
     _check_place(target)
-    status = 0 if chosen.partial else run_points(found, chosen.launch)
+    status = 0 if chosen.partial else run_points(joined, chosen.launch)
     entries: dict[str, Chosen] = {}
     for word, one in methods.items():
         settings = tried(one.points, metric)
@@ -296,17 +296,17 @@ def _grid(file: Path, method: str, seeds: Sequence[int] | None, words: Sequence[
         raise UserError(
             f"{file} varies {foreign[0]}: a grid of tune may vary settings of the method and of training, and seed"
         )
-    found = expand(file, [f"method={method}", *words], instead=fixed)
-    settings = tried(found.points, "")
+    grid = expand(file, [f"method={method}", *words], instead=fixed)
+    settings = tried(grid.points, "")
     if len(settings) == 1:
         raise UserError(f"{file} has one setting only: give a setting of the method or of training more values")
     tested = {frozenset(point.directory.name.rpartition("-s")[2] for point in one.points) for one in settings}
     if len(tested) > 1 or ("seed" in fixed and tested != {frozenset(map(str, fixed["seed"]["values"]))}):
         raise UserError(f"{file} does not try every setting with every seed: write method: grid, without run_cap")
-    if any(point.split != "validation" for point in found.points):
+    if any(point.split != "validation" for point in grid.points):
         raise UserError("tune chooses on validation images: leave evaluate.split out")
-    about_training = all(key.startswith("train") or key == "seed" for key in found.swept)
-    return None if getattr(cls, "constant", False) and about_training else found
+    about_training = all(key.startswith("train") or key == "seed" for key in grid.swept)
+    return None if getattr(cls, "constant", False) and about_training else grid
 
 
 def _is_chosen(key: str) -> bool:

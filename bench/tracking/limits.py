@@ -117,9 +117,9 @@ def _wrong(kind: str, value: str, by: str) -> list[str]:
         return [f"{said} is a team and a project: write track.entity={entity} track.project={project}"]
     wrong = []
     forbidden = {"project": IN_ADDRESSES, "entity": "/", "id": IN_IDS}.get(kind, "")
-    found = "".join(sorted({one for one in value if one in forbidden}))
-    if found:
-        wrong.append(f"{said} holds {' '.join(found)}, which W&B does not take in the {_NAMES[kind]}: change it")
+    signs = "".join(sorted({one for one in value if one in forbidden}))
+    if signs:
+        wrong.append(f"{said} holds {' '.join(signs)}, which W&B does not take in the {_NAMES[kind]}: change it")
     if kind in _NAMES and len(value) > LONGEST_NAME:
         wrong.append(
             f"{said} has {len(value)} characters, and W&B takes {LONGEST_NAME} in the {_NAMES[kind]}: shorten it"

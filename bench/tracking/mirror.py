@@ -175,7 +175,7 @@ class Mirror:
     def _environment(self) -> dict[str, str]:
         """Return the child's environment: wandb keeps everything in the run directory, and sends to its server only."""
         home = folder(self._directory)
-        found = {key: value for key, value in os.environ.items() if key not in _decided()}
+        variables = {key: value for key, value in os.environ.items() if key not in _decided()}
         base_url = settings_files().get("base_url")
         chosen = {
             "WANDB_ERROR_REPORTING": "false",
@@ -185,11 +185,11 @@ class Mirror:
             **({"WANDB_BASE_URL": base_url} if base_url else {}),
         }
         for key, value in chosen.items():
-            found.setdefault(key, value)
+            variables.setdefault(key, value)
         # This process may have found the package through sys.path, which a child does not inherit.
-        path = [str(Path(bench.__file__).parent.parent), *filter(None, [found.get("PYTHONPATH")])]
-        found.update(WANDB_MODE=self.options.mode, WANDB_DIR=str(self._directory), PYTHONPATH=os.pathsep.join(path))
-        return found
+        path = [str(Path(bench.__file__).parent.parent), *filter(None, [variables.get("PYTHONPATH")])]
+        variables.update(WANDB_MODE=self.options.mode, WANDB_DIR=str(self._directory), PYTHONPATH=os.pathsep.join(path))
+        return variables
 
     def _listen(self) -> None:
         """Say where the run is to be seen, once that is known, and what goes wrong."""

@@ -58,7 +58,7 @@ TYPES: dict[str, Any] = {
     "id": str, "rows": int, "project": str, "entity": str | None, "group": str, "name": str, "tags": list,
     "weights": bool, "url": str | None, "parts": list,
 }  # fmt: skip
-"""Of the fields of `MirrorState`."""
+"""The types of the fields of `MirrorState`."""
 
 
 def folder(directory: Path) -> Path:

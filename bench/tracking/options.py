@@ -168,12 +168,12 @@ def symbols_of(classes: Mapping[str, Any]) -> dict[str, str]:
     dict of str to str
         Dotted key to symbol, of the settings that have one.
     """
-    found: dict[str, str] = {}
+    symbols: dict[str, str] = {}
     for kind, cls in classes.items():
         if cls is not None:
             settings = describe(class_settings(cls), f"{kind}.")
-            found.update({key: one.symbol for key, one in settings.items() if one.symbol})
-    return found
+            symbols.update({key: one.symbol for key, one in settings.items() if one.symbol})
+    return symbols
 
 
 def recorded_symbols(flat: Mapping[str, Any]) -> dict[str, str]:
@@ -251,11 +251,11 @@ def settings_files() -> dict[str, str]:
     dict of str to str
         Such as ``base_url``, ``mode``, ``project``, ``entity``; empty where there is no file that can be read.
     """
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     home = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
     for folder in (Path(home), Path(os.environ.get("WANDB_DIR") or ".") / "wandb"):
         parser = configparser.ConfigParser(interpolation=None)
         with contextlib.suppress(OSError, RuntimeError, configparser.Error, UnicodeDecodeError):
             parser.read(folder.expanduser() / "settings", encoding="utf-8")
-            found.update(parser["default"] if parser.has_section("default") else {})
-    return found
+            files.update(parser["default"] if parser.has_section("default") else {})
+    return files

@@ -211,12 +211,12 @@ def summary(directory: Path) -> dict[str, Any]:
     OSError, ValueError
         If summary.json cannot be read.
     """
-    found = Summary.read(directory)
-    kept: dict[str, Any] = {f"final/{name}": value for name, value in found.metrics.items() if value is not None}
-    kept.update({f"seconds/{name}": value for name, value in found.seconds.items()})
-    kept.update({f"seconds_of_parts/{name}": value for name, value in found.seconds_of_parts.items()})
+    content = Summary.read(directory)
+    kept: dict[str, Any] = {f"final/{name}": value for name, value in content.metrics.items() if value is not None}
+    kept.update({f"seconds/{name}": value for name, value in content.seconds.items()})
+    kept.update({f"seconds_of_parts/{name}": value for name, value in content.seconds_of_parts.items()})
     sizes = ("trainable_parameters", "stored_numbers", "stored_bytes", "peak_memory_mb")
-    return {**kept, **{name: getattr(found, name) for name in sizes}, "status": found.status}
+    return {**kept, **{name: getattr(content, name) for name in sizes}, "status": content.status}
 
 
 def record_files(directory: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from bench.learning.method import Method
 from bench.learning.optimizer import tensors_of
 from bench.learning.training_state import TrainingState
 from bench.trials.toy import tiny_clip
-from bench.trials.trial import TASKS, TRAIN, Start, Trial, space_of
+from bench.trials.trial import TASKS, TRAIN, Trial, space_of
 
 BREAKS = 3
 """After how many steps of a task training is broken off, each time from the start."""
@@ -82,10 +83,11 @@ def verify(
         raise UserError(f"{method.__name__} is no subclass of bench.api.Method")
     settings = class_settings(method)() if settings is None else settings
     _fit(method, settings, train)
+    start = Start(lambda: Trial(method, settings, tasks, train))
     for test, promise in CONTRACT.items():
         problem = ""
         try:
-            test(lambda: Trial(method, settings, tasks, train))
+            test(start)
         except Broken as error:
             problem = str(error)
         except Exception as error:  # whatever a stranger's method raises is its failure, not that of the tests
@@ -101,6 +103,52 @@ def _fit(method: type[Method], settings: Any, train: Train) -> None:
     problems = settings.fits(Surroundings(space_of(method), widths, train))
     if problems:
         raise UserError("\n".join(f"{text} (the model is the toy model of the contract tests)" for text in problems))
+
+
+class Start:
+    """Begins trials, each with a new model, and keeps those that several tests look at and none changes.
+
+    Parameters
+    ----------
+    new : callable
+        Returns a trial that has learned nothing.
+    """
+
+    def __init__(self, new: Callable[[], Trial]):
+        self._new = new
+
+    def __call__(self) -> Trial:
+        """Return a trial that has learned nothing."""
+        return self._new()
+
+    @cached_property
+    def whole(self) -> tuple[Trial, list[int]]:
+        """A trial that has learned every task, and how many bytes the method kept after each."""
+        trial, sizes = self(), []
+        for index in range(TASKS):
+            trial.learn(index)
+            sizes.append(trial.method.stored_bytes())
+        return trial, sizes
+
+    @cached_property
+    def saved(self) -> tuple[Trial, bytes, list[bytes]]:
+        """A trial that has learned every task, what it kept between them, and inside of the second at some steps."""
+        trial = self()
+        trial.learn(0)
+        _check_state(trial.method)
+        between = trial.between_tasks()
+        steps = max(2, trial.steps(1))
+        chosen = {int(step) for step in torch.randint(1, steps, (BREAKS,), generator=generator(0, "breaks"))}
+        done, kept = 0, []
+
+        def keep(training: Callable[[], TrainingState]) -> None:
+            nonlocal done
+            done += 1
+            if done in chosen:
+                kept.append(trial.inside_task(training()))
+
+        trial.learn(1, safe_point=keep)
+        return trial, between, kept
 
 
 def toy_stream(start: Start) -> None:
@@ -131,10 +179,9 @@ def toy_stream(start: Start) -> None:
 
 def determinism(start: Start) -> None:
     """Test that two runs with the same seeds are equal."""
-    first, second = start(), start()
-    for trial in (first, second):
-        for index in range(TASKS):
-            trial.learn(index)
+    (first, _), second = start.whole, start()
+    for index in range(TASKS):
+        second.learn(index)
     if not torch.equal(first.logits(), second.logits()):
         raise Broken("two runs differ: draw random numbers from task.init_generator(...) only")
 
@@ -200,35 +247,22 @@ def merge(start: Start) -> None:
 
 def state(start: Start) -> None:
     """Test that nothing is remembered but the weights and ``state_dict()``."""
-    straight = start()
-    straight.learn(0)
-    wrong = [key for key, value in straight.method.state_dict().items() if not isinstance(value, Tensor)]
-    if wrong:
-        raise Broken(f"state_dict()[{wrong[0]!r}] is no tensor")
-    between = straight.between_tasks()
-    straight.learn(1)
+    straight, between, _ = start.saved
     resumed = start()
     resumed.load_between_tasks(between)
     resumed.learn(1)
     _compare(straight, resumed, "a run continued from state_dict() differs: something is remembered outside of it")
 
 
+def _check_state(method: Method) -> None:
+    wrong = [key for key, value in method.state_dict().items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise Broken(f"state_dict()[{wrong[0]!r}] is no tensor")
+
+
 def interrupted(start: Start) -> None:
     """Test that training which is broken off after any step continues to the same bits."""
-    straight = start()
-    straight.learn(0)
-    between = straight.between_tasks()
-    steps = max(2, straight.steps(1))
-    chosen = {int(step) for step in torch.randint(1, steps, (BREAKS,), generator=generator(0, "breaks"))}
-    done, kept = 0, []
-
-    def keep(training: Callable[[], TrainingState]) -> None:
-        nonlocal done
-        done += 1
-        if done in chosen:
-            kept.append(straight.inside_task(training()))
-
-    straight.learn(1, safe_point=keep)
+    straight, between, kept = start.saved
     for content in kept:
         resumed = start()
         resumed.load_between_tasks(between)
@@ -243,11 +277,7 @@ def interrupted(start: Start) -> None:
 
 def memory(start: Start) -> None:
     """Test that what the method keeps is counted."""
-    trial = start()
-    sizes = []
-    for index in range(TASKS):
-        trial.learn(index)
-        sizes.append(trial.method.stored_bytes())
+    trial, sizes = start.whole
     if len(set(sizes)) > 1 and not trial.flags.grows:
         said = " and ".join(map(str, sizes))
         raise Broken(f"it keeps {said} bytes after the first tasks: say in flags what grows (grows='a head a task')")

@@ -1,5 +1,6 @@
 """A toy stream and a toy model, made in memory: what contract tests run on where accuracy does not matter."""
 
+import copy
 import functools
 from typing import Any
 
@@ -27,6 +28,12 @@ CONFIG: dict[str, Any] = {
 
 def tiny_model(seed: int = 0, custom_text: bool = False, quick_gelu: bool = False) -> torch.nn.Module:
     """Return an open_clip model of two blocks a tower with random weights, biases included."""
+    return copy.deepcopy(_built(seed, custom_text, quick_gelu))
+
+
+@functools.lru_cache(maxsize=4)
+def _built(seed: int, custom_text: bool, quick_gelu: bool) -> torch.nn.Module:
+    """Return the model of which others are copies: to copy its weights is quicker than to draw them again."""
     build = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

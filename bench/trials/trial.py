@@ -91,9 +91,18 @@ class Trial:
         Of which the first two are taken; toy tasks, or toy requests for a method that forgets, where there are none.
     train : Train
         How it is trained.
+    say : callable, optional
+        Gets what the method says.
     """
 
-    def __init__(self, cls: type[Method], settings: Any, tasks: Sequence[Task] = (), train: Train = TRAIN):
+    def __init__(
+        self,
+        cls: type[Method],
+        settings: Any,
+        tasks: Sequence[Task] = (),
+        train: Train = TRAIN,
+        say: Callable[[str], None] = print,
+    ):
         toy: Callable[[int], Task] = toy_task if LEARNING in cls.kinds else toy_request
         self.tasks = list(tasks[:TASKS]) or [toy(index) for index in range(TASKS)]
         self.train = train
@@ -106,6 +115,7 @@ class Trial:
             init_seed=0,
             data_seed=0,
             label_space=space_of(cls),
+            say=say,
             images=images,
             without_images=missing_images(self.tasks),
             pretrained=lambda: tiny_clip().model.state_dict(),
@@ -205,7 +215,3 @@ class Trial:
         images = torch.cat([next(iter(batch))[0] for batch in batches])
         classify = self.method.classifier(space)
         return classify(images), torch.cat([classify(image[None]) for image in images])
-
-
-Start = Callable[[], Trial]
-"""Begins a trial with a new model."""

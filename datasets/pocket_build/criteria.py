@@ -67,7 +67,7 @@ def collect(jobs: Sequence[tuple], results: Sequence[tuple], chances: Mapping[st
     Returns
     -------
     dict
-        Accuracies in per cent. Of rates with the same accuracy the smallest is given.
+        Accuracies in per cent. Among rates with the same accuracy the smallest is given.
     """
     table: dict[str, dict[str, Any]] = {}
     for (stream, task, method, rate), (untrained, trained) in sorted(zip(jobs, results, strict=True)):

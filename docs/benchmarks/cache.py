@@ -55,7 +55,7 @@ def main() -> None:
     print(f"{count} JPEG files of 500 x 375 pixels, {files / 1e3:.0f} kB each, to 224 x 224, batches of 64\n")
     print("| pass | images a second | ratio |\n|---|---|---|")
     for name, took in (
-        ("decoded anew", plain),
+        ("decoded again", plain),
         ("decoded and stored", first),
         ("from the cache, first pass of a run (with its checksum)", second),
         ("from the cache, further passes", third),

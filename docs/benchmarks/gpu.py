@@ -1,290 +1,164 @@
-"""Measures the suite on a GPU, beside KeepLoRA the long way, in about a minute: python docs/benchmarks/gpu.py
+"""Measures the suite on a GPU, and first whether it is right there, in at most six minutes: docs/benchmarks/gpu.py
 
-Prints tables in Markdown, and with --json FILE writes all numbers. Every number is the median of calls that begin and
-end with an idle device, after one that warms up. The first table is of the fastest kernels on both sides, as in a run
-with deterministic=false; the second says what deterministic ones cost. The long way decomposes only some of the maps,
-and the time is scaled to that of all maps.
+    python docs/benchmarks/gpu.py --write --json found.json     # the tables of docs/performance.md, and all numbers
+    python docs/benchmarks/gpu.py seconds=120                   # what is left then is not measured
+    python docs/benchmarks/gpu.py device=cpu size=small         # every line of it, on a machine without a GPU
+
+It ends with exit status 1 and one sentence if the device does not compute what the CPU does. Rows are measured in
+order of importance, each while there is time for another one as long as the longest so far. Numbers of training are of
+whole fits from images in the cache; "waits for data" is the share of their time that goes away where the batch lies on
+the device already.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import gc
 import json
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench.methods.subspace import grow, side_by_side
-from performance import Workload, head, row
-from torch import Tensor
+from gpu_checks import METHODS, Broken, checks
+from gpu_long import beside, phases
+from gpu_rows import SIZES, Bench, Size
+from gpu_table import Budget, counts, name_of, section, written
 
-from bench.compute.device import deterministic, processor
-from bench.config.run_settings import Train
-from bench.data.stream import label_space
-from bench.learning.costs import counted, product_rate
-from bench.learning.moments import mean_gradient, second_moments
-from bench.learning.optimizer import build_optimizer
-from bench.model.linear_maps import LowRank
+from bench.compute.device import choose_device, deterministic, is_out_of_memory, processor
+from bench.core.errors import UserError
+from bench.core.files import write_atomic
 
-ENOUGH = 1.0
-"""Seconds of calls after which a median is taken."""
+PAGE = Path(__file__).parent.parent / "performance.md"
 
-FEWEST, MOST = 3, 30
-"""Calls that a median is taken of."""
+WORDS = {"device": "cuda", "size": "full", "seconds": "360"}
+"""The words KEY=VALUE, with what they are by default."""
 
-DECOMPOSED = ("image.0.q", "text.0.q")
-"""Maps that the long way decomposes."""
+DEVICES = ("cuda", "cpu", "auto")
 
+OUT_OF_MEMORY = "out of memory"
 
-class Bench:
-    """Measures one workload on one device.
-
-    Attributes
-    ----------
-    found : dict of str to float
-        Seconds, bytes and rates by name.
-    """
-
-    def __init__(self, load: Workload):
-        self.load = load
-        self.clip = load.clip
-        self.device = load.clip.device
-        self.found: dict[str, float] = {}
-        self.batch, self.labels = load.batches[0]
-        space = label_space("task", [load.task], 1, 0)
-        assert space is not None
-        self.space = space
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def seconds(self, name: str, work: Callable[[], Any], calls: int = MOST) -> float:
-        """Time some work; one call warms up."""
-        took: list[float] = []
-        work()
-        while len(took) < min(FEWEST, calls) or (sum(took) < ENOUGH and len(took) < calls):
-            self.wait()
-            start = time.perf_counter()
-            work()
-            self.wait()
-            took.append(time.perf_counter() - start)
-        self.found[name] = statistics.median(took)
-        return self.found[name]
-
-    def peak(self, name: str, work: Callable[[], Any]) -> float | None:
-        """Return the largest memory of some work in bytes, weights included; None where it is not known."""
-        if self.device.type != "cuda":
-            return None
-        for _ in range(2):
-            self.wait()
-            torch.cuda.reset_peak_memory_stats(self.device)
-            work()
-        self.wait()
-        self.found[name] = torch.cuda.max_memory_allocated(self.device)
-        return self.found[name]
-
-    def low(self, precision: str) -> AbstractContextManager[Any]:
-        """Compute the products of the long way in a lower precision."""
-        return torch.autocast(self.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-    @contextmanager
-    def suite(self, precision: str, exact: bool = False) -> Iterator[None]:
-        """Compute as a run does, with deterministic kernels or with the fastest ones."""
-        with deterministic(None, precision == "tf32", exact), self.clip.computing(precision):
-            yield
-
-    # ---- what is measured
-
-    def long_step(self, precision: str) -> None:
-        with self.low(precision):
-            loss = self.load.long.loss(self.batch, self.labels, self.load.data.tokens)
-        loss.backward()
-
-    def step(self) -> None:
-        self.load.method.loss(self.batch, self.labels, self.load.data).backward()
-
-    def optimised(self, both: bool) -> Callable[[], None]:
-        """A whole step of KeepLoRA, which trains B, or of LoRA, which trains A and B."""
-        trained: list[Tensor] = []
-        for m in self.load.long.maps():
-            update = self.clip.maps[m.name].update
-            assert isinstance(update, LowRank)
-            update.A.requires_grad_(both)
-            trained += [update.A, update.B] if both else [update.B]
-        optimizer = build_optimizer(trained, Train())
-
-        def work() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            self.step()
-            optimizer.step()
-
-        return work
+Piece = tuple[str, Callable[[Bench], dict[str, float | None]]]
+"""The name of a row, and what returns its numbers."""
 
 
-def compare(
-    bench: Bench,
-    title: str,
-    long: Callable[[], Any],
-    ours: Callable[[], Any],
-    precision: str = "fp32",
-    scale: tuple[float, float] = (1, 1),
-    calls: int = MOST,
-) -> None:
-    """One row: the long way, the suite, their ratio."""
-    name = f"{title}, {precision}"
-    slow = bench.seconds(f"long: {name}", long, calls) * scale[0]
-    with bench.suite(precision):
-        fast = bench.seconds(f"ours: {name}", ours, calls) * scale[1]
-    bench.found[f"ratio: {name}"] = slow / fast
-    row(name, f"{slow * 1e3:.1f} ms", f"{fast * 1e3:.1f} ms", f"{slow / fast:.1f}")
+def options(words: Sequence[str]) -> dict[str, str]:
+    """Return the values of the words."""
+    found = dict(WORDS)
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in WORDS or not value:
+            raise UserError(f'unknown word "{word}": write {", ".join(f"{key}=" for key in WORDS)} with a value')
+        found[key] = value
+    for key, known in (("device", DEVICES), ("size", SIZES)):
+        if found[key] not in known:
+            raise UserError(f"{key}={found[key]} is none of {', '.join(known)}")
+    if not found["seconds"].isdecimal():
+        raise UserError(f"seconds={found['seconds']} must be a whole number")
+    return found
 
 
-def steps(bench: Bench, precision: str) -> None:
-    size = f"{len(bench.labels)} images, {len(bench.load.task.classes)} prompts"
-    compare(bench, f"training step, {size}", lambda: bench.long_step(precision), bench.step, precision)
-    if bench.device.type == "cuda":
-        long = bench.peak(f"long: memory, {precision}", lambda: bench.long_step(precision))
-        with bench.suite(precision):
-            ours = bench.peak(f"ours: memory, {precision}", bench.step)
-        assert long and ours
-        row(f"peak memory of that, {precision}", f"{long / 1e9:.2f} GB", f"{ours / 1e9:.2f} GB", f"{long / ours:.1f}")
+def precisions_of(device: torch.device) -> list[list[str]]:
+    """The precisions of a device; those that matter most come first."""
+    return [["fp32", "bf16"], ["tf32", "fp16"] if device.type == "cuda" else ["fp16"]]
 
 
-def evaluation(bench: Bench, precision: str, batches: int = 125) -> None:
-    load = bench.load
-    load.detach()
-    with bench.suite(precision), torch.no_grad():
-        classifier = load.method.classifier(bench.space)
-        texts = bench.seconds(f"class features, {precision}", lambda: load.method.classifier(bench.space))
-
-    def long() -> None:
-        with torch.no_grad(), bench.low(precision):
-            load.long.logits(bench.batch, load.data.tokens)
-
-    def ours() -> None:
-        with torch.no_grad():
-            classifier(bench.batch)
-
-    compare(bench, "evaluation batch", long, ours, precision)
-    took = bench.found[f"ours: evaluation batch, {precision}"] + texts / batches
-    bench.found[f"images a second, {precision}"] = len(bench.labels) / took
-    load.attach(load.long.rank)
+def plan(model: str, groups: Sequence[Sequence[str]]) -> Iterator[Piece]:
+    """Yield what is measured on a model, in order of importance; a method begins its task once for some precisions."""
+    for precisions in groups:
+        for method in METHODS:
+            for precision in precisions:
+                yield name_of(model, precision, method), partial(Bench.training, name=method, precision=precision)
+        for precision in precisions:
+            yield name_of(model, precision, "evaluation"), partial(Bench.evaluation, precision=precision)
+            if precision in ("fp32", "tf32"):
+                yield name_of(model, precision, "passes"), partial(Bench.passes, precision=precision)
+        if precisions is groups[0]:
+            for _, precision, phase in phases([model], precisions):
+                yield name_of(model, precision, phase), partial(beside, phase=phase, precision=precision)
 
 
-def statistics_of(bench: Bench) -> None:
-    """Gradient pass, feature pass, subspace update and weight subspaces, all in fp32 and float64."""
-    load, count = bench.load, len(bench.load.batches)
-    load.detach()
-    targets, tokens = load.method.targets, load.data.tokens
-    compare(
-        bench, "gradient pass, a batch", lambda: load.long.gradient_pass(load.batches[:1], tokens),
-        lambda: mean_gradient(load.clip, load.data, targets), scale=(1, 1 / count),
-    )  # fmt: skip
-    compare(
-        bench, "feature pass, a batch", lambda: load.long.feature_pass(load.batches[:1], tokens),
-        lambda: second_moments(load.clip, load.data, targets), scale=(1, 1 / count),
-    )  # fmt: skip
-    maps = list(load.long.maps())
-    share = len(maps) / len(DECOMPOSED)
-    bases = {name: basis.float() for name, basis in load.method.bases.items()}
-
-    def long_update() -> None:
-        load.long.bases = dict(bases)
-        load.long.subspace_update(0.99)
-
-    with torch.no_grad():
-        load.long.feature_pass(load.batches[:1], tokens)
-        load.long.features = {name: load.long.features[name] for name in DECOMPOSED}
-        moments = second_moments(load.clip, load.data, targets)
-    grams = {m.name: moments[m.site.name].mean() for m in targets}
-
-    def update() -> None:
-        side_by_side(lambda m: grow(load.method.bases[m.name], grams[m.name], 0.99), targets, bench.device)
-
-    compare(bench, "subspace update", torch.no_grad()(long_update), torch.no_grad()(update), scale=(share, 1), calls=1)
-
-    def long_weights() -> None:
-        for m in maps:
-            if m.name in DECOMPOSED:
-                torch.linalg.svd(m.weight, full_matrices=False)
-
-    compare(
-        bench, "weight subspace, once", torch.no_grad()(long_weights),
-        torch.no_grad()(load.method.protect_weights), scale=(share, 1), calls=1,
-    )  # fmt: skip
-    load.attach(load.long.rank)
+def measured(size: Size, device: torch.device, budget: Budget, folder: Path) -> Iterator[tuple[str, Any]]:
+    """Measure what there is time for; yield the name of every row, and its numbers or why there are none."""
+    for model in size.models:
+        bench: Bench | None = None  # one model at a time is on the device
+        free(device)
+        for name, work in plan(model, precisions_of(device)):
+            if not budget.fits:
+                return
+            with budget.piece():
+                try:
+                    bench = bench or Bench(model, size, device, folder / model)
+                    row: Any = work(bench)
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    row = OUT_OF_MEMORY
+            if row == OUT_OF_MEMORY:
+                free(device)  # not before the error and what it refers to are gone
+            yield name, row
 
 
-def rates(bench: Bench, precisions: list[str]) -> None:
-    """What a whole step costs, of KeepLoRA and of LoRA; images of evaluation; the share of what the device can do."""
-    head(
-        "precision", "KeepLoRA, a step", "LoRA, a step", "KeepLoRA, any kernels", "images a second", "TFLOP/s", "share"
-    )
-    load, operations = bench.load, counted(bench.step)
-    for precision in precisions:
-        took = {}
-        for name, both in (("keeplora", False), ("lora", True)):
-            load.attach(load.long.rank)
-            with bench.suite(precision, exact=True):
-                took[name] = bench.seconds(f"{name} step, {precision}", bench.optimised(both))
-        load.attach(load.long.rank)
-        with bench.clip.computing(precision), _products(precision == "tf32"):
-            free = bench.seconds(f"keeplora step, any kernels, {precision}", bench.optimised(False))
-            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-            rate = product_rate(dtype, bench.device, 0.5)
-        bench.found[f"share of the rate of products, {precision}"] = share = operations / took["keeplora"] / rate
-        images = bench.found.get(f"images a second, {precision}", float("nan"))
-        row(precision, *(f"{one * 1e3:.1f} ms" for one in (took["keeplora"], took["lora"], free)), f"{images:.0f}",
-            f"{operations / took['keeplora'] / 1e3:.1f}", f"{share:.0%}")  # fmt: skip
+def free(device: torch.device) -> None:
+    """Give back memory of the device that nothing refers to."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
-@contextmanager
-def _products(tf32: bool) -> Iterator[None]:
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="ViT-B-16")
-    parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    device, began = torch.device(arguments.device), time.perf_counter()
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+def benchmark(words: Sequence[str], write: bool, file: Path | None) -> None:
+    """Check, measure, and say what was found."""
+    chosen = options(words)
+    device, size = choose_device(chosen["device"]), SIZES[chosen["size"]]
+    budget, groups = Budget(float(chosen["seconds"])), precisions_of(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    print(f"{name}, torch {torch.__version__}, {arguments.model}", flush=True)
-    with deterministic(None):
-        load = Workload(arguments.model, arguments.classes, arguments.batch, 4, device=device)
-    bench = Bench(load)
-    print(f"set up after {time.perf_counter() - began:.1f} s", flush=True)
-    precisions = ["fp32", "tf32", "bf16"] if device.type == "cuda" else ["fp32", "bf16"]
-    head("phase", "the long way", "this suite", "ratio")
-    for precision in ("fp32", "bf16"):
-        steps(bench, precision)
-        evaluation(bench, precision)
-    if "tf32" in precisions:
-        with _products(True):
-            evaluation(bench, "tf32")
-    statistics_of(bench)
-    rates(bench, precisions)
-    bench.found["seconds"] = time.perf_counter() - began
-    print(f"\n{bench.found['seconds']:.0f} s in all")
-    if arguments.json:
-        about = {"device": name, "torch": torch.__version__, **vars(arguments), "json": None}
-        arguments.json.write_text(json.dumps({"about": about, "found": bench.found}, indent=2))
+    right: dict[str, dict[str, float]] = {}
+    found: dict[str, Any] = {}
+    about = {"device": name, "kind": device.type, "torch": torch.__version__, "seconds": 0.0, "checks": right}
+    about |= {"models": list(size.models), "precisions": [*groups[0], *groups[1]], "size": dataclasses.asdict(size)}
+
+    def keep() -> None:
+        about["seconds"] = budget.spent
+        if file is not None:
+            write_atomic(file, json.dumps({"about": about, "found": found}, indent=2) + "\n")
+
+    with tempfile.TemporaryDirectory() as folder, deterministic(None):
+        for method, loss, images in checks(device.type, Path(folder)):
+            right[method] = {"loss": loss, "images": images}
+            print(f"{budget.spent:6.1f} s  {method} is right", file=sys.stderr, flush=True)
+        keep()
+        for row, numbers in measured(size, device, budget, Path(folder)):
+            found[row] = numbers
+            print(f"{budget.spent:6.1f} s  {row}", file=sys.stderr, flush=True)
+            keep()  # at once, so that a later row that fails loses nothing
+    text = section(about, found, phases(size.models, groups[0]))
+    print(text)
+    if write and counts(device.type, found):
+        PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
+    elif write:
+        print(f"{PAGE.name} stays as it is: nothing was measured on a GPU", file=sys.stderr)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help=", ".join(f"{k}={v}" for k, v in WORDS.items()))
+    parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.name}")
+    parser.add_argument("--json", type=Path, help="write all numbers into this file")
+    arguments = parser.parse_args()
+    try:
+        benchmark(arguments.words, arguments.write, arguments.json)
+    except Broken as broken:
+        print(f"error: {broken}", file=sys.stderr)
+        return 1
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

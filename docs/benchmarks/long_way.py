@@ -1,7 +1,7 @@
 """KeepLoRA the long way, as the code released with it goes: what the suite's shortcuts are measured and tested against.
 
 Written from the definitions and from what is known of the order and the cost of the released code: texts at all
-positions of the context and anew for every batch; both towers to their last block at all positions; gradients of every
+positions of the context and again for every batch; both towers to their last block at all positions; gradients of every
 parameter of both towers, added up batch by batch on the CPU; the updates of q, k, v and o as separate small products; a
 feature matrix for every map; two decompositions of a tall matrix for every map and task.
 
@@ -112,7 +112,7 @@ class LongWay:
         return (y @ A) @ B * self.scale
 
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        """Logits [batch, texts]; the texts are encoded anew."""
+        """Logits [batch, texts]; the texts are encoded again."""
         return self.clip.model.logit_scale.exp() * self.images(pixels) @ self.texts(tokens).T
 
     # ---- the phases of a task

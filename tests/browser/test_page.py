@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 from plotly.offline import get_plotlyjs
-from support.made_records import change, learn, make, measure
-from test_compare import mtil, quoted
+from support.made_records import change, learn, make, measure, mtil, quoted
 
 from bench.cli import main as cli
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from bench.methods import subspace
 from support.cuda_device import cuda_device  # noqa: F401
-from test_long_way import CONTEXT as FULL
-from test_long_way import pair
+from support.long_way import CONTEXT as FULL
+from support.long_way import pair
 
 from bench.compute.device import deterministic
 from bench.config import registry

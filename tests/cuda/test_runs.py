@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from support.cuda_device import cuda_device  # noqa: F401
 from support.references import reference_of_toys
-from test_parallel import assert_close, start
-from test_resume import ROOT, TOY, Killed, assert_same, killed_after, until_finished  # noqa: F401
+from support.several_processes import assert_close, start
+from support.toy_runs import ROOT, TOY, Killed, assert_same, until_finished
 
 from bench.cli import main as cli
 from bench.config import registry
@@ -98,7 +98,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(
     method: str,
     precision: str,
     tmp_path: Path,
-    killed_after,  # noqa: F811
+    killed_after,
 ) -> None:
     more = [f"precision={precision}", "train.grad_clip=1", "checkpoint.every=0"]
     straight = run(resolve(words(tmp_path / "straight", method, *more)))
@@ -109,7 +109,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(
 
 
 @pytest.mark.parametrize("devices", [("cuda", "cpu"), ("cpu", "cuda")], ids="-".join)
-def test_a_run_goes_on_on_another_device_and_says_so(
+def test_a_run_continues_on_another_device_and_says_so(
     devices: tuple[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -191,7 +191,7 @@ def test_too_little_memory_is_one_sentence_and_nothing_is_lost(tried: str, tmp_p
     assert "the cuda ran out of memory: lower train.batch_size" in errors[0]
     before = (directory / "metrics.jsonl").read_text()
     assert '"row": 1,' in before and '"row": 2,' not in before
-    run(resolve(line))  # with all of the device's memory it goes on
+    run(resolve(line))  # with all of the device's memory it continues
     after = (directory / "metrics.jsonl").read_text()
     assert after.startswith(before) and '"row": 2,' in after
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.made_records import change, make, measure
-from test_compare import mtil
+from support.made_records import change, make, measure, mtil
 
 from bench.cli import main as cli
 

@@ -1,10 +1,14 @@
-"""Ours against theirs, number by number: what papers published of a method are known answers for runs of it."""
+"""Ours against theirs, number by number: what papers published of a method are known answers for runs of it.
+
+`bench.recipes.answers` marks the numbers of a recipe with it. It is one file: a limit and the words that say it belong
+together.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -29,6 +33,12 @@ MEAN = "Mean"
 
 WITHIN, ABOVE, BELOW, NOT_RUN = "within", "above", "below", "not run"
 """What a number of ours may be beside theirs."""
+
+CHANCE = (
+    "  standard error = sqrt((1 + 1/n) p (1 - p) / images), p = accuracy of our n runs and theirs together\n"
+    f"  so many: where nothing but chance differs, all numbers of a row are within with {100 * TOGETHER:g} %"
+)
+"""What the limits are that nobody chose."""
 
 CELL_COLUMNS = (
     "stream", "model", "apart", "method", "label", "fingerprint", "published", "reference", "number", "task", "n",
@@ -89,22 +99,35 @@ class Agreement:
     group : Group
     row : Row
     errors : float
-        How many standard errors a limit has.
+        How many standard errors a limit has, where it is one by chance.
     answers : list of Answer
         The cells of the matrix where the paper has it; else values for every task and means over tasks.
+    bound : str
+        What the limits are, in words.
     """
 
     group: Group
     row: Row
     errors: float
     answers: list[Answer]
+    bound: str
 
     @property
     def summary(self) -> str:
         """How many numbers are within their limits, and how many are above, below or not run."""
-        counts = Counter(answer.verdict for answer in self.answers)
-        rest = [f"{counts[one]} {one}" for one in (ABOVE, BELOW, NOT_RUN) if counts[one]]
-        return ", ".join([f"{counts[WITHIN]} of {len(self.answers)} within", *rest])
+        return counted(self.answers)
+
+
+def counted(answers: Sequence[Answer]) -> str:
+    """Return in words how many published numbers are within their limits, above, below or not run.
+
+    Parameters
+    ----------
+    answers : sequence of Answer
+    """
+    counts = Counter(answer.verdict for answer in answers)
+    rest = [f"{counts[one]} {one}" for one in (ABOVE, BELOW, NOT_RUN) if counts[one]]
+    return ", ".join([f"{counts[WITHIN]} of {len(answers)} within", *rest])
 
 
 def agreements(section: Section) -> list[Agreement]:
@@ -125,11 +148,50 @@ def agreements(section: Section) -> list[Agreement]:
         return []
     shown = {group.method for group in section.field.groups}
     return [
-        _agreement(group, row, section.published.tasks)
+        agreement(group, row, section.published.tasks)
         for group in section.field.groups
         for row in section.published.rows
         if group.method in row.registered or shown.isdisjoint(row.registered)
     ]
+
+
+def agreement(
+    group: Group, row: Row, tasks: Sequence[str], tolerance: float | Mapping[str, float] | None = None
+) -> Agreement:
+    """Compare one method with one published row.
+
+    Parameters
+    ----------
+    group : Group
+        One without runs has no number.
+    row : Row
+    tasks : sequence of str
+        Those of the published table, in their order.
+    tolerance : float or mapping of str to float, optional
+        How far numbers may be apart, in percentage points: all of them, or those of each test set. By default the limit
+        is one by chance, see `standard_error`, and allows for all numbers that were run.
+
+    Returns
+    -------
+    Agreement
+    """
+    runs = []
+    for run in group.runs.values():
+        with suppress(UserError):  # a damaged matrix, or one of other tasks, counts for no number
+            if run.matrix.tasks == list(tasks):
+                runs.append((_shape(run.matrix), np.nan_to_num(run.matrix.array())))
+    answers = [_answer(runs, tasks, *one) for one in _published(row, tasks)]
+    if tolerance is not None:
+        limits = [tolerance[one.task] if isinstance(tolerance, Mapping) else tolerance for one in answers]
+        bound = "a band each" if isinstance(tolerance, Mapping) else f"{tolerance:g} points"
+        bound = "1 point" if tolerance == 1 else bound
+        allowed = [replace(one, limit=limit) for one, limit in zip(answers, limits, strict=True)]
+        return Agreement(group, row, 0.0, allowed, bound)
+    run_here = sum(answer.ours is not None for answer in answers)
+    errors = NormalDist().inv_cdf((1 + level_of(run_here)) / 2) if run_here else 0.0
+    rounding = 0.5 * 10.0 ** -_digits(row)
+    allowed = [replace(one, limit=errors * one.error + rounding) for one in answers]
+    return Agreement(group, row, errors, allowed, f"{errors:.2f} standard errors")
 
 
 def standard_error(weights: np.ndarray, accuracies: np.ndarray, images: np.ndarray, theirs: float, n: int) -> float:
@@ -167,20 +229,6 @@ def standard_error(weights: np.ndarray, accuracies: np.ndarray, images: np.ndarr
 
 
 # ---------------------------------------------------------------------------------------------- compared
-
-
-def _agreement(group: Group, row: Row, tasks: Sequence[str]) -> Agreement:
-    """Compare one method with one published row; each limit allows for all numbers that were run."""
-    runs = []
-    for run in group.runs.values():
-        with suppress(UserError):  # a damaged matrix, or one of other tasks, counts for no number
-            if run.matrix.tasks == list(tasks):
-                runs.append((_shape(run.matrix), np.nan_to_num(run.matrix.array())))
-    answers = [_answer(runs, tasks, *one) for one in _published(row, tasks)]
-    run_here = sum(answer.ours is not None for answer in answers)
-    errors = NormalDist().inv_cdf((1 + level_of(run_here)) / 2) if run_here else 0.0
-    rounding = 0.5 * 10.0 ** -_digits(row)
-    return Agreement(group, row, errors, [replace(one, limit=errors * one.error + rounding) for one in answers])
 
 
 def _published(row: Row, tasks: Sequence[str]) -> Iterator[tuple[str | int, str, float]]:
@@ -273,24 +321,43 @@ def cell_text(comparison: Comparison, laid_out: Sequence[Section], bold: bool = 
     if laid_out:
         blocks.append(
             "ours minus theirs in percentage points, means over n seeds; within: not farther apart than so many\n"
-            "standard errors and half of the last published digit\n"
-            "  standard error = sqrt((1 + 1/n) p (1 - p) / images), p = accuracy of our n runs and theirs together\n"
-            f"  so many: where nothing but chance differs, all numbers of a row are within with {100 * TOGETHER:g} %"
+            f"standard errors and half of the last published digit\n{CHANCE}"
         )
     return "\n\n".join([*blocks, *left_out(comparison)])
 
 
 def _table(section: Section, one: Agreement, bold: bool) -> list[str]:
     """Lay out one method beside one published row."""
+    return agreement_lines(one, cited(section, one.row), section.choice.named, bold)
+
+
+def agreement_lines(one: Agreement, cited: str, named: Callable[[str], str] = str, bold: bool = False) -> list[str]:
+    """Lay out one method beside one published row: a title, and a table like the published one.
+
+    Parameters
+    ----------
+    one : Agreement
+    cited : str
+        The published row, with its source.
+    named : callable, optional
+        Test set -> what it is called.
+    bold : bool
+        Whether numbers outside of their limits are printed in bold.
+
+    Returns
+    -------
+    list of str
+    """
     tasks = list(dict.fromkeys(answer.task for answer in one.answers))
-    rows = [[f"{one.errors:.2f} standard errors", *map(section.choice.named, tasks)]]
+    rows = [[one.bound, *map(named, tasks)]]
     strong = set()
     for name in dict.fromkeys(answer.name for answer in one.answers):
         cells = {answer.task: answer for answer in one.answers if answer.name == name}
         strong |= {(len(rows), at) for at, task in enumerate(tasks, start=1) if task in cells and _off(cells[task])}
         rows.append([name, *(_cell(cells.get(task)) for task in tasks)])
-    seeds = f"{len(one.group.runs)} seed{'s' if len(one.group.runs) > 1 else ''}"
-    title = f"{one.group.label} ({seeds}) beside {cited(section, one.row)}: {one.summary}"
+    n = len(one.group.runs)
+    seeds = f" ({n} seed{'' if n == 1 else 's'})" if n else ""
+    title = f"{one.group.label}{seeds} beside {cited}: {one.summary}"
     return [one_line(title), *aligned(rows, strong if bold else ())]
 
 

@@ -42,6 +42,12 @@ NARROW = 6
 TALLEST = 36
 """Rows of a table by task that has room on a page, below its caption."""
 
+FULL = 48
+"""Lines of a table that has room on a page, those of the note below it included."""
+
+NOTE = 100
+"""Characters of a line of that note."""
+
 LARGE = 25
 """Lines of a table whose letters are of the larger of two sizes."""
 
@@ -75,7 +81,8 @@ def latex(sections: Sequence[Section]) -> str:
     -------
     str
         LaTeX. Wide tables span both columns of a page, and are as wide as it at most. Where a table for every task
-        would be higher than a page, each metric has its own. No hash is in it.
+        would be higher than a page, each metric has its own. Where a table with its note still would, the published
+        rows that are set apart stand in a second one, below our rows as in the first. No hash is in it.
     """
     parts = [part for section in sections for part in _parts(section)]
     tables = [_table(part, reference) for part, reference in zip(parts, _references(parts), strict=True)]
@@ -83,11 +90,35 @@ def latex(sections: Sequence[Section]) -> str:
 
 
 def _parts(section: Section) -> list[Section]:
-    """Return what stands in one table each: all of a section, or one metric where a page has too few lines for all."""
+    """Return what stands in one table each: all of a section, or parts of it where a page has too few lines for all."""
     tables = section.per_task.tables if section.choice.per == "task" else []
     if sum(1 + len(table.measured) + len(table.published) for table in tables) <= TALLEST:
+        return _pages(section)
+    metrics = (replace(section, choice=replace(section.choice, columns=(table.scalar,))) for table in tables)
+    return [page for one in metrics for page in _pages(one)]
+
+
+def _pages(section: Section) -> list[Section]:
+    """Return a section, or where it is higher than a page with its note, our rows with each kind of published ones."""
+    if section.published is None or _lines(section) <= FULL:
         return [section]
-    return [replace(section, choice=replace(section.choice, columns=(table.scalar,))) for table in tables]
+    kinds = [tuple(row for row in section.papers if row.apart is apart) for apart in (False, True)]
+    return [replace(section, published=replace(section.published, rows=rows)) for rows in kinds if rows]
+
+
+def _lines(section: Section) -> int:
+    """Count rows, and about as many lines as the note has."""
+    if section.choice.per == "task":
+        rows = sum(1 + len(table.measured) + len(table.published) for table in section.per_task.tables)
+    else:
+        rows = len(section.field.groups) + len(section.papers)
+    return rows + len(_note(section)) // NOTE
+
+
+def _note(section: Section) -> str:
+    """Say where published numbers come from; readers of a paper do not have the pages of this project."""
+    notes = " ".join(map(_sentence, provenance(section.published))) if section.published else ""
+    return re.sub(r" \(docs/[^)]*\)", "", notes)
 
 
 def _references(sections: Sequence[Section]) -> list[str]:
@@ -116,8 +147,7 @@ def _table(section: Section, reference: str) -> str:
         title = f"stream {section.field.stream}, model {section.field.model}"
         return "\n".join(f"% {escape(line)}" for line in (title, *section.per_task.notes))
     rows, columns = _by_task(section) if by_task else _by_method(section)
-    notes = " ".join(map(_sentence, provenance(section.published))) if section.published else ""
-    notes = re.sub(r" \(docs/[^)]*\)", "", notes)  # pages of this project, which the reader of a paper does not have
+    notes = _note(section)
     kind = "table*" if columns > NARROW or notes else "table"
     size = r"\footnotesize" if len(rows) <= LARGE else r"\scriptsize"
     return "\n".join(
@@ -243,7 +273,10 @@ def _caption(section: Section, bold: bool) -> str:
     parts += [_sentence(note) for note in differing([replace(g, label=labels[g.label]) for g in field.groups])]
     if section.published:
         parts += ["Below the rule: published, not measured here; the numbers in brackets are sources."]
-    if by_task and any(row.apart for row in section.papers):
+    apart = [row.apart for row in section.papers]
+    if apart and all(apart):
+        parts += ["They are set apart: each extends the model, knows the task of a test image, or may do so."]
+    elif by_task and any(apart):
         parts += ["Set apart by a further rule: extends the model, knows the task of a test image, or may do so."]
     return escape(" ".join(parts)).replace("n seeds", "$n$ seeds")
 

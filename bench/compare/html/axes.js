@@ -29,7 +29,7 @@ export function scaleOf(ruler, key, groups) {
 }
 
 /**
- * The marks of an axis. Of many numbers only some are written: powers of ten, both ends, or what Plotly thinks round.
+ * The marks of an axis. Where there are many, only some are written: powers of ten, both ends, or Plotly's choice.
  *
  * @param {Ruler} ruler
  * @param {string[]} values

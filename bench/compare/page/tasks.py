@@ -27,18 +27,18 @@ def task_by_task(view: View) -> dict[str, Any] | None:
     dict or None
         Plain values with the keys of ``PerTask`` in bench/compare/html/types.d.ts; ``None`` where there is no table.
     """
-    found = per_task(view.section.field, view.section.published)
-    if not found.tables:
+    numbers = per_task(view.section.field, view.section.published)
+    if not numbers.tables:
         return None
     at = {line.group.label: index for index, line in enumerate(view.lines)}
-    tables = [_table(view, found, table, at) for table in found.tables]
-    names = [view.section.choice.named(task) for task in found.tasks]
-    return {"names": names, "notes": found.notes, "tables": tables}
+    tables = [_table(view, numbers, table, at) for table in numbers.tables]
+    names = [view.section.choice.named(task) for task in numbers.tasks]
+    return {"names": names, "notes": numbers.notes, "tables": tables}
 
 
-def _table(view: View, found: PerTask, table: TaskTable, at: dict[str, int]) -> dict[str, Any]:
+def _table(view: View, numbers: PerTask, table: TaskTable, at: dict[str, int]) -> dict[str, Any]:
     rows = {at[row.label]: [_cell(one) for one in (*row.tasks, row.overall)] for row in table.measured}
-    differences = _differences(view, found.tasks, table.scalar)
+    differences = _differences(view, numbers.tasks, table.scalar)
     ends = [
         end for row in differences.values() for one in row for end in (one.mean, one.low, one.high) if end is not None
     ]
