@@ -158,12 +158,13 @@ class LongWay:
         return F.cross_entropy(self.logits(pixels, tokens), labels)
 
     @torch.no_grad()
-    def feature_pass(self, batches: Sequence[tuple[Tensor, Tensor]], tokens: Tensor) -> None:
-        """The running mean of the inputs of every map, by position and place in the batch."""
+    def feature_pass(self, batches: Sequence[tuple[Tensor, Tensor]], tokens: Tensor | None) -> None:
+        """The running mean of the inputs of every map, by position and place in the batch; without tokens no texts."""
         self.features, self._seen, self._record = {}, {}, True
         for pixels, _ in batches:
             self.images(pixels)
-        self.texts(tokens)
+        if tokens is not None:
+            self.texts(tokens)
         self._record = False
 
     def subspace_update(self, energy: float) -> None:
