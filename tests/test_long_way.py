@@ -19,7 +19,7 @@ from bench.learning.moments import mean_gradient
 from bench.learning.task_data import Context, TaskData
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank
-from bench.trials.toy import tiny_clip, toy_task
+from bench.trials.toy import tiny_clip, tiny_model, toy_task
 
 FOLDER = Path(__file__).parent.parent / "docs" / "benchmarks"
 RANK = 3
@@ -39,9 +39,13 @@ LongWay = script("long_way").LongWay
 CONTEXT = Context(1, 20, 0, 0)  # of the 40 images there are two full batches
 
 
-def pair(dtype: torch.dtype = torch.float64) -> tuple[Clip, TaskData, "LongWay"]:
-    """Two equal models: one for the suite, with a task, and one for the long way."""
+def pair(dtype: torch.dtype = torch.float64, quick: bool = False) -> tuple[Clip, TaskData, "LongWay"]:
+    """Two equal models, with QuickGELU if wanted: one for the suite, with a task, and one for the long way."""
     clip, other, task = tiny_clip(), tiny_clip(), toy_task(0)
+    if quick:
+        clip, other = (
+            Clip(tiny_model(quick_gelu=True), one.tokenizer, one.preprocess, "quick") for one in (clip, other)
+        )
     for one in (clip, other):
         one.model.to(dtype)
     data = TaskData(0, task.name, task.prompts, clip.tokenize(task.prompts), Pixels(task.train, clip, True), CONTEXT)
@@ -58,8 +62,9 @@ def attach(clip: Clip, long: "LongWay") -> None:
         clip.maps[m.name].update = LowRank(A.T.contiguous(), B.T.clone().requires_grad_(True), 1 / RANK)
 
 
-def test_a_training_step_has_the_loss_and_the_gradients_of_the_long_way() -> None:
-    clip, data, long = pair()
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_training_step_has_the_loss_and_the_gradients_of_the_long_way(quick: bool) -> None:
+    clip, data, long = pair(quick=quick)
     attach(clip, long)
     pixels, labels = next(iter(data.train.batches(20)))
     loss = F.cross_entropy(clip.logits(clip.encode_images(pixels), clip.encode_tokens(data.tokens)), labels)
