@@ -1,5 +1,7 @@
 """Shortcuts of single computations against their definitions in float64: QuickGELU, second moments, ended passes."""
 
+from collections.abc import Callable
+
 import open_clip
 import pytest
 import torch
@@ -42,13 +44,25 @@ def test_quick_gelu_and_its_gradient_are_those_of_the_definition() -> None:
             assert torch.equal(QuickGELU()(x.to(dtype)), y)
 
 
+def kept_by(work: Callable[[], Tensor]) -> list[Tensor]:
+    """Return the tensors that some work keeps for its backward pass."""
+    kept = list[Tensor]()
+
+    def keep(t: Tensor) -> Tensor:
+        kept.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        work()
+    return kept
+
+
 def test_quick_gelu_leaves_its_input_alone_and_keeps_one_tensor() -> None:
     x = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
-    before, kept = x.clone(), list[Tensor]()
+    before = x.clone()
     QuickGELU()(x)
     assert torch.equal(x, before)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        QuickGELU()(x.requires_grad_(True))
+    kept = kept_by(lambda: QuickGELU()(x.requires_grad_(True)))
     assert torch.equal(x, before) and [t.shape for t in kept] == [x.shape]
 
 
@@ -65,9 +79,7 @@ def test_attention_of_packed_texts_keeps_what_it_attends_with_and_not_the_row() 
     tokens = torch.tensor([[1, 2, 3, 9, 0, 0, 0, 0], [1, 2, 4, 5, 6, 7, 8, 9]])
     packing = Packing.of(tokens, tokens.argmax(dim=-1))
     row = torch.randn(2 + 2 + 6, 3, 2, 16, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
-    kept = list[Tensor]()
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        packing.attend(row * 1, torch.full((8, 8), float("-inf")).triu(1))
+    kept = kept_by(lambda: packing.attend(row * 1, torch.full((8, 8), float("-inf")).triu(1)))
     sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept if t.dim() == 4}
     rest, texts = 2 * 6 * 32 * 4, 2 * 8 * 32 * 4  # bytes of the padded rests and of whole texts
     assert sorted(sizes.values()) == sorted([rest, texts, texts, rest, 2 * 3 * 32 * 4, 2 * 32 * 4])

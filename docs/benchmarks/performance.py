@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -261,9 +262,9 @@ def features(load: Workload, repeats: int, image: str, whole: str) -> None:
         f"feature pass of {count} batches and the texts": (load.data.tokens, targets, 1, whole),
     }
     for title, (tokens, maps, share, target) in parts.items():
-        pairs = {
-            "long": lambda tokens=tokens: load.long.feature_pass(load.batches, tokens),
-            "ours": lambda maps=maps: second_moments(load.clip, load.data, maps),
+        pairs: dict[str, Callable[[], Any]] = {
+            "long": partial(load.long.feature_pass, load.batches, tokens),
+            "ours": partial(second_moments, load.clip, load.data, maps),
         }
         took = {name: seconds / share for name, seconds in alternate(pairs, repeats).items()}
         ratio(title, took, target, {name: counted(work) for name, work in pairs.items()})
