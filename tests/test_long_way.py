@@ -27,8 +27,9 @@ def attach(clip: Clip, long: "LongWay") -> None:
         clip.maps[m.name].update = LowRank(A.T.contiguous(), B.T.clone().requires_grad_(True), 1 / RANK)
 
 
-def test_a_training_step_has_the_loss_and_the_gradients_of_the_long_way() -> None:
-    clip, data, long = pair()
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_training_step_has_the_loss_and_the_gradients_of_the_long_way(quick: bool) -> None:
+    clip, data, long = pair(quick=quick)
     attach(clip, long)
     pixels, labels = next(iter(data.train.batches(20)))
     loss = F.cross_entropy(clip.logits(clip.encode_images(pixels), clip.encode_tokens(data.tokens)), labels)
@@ -104,21 +105,33 @@ def test_the_benchmark_measures_every_phase(capsys: pytest.CaptureFixture, monke
     """On the embedded model; what it measures there means nothing, but it goes through."""
     performance = script("performance")
     monkeypatch.setattr(performance, "product_rate", lambda dtype, device: 100.0)
-    phases = ["train", "gradient", "evaluate", "features", "weights", "subspace", "precision", "updates"]
+    phases = ["train", "fit", "gradient", "evaluate", "features", "weights", "subspace", "precision", "updates"]
     small = ["--model", "pocket", "--classes", "12", "--batch", "4", "--repeats", "1"]
     monkeypatch.setattr(sys, "argv", ["performance.py", *phases, *small])
     performance.main()
     out = capsys.readouterr().out
     for row in (
-        "training step, 12 prompts",
+        "training step with its optimiser, 12 prompts",
+        "fit of 4 steps, a step",
         "gradient pass of 4 batches",
         "evaluation batch, 12 prompts",
-        "feature pass",
+        "feature pass, a batch of images",
+        "feature pass of 4 batches and the texts",
         "weight subspace",
         "subspace update",
         "4 images",
     ):
         assert f"| {row}" in out
+    page = performance.PAGE.read_text(encoding="utf-8")
+    new = performance.written(page, "a machine")
+    start, end = (new.index(mark) for mark in performance.MARKS)
+    assert (
+        new[:start] == page[: page.index(performance.MARKS[0])]
+        and new[end:] == page[page.index(performance.MARKS[1]) :]
+    )
+    lines = new[start:end].splitlines()
+    assert lines[1] == "a machine" and lines[3] == "| " + " | ".join(performance.HEADER) + " |"
+    assert len(lines) == 5 + len(performance.LINES) and all(line.count("|") == 7 for line in lines[3:])
 
 
 def test_growth_is_measured_on_models_and_streams_of_any_size() -> None:

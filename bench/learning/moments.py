@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bench.compute.world import World
@@ -16,8 +17,38 @@ if TYPE_CHECKING:
     from bench.model.clip import Clip
 
 
+SIDE = 256
+"""Rows and columns of the blocks in which products of wide activations are computed."""
+
+
+def outer_products(rows: Tensor) -> Tensor:
+    """Return the sum of x x^T over the rows x of a matrix.
+
+    It is symmetric. On the CPU, one triangle of blocks is computed and copied to the other where that saves a quarter
+    of the products or more; the result is the same up to rounding.
+
+    Parameters
+    ----------
+    rows : Tensor [rows, width]
+
+    Returns
+    -------
+    Tensor [width, width]
+        In the precision of `rows`.
+    """
+    width = rows.shape[1]
+    if width < 2 * SIDE or rows.device.type != "cpu":
+        return rows.T @ rows
+    total = rows.new_empty(width, width)
+    for start in range(0, width, SIDE):
+        block = slice(start, start + SIDE)
+        total[block, : start + SIDE] = rows[:, block].T @ rows[:, : start + SIDE]
+        total[:start, block] = total[block, :start].T
+    return total
+
+
 class SecondMoment:
-    """Sum of outer products of the rows of activations, in float64.
+    """Sum of outer products of the rows of activations: products in float32, their sum in float64.
 
     Parameters
     ----------
@@ -49,7 +80,7 @@ class SecondMoment:
             Which tokens count; all of them by default.
         """
         rows = (x[mask] if mask is not None else x.flatten(0, -2)).detach().float()
-        self.gram += (rows.T @ rows).to(self.gram.device).double()
+        self.gram += outer_products(rows).to(self.gram.device)
         self.count += len(rows)
 
     def sum_over(self, world: World) -> None:
@@ -73,6 +104,24 @@ class SecondMoment:
         Tensor [width, width], float64
         """
         return self.gram / self.count
+
+
+class _Enough(Exception):
+    """All activations that are wanted of a forward pass are there."""
+
+
+def _ending(clip: Clip, recorders: Mapping[str, Recorder]) -> dict[str, Recorder]:
+    """Return recorders of sites of one tower, the last of which ends the forward pass by `_Enough`.
+
+    Nobody reads what comes after: at least the MLP of the last block, if only its attention's inputs are wanted.
+    """
+    *_, last = (name for name in clip.sites if name in recorders)
+
+    def end(x: Tensor, mask: Tensor | None) -> None:
+        recorders[last](x, mask)
+        raise _Enough
+
+    return {**recorders, last: end}
 
 
 @no_grad
@@ -108,13 +157,16 @@ def second_moments(
     def recorder(moment: SecondMoment) -> Recorder:
         return (lambda x, _: moment.add(x)) if padding else moment.add
 
-    with clip.recording({name: recorder(moment) for name, moment in moments.items()}):
-        if any(name.startswith("image.") for name in moments):
+    images, texts = ([n for n in moments if n.startswith(tower)] for tower in ("image.", "text."))
+    if images:
+        with clip.recording(_ending(clip, {name: recorder(moments[name]) for name in images})):
             for pixels, _ in task.batches("statistics", drop_last=drop_last, share="batches"):
-                clip.encode_images(pixels)
-            for moment in (m for name, m in moments.items() if name.startswith("image.")):
-                moment.sum_over(task.context.world)
-        if any(name.startswith("text.") for name in moments):
+                with suppress(_Enough):
+                    clip.encode_images(pixels)
+        for name in images:
+            moments[name].sum_over(task.context.world)
+    if texts:
+        with clip.recording(_ending(clip, {name: recorder(moments[name]) for name in texts})), suppress(_Enough):
             clip.encode_tokens(task.tokens, cut=not padding)
     return _reported(moments, task)
 
@@ -154,9 +206,10 @@ def slot_means(clip: Clip, task: TaskData, maps: Sequence[LinearMap], padding: b
         return record
 
     if image_sites:
-        with clip.recording({name: summing(name) for name in image_sites}):
+        with clip.recording(_ending(clip, {name: summing(name) for name in image_sites})):
             for pixels, _ in task.batches("statistics", drop_last=True, share="batches"):
-                clip.encode_images(pixels)
+                with suppress(_Enough):
+                    clip.encode_images(pixels)
         for name in image_sites:  # a process may have had no batch
             slots = (task.context.batch_size, clip.image_tokens, sites[name].width)
             sums[name] = sums[name] if name in sums else torch.zeros(slots, device=clip.device)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.model.frozen import Frozen
-from bench.model.layers import PLAIN, check_native, places_of, replace_linear_maps, run_block, through_blocks
+from bench.model.layers import PLAIN, check_native, patches, places_of, replace_linear_maps, run_block, through_blocks
 from bench.model.linear_maps import LinearMap, Recorder, Site
 from bench.model.places import Branch, Place, computed_beside
 from bench.model.preprocess import Preprocess
@@ -95,6 +95,7 @@ class Clip:
         self.tokenizer = tokenizer
         self.notes: list[str] = []
         check_native(model, self.text, name)
+        model.visual.conv1 = patches(model.visual.conv1)
         image_sites = replace_linear_maps(self.model.visual.transformer.resblocks, "image")
         text_sites = replace_linear_maps(self.text.transformer.resblocks, "text")
         sites = [*image_sites, *text_sites]

@@ -90,14 +90,15 @@ class Packing:
         Tensor [row, heads x width of a head]
         """
         p, heads = self.prefix, qkv.shape[2]
-        q, k, v = self._padded(qkv[p:]).unbind(0)
+        (q,) = self._padded(qkv[p:, :1])  # apart, because the backward pass keeps q and the longer k and v
+        k, v = self._padded(qkv[p:, 1:])
         k, v = (torch.cat([self._first(qkv[:p, i]), rest], dim=2) for i, rest in ((1, k), (2, v)))
         length = p + self.longest
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[p:length, :length].to(q.dtype))
         y = y.transpose(1, 2).reshape(self.texts * self.longest, -1).index_select(0, self.padded)
         if p == 0:
             return y
-        q, k, v = (part.transpose(0, 1)[None] for part in qkv[:p].unbind(1))
+        q, k, v = (part.transpose(0, 1)[None] for part in qkv[:p].clone().unbind(1))  # a view would keep the whole row
         first = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:p, :p].to(q.dtype))
         return torch.cat([first[0].transpose(0, 1).reshape(p, heads * qkv.shape[3]), y])
 
@@ -118,14 +119,15 @@ class Packing:
         Tensor [texts, heads, 1, width of a head]
         """
         p, length = self.prefix, self.prefix + self.longest
-        k, v = self._padded(kv[p:]).unbind(0)
+        k, v = self._padded(kv[p:])
         k, v = (torch.cat([self._first(kv[:p, i]), rest], dim=2) for i, rest in ((0, k), (1, v)))
         rows = mask[self.position[self.end], :length].to(q.dtype)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=rows[:, None, None])
 
     def _padded(self, rest: Tensor) -> Tensor:
         """Pad with zeros: [row - prefix, parts, heads, width] -> [parts, texts, heads, longest, width]."""
-        whole = rest.new_zeros(self.texts * self.longest, *rest.shape[1:]).index_copy(0, self.padded, rest)
+        # Unlike index_copy, this keeps the indices alone for the backward pass.
+        whole = rest.new_zeros(self.texts * self.longest, *rest.shape[1:]).index_put((self.padded,), rest)
         return whole.view(self.texts, self.longest, *rest.shape[1:]).permute(2, 0, 3, 1, 4)
 
     def _first(self, prefix: Tensor) -> Tensor:

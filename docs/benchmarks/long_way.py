@@ -5,7 +5,7 @@ positions of the context and again for every batch; both towers to their last bl
 parameter of both towers, added up batch by batch on the CPU; the updates of q, k, v and o as separate small products; a
 feature matrix for every map; two decompositions of a tall matrix for every map and task.
 
-It shares the parameters of a `Clip` and nothing else with the suite: no module of it is called.
+It shares the parameters of a `Clip` and nothing else with the suite: no layer of it is called.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.model.clip import Clip
+from bench.model.layers import activation
 
 KINDS = ("q", "k", "v", "o")
 
@@ -95,7 +96,8 @@ class LongWay:
         out = attention.out_proj
         x = x + F.linear(y, out.weight, out.bias) + self._update(f"{name}.o", y)
         mlp = block.mlp
-        y = mlp.gelu(F.linear(_norm(block.ln_2, x), mlp.c_fc.weight, mlp.c_fc.bias))
+        y = F.linear(_norm(block.ln_2, x), mlp.c_fc.weight, mlp.c_fc.bias)
+        y = y * torch.sigmoid(1.702 * y) if activation(self.clip.model) == "QuickGELU" else F.gelu(y)
         return x + F.linear(y, mlp.c_proj.weight, mlp.c_proj.bias)
 
     def _update(self, name: str, y: Tensor) -> Tensor | float:
@@ -156,12 +158,13 @@ class LongWay:
         return F.cross_entropy(self.logits(pixels, tokens), labels)
 
     @torch.no_grad()
-    def feature_pass(self, batches: Sequence[tuple[Tensor, Tensor]], tokens: Tensor) -> None:
-        """The running mean of the inputs of every map, by position and place in the batch."""
+    def feature_pass(self, batches: Sequence[tuple[Tensor, Tensor]], tokens: Tensor | None) -> None:
+        """The running mean of the inputs of every map, by position and place in the batch; without tokens no texts."""
         self.features, self._seen, self._record = {}, {}, True
         for pixels, _ in batches:
             self.images(pixels)
-        self.texts(tokens)
+        if tokens is not None:
+            self.texts(tokens)
         self._record = False
 
     def subspace_update(self, energy: float) -> None:

@@ -1,8 +1,10 @@
 """Measures the suite against KeepLoRA the long way, both in one run: python docs/benchmarks/performance.py [PHASE ...]
 
-Phases: train, gradient, evaluate, features, weights, subspace, memory, precision, updates, and many (train and evaluate
-with more prompts); all of them by default. Long way and suite take turns, and the faster of their measurements counts:
-noise only adds.
+Phases: train, fit, gradient, evaluate, features, weights, subspace, memory, precision, updates, and many (train and
+evaluate with more prompts); all of them by default. The model and the prompts are such as users have: QuickGELU, and
+templates that end with the kind of thing. Long way and suite take turns, and the faster of their measurements counts:
+noise only adds. With --write, what is measured of all phases becomes the first table of docs/performance.md; measure on
+cores that do nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,13 @@ from torch import Tensor
 
 from bench.compute.device import peak_memory_mb, processor
 from bench.config import registry
+from bench.config.run_settings import Train
 from bench.data.images import ArrayImages
 from bench.data.pixels import Pixels
 from bench.data.stream import Task, label_space
-from bench.learning.costs import counted, product_rate
+from bench.learning.costs import counted, product_rate, step_of
 from bench.learning.moments import mean_gradient, second_moments
+from bench.learning.optimizer import build_optimizer, build_schedule
 from bench.learning.task_data import Context, TaskData
 from bench.model.clip import Clip
 from bench.model.linear_maps import LowRank
@@ -36,6 +41,14 @@ from bench.model.pretrained import load_open_clip
 from bench.model.updates import linear
 
 HERE = Path(__file__).parent
+PAGE = HERE.parent / "performance.md"
+MARKS = ("<!-- measured, made by docs/benchmarks/performance.py -->", "<!-- end of measured -->")
+"""What stands between them in the page is written by this script."""
+
+TEMPLATE = "a photo of a {}, a type of flower."
+"""The prompts of half of MTIL's datasets end like this: 5 common tokens and then 8 to 10 of each class."""
+
+HEADER = ("phase", "the long way", "this suite", "ratio", "by operations", "aim")
 CPU = torch.device("cpu")
 ENERGY = {"image": 0.85, "text": 0.2}
 """eps_w of KeepLoRA."""
@@ -69,7 +82,7 @@ class Workload:
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (batch * batches, height, width, 3), dtype=np.uint8)
         images = ArrayImages(pixels, rng.integers(0, classes, batch * batches))
-        self.task = Task("noise", classes_of(classes), "a photo of a {}.", images, images)
+        self.task = Task("noise", classes_of(classes), TEMPLATE, images, images)
         context = Context(1, batch, 0, 0, "task", lambda text: None)
         train = Pixels(images, clip, True)
         self.data = TaskData(0, "noise", self.task.prompts, clip.tokenize(self.task.prompts), train, context)
@@ -96,6 +109,11 @@ class Workload:
             A, B = A.to(self.clip.device), B.to(self.clip.device)
             self.long.updates[m.name] = (A, B.clone().requires_grad_(True))
             self.clip.maps[m.name].update = LowRank(A.T.contiguous(), B.T.clone().requires_grad_(True), 1 / rank)
+        self.optimizer = build_optimizer(self.method.parameters(), Train())
+        self.long_optimizer = torch.optim.AdamW(self.long_trained(), lr=Train().lr)
+
+    def long_trained(self) -> list[Tensor]:
+        return [B for _, B in self.long.updates.values()]
 
     def detach(self) -> None:
         self.long.updates = {}
@@ -104,15 +122,32 @@ class Workload:
 
     # ---- the same work twice
 
-    def long_step(self) -> Tensor:
-        loss = self.long.loss(*self.batches[0], self.data.tokens)
-        loss.backward()
-        return loss.detach()
+    def long_step(self) -> None:
+        self.long_optimizer.zero_grad(set_to_none=True)
+        self.long.loss(*self.batches[0], self.data.tokens).backward()
+        self.long_optimizer.step()
 
-    def step(self) -> Tensor:
-        loss = self.method.loss(*self.batches[0], self.data)
-        loss.backward()
-        return loss.detach()
+    def step(self) -> None:
+        self.method.train_step(step_of(self.method, self.batches[0], self.data, self.optimizer))
+
+    def long_fit(self) -> None:
+        """One pass over the images in random order: batches are made, and the learning rate has a schedule."""
+        budget = Train(batch_size=self.batch, epochs=1)
+        optimizer = torch.optim.AdamW(self.long_trained(), lr=budget.lr)
+        schedule = build_schedule(optimizer, budget, len(self.batches), len(self.batches))
+        images = self.data.train
+        for chosen in torch.randperm(len(images)).split(self.batch):
+            optimizer.zero_grad(set_to_none=True)
+            labels = images.labels[chosen].to(self.clip.device)
+            self.long.loss(self.clip.normalize(images.uint8(chosen)), labels, self.data.tokens).backward()
+            optimizer.step()
+            if schedule is not None:
+                schedule.step()
+
+    def fit(self) -> None:
+        """One pass over the images as a run makes it."""
+        budget = self.data.budget = Train(batch_size=self.batch, epochs=1)
+        self.method.fit(self.data, budget, lambda: None, lambda report: None)
 
 
 def alternate(pairs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -131,9 +166,25 @@ def row(*cells: object) -> None:
     print("| " + " | ".join(f"{c:.3g}" if isinstance(c, float) else str(c) for c in cells) + " |", flush=True)
 
 
-def ratio(title: str, took: dict[str, float], target: str) -> None:
+LINES: list[tuple[str, ...]] = []
+"""What has been measured, for the page."""
+
+
+def ratio(title: str, took: dict[str, float], target: str, flop: dict[str, float] | None = None) -> None:
+    """A line of the first table, with the ratio of the operations where they are counted."""
     long, ours = took["long"], took["ours"]
-    row(title, f"{long:.3f} s", f"{ours:.3f} s", f"{long / ours:.1f}", target)
+    operations = "" if flop is None else f"{flop['long'] / flop['ours']:.2f}"
+    cells = (title, f"{long:.2f} s", f"{ours:.2f} s", f"{long / ours:.1f}", operations, target)
+    LINES.append(cells)
+    row(*cells)
+
+
+def written(page: str, about: str) -> str:
+    """Return the page with a sentence about the machine and the new lines between its marks."""
+    start, end = (page.index(mark) for mark in MARKS)
+    table = [HEADER, ("---",) * len(HEADER), *LINES]
+    lines = "\n".join("| " + " | ".join(cells) + " |" for cells in table)
+    return f"{page[: start + len(MARKS[0])]}\n{about}\n\n{lines}\n{page[end:]}"
 
 
 def head(*cells: str) -> None:
@@ -147,12 +198,20 @@ def head(*cells: str) -> None:
 
 def train(load: Workload, repeats: int, target: str) -> None:
     took = alternate({"long": load.long_step, "ours": load.step}, repeats)
-    ratio(f"training step, {len(load.task.classes)} prompts", took, target)
-    rate = product_rate(torch.float32, CPU)
     flop = {"long": counted(load.long_step), "ours": counted(load.step)}
+    ratio(f"training step with its optimiser, {len(load.task.classes)} prompts", took, target, flop)
+    rate = product_rate(torch.float32, CPU)
     for name in ("long", "ours"):
         share = flop[name] / took[name] / rate
         print(f"  {name}: {flop[name]:.0f} GFLOP, {share:.0%} of {rate:.0f} GFLOP/s", flush=True)
+
+
+def fit(load: Workload, repeats: int, target: str) -> None:
+    """Training as a run does it: batches are drawn, the learning rate follows its schedule, losses are watched."""
+    count = len(load.batches)
+    took = alternate({"long": load.long_fit, "ours": load.fit}, repeats)
+    ratio(f"fit of {count} steps, a step", {name: seconds / count for name, seconds in took.items()}, target)
+    load.attach(load.long.rank)  # training ends with parameters that require no gradient
 
 
 def gradient(load: Workload, repeats: int, target: str) -> None:
@@ -163,8 +222,8 @@ def gradient(load: Workload, repeats: int, target: str) -> None:
         "ours": lambda: mean_gradient(load.clip, load.data, load.method.targets),
     }
     took = alternate(pairs, repeats)
-    ratio(f"gradient pass of {count} batches, per batch", {**took, "ours": took["ours"] / count}, target)
-    print(f"  long: {counted(pairs['long']):.0f} GFLOP, ours: {counted(pairs['ours']) / count:.0f} GFLOP", flush=True)
+    flop = {"long": counted(pairs["long"]), "ours": counted(pairs["ours"]) / count}
+    ratio(f"gradient pass of {count} batches, a batch", {**took, "ours": took["ours"] / count}, target, flop)
     load.attach(load.long.rank)
 
 
@@ -182,24 +241,33 @@ def evaluate(load: Workload, repeats: int, target: str, batches: int = 125) -> N
     }
     took = alternate(pairs, repeats)
     whole = {"long": took["long"], "ours": took["batch"] + took["texts"] / batches}
-    ratio(f"evaluation batch, {len(load.task.classes)} prompts, {batches} batches a test set", whole, target)
     rate = product_rate(torch.float32, CPU)
-    flop, long = counted(pairs["batch"]), counted(pairs["long"])
-    share = flop / took["batch"] / rate
-    print(f"  long: {long:.0f} GFLOP, ours: {flop:.0f} GFLOP, {share:.0%} of {rate:.0f} GFLOP/s", flush=True)
+    batch, long = counted(pairs["batch"]), counted(pairs["long"])
+    flop = {"long": long, "ours": batch + counted(pairs["texts"]) / batches}
+    title = f"evaluation batch, {len(load.task.classes)} prompts, in a test set of {batches} batches"
+    ratio(title, whole, target, flop)
+    share = batch / took["batch"] / rate
+    print(f"  long: {long:.0f} GFLOP, ours: {batch:.0f} GFLOP, {share:.0%} of {rate:.0f} GFLOP/s", flush=True)
     load.attach(load.long.rank)
 
 
 @torch.no_grad()
-def features(load: Workload, repeats: int) -> None:
+def features(load: Workload, repeats: int, image: str, whole: str) -> None:
+    """The statistics of a task's images alone, and with those of its texts: the same batches on both sides."""
     load.detach()
-    count = len(load.batches)
-    pairs = {
-        "long": lambda: load.long.feature_pass(load.batches[:1], load.data.tokens),
-        "ours": lambda: second_moments(load.clip, load.data, load.method.targets),
+    count, targets = len(load.batches), load.method.targets
+    images = [m for m in targets if m.tower == "image"]
+    parts = {
+        "feature pass, a batch of images": (None, images, count, image),
+        f"feature pass of {count} batches and the texts": (load.data.tokens, targets, 1, whole),
     }
-    took = alternate(pairs, repeats)
-    ratio(f"feature pass of {count} batches, per batch", {**took, "ours": took["ours"] / count}, "")
+    for title, (tokens, maps, share, target) in parts.items():
+        pairs: dict[str, Callable[[], Any]] = {
+            "long": partial(load.long.feature_pass, load.batches, tokens),
+            "ours": partial(second_moments, load.clip, load.data, maps),
+        }
+        took = {name: seconds / share for name, seconds in alternate(pairs, repeats).items()}
+        ratio(title, took, target, {name: counted(work) for name, work in pairs.items()})
     load.attach(load.long.rank)
 
 
@@ -277,13 +345,9 @@ def memory(arguments: argparse.Namespace) -> None:
         words = [sys.executable, str(HERE / "performance.py"), f"peak-{way}", "--model", arguments.model]
         words += ["--classes", str(arguments.classes), "--batch", str(arguments.batch)]
         peaks[way] = float(subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()[-1])
-    row(
-        "peak memory of training",
-        f"{peaks['long'] / 1e3:.2f} GB",
-        f"{peaks['ours'] / 1e3:.2f} GB",
-        f"{peaks['ours'] / peaks['long']:.2f}",
-        "<= 0.40",
-    )
+    long, ours = (f"{peaks[way] / 1e3:.2f} GB" for way in ("long", "ours"))
+    LINES.append(("peak memory of training", long, ours, f"{peaks['ours'] / peaks['long']:.2f}", "", "<= 0.40"))
+    row(*LINES[-1])
 
 
 def peak(arguments: argparse.Namespace, way: str) -> None:
@@ -308,8 +372,9 @@ def precision(load: Workload, repeats: int) -> None:
             return classifier(pixels)
 
     took = alternate({"long": lambda: classifier(pixels), "ours": low}, repeats)
-    head("evaluation batch", "fp32", "bf16", "ratio", "target")
-    ratio(f"{load.batch} images", took, ">= 2")
+    head("evaluation batch", "fp32", "bf16", "ratio", "aim")
+    long, ours = took["long"], took["ours"]
+    row(f"{load.batch} images", f"{long:.3f} s", f"{ours:.3f} s", f"{long / ours:.2f}", ">= 2")
     rates = [product_rate(dtype, CPU) for dtype in (torch.float32, torch.bfloat16)]
     print(f"  products of matrices: {rates[0]:.0f} and {rates[1]:.0f} GFLOP/s", flush=True)
     load.attach(load.long.rank)
@@ -318,14 +383,16 @@ def precision(load: Workload, repeats: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("phases", nargs="*")
-    parser.add_argument("--model", default="ViT-B-16")
+    parser.add_argument("--model", default="ViT-B-16-quickgelu")
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--many", type=int, default=397, help="prompts of the second workload")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help=f"put the first table into {PAGE.name}")
     arguments = parser.parse_args()
     known = {
         "train",
+        "fit",
         "gradient",
         "evaluate",
         "features",
@@ -339,21 +406,25 @@ def main() -> None:
     unknown = set(arguments.phases) - known - {"peak-long", "peak-ours"}
     if unknown:
         parser.error(f"unknown phase {', '.join(sorted(unknown))}: choose from {', '.join(sorted(known))}")
-    wanted = arguments.phases or ["train", "gradient", "evaluate", "features", "weights", "subspace", "memory"]
+    if arguments.write and arguments.phases:
+        parser.error("--write puts the whole table into the page: name no phases")
+    wanted = arguments.phases or ["train", "fit", "gradient", "evaluate", "features", "weights", "subspace", "memory"]
     wanted = wanted if arguments.phases else [*wanted, "many", "precision", "updates"]
     for way in ("long", "ours"):
         if wanted == [f"peak-{way}"]:
             peak(arguments, way)
             return
-    print(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.model}, fp32")
+    about = f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.model}, fp32"
+    print(about)
     load = Workload(arguments.model, arguments.classes, arguments.batch, 4)
     repeats = arguments.repeats
-    head("phase", "the long way", "this suite", "ratio", "target")
+    head(*HEADER)
     table: dict[str, Callable[[], None]] = {
         "train": lambda: train(load, repeats, ">= 3.0"),
+        "fit": lambda: fit(load, repeats, ">= 3.0"),
         "gradient": lambda: gradient(load, repeats, ">= 4.2"),
         "evaluate": lambda: evaluate(load, repeats, ">= 4"),
-        "features": lambda: features(load, repeats),
+        "features": lambda: features(load, repeats, ">= 1.6", ">= 2.5"),
         "weights": lambda: weights(load, repeats, ">= 2"),
         "subspace": lambda: subspace(load, ">= 15"),
         "memory": lambda: memory(arguments),
@@ -365,9 +436,11 @@ def main() -> None:
             table[name]()
     if "many" in wanted:
         load = Workload(arguments.model, arguments.many, arguments.batch, 1)
-        head("phase", "the long way", "this suite", "ratio", "target")
+        head(*HEADER)
         train(load, repeats, ">= 3.8")
         evaluate(load, repeats, ">= 9")
+    if arguments.write:
+        PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), f"{about}, {repeats} repeats."), encoding="utf-8")
 
 
 if __name__ == "__main__":

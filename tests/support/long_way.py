@@ -10,7 +10,7 @@ import torch
 from bench.data.pixels import Pixels
 from bench.learning.task_data import Context, TaskData
 from bench.model.clip import Clip
-from bench.trials.toy import tiny_clip, toy_task
+from bench.trials.toy import tiny_clip, tiny_model, toy_task
 
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "benchmarks"
 RANK = 3
@@ -30,9 +30,13 @@ LongWay = script("long_way").LongWay
 CONTEXT = Context(1, 20, 0, 0)  # of the 40 images there are two full batches
 
 
-def pair(dtype: torch.dtype = torch.float64) -> tuple[Clip, TaskData, "LongWay"]:
-    """Two equal models: one for the suite, with a task, and one for the long way."""
+def pair(dtype: torch.dtype = torch.float64, quick: bool = False) -> tuple[Clip, TaskData, "LongWay"]:
+    """Two equal models, with QuickGELU if wanted: one for the suite, with a task, and one for the long way."""
     clip, other, task = tiny_clip(), tiny_clip(), toy_task(0)
+    if quick:
+        clip, other = (
+            Clip(tiny_model(quick_gelu=True), one.tokenizer, one.preprocess, "quick") for one in (clip, other)
+        )
     for one in (clip, other):
         one.model.to(dtype)
     data = TaskData(0, task.name, task.prompts, clip.tokenize(task.prompts), Pixels(task.train, clip, True), CONTEXT)
