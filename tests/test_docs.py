@@ -242,7 +242,7 @@ def test_what_the_page_of_the_embedded_stream_quotes_is_in_its_results(sentence:
         "fall from {elsewhere_no-op} to {elsewhere_gs-lora} %",
         "recognises {text_forgotten_gs-lora} % of what was forgotten",
         "same features {probe_forgotten_gs-lora} %, {probe_forgotten_before} % before",
-        "recognises {probe_kept_gs-lora} of {probe_kept_before} %",
+        "recognises {probe_kept_gs-lora} %, and {probe_kept_before} % before",
         "leaves {text_forgotten_bounded-ascent} % to the names, and {probe_forgotten_bounded-ascent} % to the probe",
     ],
 )

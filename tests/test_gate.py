@@ -82,7 +82,7 @@ def test_other_data_stop_a_run_of_a_real_model(model: str, tmp_path: Path, capsy
 def test_mtil_knows_its_zero_shot_values() -> None:
     cls = load("stream", "mtil-order2")
     stream: Any = cls.__new__(cls)
-    stream.label_space, stream.settings = "task", SimpleNamespace(prompts="keeplora")
+    stream.label_space, stream.settings = "task", SimpleNamespace(prompts="keeplora", splits="torchvision")
     found = stream.zero_shot("ViT-B-16/openai")
     assert found.expected["Aircraft"] == (24.3, 5) and len(found.expected) == 11
     assert "KeepLoRA's single prompts" in found.source
