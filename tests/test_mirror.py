@@ -368,7 +368,7 @@ def test_mirror_names_the_process_that_sends_a_run(
     server.hanging.set()
     found = sending(record)
     holder = (record / "wandb" / HOLDER).read_text()
-    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "0.5")
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "2")
     assert main(["mirror", str(record)]) == 2
     assert f"({holder} sends this run already, wait for it or stop it)" in capsys.readouterr().err
     found.send_signal(signal.SIGTERM)
