@@ -306,6 +306,17 @@ def test_a_wrong_word_is_one_sentence(gpu, monkeypatch, capsys, word: str, sente
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["missing/found.json", "."])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
+    gpu, monkeypatch, capsys, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setattr(gpu.script, "checks", None)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "device=cpu", "size=small", "--json", str(tmp_path / name)])
+    assert gpu.script.main() == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: --json {tmp_path / name} cannot be written") and not captured.out
+
+
 # ------------------------------------------------------------------------------------------ all of it
 
 

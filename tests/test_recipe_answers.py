@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import fake_trees
@@ -15,7 +16,7 @@ from bench.config import registry
 from bench.config.resolve import resolve
 from bench.core.errors import UserError
 from bench.recipes.answers import answers, known, marked
-from bench.recipes.recipe import find, recipes
+from bench.recipes.recipe import Recipe, find, recipes
 
 RECIPES = recipes()
 
@@ -237,6 +238,78 @@ def test_a_recipe_without_a_known_number_says_so(tmp_path, capsys):
     assert "nothing is published of zero-shot here" in capsys.readouterr().out
     with pytest.raises(UserError, match="did you mean"):
         answers(find("zero-shot-xtail"), ["train.epoch=1"])
+
+
+def test_a_word_that_was_forgotten_is_asked_for(tmp_path):
+    text = answers(find("nusa-cl-mtil1"), [f"out={tmp_path}"])
+    assert (
+        f"note: no run of it is finished in {tmp_path}:" in text and "the words that the runs were started with" in text
+    )
+    record(tmp_path, "nusa-cl-mtil1", lambda stage, column, table: 70.0)
+    assert "no run of it is finished" not in answers(find("nusa-cl-mtil1"), [f"out={tmp_path}"])
+
+
+def test_a_damaged_record_is_left_out_with_a_note(tmp_path):
+    record(tmp_path, "nusa-cl-mtil1", lambda stage, column, table: 70.0)
+    (point,) = find("nusa-cl-mtil1").points([f"out={tmp_path}"]).points
+    (point.directory / "identity.json").write_text("{")
+    text = answers(find("nusa-cl-mtil1"), [f"out={tmp_path}"])
+    assert "0 of 3 within, 3 not run" in text and f"note: {point.directory}: " in text
+
+
+@pytest.mark.parametrize(
+    ("expected", "sentence"),
+    [
+        ({"keeplora-official": ("KeepLoRa",)}, '"KeepLoRa" is no published row of its streams (did you mean "'),
+        ({"keeplora-oficial": ("KeepLoRA",)}, '"keeplora-oficial" is no method of its sweep file (did you mean "'),
+    ],
+)
+def test_a_wrong_name_among_what_is_expected_is_one_sentence(expected, sentence):
+    recipe = replace(find("keeplora-mtil1"), expected=expected)
+    with pytest.raises(UserError) as failed:
+        known(recipe)
+    assert sentence in str(failed.value) and str(failed.value).endswith("expected.yaml")
+    assert "\n" not in str(failed.value)
+    assert known(recipe, ["method=lora"])[0].rows == ()  # runs of another method need none of its names
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"model": "x"}', '{"models": {"ViT-B-16/openai": {}}}'])
+def test_a_damaged_file_of_accuracies_is_one_sentence(content, tmp_path, monkeypatch):
+    (tmp_path / "published").mkdir()
+    if content is not None:
+        (tmp_path / "published" / "mine.json").write_text(content)
+    entry = replace(registry.entries("stream")["mtil-order1"], path=tmp_path / "stream.py")
+    recipe = replace(find("zero-shot-mtil1"), zero_shot="mine")
+    points = recipe.points()
+    resolved = resolve(points.points[0].words)
+    monkeypatch.setattr(Recipe, "points", lambda self, words: points)
+    monkeypatch.setattr(registry, "entries", lambda kind: {"mtil-order1": entry})
+    monkeypatch.setattr("bench.recipes.answers.resolve", lambda words: resolved)
+    with pytest.raises(UserError, match=r"published.mine.json cannot be read \([^\n]+\): correct it$"):
+        known(recipe)
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ("{title: a, expected: {}, tolerance: -1, why: b}", "tolerance is a number of points above 0, as in 1.0"),
+        ("{title: a, expected: {}, tolerance: .nan, why: b}", "tolerance is a number of points above 0, as in 1.0"),
+        ("{title: [a], expected: {}}", "title is text"),
+        ("{title: a, expected: {}, zero_shot: null}", "zero_shot is text"),
+        ("{title: a, expected: {}, tolerances: 1}", 'has the unknown key "tolerances" (did you mean "tolerance"?)'),
+        ("{title: a, expected: {lora: LoRA}}", "expected maps a method to the names of published rows"),
+        ("{title: a, expected: {}, tolerance: 1}", "tolerance and why belong together"),
+        ("{title: a", "is no YAML"),
+        ("[a]", "needs title and expected"),
+    ],
+)
+def test_a_damaged_entry_is_one_sentence(entry, sentence, tmp_path):
+    (tmp_path / "mine.yaml").write_text("method: grid")
+    (tmp_path / "expected.yaml").write_text(f"mine: {entry}\n")
+    with pytest.raises(UserError) as failed:
+        recipes(tmp_path)
+    assert sentence in str(failed.value) and "\n" not in str(failed.value)
+    assert str(tmp_path / "expected.yaml") in str(failed.value)
 
 
 @pytest.mark.slow

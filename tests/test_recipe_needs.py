@@ -271,6 +271,10 @@ def test_a_recipe_is_not_started_without_its_data(tmp_path, capsys):
 
 def test_mistakes_are_one_sentence(capsys):
     assert fails(capsys, "zero-shot-mtil").startswith('there is no recipe "zero-shot-mtil" (did you mean "zero-shot-m')
+    said = fails(capsys, "sweeps/recipes/zero-shot-mtil1.yaml")
+    assert said.endswith('(did you mean "zero-shot-mtil1"?): python -m bench recipe list has all')
+    for words in (["list", "x"], ["list", "data=."], ["list", "status"]):
+        assert fails(capsys, *words) == "recipe list takes no other words"
     assert fails(capsys) == "recipe takes a name, or list: python -m bench recipe list"
     assert fails(capsys, "zero-shot-mtil1", "measure=maybe") == "measure=maybe must be true or false"
     assert fails(capsys, "zero-shot-mtil1", "launc=local").startswith('unknown word "launc" of recipe')

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bench.compare import published
@@ -16,7 +15,9 @@ from bench.config import registry
 from bench.config.fingerprint import decides
 from bench.config.resolve import read, resolve
 from bench.core.console import one_line
-from bench.recipes.recipe import Recipe
+from bench.core.errors import UserError, shorten, suggest
+from bench.core.untrusted import why
+from bench.recipes.recipe import EXPECTED, Recipe
 from bench.record.schema import is_finished
 from bench.sweep.points import Point
 
@@ -25,6 +26,9 @@ UNTRAINED = "zero-shot"
 
 FAMILIES = {"ensemble": "zscl"}
 """Prompts of a stream -> their family in a file of accuracies of untrained models, where it has another name."""
+
+REPEAT = "give compare the words that the runs were started with, out=DIR too"
+"""What to do where no run is found."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,11 @@ def known(recipe: Recipe, words: Sequence[str] = ()) -> list[Known]:
     -------
     list of Known
         In the order of the recipe's points.
+
+    Raises
+    ------
+    UserError
+        If the recipe expects a row or a method that is not there, or a file of accuracies cannot be read.
     """
     found: dict[tuple[str, ...], Known] = {}
     for point in recipe.points(words).points:
@@ -77,7 +86,24 @@ def known(recipe: Recipe, words: Sequence[str] = ()) -> list[Known]:
         if key not in found:
             found[key] = _known(recipe, flat, *names)
         found[key].points.append(point)
+    _check_expected(recipe, list(found.values()), words)
     return list(found.values())
+
+
+def _check_expected(recipe: Recipe, found: Sequence[Known], words: Sequence[str]) -> None:
+    """Refuse what is expected of no run of a recipe: a wrong name would drop its numbers without a word."""
+    if {"method.name", "stream.name"} & set(read(words, [])):
+        return  # runs of other methods or streams than the recipe's own
+    tables = [table for one in found if (table := published.find(one.stream)) is not None]
+    rows = {row.method for table in tables for row in table.rows}
+    for what, there, names in (
+        ("method of its sweep file", {one.method for one in found}, list(recipe.expected)),
+        ("published row of its streams", rows, [name for own in recipe.expected.values() for name in own]),
+    ):
+        for name in names:
+            if name not in there:
+                wrong = f'"{shorten(name)}" is no {what}{suggest(name, there)}'
+                raise UserError(f"recipe {recipe.name}: {wrong}: correct {recipe.file.with_name(EXPECTED)}")
 
 
 def _known(recipe: Recipe, flat: Mapping[str, Any], stream: str, model: str, method: str) -> Known:
@@ -99,26 +125,28 @@ def _holds(row: Row, flat: Mapping[str, Any]) -> bool:
 
 def _untrained(name: str, stream: str, model: str, prompts: str) -> Known:
     """Return the accuracies of the untrained model that a file has, with their bands."""
-    path = _folder(stream) / f"{name}.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    entry = content["models"].get(model)
-    if entry is None and model == content["model"]:
-        entry = content["families"].get(FAMILIES.get(prompts, prompts))
-    if entry is None:
+    entry = registry.entries("stream").get(stream)  # None for a stream in a file of the user's
+    if entry is None or entry.path is None:
         return Known(stream, model, UNTRAINED, (), (), model)
-    accuracy = {task: value for task, (value, _) in entry["accuracy"].items()}
+    path = entry.path.parent / "published" / f"{name}.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        of = content["models"].get(model)
+        if of is None and model == content["model"]:
+            of = content["families"].get(FAMILIES.get(prompts, prompts))
+        values = {} if of is None else {task: (value, band) for task, (value, band) in of["accuracy"].items()}
+        source = "" if of is None else of["source"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # whatever is in a file of JSON
+        reason = f"it has no {error}" if isinstance(error, KeyError) else why(error)
+        raise UserError(
+            f"the accuracies of untrained models in {path} cannot be read ({reason}): correct it"
+        ) from error
     table = published.find(stream)
-    tasks = tuple(accuracy) if table is None else table.tasks
-    row = Row("zero-shot", entry["source"], columns={"last": {task: accuracy[task] for task in tasks}}, flags={})
-    bands = {task: band for task, (_, band) in entry["accuracy"].items()}
-    return Known(stream, model, UNTRAINED, (row,), tasks, model, bands)
-
-
-def _folder(stream: str) -> Path:
-    """Return the folder of published numbers beside the file of a stream."""
-    path = registry.entries("stream")[stream].path
-    assert path is not None  # streams that come along are files
-    return path.parent / "published"
+    tasks = tuple(values) if table is None else table.tasks
+    if not values or not set(tasks) <= set(values):
+        return Known(stream, model, UNTRAINED, (), (), model)
+    row = Row("zero-shot", source, columns={"last": {task: values[task][0] for task in tasks}}, flags={})
+    return Known(stream, model, UNTRAINED, (row,), tasks, model, {task: band for task, (_, band) in values.items()})
 
 
 # ------------------------------------------------------------------------------------------------ marked
@@ -185,10 +213,11 @@ def answers(recipe: Recipe, words: Sequence[str] = (), bold: bool = False) -> st
     Raises
     ------
     UserError
-        If a word is no setting, or would replace what the recipe varies.
+        If a word is no setting, or would replace what the recipe varies, or as for `known`.
     """
     blocks, all_answers, chance = [], [], False
-    for one in known(recipe, words):
+    every = known(recipe, words)
+    for one in every:
         lines = [one_line(f"stream {one.stream}, model {one.model}")]
         found, notes = marked(recipe, one)
         for each in found:
@@ -200,6 +229,8 @@ def answers(recipe: Recipe, words: Sequence[str] = (), bold: bool = False) -> st
         blocks.append("\n".join([*lines, *(one_line(f"  note: {note}") for note in notes)]))
     if all_answers:
         blocks.append("\n".join([f"{recipe.name}: {counted(all_answers)}", *_limits(recipe, chance)]))
+    if not any(is_finished(point.directory) for one in every for point in one.points):
+        blocks.append(f"note: no run of it is finished in {every[0].points[0].directory.parents[3]}: {REPEAT}")
     changed = [word for word in words if decides(next(iter(read([word], []))))]
     if changed:
         blocks.append(f"note: the recipe has not {' '.join(changed)}: what is published is of runs without")

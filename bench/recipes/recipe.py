@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,14 +114,17 @@ def _recipe(path: Path, entry: Any, file: Path) -> Recipe:
         isinstance(names, list) and names and all(isinstance(name, str) for name in names) for names in rows.values()
     ):
         raise UserError(f"{where}: expected maps a method to the names of published rows, as in lora: [LoRA]")
+    for key in ("title", "zero_shot", "why"):
+        if not isinstance(entry.get(key, ""), str):
+            raise UserError(f"{where}: {key} is text")
     tolerance, why = entry.get("tolerance"), entry.get("why", "")
-    if tolerance is not None and (isinstance(tolerance, bool) or not isinstance(tolerance, int | float)):
-        raise UserError(f"{where}: tolerance is a number of points, as in 1.0")
+    number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
+    if tolerance is not None and not (number and 0 < tolerance < math.inf):
+        raise UserError(f"{where}: tolerance is a number of points above 0, as in 1.0")
     if (tolerance is not None) != bool(why):
         raise UserError(f"{where}: tolerance and why belong together: write both or none")
     expected = {method: tuple(names) for method, names in rows.items()}
-    zero_shot = str(entry.get("zero_shot", ""))
-    return Recipe(path.stem, path, str(entry["title"]), expected, zero_shot, tolerance, str(why))
+    return Recipe(path.stem, path, entry["title"], expected, entry.get("zero_shot", ""), tolerance, why)
 
 
 def find(name: str) -> Recipe:
@@ -141,7 +145,8 @@ def find(name: str) -> Recipe:
     """
     known = recipes()
     if name not in known:
-        raise UserError(f'there is no recipe "{shorten(name)}"{suggest(name, known)}')
+        said = suggest(Path(name).stem, known)  # of a path to a sweep file too
+        raise UserError(f'there is no recipe "{shorten(name)}"{said}: python -m bench recipe list has all')
     return known[name]
 
 

@@ -46,7 +46,9 @@ def recipe(words: Sequence[str]) -> int:
     pairs, plain = split(words)
     if not plain:
         raise UserError("recipe takes a name, or list: python -m bench recipe list")
-    if plain == ["list"] and not pairs:
+    if plain[0] == "list":
+        if plain[1:] or pairs:
+            raise UserError("recipe list takes no other words")
         print(listing(recipes()))
         return 0
     chosen = find(plain[0])

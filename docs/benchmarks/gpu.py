@@ -113,6 +113,8 @@ def free(device: torch.device) -> None:
 def benchmark(words: Sequence[str], write: bool, file: Path | None) -> None:
     """Check, measure, and say what was found."""
     chosen = options(words)
+    if file is not None and (file.is_dir() or not file.parent.is_dir()):
+        raise UserError(f"--json {file} cannot be written: name a file in a folder that is there")
     device, size = choose_device(chosen["device"]), SIZES[chosen["size"]]
     budget, groups = Budget(float(chosen["seconds"])), precisions_of(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
