@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.compare import pictures
-from bench.compare.grouping import gather
+from bench.compare.grouping import Key, gather
 from bench.compare.tables import sections
 from bench.config import registry
 from bench.config.chosen import Chosen, tuned_by
@@ -66,15 +66,22 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def results_table(runs: Runs) -> str:
     """Mean and standard error over the seeds, one row a method, reference lines last, with the flags of each method."""
-    known, rows = roles(), []
+    known, rows, gains = roles(), [], headroom(runs)
     for method in sorted(runs, key=lambda method: known[method].bound):
         results = [summary(directory)["metrics"] for directory in runs[method]]
         values = [spread([one[name] for one in results]) if known[method].has(name) else None for name in SHOWN]
+        values.append(spread(list(gains[method].values())) if gains[method] else None)
         cells = ["-" if value is None else f"{value.mean:.1f} ± {value.standard_error:.1f}" for value in values]
         marks = [WORDS[flag] for flag in registered({"method.name": method}) or {}]
         marks = ["**reference line**", *marks] if known[method].bound else marks
         rows.append([f"`{method}`", *cells, ", ".join(marks)])
-    return table(["method", *SHOWN.values(), "flags"], rows)
+    return table(["method", *SHOWN.values(), "headroom", "flags"], rows)
+
+
+def headroom(runs: Runs) -> dict[str, dict[Key, float]]:
+    """How much of what joint training gains each method gains, by method and seed; empty without joint training."""
+    (found,) = gather([directory for directories in runs.values() for directory in directories], {}).fields
+    return {group.method: group.values("headroom") for group in found.groups}
 
 
 def chosen() -> dict[str, Chosen]:
@@ -111,8 +118,9 @@ def page(runs: Runs) -> str:
     parts = [
         "# Results on the embedded stream\n",
         f"Percent correct on the test images, mean ± standard error over {SEEDS} seeds. [pocket.md](pocket.md#results) "
-        "says what the numbers show, [metrics.md](metrics.md) what they mean. `docs/pocket_results.py` made this page "
-        "and says which lines make its runs again.\n",
+        "says what the numbers show, [metrics.md](metrics.md) what they mean; headroom is how much of what joint training "
+        "gains over the untrained model a method gains, in Last. `docs/pocket_results.py` made this page and says which "
+        "lines make its runs again.\n",
         results_table(runs),
         *(f"![{title}](pocket-results-{name}.png)\n" for name, title in PICTURES.items()),
         "## How the learning rates were chosen\n",
