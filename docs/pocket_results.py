@@ -118,9 +118,9 @@ def page(runs: Runs) -> str:
     parts = [
         "# Results on the embedded stream\n",
         f"Percent correct on the test images, mean ± standard error over {SEEDS} seeds. [pocket.md](pocket.md#results) "
-        "says what the numbers show, [metrics.md](metrics.md) what they mean; headroom is how much of what joint training "
-        "gains over the untrained model a method gains, in Last. `docs/pocket_results.py` made this page and says which "
-        "lines make its runs again.\n",
+        "says what the numbers show, [metrics.md](metrics.md) what they mean; headroom is how much of what joint "
+        "training gains over the untrained model a method gains, in Last. `docs/pocket_results.py` made this page and "
+        "says which lines make its runs again.\n",
         results_table(runs),
         *(f"![{title}](pocket-results-{name}.png)\n" for name, title in PICTURES.items()),
         "## How the learning rates were chosen\n",
