@@ -36,8 +36,8 @@ MARKS = ("<!-- results, made by docs/pocket_results.py -->", "<!-- end of result
 """What stands between them in the README is written by this script."""
 SWEEP = "compare_methods"
 SEEDS = 5
-FIRST = ("finetune", "lora", "inflora")
-"""Baselines that the README shows beside KeepLoRA; the page of results has all methods."""
+FIRST = ("finetune", "lora", "inflora", "zero-shot", "linear-probe", "joint")
+"""What the README shows beside KeepLoRA: baselines, and the reference lines that say the most. The page has all."""
 SHOWN = {"transfer_by_column": "Transfer", "average_mtil": "Average", "last": "Last", "learning": "just learned"}
 PICTURES = {"scatter": "Transfer against Last", "curves": "Accuracy on every task over the stream"}
 """Pictures of `bench compare ... pictures=` that the page and the README show."""
@@ -161,11 +161,8 @@ def published(runs: Runs) -> dict:
 
 
 def fill_readme(runs: Runs) -> None:
-    """Put the results of KeepLoRA, its baselines and the reference lines between the marks of the README."""
-    known = roles()
-    runs = {
-        name: found for name, found in runs.items() if name.startswith("keeplora") or name in FIRST or known[name].bound
-    }
+    """Put the results of KeepLoRA, and of what stands beside it there, between the marks of the README."""
+    runs = {name: found for name, found in runs.items() if name.startswith("keeplora") or name in FIRST}
     before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
     README.write_text(f"{before}{MARKS[0]}\n{results_table(runs)}{MARKS[1]}{after}", encoding="utf-8")

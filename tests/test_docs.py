@@ -216,6 +216,8 @@ def test_the_numbers_of_the_readme_are_those_of_the_page_of_results() -> None:
         "It goes from {learned_sc-lora} just learned to {last_sc-lora}, and its Transfer is {transfer_sc-lora}",
         "Share ends at {last_share}, one point above",
         "readout of random features above frozen towers and ends at {last_if2net-like}",
+        "(`joint`) the model ends at {last_joint}, and trained on each task from the start (`independent`) at "
+        "{last_independent}",
         "a classifier for each task, has {last_linear-probe} in Last",
         "goes from {learned_rail-primal} to {last_rail-primal}, its dual form ends at {last_rail-dual}) and keep "
         "the untrained Transfer of {transfer_rail-dual}",
