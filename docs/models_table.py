@@ -169,7 +169,7 @@ PARTS = {"numbers": version, "architectures": native, "refused architectures": f
 
 
 def page(text: str) -> str:
-    """Return the page with its parts written anew."""
+    """Return the page with its parts written again."""
     for name, lines in PARTS.items():
         begin, end = (mark.format(name) for mark in MARKS)
         before, rest = text.split(f"{begin}\n")
