@@ -162,8 +162,8 @@ def test_what_is_said_before_is_what_a_run_does(words, tmp_path, monkeypatch):
     read = Clip.read_images
 
     def counting(clip, pixels):
+        encoded["forward"] += len(pixels)  # before they are read: a pass may end inside the tower
         features = read(clip, pixels)
-        encoded["forward"] += len(pixels)
         if features.requires_grad:
             features.register_hook(lambda gradient: encoded.update(back=encoded["back"] + len(pixels)))
         return features

@@ -31,6 +31,9 @@ not decide how often images are read."""
 KINDS = ("images", "images back", "prompts", "prompts back")
 """What is counted: what goes forward through a tower, and what a gradient comes back through."""
 
+ENTRANCES = {"read_images": "images", "encode_tokens": "prompts", "encode_embeddings": "prompts"}
+"""Ways into a tower, by their names in `bench.model.clip.Clip`, and what goes in there."""
+
 PHASES = ("passes", "training")
 """When: before and after training, and in it."""
 
@@ -148,7 +151,7 @@ def _rates(
 
 
 class _Toy:
-    """A method on two toy tasks, with counters at the ends of both towers."""
+    """A method on two toy tasks, with counters where images and prompts enter the towers."""
 
     def __init__(self, method: type[Any], settings: Any, epochs: int = 1, images: int = IMAGES):
         from bench.trials.toy import toy_task  # torch comes with it
@@ -163,9 +166,8 @@ class _Toy:
         self.steps = 0
         self.share = 0.0
         self._where = (0, PHASES[0])
-        clip = self.trial.clip
-        clip.model.visual.ln_post.register_forward_hook(self._counter("images"))
-        clip.text.ln_final.register_forward_hook(self._counter("prompts"))
+        for name, kind in ENTRANCES.items():
+            setattr(self.trial.clip, name, self._counting(getattr(self.trial.clip, name), kind))
 
     @property
     def budget(self) -> int:
@@ -209,14 +211,16 @@ class _Toy:
         learns = [one.update is not None or id(one.parameter) in trained for one in maps]
         self.share = max(self.share, sum(size for size, yes in zip(sizes, learns, strict=True) if yes) / sum(sizes))
 
-    def _counter(self, kind: str) -> Callable[[Any, Any, Any], None]:
-        def count(module: Any, given: Any, read: Any) -> None:
+    def _counting(self, encode: Callable[..., Any], kind: str) -> Callable[..., Any]:
+        def counting(given: Any, *more: Any, **named: Any) -> Any:
             index, phase = self._where
-            self._add(index, phase, kind, len(read))
+            self._add(index, phase, kind, len(given))  # before it is encoded: a pass may end inside a tower
+            read = encode(given, *more, **named)
             if read.requires_grad:
-                read.register_hook(lambda gradient: self._add(index, phase, f"{kind} back", len(read)))
+                read.register_hook(lambda gradient: self._add(index, phase, f"{kind} back", len(given)))
+            return read
 
-        return count
+        return counting
 
     def _add(self, index: int, phase: str, kind: str, number: int) -> None:
         counts = self.counts[index]
